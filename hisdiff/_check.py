@@ -1,0 +1,58 @@
+"""Argument checks: every message names the value seen and what there is to choose from."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+
+def listing(names: Iterable[Any], most: int = 12) -> str:
+    """Write names as a list that fits into a message."""
+    names = [repr(name) for name in names]
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return "[" + ", ".join(names[:most]) + more + "]"
+
+
+def _hint(value: Any, options: Iterable[Any]) -> str:
+    close = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def one_of(value: Any, options: Collection[Any], what: str) -> Any:
+    """Return ``value`` if it is one of ``options``, else raise ``ValueError``."""
+    if value not in options:
+        raise ValueError(f"{what} is one of {listing(options)}, not {value!r}.{_hint(value, options)}")
+    return value
+
+
+def present(key: Any, options: Collection[Any], what: str) -> Any:
+    """Return ``key`` if it is among ``options``, else raise ``KeyError``."""
+    if key not in options:
+        raise KeyError(f"There is no {what} {key!r}; available: {listing(options)}.{_hint(key, options)}")
+    return key
+
+
+def positive(value: Any, what: str, *, integer: bool = False) -> Any:
+    """Return ``value`` if it is a finite number above zero (and whole, if ``integer``), else raise."""
+    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{what} is a positive {'integer' if integer else 'number'}, not {type(value).__name__} {value!r}.")
+    if not np.isfinite(value) or value <= 0:
+        raise ValueError(f"{what} has to be above zero, not {value!r}.")
+    return int(value) if integer else float(value)
+
+
+def seed_of(rng: int | np.random.Generator) -> int:
+    """Return the seed that ``rng`` stands for; a Generator is drained once to one integer."""
+    if isinstance(rng, np.random.Generator):
+        return int(rng.integers(2**31))
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
+        raise TypeError(f"rng is an integer or a numpy Generator, not {type(rng).__name__} {rng!r}.")
+    if rng < 0:
+        raise ValueError(f"rng has to be zero or above, not {rng}.")
+    return int(rng)

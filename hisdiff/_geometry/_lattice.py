@@ -1,0 +1,58 @@
+"""Lattices inside a tissue outline, and nearest neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon, Polygon
+
+
+def lattice_points(tissue: Polygon | MultiPolygon, pitch_um: float) -> np.ndarray:
+    """Return the points of a square lattice that lie inside an outline.
+
+    The lattice is anchored at the origin of the coordinate system, not at the outline, so that cropping a section
+    does not move it.
+
+    Returns
+    -------
+    float64 ``(n, 2)`` as (x, y), row by row.
+    """
+    x0, y0, x1, y1 = tissue.bounds
+    xs = (np.arange(np.floor(x0 / pitch_um), np.ceil(x1 / pitch_um)) + 0.5) * pitch_um
+    ys = (np.arange(np.floor(y0 / pitch_um), np.ceil(y1 / pitch_um)) + 0.5) * pitch_um
+    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    shapely.prepare(tissue)
+    return grid[shapely.contains_xy(tissue, grid[:, 0], grid[:, 1])]
+
+
+def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
+    """Return the rows of the ``k`` nearest points of each query, nearest first.
+
+    Equal distances are broken by row number, so that the result does not depend on the search tree.
+
+    Returns
+    -------
+    int64 ``(n, k)``, filled with -1 where there are fewer than ``k`` points.
+    """
+    found = np.full((len(queries), k), -1, dtype=np.int64)
+    use = min(k, len(points))
+    if use == 0 or len(queries) == 0:
+        return found
+    # Some more than asked, since points at the distance of the last one compete for its place.
+    extra = min(use + 8, len(points))
+    distance, index = cKDTree(points).query(queries, k=np.arange(1, extra + 1))
+    order = np.lexsort((index, np.round(distance, 6)), axis=1)
+    found[:, :use] = np.take_along_axis(index, order, axis=1)[:, :use]
+    return found
+
+
+def pitch_of(points: np.ndarray) -> float:
+    """Return the median distance of points to their nearest neighbour."""
+    if len(points) < 2:
+        return float("nan")
+    return float(np.median(cKDTree(points).query(points, k=2)[0][:, 1]))

@@ -1,0 +1,40 @@
+"""Physical scale: from array positions and from affine transformations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def array_mpp(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> float:
+    """Return micrometres per pixel from spots whose position on the capture array is known.
+
+    The similarity (scale, rotation, shift) that maps array units to pixels is fitted by least squares; jitter of
+    single spots, which nearest-neighbour distances follow, averages out.
+
+    Parameters
+    ----------
+    pixels
+        ``(n, 2)`` centres in full-resolution pixels.
+    array_units
+        ``(n, 2)`` positions in array units.
+    pitch_um
+        Micrometres per array unit.
+    """
+    if len(pixels) < 3:
+        raise ValueError(f"At least 3 spots are needed to fit the scale, not {len(pixels)}.")
+    p = (pixels - pixels.mean(axis=0)) @ np.array([1, 1j])
+    a = (array_units - array_units.mean(axis=0)) @ np.array([1, 1j])
+    spread = np.sum(np.abs(a) ** 2)
+    if spread == 0:
+        raise ValueError("All spots have the same array position; the scale cannot be fitted.")
+    # A mirrored array (y up) is fitted by the conjugate; the better of the two explains more of the variance.
+    px_per_unit = max(abs(np.vdot(a, p)), abs(np.vdot(a.conj(), p))) / spread
+    return float(pitch_um / px_per_unit)
+
+
+def similarity_scale(matrix: np.ndarray, what: str, *, tolerance: float = 0.01) -> float:
+    """Return the scale of a 2-D affine ``(3, 3)`` matrix that is a similarity; a stretch or shear is a ``ValueError``."""
+    singular = np.linalg.svd(matrix[:2, :2], compute_uv=False)
+    if singular[1] <= 0 or singular[0] / singular[1] > 1 + tolerance:
+        raise ValueError(f"{what} is stretched or sheared (scales {singular[0]:.4g} and {singular[1]:.4g}); one scale is needed.")
+    return float(np.sqrt(singular[0] * singular[1]))

@@ -1,0 +1,50 @@
+"""Names of the slots that hisdiff reads and writes, in one place."""
+
+from __future__ import annotations
+
+STEM = "hisdiff"
+"""Key in ``uns`` and ``sdata.attrs``, and the stem of every result of the default method."""
+
+# Coordinate systems
+GLOBAL = "global"  # pixels of the full-resolution image
+UM = "um"  # micrometres; the image's scale to it is the only home of the pixel size
+
+# Tables and elements
+TRUTH_TABLE = "truth"
+LATTICE_TABLE = "lattice"
+LATTICE = "hisdiff_lattice"
+TISSUE = "tissue"
+
+# var
+SELECTED = "hisdiff_selected"
+MODELLED = "hisdiff_modelled"
+CV_PCC = "hisdiff_cv_pcc"
+INTERVAL_FACTOR = "hisdiff_interval_factor"
+
+# obsm, obs
+EMBEDDING = "hisdiff_embedding"
+SPATIAL = "spatial"
+OOD = "hisdiff_ood"
+ARRAY_ROW = "array_row"
+ARRAY_COL = "array_col"
+
+# uns["hisdiff"][...]
+EMBEDDING_RECORD = "embedding"
+PREDICTIONS = "predictions"
+EVALUATION = "evaluation"
+GENES = "genes"
+WRITTEN = "written"  # in sdata.attrs["hisdiff"]: elements and tables that hisdiff made
+
+# units of a prediction
+LOG2 = "log2"
+COUNTS = "counts"
+
+
+def std(stem: str) -> str:
+    """Name of the layer that holds the spread over draws."""
+    return f"{stem}_std"
+
+
+def draw(stem: str, index: int) -> str:
+    """Name of the layer that holds one draw."""
+    return f"{stem}_draw{index}"

@@ -1,0 +1,174 @@
+"""The seam between SpatialData and the methods: one tissue section as plain arrays in micrometres.
+
+Everything above this module knows SpatialData; nothing below it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scipy.sparse import csr_matrix
+    from shapely import MultiPolygon, Polygon
+
+Box = tuple[float, float, float, float]
+"""``(x0, y0, x1, y1)`` in micrometres."""
+
+
+@dataclass(frozen=True)
+class Locations:
+    """Places at which expression is measured or predicted.
+
+    Attributes
+    ----------
+    xy_um
+        ``(n, 2)`` float64, centres as (x, y) in micrometres.
+    footprint
+        A radius in um for all, ``(n,)`` radii, or ``(n,)`` shapely polygons in um.
+    array_ij
+        ``(n, 2)`` integer (row, col) on the capture array, where there is one.
+    z_um
+        ``(n,)`` height, where sections are stacked.
+    """
+
+    xy_um: np.ndarray
+    footprint: float | np.ndarray
+    array_ij: np.ndarray | None = None
+    z_um: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.xy_um)
+
+    def take(self, rows: np.ndarray) -> Locations:
+        """Return the given rows (integers, a slice or a mask)."""
+        pick = lambda a: None if a is None else a[rows]  # noqa: E731
+        footprint = self.footprint if np.isscalar(self.footprint) else self.footprint[rows]
+        return Locations(self.xy_um[rows], footprint, pick(self.array_ij), pick(self.z_um))
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """A lazily read image with a physical scale."""
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of the full-resolution image."""
+
+    @property
+    def bounds_um(self) -> Box:
+        """Extent of the image."""
+
+    def read(self, box_um: Box, mpp: float) -> np.ndarray:
+        """Read a box at a resolution.
+
+        Returns uint8 ``(y, x, 3)`` with ``round(side / mpp)`` pixels a side, antialiased; white outside the image.
+        """
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What decides the values of an embedding; two embeddings are comparable if and only if their specs are equal."""
+
+    encoder: str
+    revision: str
+    dim: int
+    mpp: float
+    patch_um: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"encoder": self.encoder, "revision": self.revision, "dim": int(self.dim), "mpp": float(self.mpp), "patch_um": float(self.patch_um)}
+
+
+@runtime_checkable
+class FeatureSource(Protocol):
+    """Raw embeddings of one section, with the section's own mean and standard deviation over a 200 um lattice."""
+
+    spec: FeatureSpec
+    mean: np.ndarray  # (D,)
+    std: np.ndarray  # (D,)
+
+    def at(self, locations: Locations) -> np.ndarray:
+        """Return raw embeddings, float32 ``(n, D)``; those stored at spots are not computed again."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One tissue section.
+
+    Attributes
+    ----------
+    name
+        For messages and records.
+    genes
+        ``(G,)`` names of the columns of ``counts``.
+    counts
+        csr ``(n, G)`` of raw counts at ``spots``, or None.
+    spots
+        Measured locations, or the lattice of a section that has only an image.
+    image, features
+        Sources, or None where the section has none.
+    tissue
+        Polygons in um, or None.
+    """
+
+    name: str
+    genes: np.ndarray
+    counts: csr_matrix | None = None
+    spots: Locations | None = None
+    image: ImageSource | None = None
+    features: FeatureSource | None = None
+    tissue: Polygon | MultiPolygon | None = None
+    depth: float | None = field(default=None)
+
+    def with_panel(self, panel: Sequence[str]) -> Section:
+        """Return the section with its counts on the genes of a panel, in the panel's order; depth is taken over them.
+
+        Genes that the section lacks are a ``KeyError``.
+        """
+        panel = np.asarray(panel, dtype=str)
+        if self.counts is None:
+            return replace(self, genes=panel, depth=None)
+        where = {gene: i for i, gene in enumerate(self.genes)}
+        missing = [gene for gene in panel if gene not in where]
+        if missing:
+            raise KeyError(f"Section {self.name!r} lacks {len(missing)} of {len(panel)} genes of the panel, such as {missing[:5]}.")
+        counts = self.counts[:, [where[gene] for gene in panel]].tocsr()
+        return replace(self, genes=panel, counts=counts, depth=depth_of(counts))
+
+
+def depth_of(counts: csr_matrix) -> float:
+    """Return log2 of the median total count over the panel, of spots that have any."""
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    totals = totals[totals > 0]
+    return float(np.log2(np.median(totals))) if len(totals) else float("nan")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted expression at locations.
+
+    Attributes
+    ----------
+    mean, std
+        float32 ``(n, G)``, mean and standard deviation over draws on the scale ``units``.
+    genes
+        ``(G,)`` names.
+    units
+        ``"log2"``: log2(1 + count); ``"counts"``: expected counts.
+    draws
+        float32 ``(k, n, G)``, the first ``k`` draws, or None.
+    obs
+        ``(n,)`` arrays by name that go beside the result, such as an out-of-distribution flag.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    genes: np.ndarray
+    units: str
+    draws: np.ndarray | None = None
+    obs: dict[str, np.ndarray] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Methods: from sections to predictions. Nothing here knows SpatialData."""

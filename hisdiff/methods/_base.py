@@ -1,0 +1,105 @@
+"""What a method is, and the one table in which methods are looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    from hisdiff._section import Locations, Prediction, Section
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a fitted method knows about itself, measured on left-out training tissue.
+
+    Attributes
+    ----------
+    cv_pcc
+        ``(G,)`` out-of-fold Pearson correlation of each gene.
+    interval_factor
+        ``(G,)`` factor k_g of the 90 % interval ``max(0, mean +- k_g sd)``.
+    """
+
+    cv_pcc: np.ndarray
+    interval_factor: np.ndarray
+
+
+class Fitted(Protocol):
+    """A fitted method. Holds arrays and plain settings only, so that it can be saved without pickling."""
+
+    genes: np.ndarray
+    knowledge: Knowledge | None
+    history: list[dict[str, float]]
+    """Training curve: rows with ``step`` and named values."""
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = "log2",
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict at locations of a section, in the order of ``genes``."""
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray) -> Fitted:
+        """Rebuild what ``state`` described."""
+
+
+class Method(Protocol):
+    """A way to go from sections to predictions."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    """Which of ``counts``, ``image``, ``features``, ``lattice`` a training section must have."""
+    config_type: ClassVar[type]
+    """Frozen dataclass with ``preset(name)``, ``to_dict()`` and ``from_dict(mapping)``."""
+    fitted_type: ClassVar[type]
+
+    def fit(
+        self,
+        sections: Sequence[Section],
+        config: Any,
+        *,
+        validation: Sequence[Section] = (),
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> Fitted:
+        """Fit on sections that share one panel (``Section.with_panel``)."""
+
+
+def method(name: str) -> Method:
+    """Return the method of a name; its module is imported here, so that torch is loaded no earlier."""
+    from importlib import import_module
+
+    from hisdiff._check import one_of
+
+    one_of(name, METHODS, "method")
+    module, attribute = METHODS[name].split(":")
+    return getattr(import_module(module), attribute)()
+
+
+METHODS = {
+    "hisdiff": "hisdiff.methods.hisdiff:HisDiff",
+    "ridge": "hisdiff.methods.ridge:Ridge",
+}
+"""Method name -> ``module:class``."""

@@ -1,0 +1,95 @@
+"""What a method sees of a location: its own embedding and those of the anchors around it, held as indices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from hisdiff._geometry import lattice_points, nearest, pitch_of
+from hisdiff._section import Locations
+
+if TYPE_CHECKING:
+    from hisdiff._section import Section
+
+N_NEIGHBOURS = 9
+N_GLOBAL = 49
+# Spots whose pitch is within this factor of the trained one serve as anchors themselves.
+_PITCH_TOLERANCE = 1.25
+
+Scaling = Literal["raw", "standardised", "both"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Inputs of ``n`` locations.
+
+    Attributes
+    ----------
+    own
+        float32 ``(n, D)``.
+    anchors
+        float32 ``(m, D)``.
+    near, wide
+        int64 ``(n, 9)`` and ``(n, 49)`` rows of ``anchors``, nearest first; -1 where the section has fewer.
+    """
+
+    own: np.ndarray
+    anchors: np.ndarray
+    near: np.ndarray
+    wide: np.ndarray
+
+    def mean_over(self, indices: np.ndarray) -> np.ndarray:
+        """Return the mean embedding over the anchors that ``indices`` names, float32 ``(n, D)``."""
+        there = indices >= 0
+        weights = there / there.sum(axis=1, keepdims=True)
+        return np.einsum("nk,nkd->nd", weights, self.anchors[np.where(there, indices, 0)], optimize=True).astype(np.float32)
+
+
+def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitch_um: float | None = None) -> Context:
+    """Gather the context of locations of a section.
+
+    Parameters
+    ----------
+    section
+        A section with features.
+    locations
+        Where; often ``section.spots``.
+    scaling
+        ``"raw"`` embeddings, ``"standardised"`` by the section's own mean and sd, or ``"both"`` side by side
+        (``2 D`` columns): the first keeps the absolute look, the second removes stain and scanner.
+    pitch_um
+        Distance between anchors; None for that of the section's spots. Spots of about that pitch are the anchors,
+        else a lattice inside the tissue is.
+    """
+    features = section.features
+    if features is None:
+        raise ValueError(f"Section {section.name!r} has no features.")
+    anchors = _anchors(section, pitch_um)
+    anchor_values = features.at(anchors)
+    own = anchor_values if anchors is locations else features.at(locations)
+    scale = lambda values: _scale(values, features.mean, features.std, scaling)  # noqa: E731
+    wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
+    return Context(scale(own), scale(anchor_values), wide[:, :N_NEIGHBOURS], wide)
+
+
+def _anchors(section: Section, pitch_um: float | None) -> Locations:
+    spots = section.spots
+    if spots is not None and len(spots):
+        if pitch_um is None or len(spots) == 1:
+            return spots
+        ratio = pitch_of(spots.xy_um) / pitch_um
+        if 1 / _PITCH_TOLERANCE <= ratio <= _PITCH_TOLERANCE:
+            return spots
+    if section.tissue is None or pitch_um is None:
+        raise ValueError(f"Section {section.name!r} has neither spots at {pitch_um} um nor a tissue outline to lay a lattice in.")
+    xy = lattice_points(section.tissue, pitch_um)
+    return Locations(xy, pitch_um / 4)
+
+
+def _scale(values: np.ndarray, mean: np.ndarray, std: np.ndarray, scaling: Scaling) -> np.ndarray:
+    if scaling == "raw":
+        return values
+    standard = (values - mean) / np.maximum(std, 1e-6)
+    return (standard if scaling == "standardised" else np.concatenate([values, standard], axis=1)).astype(np.float32)

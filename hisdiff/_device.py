@@ -1,0 +1,45 @@
+"""Which device tensors go to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hisdiff._settings import settings
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device that a name stands for.
+
+    Parameters
+    ----------
+    device
+        A device or its name; ``"auto"`` takes CUDA, then Apple's MPS, then the CPU; None takes the package's setting.
+
+    Raises
+    ------
+    ValueError
+        Where torch does not know the name, or this machine lacks the device.
+    """
+    import torch
+
+    device = settings.device if device is None else device
+    if isinstance(device, str) and device == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        found = torch.device(device)
+    except RuntimeError as err:
+        raise ValueError(
+            f"device is 'auto' or a name that torch knows, such as 'cpu', 'cuda:1' or 'mps', not {device!r}."
+        ) from err
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"There is no device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices. device='cpu' always works."
+        )
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"There is no device {device!r} on this machine. device='cpu' always works.")
+    return found

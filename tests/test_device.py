@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hisdiff._device import resolve_device
+from hisdiff._settings import settings
+
+
+def test_none_takes_the_setting():
+    with settings.override(device="cpu"):
+        assert resolve_device() == torch.device("cpu")
+    with settings.override(device="meta"):
+        assert resolve_device(None) == torch.device("meta")
+
+
+def test_auto_is_a_device_that_works():
+    assert torch.zeros(1, device=resolve_device("auto")).item() == 0
+
+
+def test_a_device_passes_through():
+    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_an_unknown_name_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="gpu"):
+        resolve_device("gpu")
+
+
+def test_a_missing_gpu_is_an_error_before_work_starts():
+    with pytest.raises(ValueError, match="cuda:99"):
+        resolve_device("cuda:99")

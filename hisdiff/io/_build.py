@@ -1,0 +1,213 @@
+"""Build a section in the one form that every reader gives.
+
+Full-resolution pixels are the intrinsic coordinates of image, shapes and ``obsm["spatial"]``; the coordinate system
+``global`` is the identity on them, and ``um`` their scale by the pixel size, kept nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from scipy import sparse
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
+from spatialdata.transformations import Identity, Scale, set_transformation
+from xarray import DataArray, Dataset, DataTree
+
+from hisdiff._check import listing, positive
+from hisdiff._keys import GLOBAL, SPATIAL, UM
+from hisdiff._log import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from geopandas import GeoDataFrame
+
+CHUNK = 1024
+"""Side of an image chunk in pixels: some 3 MB, a few patches wide."""
+SMALLEST_LEVEL = 512
+"""Pyramid levels are made until the longer side is no longer than this."""
+TABLE = "table"
+REGION_KEY = "region"
+INSTANCE_KEY = "instance_id"
+MPP_RANGE = (0.01, 20.0)
+
+
+def check_mpp(mpp: float, what: str) -> float:
+    """Return a pixel size in um that a microscope image can have, else raise."""
+    mpp = positive(mpp, f"mpp of {what}")
+    low, high = MPP_RANGE
+    if not low <= mpp <= high:
+        raise ValueError(
+            f"mpp of {what} is {mpp:g} um per pixel; between {low:g} and {high:g} is expected. Is it in another unit?"
+        )
+    return mpp
+
+
+def transformations(mpp: float) -> dict[str, Any]:
+    """Return the transformations of an element that lives in full-resolution pixels."""
+    return {GLOBAL: Identity(), UM: Scale([mpp, mpp], axes=("x", "y"))}
+
+
+def halve(pixels: np.ndarray) -> np.ndarray:
+    """Return a uint8 ``(y, x, c)`` image at half the resolution, the mean of 2 x 2 pixels; an odd last line is dropped."""
+    height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
+    half = np.empty((height // 2, width // 2, *pixels.shape[2:]), dtype=np.uint8)
+    for top in range(0, height, 2 * CHUNK):  # in strips, so that no 16-bit copy of the slide is held
+        strip = pixels[top : min(top + 2 * CHUNK, height), :width]
+        total = strip[0::2, 0::2].astype(np.uint16)
+        for corner in (strip[0::2, 1::2], strip[1::2, 0::2], strip[1::2, 1::2]):
+            total += corner
+        half[top // 2 : top // 2 + len(total)] = (total + 2) // 4
+    return half
+
+
+def _halve_block(block: np.ndarray) -> np.ndarray:
+    return halve(block.transpose(1, 2, 0)).transpose(2, 0, 1)
+
+
+def levels_of(pixels: np.ndarray | da.Array) -> list[da.Array]:
+    """Return the pyramid of a uint8 image, finest first, each level half of the one before.
+
+    Parameters
+    ----------
+    pixels
+        ``(y, x, 3)`` in memory (levels are made now), or a dask array ``(3, y, x)`` (levels stay lazy).
+    """
+    if isinstance(pixels, np.ndarray):
+        levels = [chunked(pixels)]
+        while max(pixels.shape[:2]) > SMALLEST_LEVEL and min(pixels.shape[:2]) > 1:
+            pixels = halve(pixels)
+            levels.append(chunked(pixels))
+        return levels
+    levels = [pixels]
+    while max(levels[-1].shape[1:]) > SMALLEST_LEVEL and min(levels[-1].shape[1:]) > 1:
+        fine = levels[-1].rechunk((3, CHUNK, CHUNK))
+        # Chunks are even but for the last ones, so halving block by block is halving the whole.
+        sides = [tuple(side // 2 for side in sizes) for sizes in fine.chunks[1:]]
+        coarse = fine.map_blocks(_halve_block, dtype=np.uint8, chunks=(fine.chunks[0], *sides))
+        levels.append(coarse[:, : fine.shape[1] // 2, : fine.shape[2] // 2])
+    return levels
+
+
+def chunked(pixels: np.ndarray) -> da.Array:
+    """Return an image ``(y, x, 3)`` in memory as a dask array ``(3, y, x)`` without a copy."""
+    # name=False: dask would read the whole slide to name it by its content.
+    return da.from_array(pixels.transpose(2, 0, 1), chunks=(pixels.shape[2], CHUNK, CHUNK), name=False)
+
+
+def image_element(levels: Sequence[da.Array], mpp: float) -> DataTree:
+    """Return a multi-scale image element from pyramid levels ``(3, y, x)``, finest first.
+
+    The levels are taken as they are: those of the file, not new ones computed from its finest.
+    """
+    channels = ["r", "g", "b"]
+    tree = {
+        f"scale{i}": Dataset({"image": DataArray(level, dims=("c", "y", "x"), coords={"c": channels})})
+        for i, level in enumerate(levels)
+    }
+    element = DataTree.from_dict(tree)
+    set_transformation(element, transformations(mpp), set_all=True)
+    full = levels[0].shape
+    for i, level in enumerate(levels):  # pixel centres in full-resolution pixels, as spatialdata has them
+        node = element[f"scale{i}"]
+        centres = {
+            axis: (np.arange(level.shape[k]) + 0.5) * (full[k] / level.shape[k]) for k, axis in ((1, "y"), (2, "x"))
+        }
+        node.dataset = node.to_dataset().assign_coords(centres)
+    Image2DModel.validate(element)
+    return element
+
+
+def circles(xy_px: np.ndarray, radius_px: float | np.ndarray, index: Sequence[str], mpp: float) -> GeoDataFrame:
+    """Return spots as circles in full-resolution pixels."""
+    return ShapesModel.parse(
+        np.asarray(xy_px, dtype=np.float64),
+        geometry=0,
+        radius=radius_px,
+        index=index,
+        transformations=transformations(mpp),
+    )
+
+
+def raw_counts(matrix: Any, what: str) -> sparse.csr_matrix:
+    """Return counts as csr float32; NaN, negative or fractional values are a ``ValueError``."""
+    counts = sparse.csr_matrix(matrix, dtype=np.float32)
+    values = counts.data
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{what} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite; raw counts are needed."
+        )
+    if (values < 0).any():
+        raise ValueError(
+            f"{what} holds {int((values < 0).sum())} negative values, as low as {values.min():g}; raw counts are needed."
+        )
+    fractional = values != np.round(values)
+    if fractional.any():
+        example = values[fractional][0]
+        raise ValueError(
+            f"{what} holds {int(fractional.sum())} values that are no whole numbers, such as {example:g}; raw counts are needed."
+        )
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    return counts
+
+
+def unique_genes(adata: AnnData, what: str) -> None:
+    """Number the repeats of a gene name in place, as scanpy's readers do, and say so."""
+    repeated = adata.var_names[adata.var_names.duplicated()].unique()
+    if len(repeated):
+        logger.info(
+            "%s: %d gene names occur more than once and were numbered: %s", what, len(repeated), listing(repeated, 5)
+        )
+        adata.var_names_make_unique()
+
+
+def annotate(adata: AnnData, region: str, instances: Sequence[Any], xy_px: np.ndarray) -> AnnData:
+    """Return ``adata`` as a table that annotates the element ``region``."""
+    adata.obs[REGION_KEY] = region
+    adata.obs[REGION_KEY] = adata.obs[REGION_KEY].astype("category")
+    adata.obs[INSTANCE_KEY] = instances
+    adata.obsm[SPATIAL] = np.asarray(xy_px, dtype=np.float64)
+    return TableModel.parse(adata, region=region, region_key=REGION_KEY, instance_key=INSTANCE_KEY)
+
+
+def element_name(name: str) -> str:
+    """Return ``name`` with what SpatialData does not take in a name replaced by underscores."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_.") or "section"
+
+
+def image_key(name: str) -> str:
+    """Name of the image element of a section."""
+    return f"{name}_image"
+
+
+def check_inside(xy_px: np.ndarray, size: tuple[int, int], what: str) -> None:
+    """Raise if spot centres lie outside an image of ``(height, width)`` pixels."""
+    height, width = size
+    outside = ((xy_px < 0) | (xy_px > (width, height))).any(axis=1)
+    if not outside.any():
+        return
+    far = xy_px.max(axis=0)
+    raise ValueError(
+        f"{int(outside.sum())} of {len(xy_px)} spots of {what} lie outside the image, which is {width} x {height} px; "
+        f"they reach to ({far[0]:.0f}, {far[1]:.0f}). Is the image at a lower resolution than the coordinates (a 'hires' "
+        "image taken for the full-resolution one), or are x and y swapped?"
+    )
+
+
+def spot_section(
+    name: str, levels: Sequence[da.Array], mpp: float, adata: AnnData, xy_px: np.ndarray, radius_um: float
+) -> SpatialData:
+    """Return a section with round spots; ``adata`` (counts, names, ``obs``) becomes its table."""
+    mpp = check_mpp(mpp, name)
+    check_inside(xy_px, levels[0].shape[1:], f"section {name!r}")
+    return SpatialData(
+        images={image_key(name): image_element(levels, mpp)},
+        shapes={name: circles(xy_px, radius_um / mpp, adata.obs_names.to_numpy(), mpp)},
+        tables={TABLE: annotate(adata, name, adata.obs_names.to_numpy(), xy_px)},
+    )

@@ -1,0 +1,116 @@
+"""The public layout of the HER2-positive breast tumour sections (legacy Spatial Transcriptomics arrays)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from hisdiff._check import listing, present
+from hisdiff._geometry import array_mpp
+from hisdiff._keys import ARRAY_COL, ARRAY_ROW
+from hisdiff._log import logger
+from hisdiff.io._build import levels_of, raw_counts, spot_section, unique_genes
+from hisdiff.io._raster import decode
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+PITCH_UM = 200.0
+RADIUS_UM = 50.0
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+
+
+def her2st(path: str | Path, section: str) -> SpatialData:
+    """Read one section of the HER2-positive breast tumour study, in that study's own layout.
+
+    Parameters
+    ----------
+    path
+        Folder that holds ``ST-cnts/``, ``ST-imgs/`` and ``ST-spotfiles/``.
+    section
+        Name of a section, such as ``"C2"``: a letter for the patient and a number.
+
+    Returns
+    -------
+    An object with the image ``{section}_image`` (uint8, multi-scale), spots ``{section}`` of 100 um, and the table
+    ``"table"`` of raw counts. ``obs_names`` are ``{section}_{x}x{y}``, ``obs["array_col"]`` is x and
+    ``obs["array_row"]`` is y on the capture array. Micrometres per pixel come from the array's pitch of 200 um by least
+    squares. Spots outside the tissue, and those with counts but no position or the reverse, are left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder or the image is not there.
+    KeyError
+        If there is no such section.
+
+    References
+    ----------
+    Andersson et al. (2021), Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated cell type
+    interactions, Nature Communications 12, 6012.
+    """
+    path = Path(path)
+    for folder in ("ST-cnts", "ST-imgs", "ST-spotfiles"):
+        if not (path / folder).is_dir():
+            raise FileNotFoundError(
+                f"{path} has no folder {folder!r}; the layout is ST-cnts/, ST-imgs/ and ST-spotfiles/."
+            )
+    counts_of = {file.name.split(".")[0]: file for file in sorted((path / "ST-cnts").glob("*.tsv*"))}
+    spots_of = {file.name.split("_")[0]: file for file in sorted((path / "ST-spotfiles").glob("*_selection.tsv*"))}
+    present(section, sorted(counts_of.keys() & spots_of.keys()), f"section in {path}:")
+
+    spots = _read_spots(spots_of[section])
+    counts = _read_counts(counts_of[section])
+    shared = counts.obs_names[counts.obs_names.isin(spots.index)]
+    left_out = (counts.n_obs - len(shared), len(spots) - len(shared))
+    if any(left_out):
+        logger.info("%s: left out %d spots without a position in tissue and %d without counts.", section, *left_out)
+    if len(shared) == 0:
+        raise ValueError(f"{counts_of[section]} and {spots_of[section]} have no spot in common.")
+    spots, counts = spots.loc[shared], counts[shared].copy()
+    counts.obs_names = [f"{section}_{spot}" for spot in shared]
+    counts.obs[ARRAY_ROW] = spots["y"].to_numpy()
+    counts.obs[ARRAY_COL] = spots["x"].to_numpy()
+
+    xy_px = spots[["pixel_x", "pixel_y"]].to_numpy()
+    mpp = array_mpp(xy_px, spots[["new_x", "new_y"]].to_numpy(), PITCH_UM)
+    pixels = decode(_image_file(path / "ST-imgs" / section[0] / section))
+    return spot_section(section, levels_of(pixels), mpp, counts, xy_px, RADIUS_UM)
+
+
+def _read_spots(file: Path) -> pd.DataFrame:
+    """Return the spots under tissue, named by their array position."""
+    spots = pd.read_csv(file, sep="\t")
+    needed = ["x", "y", "new_x", "new_y", "pixel_x", "pixel_y"]
+    missing = [column for column in needed if column not in spots]
+    if missing:
+        raise ValueError(f"{file} lacks the columns {listing(missing)}; it has {listing(spots.columns)}.")
+    if "selected" in spots:
+        spots = spots[spots["selected"] != 0]
+    return spots.set_index(spots["x"].astype(str) + "x" + spots["y"].astype(str))
+
+
+def _read_counts(file: Path) -> ad.AnnData:
+    # Names are read as data: pandas would number repeated ones without a word.
+    frame = pd.read_csv(file, sep="\t", header=None, index_col=0, skiprows=1)
+    genes = pd.read_csv(file, sep="\t", header=None, index_col=0, nrows=1, dtype=str).iloc[0]
+    counts = ad.AnnData(
+        raw_counts(frame.to_numpy(dtype=np.float32), str(file)),
+        obs=pd.DataFrame(index=frame.index.astype(str)),
+        var=pd.DataFrame(index=genes.to_numpy(dtype=str)),
+    )
+    unique_genes(counts, str(file))
+    return counts
+
+
+def _image_file(folder: Path) -> Path:
+    images = sorted(file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if len(images) != 1:
+        raise FileNotFoundError(
+            f"{folder} has to hold one image, but there are {len(images)}: {listing(f.name for f in images)}."
+        )
+    return images[0]

@@ -1,1 +1,1 @@
-
+"""The only part of hisdiff that reads and writes SpatialData."""

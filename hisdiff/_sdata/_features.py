@@ -1,0 +1,93 @@
+"""Embeddings stored in a table as a :class:`~hisdiff._section.FeatureSource`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from hisdiff import _keys
+from hisdiff._section import FeatureSpec, Locations
+
+if TYPE_CHECKING:
+    from hisdiff._sdata._image import PyramidImage
+    from hisdiff._sdata._locate import Place
+
+# Locations closer than this (um) are the same place.
+_SAME_PLACE_UM = 1e-3
+
+
+class StoredFeatures:
+    """Embeddings that ``hd.pp.embed`` stored at spots; those of other locations are computed when they are asked for.
+
+    Parameters
+    ----------
+    spec, mean, std
+        See :class:`~hisdiff._section.FeatureSource`.
+    spots, values
+        Where embeddings are stored, and the ``(n, D)`` embeddings.
+    image
+        Source of the patches of other locations, or None.
+    encoder
+        An encoder object to use instead of looking ``spec.encoder`` up by name.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        mean: np.ndarray,
+        std: np.ndarray,
+        spots: Locations | None = None,
+        values: np.ndarray | None = None,
+        image: PyramidImage | None = None,
+        encoder: Any = None,
+    ) -> None:
+        self.spec, self.mean, self.std = spec, mean, std
+        self._spots, self._values, self._image, self._encoder = spots, values, image, encoder
+
+    def at(self, locations: Locations) -> np.ndarray:
+        """Return raw embeddings, float32 ``(n, D)``."""
+        if locations is self._spots and self._values is not None:
+            return self._values
+        out = np.empty((len(locations), self.spec.dim), dtype=np.float32)
+        todo = np.ones(len(locations), dtype=bool)
+        if self._values is not None and self._spots is not None and len(self._spots):
+            distance, row = cKDTree(self._spots.xy_um).query(locations.xy_um)
+            todo = distance > _SAME_PLACE_UM
+            out[~todo] = self._values[row[~todo]]
+        if todo.any():
+            out[todo] = self._compute(locations.xy_um[todo])
+        return out
+
+    def _compute(self, xy_um: np.ndarray) -> np.ndarray:
+        from hisdiff import encoders
+        from hisdiff.encoders._embed import embed_locations
+
+        if self._image is None:
+            raise ValueError("Embeddings of new locations need the image, which this section does not have.")
+        if self._encoder is None:
+            self._encoder = encoders.get(self.spec.encoder)
+            if self._encoder.spec.revision != self.spec.revision:
+                raise ValueError(
+                    f"The stored embedding is of {self.spec.encoder!r} revision {self.spec.revision!r}, the encoder at hand is "
+                    f"revision {self._encoder.spec.revision!r}; embed again with hd.pp.embed."
+                )
+        return embed_locations(self._encoder, self._image, xy_um, patch_um=self.spec.patch_um)
+
+
+def stored_features(place: Place, spots: Locations, image: PyramidImage | None) -> StoredFeatures | None:
+    """Return the embedding of a place that ``hd.pp.embed`` recorded, or None where there is no record of it."""
+    table = place.table
+    record = embedding_record(table)
+    if record is None or place.region not in record["sections"]:
+        return None
+    section = record["sections"][place.region]
+    spec = FeatureSpec(**{key: record[key] for key in FeatureSpec.__dataclass_fields__})
+    values = np.asarray(table.obsm[_keys.EMBEDDING], dtype=np.float32)[place.rows]
+    return StoredFeatures(spec, np.asarray(section["mean"]), np.asarray(section["std"]), spots, values, image)
+
+
+def embedding_record(table: Any) -> dict[str, Any] | None:
+    """Return what ``hd.pp.embed`` recorded in a table, or None."""
+    return table.uns.get(_keys.STEM, {}).get(_keys.EMBEDDING_RECORD)

@@ -1,0 +1,78 @@
+"""Gene names: symbols and Ensembl ids are brought together where a table has both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff._check import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+# Columns in which readers of the field put the other kind of name.
+_ALTERNATIVES = (
+    "gene_ids",
+    "gene_id",
+    "ensembl_id",
+    "ensembl",
+    "gene_symbols",
+    "gene_symbol",
+    "gene_name",
+    "gene_names",
+    "symbol",
+)
+
+
+def gene_names(table: AnnData, like: Sequence[str] | None = None) -> np.ndarray:
+    """Return the names of the genes of a table.
+
+    Parameters
+    ----------
+    like
+        Names to agree with, such as the panel of a model. Where another column of ``var`` (Ensembl ids beside symbols)
+        names more of them than the index does, that column is used.
+    """
+    names = table.var_names.to_numpy().astype(str)
+    if like is None:
+        return names
+    wanted = set(like)
+    best, most = names, len(wanted.intersection(names))
+    for column in _ALTERNATIVES:
+        if column in table.var and most < len(wanted):
+            other = table.var[column].astype(str).to_numpy()
+            shared = len(wanted.intersection(other))
+            if shared > most:
+                best, most = other, shared
+    return best
+
+
+def shared_genes(tables: Sequence[AnnData]) -> list[np.ndarray]:
+    """Return the names under which several tables agree best: each table's own, or its other column."""
+    first = gene_names(tables[0])
+    named = [first, *(gene_names(table, like=first) for table in tables[1:])]
+    if not set(first).intersection(*named[1:]):
+        examples = "; ".join(listing(names, 3) for names in named[:3])
+        raise ValueError(
+            f"The sections have no gene in common; their names look like {examples}. Symbols beside Ensembl ids?"
+        )
+    return named
+
+
+def rows_of(panel: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Return where each gene of a panel is among ``names``, -1 where it is not."""
+    where = {name: i for i, name in enumerate(names)}
+    return np.array([where.get(gene, -1) for gene in panel], dtype=np.int64)
+
+
+def check_panel_present(panel: Sequence[str], names: Sequence[str], what: str) -> None:
+    """Raise where fewer than half of a panel's genes are among ``names``."""
+    found = int((rows_of(panel, names) >= 0).sum())
+    if found < len(panel) / 2:
+        raise ValueError(
+            f"Only {found} of the model's {len(panel)} genes are in {what}: the model has {listing(panel, 3)}, the table {listing(names, 3)}. "
+            f"Are the one symbols and the other Ensembl ids, or is it another species?"
+        )

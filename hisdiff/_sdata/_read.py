@@ -1,0 +1,198 @@
+"""From SpatialData to :class:`~hisdiff._section.Section`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from scipy import sparse
+
+from hisdiff import _keys
+from hisdiff._check import listing, present
+from hisdiff._section import Locations, Section
+from hisdiff._sdata._features import stored_features
+from hisdiff._sdata._genes import gene_names
+from hisdiff._sdata._image import PyramidImage
+from hisdiff._sdata._locate import Place, locate
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+# Counts that a float table holds may be off by rounding in storage only.
+_WHOLE = 1e-4
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A section and the place it was read from, to which results go back."""
+
+    section: Section
+    place: Place
+
+
+def as_list(data: SpatialData | Sequence[SpatialData]) -> list[SpatialData]:
+    """Return one SpatialData or a sequence of them as a list."""
+    items = [data] if not isinstance(data, (list, tuple)) else list(data)
+    if not items:
+        raise ValueError("There is no section: the sequence of SpatialData is empty.")
+    repeated = len({id(item) for item in items}) < len(items)
+    if repeated:
+        raise ValueError("The same SpatialData object is given twice.")
+    return items
+
+
+def read_sections(
+    sdata: SpatialData,
+    *,
+    table_key: str | None = None,
+    image_key: Any = None,
+    shapes_key: str | None = None,
+    layer: str | None = None,
+    mpp: float | None = None,
+    needs: Collection[str] = (),
+) -> list[Bound]:
+    """Read the sections of a SpatialData.
+
+    Parameters
+    ----------
+    needs
+        Which of ``counts``, ``image`` and ``features`` must be there; what is missing is an error that says how to get
+        it. Counts are read (and checked) only where they are asked for.
+    """
+    places = locate(sdata, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=mpp)
+    return [_read(place, layer, frozenset(needs)) for place in places]
+
+
+def _read(place: Place, layer: str | None, needs: frozenset[str]) -> Bound:
+    table = place.table
+    image = None
+    if place.image_key is not None:
+        image = PyramidImage(place.sdata.images[place.image_key], place.mpp, place.image_key)
+    elif "image" in needs:
+        raise ValueError(
+            f"There is no image for {place.name!r}: no image of the object shares a coordinate system with it "
+            f"(images: {listing(place.sdata.images)})."
+        )
+    spots = None if table is None else _spots(place)
+    if spots is not None and image is not None:
+        _check_on_image(place, spots, image)
+    genes = np.array([], dtype=str) if table is None else gene_names(table)
+    counts = None
+    if "counts" in needs:
+        if table is None or table.n_vars == 0 or place.table_key == _keys.LATTICE_TABLE:
+            raise ValueError(f"Section {place.name!r} has no counts; it can be predicted, not fitted or evaluated.")
+        counts = read_counts(table, layer, what=f"table {place.table_key!r}")[place.rows]
+        _check_unique(genes, place)
+    features = None
+    if table is not None and _keys.EMBEDDING in table.obsm:
+        features = stored_features(place, spots, image)
+    if "features" in needs and features is None:
+        raise ValueError(f"Section {place.name!r} has no embedding; make it with hd.pp.embed(sdata).")
+    return Bound(
+        Section(place.name, genes, counts, spots, image, features, _tissue(place)),
+        place,
+    )
+
+
+def read_counts(table: AnnData, layer: str | None, *, what: str) -> sparse.csr_matrix:
+    """Return raw counts as csr float32, after checking that they are counts."""
+    if layer is not None:
+        present(layer, list(table.layers), f"layer of {what}")
+    values = table.X if layer is None else table.layers[layer]
+    where = f"{what}, {'X' if layer is None else f'layer {layer!r}'}"
+    if values is None:
+        raise ValueError(f"There are no counts in {where}; name the layer that holds them with layer=.")
+    if hasattr(values, "to_memory"):
+        values = values.to_memory()
+    counts = sparse.csr_matrix(values)
+    data = counts.data
+    if data.dtype.kind == "b" or not np.issubdtype(data.dtype, np.number):
+        raise TypeError(f"Counts are numbers, but {where} has dtype {data.dtype}.")
+    if not np.isfinite(data).all():
+        raise ValueError(f"There are NaN or infinite values in {where}; raw counts are needed.")
+    if len(data) and data.min() < 0:
+        raise ValueError(f"There are negative values in {where} (lowest {data.min():g}); raw counts are needed.")
+    if np.abs(data - np.round(data)).max(initial=0) > _WHOLE:
+        example = data[np.argmax(np.abs(data - np.round(data)))]
+        raise ValueError(
+            f"There are values that are not whole numbers in {where}, such as {example:g}; raw counts are needed. "
+            f"If they are in a layer, name it with layer= (layers: {listing(table.layers)})."
+        )
+    return counts.astype(np.float32)
+
+
+def _check_unique(genes: np.ndarray, place: Place) -> None:
+    names, times = np.unique(genes, return_counts=True)
+    if (times > 1).any():
+        raise ValueError(
+            f"Table {place.table_key!r} has {int((times > 1).sum())} gene names more than once, such as {listing(names[times > 1], 4)}; "
+            f"make them unique with adata.var_names_make_unique()."
+        )
+
+
+def _spots(place: Place) -> Locations:
+    """Return the spots of a place, in the order of its table rows, in um."""
+    table, element = place.table, place.sdata[place.region]
+    if not hasattr(element, "geometry"):
+        raise TypeError(
+            f"Table {place.table_key!r} annotates {place.region!r}, which is no shapes element; turn its labels into shapes with "
+            f"spatialdata.to_circles or to_polygons."
+        )
+    keys = table.obs[table.uns["spatialdata_attrs"]["instance_key"]].to_numpy()[place.rows]
+    where = element.index.get_indexer(keys)
+    if (where < 0).any():
+        raise ValueError(
+            f"{int((where < 0).sum())} of {len(keys)} rows of table {place.table_key!r} have no shape in {place.region!r}, "
+            f"such as {listing(keys[where < 0], 4)}."
+        )
+    geometry = np.asarray(element.geometry)[where]
+    centres = shapely.get_coordinates(shapely.centroid(geometry))
+    to_um = _to_um(place)
+    xy = centres @ to_um[:2, :2].T + to_um[:2, 2]
+    scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
+    footprint: np.ndarray | float
+    if "radius" in element.columns:
+        footprint = element["radius"].to_numpy(dtype=float)[where] * scale
+        if len(footprint) and np.ptp(footprint) < 1e-6 * footprint[0]:
+            footprint = float(footprint[0])
+    else:
+        footprint = np.asarray(shapely.transform(geometry, lambda p: p @ to_um[:2, :2].T + to_um[:2, 2]))
+    return Locations(xy, footprint, _array_ij(table, place.rows))
+
+
+def _array_ij(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
+    if _keys.ARRAY_ROW not in table.obs or _keys.ARRAY_COL not in table.obs:
+        return None
+    return table.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy()[rows].astype(np.int64)
+
+
+def _to_um(place: Place) -> np.ndarray:
+    return np.diag([place.mpp, place.mpp, 1.0]) @ place.to_px if np.isfinite(place.mpp) else place.to_px
+
+
+def _check_on_image(place: Place, spots: Locations, image: PyramidImage) -> None:
+    x0, y0, x1, y1 = image.bounds_um
+    x, y = spots.xy_um.T
+    outside = (x < x0) | (x > x1) | (y < y0) | (y > y1)
+    if outside.any():
+        px = spots.xy_um / place.mpp
+        raise ValueError(
+            f"{int(outside.sum())} of {len(spots)} spots of {place.region!r} lie outside image {place.image_key!r}: spots reach "
+            f"x = {px[:, 0].max():.0f}, y = {px[:, 1].max():.0f} px, the image {(x1 - x0) / place.mpp:.0f} x {(y1 - y0) / place.mpp:.0f} px. "
+            f"Coordinates of the full-resolution image on a reduced one (hires, lowres)?"
+        )
+
+
+def _tissue(place: Place) -> Any:
+    """Return the outline of the tissue in um, or None."""
+    element = place.sdata.shapes.get(_keys.TISSUE)
+    if element is None or place.image_key is None:
+        return None
+    from hisdiff._sdata._tissue import tissue_of
+
+    return tissue_of(element, place)

@@ -138,7 +138,7 @@ def _check_sdata(sdata: Any) -> None:
 def _image_only(sdata: SpatialData, image_key: str | Mapping[str, str] | None, mpp: float | None) -> Place:
     if image_key is not None and not isinstance(image_key, str):
         raise TypeError("image_key maps regions to images, but the object has no table with regions; give one name.")
-    candidates = _images(sdata)
+    candidates = rgb_images(sdata)
     if image_key is not None:
         present(image_key, list(sdata.images), "image")
     elif len(candidates) == 1:
@@ -152,21 +152,25 @@ def _image_only(sdata: SpatialData, image_key: str | Mapping[str, str] | None, m
     return Place(sdata, None, None, image_key, np.arange(0), image_mpp(sdata, image_key, mpp), np.eye(3))
 
 
-def _images(sdata: SpatialData) -> list[str]:
+def rgb_images(sdata: SpatialData) -> list[str]:
+    """Return the names of the images that may show H&E."""
     # Dense embeddings are image elements as well, of many channels.
-    return [key for key in sdata.images if _finest(sdata, key).sizes["c"] in (1, 3, 4)]
+    return [key for key in sdata.images if finest(sdata, key).sizes["c"] in (1, 3, 4)]
 
 
-def _finest(sdata: SpatialData, image_key: str) -> Any:
+def finest(sdata: SpatialData, image_key: str) -> Any:
+    """Return the full-resolution level of an image."""
     element = sdata.images[image_key]
     return get_pyramid_levels(element, n=0) if hasattr(element, "children") else element
 
 
-def _matrix(element: Any, system: str) -> np.ndarray:
+def matrix_to(element: Any, system: str) -> np.ndarray:
+    """Return the ``(3, 3)`` matrix from an element's own (x, y) to a coordinate system."""
     return get_transformation(element, system).to_affine_matrix(_XY, _XY)
 
 
-def _shared_systems(first: Any, second: Any) -> list[str]:
+def shared_systems(first: Any, second: Any) -> list[str]:
+    """Return the coordinate systems that two elements share."""
     systems = get_transformation(second, get_all=True)
     return [name for name in get_transformation(first, get_all=True) if name in systems]
 
@@ -176,25 +180,25 @@ def _image_for(sdata: SpatialData, region: str, image_key: str | Mapping[str, st
         if not isinstance(image_key, str):
             image_key = image_key[present(region, list(image_key), "region in image_key:")]
         present(image_key, list(sdata.images), "image")
-        if not _shared_systems(sdata[region], _finest(sdata, image_key)):
+        if not shared_systems(sdata[region], finest(sdata, image_key)):
             raise ValueError(
                 f"Image {image_key!r} and {region!r} share no coordinate system; those of {region!r} are "
                 f"{listing(get_transformation(sdata[region], get_all=True))}, those of the image "
-                f"{listing(get_transformation(_finest(sdata, image_key), get_all=True))}."
+                f"{listing(get_transformation(finest(sdata, image_key), get_all=True))}."
             )
         return image_key
     pixel_sizes: dict[str, float] = {}
-    for key in _images(sdata):
-        image = _finest(sdata, key)
-        for system in _shared_systems(sdata[region], image):
+    for key in rgb_images(sdata):
+        image = finest(sdata, key)
+        for system in shared_systems(sdata[region], image):
             # Measured in the region's own units, so that images in different systems can be compared.
-            to_px = np.linalg.inv(_matrix(image, system)) @ _matrix(sdata[region], system)
+            to_px = np.linalg.inv(matrix_to(image, system)) @ matrix_to(sdata[region], system)
             pixel_sizes[key] = 1 / np.sqrt(abs(np.linalg.det(to_px[:2, :2])))
             break
     if not pixel_sizes:
         return None
-    finest = min(pixel_sizes.values())
-    best = [key for key, size in pixel_sizes.items() if size < finest * 1.01]
+    smallest = min(pixel_sizes.values())
+    best = [key for key, size in pixel_sizes.items() if size < smallest * 1.01]
     if len(best) > 1:
         raise ValueError(f"Several images of {region!r} are equally fine: {listing(best)}; choose one with image_key=.")
     return best[0]
@@ -202,7 +206,7 @@ def _image_for(sdata: SpatialData, region: str, image_key: str | Mapping[str, st
 
 def image_mpp(sdata: SpatialData, image_key: str, mpp: float | None = None) -> float:
     """Return the micrometres per pixel of an image: its scale to ``um``, or the one that is stated."""
-    image = _finest(sdata, image_key)
+    image = finest(sdata, image_key)
     if _keys.UM not in get_transformation(image, get_all=True):
         if mpp is None:
             raise ValueError(
@@ -210,7 +214,7 @@ def image_mpp(sdata: SpatialData, image_key: str, mpp: float | None = None) -> f
                 f"or settle it once with hd.io.adopt(sdata, mpp=...)."
             )
         return mpp
-    known = similarity_scale(_matrix(image, _keys.UM), f"The transformation of image {image_key!r} to {_keys.UM!r}")
+    known = similarity_scale(matrix_to(image, _keys.UM), f"The transformation of image {image_key!r} to {_keys.UM!r}")
     if mpp is not None and abs(mpp / known - 1) > _MPP_TOLERANCE:
         raise ValueError(
             f"mpp={mpp:g} contradicts image {image_key!r}, which has {known:.4g} um per pixel; change that with hd.io.adopt."
@@ -219,8 +223,8 @@ def image_mpp(sdata: SpatialData, image_key: str, mpp: float | None = None) -> f
 
 
 def _geometry(sdata: SpatialData, region: str, image_key: str, mpp: float | None) -> tuple[float, np.ndarray]:
-    image = _finest(sdata, image_key)
-    system = _shared_systems(sdata[region], image)[0]
-    to_px = np.linalg.inv(_matrix(image, system)) @ _matrix(sdata[region], system)
+    image = finest(sdata, image_key)
+    system = shared_systems(sdata[region], image)[0]
+    to_px = np.linalg.inv(matrix_to(image, system)) @ matrix_to(sdata[region], system)
     similarity_scale(to_px, f"The transformation of {region!r} to image {image_key!r}")
     return image_mpp(sdata, image_key, mpp), to_px

@@ -11,11 +11,12 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
-from hisdiff._section import Locations, Section
 from hisdiff._sdata._features import stored_features
 from hisdiff._sdata._genes import gene_names
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._locate import Place, locate
+from hisdiff._sdata._tissue import read_tissue
+from hisdiff._section import Locations, Section
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -94,7 +95,7 @@ def _read(place: Place, layer: str | None, needs: frozenset[str]) -> Bound:
     if "features" in needs and features is None:
         raise ValueError(f"Section {place.name!r} has no embedding; make it with hd.pp.embed(sdata).")
     return Bound(
-        Section(place.name, genes, counts, spots, image, features, _tissue(place)),
+        Section(place.name, genes, counts, spots, image, features, read_tissue(place)),
         place,
     )
 
@@ -186,13 +187,3 @@ def _check_on_image(place: Place, spots: Locations, image: PyramidImage) -> None
             f"x = {px[:, 0].max():.0f}, y = {px[:, 1].max():.0f} px, the image {(x1 - x0) / place.mpp:.0f} x {(y1 - y0) / place.mpp:.0f} px. "
             f"Coordinates of the full-resolution image on a reduced one (hires, lowres)?"
         )
-
-
-def _tissue(place: Place) -> Any:
-    """Return the outline of the tissue in um, or None."""
-    element = place.sdata.shapes.get(_keys.TISSUE)
-    if element is None or place.image_key is None:
-        return None
-    from hisdiff._sdata._tissue import tissue_of
-
-    return tissue_of(element, place)

@@ -1,8 +1,8 @@
-"""The tissue outline as a shapes element."""
+"""The tissue outline as a shapes element, one per image."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
@@ -11,51 +11,55 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
-from hisdiff._sdata._locate import _finest, _matrix, _shared_systems
+from hisdiff._sdata._locate import finest, matrix_to, rgb_images, shared_systems
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
+    from spatialdata import SpatialData
 
     from hisdiff._sdata._locate import Place
 
-_IMAGE_COLUMN = "image"
-_MADE_BY_COLUMN = "made_by"
+# A column survives a round trip through zarr, an attribute of the frame does not.
+_MADE_BY = "made_by"
 
 
-def tissue_of(element: gpd.GeoDataFrame, place: Place) -> MultiPolygon | Polygon | None:
-    """Return the outline of a place's tissue in um, from an element whose rows may belong to several images."""
-    image = _finest(place.sdata, place.image_key)
-    systems = _shared_systems(element, image)
-    if _IMAGE_COLUMN in element.columns:
-        element = element[element[_IMAGE_COLUMN] == place.image_key]
-    if not len(element) or not systems:
+def tissue_key(sdata: SpatialData, image_key: str) -> str:
+    """Return the name of an image's tissue element: ``tissue``, or ``tissue_<image>`` where there are several images."""
+    return _keys.TISSUE if len(rgb_images(sdata)) <= 1 else f"{_keys.TISSUE}_{image_key}"
+
+
+def read_tissue(place: Place) -> MultiPolygon | Polygon | None:
+    """Return the outline of a place's tissue in um, or None where there is none."""
+    if place.image_key is None:
         return None
-    to_px = np.linalg.inv(_matrix(image, systems[0])) @ _matrix(element, systems[0])
+    sdata = place.sdata
+    element = sdata.shapes.get(tissue_key(sdata, place.image_key), sdata.shapes.get(_keys.TISSUE))
+    image = finest(sdata, place.image_key)
+    systems = [] if element is None else shared_systems(element, image)
+    if not systems:
+        return None
+    to_px = np.linalg.inv(matrix_to(image, systems[0])) @ matrix_to(element, systems[0])
     to_um = np.diag([place.mpp, place.mpp, 1.0]) @ to_px
     outline = shapely.union_all(np.asarray(element.geometry))
     return shapely.transform(outline, lambda p: p @ to_um[:2, :2].T + to_um[:2, 2])
 
 
-def write_tissue(place: Place, outline_um: MultiPolygon | Polygon) -> None:
-    """Write an outline given in um, in pixels of the image and with the image's transformations.
-
-    Outlines of other images in the same element stay.
-    """
+def check_tissue_writable(place: Place, key: str) -> None:
+    """Raise where an element of that name exists and hisdiff did not make it."""
     sdata = place.sdata
+    old = sdata.shapes.get(key)
+    made_here = old is not None and _MADE_BY in old.columns and bool((old[_MADE_BY] == _keys.STEM).all())
+    if key in sdata and not made_here:
+        raise ValueError(
+            f"There is an element {key!r} that hisdiff did not write; it is left alone. Choose another name with key_added=."
+        )
+
+
+def write_tissue(place: Place, key: str, outline_um: MultiPolygon | Polygon) -> None:
+    """Write an outline given in um, in pixels of the image and with the image's transformations."""
     parts = shapely.get_parts(shapely.transform(outline_um, lambda p: p / place.mpp))
-    frame = gpd.GeoDataFrame({"geometry": parts, _IMAGE_COLUMN: place.image_key, _MADE_BY_COLUMN: _keys.STEM})
-    old = sdata.shapes.get(_keys.TISSUE)
-    if old is not None:
-        others = old[old[_IMAGE_COLUMN] != place.image_key] if _IMAGE_COLUMN in old.columns else old.iloc[:0]
-        if len(others):
-            import pandas as pd
-
-            frame = gpd.GeoDataFrame(pd.concat([others, frame], ignore_index=True))
-            frame.attrs = {}
-    transformations: dict[str, Any] = get_transformation(_finest(sdata, place.image_key), get_all=True)
-    sdata.shapes[_keys.TISSUE] = ShapesModel.parse(frame, transformations=transformations)
-
-
-def made_here(element: gpd.GeoDataFrame) -> bool:
-    """Whether hisdiff wrote a tissue element, so that it may be replaced."""
-    return _MADE_BY_COLUMN in element.columns and bool((element[_MADE_BY_COLUMN] == _keys.STEM).all())
+    frame = gpd.GeoDataFrame({"geometry": parts, _MADE_BY: _keys.STEM})
+    transformations = get_transformation(finest(place.sdata, place.image_key), get_all=True)
+    if key in place.sdata.shapes:
+        del place.sdata.shapes[key]
+    place.sdata.shapes[key] = ShapesModel.parse(frame, transformations=transformations)

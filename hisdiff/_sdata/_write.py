@@ -1,0 +1,141 @@
+"""Results go back where scverse looks for them: layers and var columns of the table, or a new table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from spatialdata.models import ShapesModel, TableModel
+from spatialdata.transformations import get_transformation
+
+from hisdiff import _keys
+from hisdiff._log import logger
+from hisdiff._sdata._locate import finest, mark_made_here
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+
+    from hisdiff._sdata._locate import Place
+    from hisdiff._section import Prediction
+
+MAX_LAYER_BYTES = 2 * 1024**3
+
+
+def records(table: AnnData, kind: str) -> dict[str, Any]:
+    """Return the records of one kind in ``uns["hisdiff"]``, an empty mapping where there are none."""
+    return table.uns.get(_keys.STEM, {}).get(kind, {})
+
+
+def set_record(table: AnnData, kind: str, key: str | None, record: Mapping[str, Any]) -> None:
+    """Write a record of plain values into ``uns["hisdiff"][kind]`` (``[key]``)."""
+    home = table.uns.setdefault(_keys.STEM, {})
+    if key is None:
+        home[kind] = dict(record)
+    else:
+        home.setdefault(kind, {})[key] = dict(record)
+
+
+def layer_names(stem: str, n_draws: int) -> list[str]:
+    """Return the layers that a prediction fills."""
+    return [stem, _keys.std(stem), *(_keys.draw(stem, i) for i in range(n_draws))]
+
+
+def check_layers_writable(table: AnnData, stem: str, n_draws: int, what: str) -> None:
+    """Raise where a layer would overwrite something else, or would not fit."""
+    taken = [name for name in layer_names(stem, n_draws) if name in table.layers]
+    if taken and stem not in records(table, _keys.PREDICTIONS):
+        raise ValueError(
+            f"{what} has layer(s) {taken} that hisdiff did not write; they are left alone. Choose another name with key_added=."
+        )
+    size = 4 * table.n_obs * table.n_vars
+    if size > MAX_LAYER_BYTES:
+        raise ValueError(
+            f"A layer of {table.n_obs} x {table.n_vars} float32 values is {size / 1024**3:.1f} GB, above the limit of "
+            f"{MAX_LAYER_BYTES / 1024**3:.0f} GB; subset the table to the genes of interest first."
+        )
+
+
+def write_layers(
+    table: AnnData, stem: str, rows: Sequence[np.ndarray], columns: np.ndarray, predictions: Sequence[Prediction]
+) -> None:
+    """Write predictions of the sections of a table into its layers.
+
+    Parameters
+    ----------
+    rows
+        Rows of each section.
+    columns
+        Column of each gene of the panel in the table, -1 where the table lacks it.
+    predictions
+        One for each section. Entries that no prediction covers are NaN.
+    """
+    known = np.flatnonzero(columns >= 0)
+    n_draws = 0 if predictions[0].draws is None else len(predictions[0].draws)
+    stale = [
+        name for name in table.layers if name.startswith(f"{stem}_draw") and stem in records(table, _keys.PREDICTIONS)
+    ]
+    for name in stale:
+        del table.layers[name]
+    for position, name in enumerate(layer_names(stem, n_draws)):
+        layer = np.full(table.shape, np.nan, dtype=np.float32)
+        for where, prediction in zip(rows, predictions):
+            values = (prediction.mean, prediction.std)[position] if position < 2 else prediction.draws[position - 2]
+            layer[np.ix_(where, columns[known])] = values[:, known]
+        table.layers[name] = layer
+    modelled = np.zeros(table.n_vars, dtype=bool)
+    modelled[columns[known]] = True
+    table.var[_keys.MODELLED] = modelled
+    logger.info(
+        "wrote layers %r and %r%s: %d spots x %d genes, %s",
+        stem, _keys.std(stem), f" and {n_draws} draw(s)" if n_draws else "", sum(map(len, rows)), len(known), predictions[0].units,
+    )  # fmt: skip
+
+
+def write_var(table: AnnData, name: str, columns: np.ndarray, values: np.ndarray) -> None:
+    """Write one value per gene of the panel into a var column, NaN for other genes."""
+    column = np.full(table.n_vars, np.nan)
+    known = columns >= 0
+    column[columns[known]] = values[known]
+    table.var[name] = column
+
+
+def write_obs(table: AnnData, name: str, rows: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> None:
+    """Write values of the sections of a table into an obs column; rows of no section get the type's zero."""
+    column = np.zeros(table.n_obs, dtype=np.asarray(values[0]).dtype)
+    for where, section_values in zip(rows, values):
+        column[where] = section_values
+    table.obs[name] = column
+
+
+def lattice_table(
+    place: Place, xy_um: np.ndarray, radius_um: float, genes: Sequence[str] = ()
+) -> tuple[gpd.GeoDataFrame, AnnData]:
+    """Make the lattice of a section that has only an image: circles in pixels, and a table that annotates them."""
+    transformations = get_transformation(finest(place.sdata, place.image_key), get_all=True)
+    xy_px = xy_um / place.mpp
+    circles = gpd.GeoDataFrame({"geometry": shapely.points(xy_px), "radius": radius_um / place.mpp})
+    shapes = ShapesModel.parse(circles, transformations=transformations)
+    table = ad.AnnData(
+        X=np.full((len(xy_px), len(genes)), np.nan, dtype=np.float32),
+        obs=pd.DataFrame(
+            {"region": pd.Categorical([_keys.LATTICE] * len(xy_px)), "instance_id": np.arange(len(xy_px))},
+            index=[f"lattice_{i}" for i in range(len(xy_px))],
+        ),
+        var=pd.DataFrame(index=pd.Index(list(genes), dtype=str)),
+        obsm={_keys.SPATIAL: xy_px},
+    )
+    mark_made_here(table)
+    return shapes, TableModel.parse(table, region=_keys.LATTICE, region_key="region", instance_key="instance_id")
+
+
+def replace_table(place: Place, key: str, table: AnnData) -> None:
+    """Put a table under a key, in place of hisdiff's own former one."""
+    if key in place.sdata.tables:
+        del place.sdata.tables[key]
+    place.sdata.tables[key] = table

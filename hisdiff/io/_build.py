@@ -7,6 +7,7 @@ Full-resolution pixels are the intrinsic coordinates of image, shapes and ``obsm
 from __future__ import annotations
 
 import re
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -54,50 +55,49 @@ def transformations(mpp: float) -> dict[str, Any]:
 
 
 def halve(pixels: np.ndarray) -> np.ndarray:
-    """Return a uint8 ``(y, x, c)`` image at half the resolution, the mean of 2 x 2 pixels; an odd last line is dropped."""
-    height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
-    half = np.empty((height // 2, width // 2, *pixels.shape[2:]), dtype=np.uint8)
-    for top in range(0, height, 2 * CHUNK):  # in strips, so that no 16-bit copy of the slide is held
-        strip = pixels[top : min(top + 2 * CHUNK, height), :width]
-        total = strip[0::2, 0::2].astype(np.uint16)
-        for corner in (strip[0::2, 1::2], strip[1::2, 0::2], strip[1::2, 1::2]):
-            total += corner
-        half[top // 2 : top // 2 + len(total)] = (total + 2) // 4
+    """Return a uint8 ``(c, y, x)`` image at half the resolution: means of 2 x 2 pixels, an odd last line dropped."""
+    height, width = pixels.shape[1] // 2 * 2, pixels.shape[2] // 2 * 2
+    half = np.empty((len(pixels), height // 2, width // 2), dtype=np.uint8)
+    for top in range(0, height, CHUNK):  # in strips, so that no 16-bit copy of the slide is held
+        strip = pixels[:, top : min(top + CHUNK, height), :width]
+        rows = np.add(strip[:, 0::2], strip[:, 1::2], dtype=np.uint16)
+        total = rows[:, :, 0::2] + rows[:, :, 1::2]
+        half[:, top // 2 : top // 2 + total.shape[1]] = (total + 2) >> 2
     return half
 
 
-def _halve_block(block: np.ndarray) -> np.ndarray:
-    return halve(block.transpose(1, 2, 0)).transpose(2, 0, 1)
-
-
 def levels_of(pixels: np.ndarray | da.Array) -> list[da.Array]:
-    """Return the pyramid of a uint8 image, finest first, each level half of the one before.
+    """Return the pyramid of a uint8 image ``(c, y, x)``, finest first, each level half of the one before.
 
-    Parameters
-    ----------
-    pixels
-        ``(y, x, 3)`` in memory (levels are made now), or a dask array ``(3, y, x)`` (levels stay lazy).
+    The levels of an array in memory are made now, those of a dask array stay lazy.
     """
-    if isinstance(pixels, np.ndarray):
-        levels = [chunked(pixels)]
-        while max(pixels.shape[:2]) > SMALLEST_LEVEL and min(pixels.shape[:2]) > 1:
-            pixels = halve(pixels)
-            levels.append(chunked(pixels))
-        return levels
     levels = [pixels]
     while max(levels[-1].shape[1:]) > SMALLEST_LEVEL and min(levels[-1].shape[1:]) > 1:
-        fine = levels[-1].rechunk((3, CHUNK, CHUNK))
-        # Chunks are even but for the last ones, so halving block by block is halving the whole.
-        sides = [tuple(side // 2 for side in sizes) for sizes in fine.chunks[1:]]
-        coarse = fine.map_blocks(_halve_block, dtype=np.uint8, chunks=(fine.chunks[0], *sides))
-        levels.append(coarse[:, : fine.shape[1] // 2, : fine.shape[2] // 2])
-    return levels
+        levels.append(halve(levels[-1]) if isinstance(pixels, np.ndarray) else _halve_lazily(levels[-1]))
+    return [chunked(level) for level in levels]
 
 
-def chunked(pixels: np.ndarray) -> da.Array:
-    """Return an image ``(y, x, 3)`` in memory as a dask array ``(3, y, x)`` without a copy."""
-    # name=False: dask would read the whole slide to name it by its content.
-    return da.from_array(pixels.transpose(2, 0, 1), chunks=(pixels.shape[2], CHUNK, CHUNK), name=False)
+def _halve_lazily(pixels: da.Array) -> da.Array:
+    pixels = chunked(pixels)
+    # Chunks are even but for the last ones, so halving block by block is halving the whole.
+    sides = [tuple(side // 2 for side in sizes) for sizes in pixels.chunks[1:]]
+    return pixels.map_blocks(halve, dtype=np.uint8, chunks=(pixels.chunks[0], *sides))
+
+
+def chunked(pixels: np.ndarray | da.Array) -> da.Array:
+    """Return an image ``(c, y, x)`` as a dask array with all channels of a square in one chunk."""
+    chunks = (len(pixels), CHUNK, CHUNK)
+    if not isinstance(pixels, np.ndarray):
+        return pixels.rechunk(chunks)
+    # da.from_array would copy the slide, and read all of it once more to name it by its content.
+    name = f"pixels-{uuid.uuid4().hex}"
+    sizes = da.core.normalize_chunks(chunks, pixels.shape, dtype=pixels.dtype)
+    blocks = {
+        (name, 0, i, j): pixels[:, i * CHUNK : (i + 1) * CHUNK, j * CHUNK : (j + 1) * CHUNK]
+        for i in range(len(sizes[1]))
+        for j in range(len(sizes[2]))
+    }
+    return da.Array(blocks, name, sizes, dtype=pixels.dtype)
 
 
 def image_element(levels: Sequence[da.Array], mpp: float) -> DataTree:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from hisdiff._check import listing, present
 from hisdiff._geometry import array_mpp
@@ -95,13 +97,20 @@ def _read_spots(file: Path) -> pd.DataFrame:
 
 
 def _read_counts(file: Path) -> ad.AnnData:
-    # Names are read as data: pandas would number repeated ones without a word.
-    frame = pd.read_csv(file, sep="\t", header=None, index_col=0, skiprows=1)
-    genes = pd.read_csv(file, sep="\t", header=None, index_col=0, nrows=1, dtype=str).iloc[0]
+    opened = gzip.open(file, "rt") if file.suffix == ".gz" else file.open()
+    with (
+        opened as lines
+    ):  # line by line: pandas takes ten times as long for so many columns, and renames repeated genes
+        genes = next(lines).rstrip("\n").split("\t")[1:]
+        spots, rows = [], []
+        for line in lines:
+            spot, *values = line.rstrip("\n").split("\t")
+            if len(values) != len(genes):
+                raise ValueError(f"{file} has {len(values)} counts for spot {spot!r} but {len(genes)} genes.")
+            spots.append(spot)
+            rows.append(sparse.csr_matrix(np.array(values, dtype=np.float32)))
     counts = ad.AnnData(
-        raw_counts(frame.to_numpy(dtype=np.float32), str(file)),
-        obs=pd.DataFrame(index=frame.index.astype(str)),
-        var=pd.DataFrame(index=genes.to_numpy(dtype=str)),
+        raw_counts(sparse.vstack(rows), str(file)), obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=genes)
     )
     unique_genes(counts, str(file))
     return counts

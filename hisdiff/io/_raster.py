@@ -27,16 +27,17 @@ def _any_size() -> Iterator[None]:
 
 
 def decode(path: Path) -> np.ndarray:
-    """Return an image in a format without random access (jpg, png, ...) as uint8 ``(y, x, 3)``, decoded once."""
+    """Return an image in a format without random access (jpg, png, ...) as uint8 ``(3, y, x)``, decoded once."""
     from PIL import Image
 
     try:
         with _any_size(), Image.open(path) as image:
             image.load()
-            pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+            pixels = np.empty((3, image.height, image.width), dtype=np.uint8)
             for top in range(0, image.height, CHUNK):  # in strips: a whole copy beside Pillow's own doubles the memory
                 bottom = min(top + CHUNK, image.height)
-                pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGB"))
+                strip = image.crop((0, top, image.width, bottom)).convert("RGB")
+                pixels[:, top:bottom] = np.asarray(strip).transpose(2, 0, 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}. Is the file complete?") from error
     return pixels

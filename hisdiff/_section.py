@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
+import shapely
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,13 @@ class Locations:
 
     def __len__(self) -> int:
         return len(self.xy_um)
+
+    @property
+    def radius_um(self) -> np.ndarray:
+        """``(n,)`` radius of the disc of each footprint's area, in um."""
+        if isinstance(self.footprint, np.ndarray) and self.footprint.dtype == object:
+            return np.sqrt(shapely.area(self.footprint) / np.pi)
+        return np.broadcast_to(np.asarray(self.footprint, dtype=float), len(self))
 
     def take(self, rows: np.ndarray) -> Locations:
         """Return the given rows (integers, a slice or a mask)."""
@@ -81,7 +89,13 @@ class FeatureSpec:
     patch_um: float
 
     def to_dict(self) -> dict[str, Any]:
-        return {"encoder": self.encoder, "revision": self.revision, "dim": int(self.dim), "mpp": float(self.mpp), "patch_um": float(self.patch_um)}
+        return {
+            "encoder": self.encoder,
+            "revision": self.revision,
+            "dim": int(self.dim),
+            "mpp": float(self.mpp),
+            "patch_um": float(self.patch_um),
+        }
 
 
 @runtime_checkable
@@ -136,7 +150,9 @@ class Section:
         where = {gene: i for i, gene in enumerate(self.genes)}
         missing = [gene for gene in panel if gene not in where]
         if missing:
-            raise KeyError(f"Section {self.name!r} lacks {len(missing)} of {len(panel)} genes of the panel, such as {missing[:5]}.")
+            raise KeyError(
+                f"Section {self.name!r} lacks {len(missing)} of {len(panel)} genes of the panel, such as {missing[:5]}."
+            )
         counts = self.counts[:, [where[gene] for gene in panel]].tocsr()
         return replace(self, genes=panel, counts=counts, depth=depth_of(counts))
 

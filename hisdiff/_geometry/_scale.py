@@ -36,5 +36,7 @@ def similarity_scale(matrix: np.ndarray, what: str, *, tolerance: float = 0.01) 
     """Return the scale of a 2-D affine ``(3, 3)`` matrix that is a similarity; a stretch or shear is a ``ValueError``."""
     singular = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     if singular[1] <= 0 or singular[0] / singular[1] > 1 + tolerance:
-        raise ValueError(f"{what} is stretched or sheared (scales {singular[0]:.4g} and {singular[1]:.4g}); one scale is needed.")
+        raise ValueError(
+            f"{what} is stretched or sheared (scales {singular[0]:.4g} and {singular[1]:.4g}); one scale is needed."
+        )
     return float(np.sqrt(singular[0] * singular[1]))

@@ -75,7 +75,7 @@ def locate(
     Defaults: the only table that hisdiff did not write and that is not called ``truth``, else the lattice that it
     wrote; the element that this table annotates; the finest image that shares a coordinate system with it.
     """
-    _check_sdata(sdata)
+    check_sdata(sdata)
     if mpp is not None:
         mpp = positive(mpp, "mpp")
     table_key = resolve_table(sdata, table_key)
@@ -123,7 +123,8 @@ def _made_here(table: AnnData) -> bool:
     return table.uns.get(_keys.STEM, {}).get("made_by") == _keys.STEM
 
 
-def _check_sdata(sdata: Any) -> None:
+def check_sdata(sdata: Any) -> None:
+    """Raise where something else than a SpatialData is given."""
     from spatialdata import SpatialData
 
     if not isinstance(sdata, SpatialData):

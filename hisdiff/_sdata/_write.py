@@ -113,29 +113,36 @@ def write_obs(table: AnnData, name: str, rows: Sequence[np.ndarray], values: Seq
     table.obs[name] = column
 
 
-def lattice_table(
-    place: Place, xy_um: np.ndarray, radius_um: float, genes: Sequence[str] = ()
-) -> tuple[gpd.GeoDataFrame, AnnData]:
-    """Make the lattice of a section that has only an image: circles in pixels, and a table that annotates them."""
+def write_lattice(place: Place, xy_um: np.ndarray, radius_um: float) -> None:
+    """Write the lattice of a section that has only an image: circles in pixels, and a table without genes."""
     transformations = get_transformation(finest(place.sdata, place.image_key), get_all=True)
     xy_px = xy_um / place.mpp
     circles = gpd.GeoDataFrame({"geometry": shapely.points(xy_px), "radius": radius_um / place.mpp})
-    shapes = ShapesModel.parse(circles, transformations=transformations)
-    table = ad.AnnData(
-        X=np.full((len(xy_px), len(genes)), np.nan, dtype=np.float32),
-        obs=pd.DataFrame(
-            {"region": pd.Categorical([_keys.LATTICE] * len(xy_px)), "instance_id": np.arange(len(xy_px))},
-            index=[f"lattice_{i}" for i in range(len(xy_px))],
-        ),
-        var=pd.DataFrame(index=pd.Index(list(genes), dtype=str)),
-        obsm={_keys.SPATIAL: xy_px},
+    place.sdata.shapes.pop(_keys.LATTICE, None)
+    place.sdata.shapes[_keys.LATTICE] = ShapesModel.parse(circles, transformations=transformations)
+    obs = pd.DataFrame(
+        {"region": pd.Categorical([_keys.LATTICE] * len(xy_px)), "instance_id": np.arange(len(xy_px))},
+        index=[f"lattice_{i}" for i in range(len(xy_px))],
     )
+    table = ad.AnnData(np.empty((len(xy_px), 0), dtype=np.float32), obs=obs, obsm={_keys.SPATIAL: xy_px})
     mark_made_here(table)
-    return shapes, TableModel.parse(table, region=_keys.LATTICE, region_key="region", instance_key="instance_id")
+    _replace_lattice_table(place, table)
 
 
-def replace_table(place: Place, key: str, table: AnnData) -> None:
-    """Put a table under a key, in place of hisdiff's own former one."""
-    if key in place.sdata.tables:
-        del place.sdata.tables[key]
-    place.sdata.tables[key] = table
+def with_panel(place: Place, genes: Sequence[str]) -> AnnData:
+    """Return the lattice's table with the genes of a panel in place of its own, X still empty (NaN)."""
+    old = place.table
+    values = np.full((old.n_obs, len(genes)), np.nan, dtype=np.float32)
+    table = ad.AnnData(
+        values, obs=old.obs.copy(), var=pd.DataFrame(index=pd.Index(list(genes), dtype=str)), obsm=dict(old.obsm)
+    )
+    table.uns[_keys.STEM] = {key: value for key, value in old.uns[_keys.STEM].items() if key != _keys.PREDICTIONS}
+    _replace_lattice_table(place, table)
+    return place.table
+
+
+def _replace_lattice_table(place: Place, table: AnnData) -> None:
+    place.sdata.tables.pop(_keys.LATTICE_TABLE, None)
+    place.sdata.tables[_keys.LATTICE_TABLE] = TableModel.parse(
+        table, region=_keys.LATTICE, region_key="region", instance_key="instance_id", overwrite_metadata=True
+    )

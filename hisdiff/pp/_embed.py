@@ -1,0 +1,244 @@
+"""Embedding of the patches around spots."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from shapely import MultiPolygon
+
+from hisdiff import _keys, encoders
+from hisdiff._check import positive
+from hisdiff._geometry import lattice_points
+from hisdiff._log import logger
+from hisdiff._sdata._features import embedding_record
+from hisdiff._sdata._locate import locate
+from hisdiff._sdata._read import Bound, as_list, read_sections
+from hisdiff._sdata._tissue import tissue_key, write_tissue
+from hisdiff._sdata._write import set_record, write_lattice
+from hisdiff._section import FeatureSpec, Locations
+from hisdiff.encoders._embed import embed_locations, lattice_statistics
+from hisdiff.pp._tissue import outline_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._locate import Place
+    from hisdiff._section import ImageSource
+    from hisdiff.encoders import Encoder
+
+# Lattice of a section without spots: that of Visium.
+LATTICE_SPACING_UM = 100.0
+LATTICE_RADIUS_UM = 27.5
+
+
+def embed(
+    data: SpatialData | Sequence[SpatialData],
+    encoder: str | Encoder = "texture",
+    *,
+    patch_um: float | None = None,
+    batch_size: int | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    mpp: float | None = None,
+    device: str | None = None,
+    progress: bool | None = None,
+    inplace: bool = True,
+) -> np.ndarray | list[np.ndarray] | None:
+    """Embed the patch of image around every spot.
+
+    Patches have a fixed side in micrometres and are resampled to the encoder's own pixel size, whatever the scan's.
+    Embeddings are stored raw; beside them the mean and standard deviation over a 200 um lattice inside the tissue,
+    by which a model can take out stain and scanner. A section that has only an image gets a lattice of locations
+    first. What was embedded before with the same encoder, patch and image is not computed again.
+
+    Parameters
+    ----------
+    data
+        One SpatialData or a sequence of them, with an H&E image each.
+    encoder
+        Name of an encoder (``hd.encoders.list()``), ``"local-dir:FOLDER"`` with a timm model, or an object with ``spec``
+        and ``encode`` (:class:`hisdiff.encoders.Encoder`). ``"texture"`` needs no weights.
+    patch_um
+        Side of the patch in um; None for the encoder's own.
+    batch_size
+        Patches per call of the encoder; does not change the result.
+    table_key, image_key, shapes_key
+        What to use where several could be meant; ``image_key`` may map regions to images.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    device
+        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
+    progress
+        Show a progress bar; None for the package's setting.
+    inplace
+        Write, or return the embeddings.
+
+    Returns
+    -------
+    None, and sets in every section ``tables[table_key].obsm["hisdiff_embedding"]`` (float32, n_obs x D, raw) and
+    ``uns["hisdiff"]["embedding"]``; in a section without spots also the shapes element ``hisdiff_lattice`` and the
+    table ``lattice``; and the shapes element ``tissue`` where there is none. Or the embeddings, one array per section.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, spots lie outside it, its micrometres per pixel are unknown, or no tissue is found.
+    PermissionError
+        If the encoder's weights are gated and cannot be read.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy()
+    >>> hd.pp.embed(sdata, "texture")
+    >>> sdata.tables["table"].obsm["hisdiff_embedding"].shape[0] == sdata.tables["table"].n_obs
+    True
+    """
+    if patch_um is not None:
+        positive(patch_um, "patch_um")
+    where = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    items = as_list(data)
+    for sdata in items:  # everything is checked before anything is computed
+        read_sections(sdata, **where, needs=("image",))
+    encoder = encoders.get(encoder)
+    run = {"batch_size": batch_size, "device": device, "progress": progress}
+    results = [_embed(sdata, encoder, patch_um, where, run, inplace=inplace) for sdata in items]
+    if inplace:
+        return None
+    return results if isinstance(data, (list, tuple)) else results[0]
+
+
+def ensure_embedding(
+    sdata: SpatialData,
+    spec: FeatureSpec | None,
+    where: Mapping[str, Any],
+    run: Mapping[str, Any],
+    lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
+) -> None:
+    """Embed the sections of an object that have no embedding, with a model's encoder or the default one."""
+    places = locate(sdata, **where)
+    stored = [None if place.table is None else embedding_record(place.table) for place in places]
+    if all(record is not None and place.region in record["sections"] for place, record in zip(places, stored)):
+        return
+    name = "texture" if spec is None else spec.encoder
+    logger.info("no embedding at %s yet: running hd.pp.embed with encoder %r", ", ".join(p.name for p in places), name)
+    _embed(
+        sdata, encoders.get(name), None if spec is None else spec.patch_um, where, run, inplace=True, lattice=lattice
+    )
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """What was computed for one section, before anything of it is written."""
+
+    bound: Bound
+    tissue: MultiPolygon
+    locations: Locations
+    values: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    fingerprint: str
+
+
+def _embed(
+    sdata: SpatialData,
+    encoder: Encoder,
+    patch_um: float | None,
+    where: Mapping[str, Any],
+    run: Mapping[str, Any],
+    *,
+    inplace: bool,
+    lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
+) -> np.ndarray | None:
+    own = encoder.spec
+    side = own.patch_um if patch_um is None else patch_um
+    spec = FeatureSpec(own.name, own.revision, own.dim, side / own.input_px, side)
+    bounds = read_sections(sdata, **where, needs=("image",))
+    done = [_embed_section(bound, encoder, spec, run, lattice) for bound in bounds]
+    if not inplace:
+        return np.concatenate([section.values for section in done])
+    places = [section.bound.place for section in done]
+    for section in done:
+        if section.bound.section.tissue is None:
+            write_tissue(section.bound.place, tissue_key(sdata, section.bound.place.image_key), section.tissue)
+    if places[0].table is None:
+        write_lattice(places[0], done[0].locations.xy_um, lattice[1])
+        places = locate(sdata, **{**where, "table_key": _keys.LATTICE_TABLE})
+    _write_embedding(places, spec, done)
+    return None
+
+
+def _embed_section(
+    bound: Bound, encoder: Encoder, spec: FeatureSpec, run: Mapping[str, Any], lattice: tuple[float, float]
+) -> _Embedded:
+    section, place = bound.section, bound.place
+    tissue = section.tissue if section.tissue is not None else _tissue(bound)
+    fingerprint = _fingerprint(section.image)
+    locations = section.spots
+    if locations is None:
+        locations = Locations(lattice_points(tissue, lattice[0]), lattice[1])
+        if not len(locations):
+            raise ValueError(f"No point of a lattice of {lattice[0]:g} um lies inside the tissue of {place.name!r}.")
+    stored = section.features
+    if stored is not None and stored.spec == spec and np.isfinite(stored.at(locations)).all():
+        if embedding_record(place.table)["sections"][place.region]["fingerprint"] == fingerprint:
+            logger.info("%s: embedding of encoder %r is there already", place.name, spec.encoder)
+            return _Embedded(bound, tissue, locations, stored.at(locations), stored.mean, stored.std, fingerprint)
+    values = embed_locations(encoder, section.image, locations.xy_um, patch_um=spec.patch_um, **run)
+    mean, std = lattice_statistics(encoder, section.image, tissue, patch_um=spec.patch_um, **run)
+    return _Embedded(bound, tissue, locations, values, mean, std, fingerprint)
+
+
+def _tissue(bound: Bound) -> MultiPolygon:
+    """Return the outline of the tissue; where none is seen, measured spots are believed to stand on it."""
+    section = bound.section
+    try:
+        return outline_of(section.image, bound.place.image_key)
+    except ValueError:
+        if section.spots is None:
+            raise
+    logger.warning("%s: no tissue was found in the image; the hull of the spots is taken for it", section.name)
+    radius = float(np.median(section.spots.radius_um))
+    return MultiPolygon([shapely.convex_hull(shapely.MultiPoint(section.spots.xy_um)).buffer(radius)])
+
+
+def _fingerprint(image: ImageSource) -> str:
+    """Return a digest of a small view of an image, by which it is known again."""
+    x0, y0, x1, y1 = image.bounds_um
+    view = image.read(image.bounds_um, max(x1 - x0, y1 - y0) / 256)
+    return hashlib.sha256(view.tobytes()).hexdigest()[:16]
+
+
+def _write_embedding(places: Sequence[Place], spec: FeatureSpec, done: Sequence[_Embedded]) -> None:
+    table = places[0].table
+    record = embedding_record(table)
+    if record is None or any(record[key] != value for key, value in spec.to_dict().items()):
+        # One table has one embedding: of another encoder nothing can stay.
+        record = {**spec.to_dict(), "sections": {}}
+        table.obsm[_keys.EMBEDDING] = np.full((table.n_obs, spec.dim), np.nan, dtype=np.float32)
+    values = np.array(table.obsm[_keys.EMBEDDING], dtype=np.float32)
+    for place, section in zip(places, done):
+        values[place.rows] = section.values
+        record["sections"][place.region] = {
+            "image": place.image_key,
+            "fingerprint": section.fingerprint,
+            "mean": section.mean.astype(np.float32),
+            "std": section.std.astype(np.float32),
+        }
+        logger.info(
+            "%s: wrote obsm[%r]: %d x %d, encoder %r",
+            place.name,
+            _keys.EMBEDDING,
+            len(place.rows),
+            spec.dim,
+            spec.encoder,
+        )
+    table.obsm[_keys.EMBEDDING] = values
+    set_record(table, _keys.EMBEDDING_RECORD, None, record)

@@ -1,0 +1,166 @@
+"""Choice of the genes to model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from hisdiff import _keys
+from hisdiff._check import listing, positive
+from hisdiff._log import logger
+from hisdiff._sdata._genes import rows_of, shared_genes
+from hisdiff._sdata._locate import check_sdata, resolve_table
+from hisdiff._sdata._read import as_list, read_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def select_genes(
+    data: SpatialData | Sequence[SpatialData],
+    *,
+    n_hvg: int = 2000,
+    n_top: int = 300,
+    genes: Sequence[str] | None = None,
+    table_key: str | None = None,
+    layer: str | None = None,
+    key_added: str = _keys.SELECTED,
+    inplace: bool = True,
+) -> list[str] | None:
+    """Choose the genes that a model will learn.
+
+    In every section, spots and genes without counts are left out and the ``n_hvg`` most variable genes of the
+    log-normalised counts are taken (scanpy's ``seurat`` flavour). Of the union over sections, those are kept that are
+    both among the ``n_top`` highest means and the ``n_top`` highest standard deviations of the raw counts of all
+    sections together. Only genes that every section has take part. This is the choice of the HisDiff study, made on
+    the sections given and on no others: give the training sections, never the test section.
+
+    Parameters
+    ----------
+    data
+        One SpatialData or a sequence of them, with raw counts.
+    n_hvg
+        Highly variable genes per section.
+    n_top
+        Genes of highest mean, and of highest standard deviation.
+    genes
+        Take these genes instead of choosing.
+    table_key
+        Table with the counts; needed where several could be meant.
+    layer
+        Layer with raw counts, or None for ``X``.
+    key_added
+        Name of the ``var`` column.
+    inplace
+        Write the column, or return the genes.
+
+    Returns
+    -------
+    None, and sets ``tables[table_key].var[key_added]`` (bool) in every section; or the sorted list of genes.
+
+    Raises
+    ------
+    ValueError
+        If the sections share no gene, or the values are no counts.
+    KeyError
+        If a gene of ``genes`` is missing in a section.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy()
+    >>> hd.pp.select_genes(sdata)
+    >>> bool(sdata.tables["table"].var["hisdiff_selected"].any())
+    True
+    """
+    n_hvg, n_top = positive(n_hvg, "n_hvg", integer=True), positive(n_top, "n_top", integer=True)
+    tables = [_table(sdata, table_key) for sdata in as_list(data)]
+    names = shared_genes(tables)
+    if genes is not None:
+        chosen = _given(genes, names)
+    else:
+        chosen = _choose([_counts(table, layer) for table in tables], names, n_hvg, n_top)
+    if not inplace:
+        return chosen
+    for table, own in zip(tables, names):
+        table.var[key_added] = np.isin(own, chosen)
+    logger.info("wrote var[%r]: %d genes, chosen on %d section(s)", key_added, len(chosen), len(tables))
+    return None
+
+
+def _table(sdata: SpatialData, table_key: str | None) -> AnnData:
+    check_sdata(sdata)
+    key = resolve_table(sdata, table_key)
+    if key is None or sdata.tables[key].n_vars == 0:
+        raise ValueError(
+            "A section without counts cannot take part in the choice of genes; give sections with a table of counts."
+        )
+    table = sdata.tables[key]
+    if not table.var_names.is_unique:
+        repeated = table.var_names[table.var_names.duplicated()].unique()
+        raise ValueError(
+            f"Table {key!r} has gene names more than once, such as {listing(repeated, 4)}; run adata.var_names_make_unique()."
+        )
+    return table
+
+
+def _counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
+    counts = read_counts(table, layer, what="the table")
+    return counts[np.asarray(counts.sum(axis=1)).ravel() > 0]
+
+
+def _given(genes: Sequence[str], names: Sequence[np.ndarray]) -> list[str]:
+    if isinstance(genes, str):
+        raise TypeError(f"genes is a list of names, not the single string {genes!r}.")
+    chosen = sorted(set(genes))
+    if not chosen:
+        raise ValueError("genes is empty; name at least one gene, or leave it out to have them chosen.")
+    for own in names:
+        missing = np.asarray(chosen)[rows_of(chosen, own) < 0]
+        if len(missing):
+            raise KeyError(f"{len(missing)} of {len(chosen)} genes are missing in a section: {listing(missing)}.")
+    return chosen
+
+
+def _choose(counts: Sequence[sparse.csr_matrix], names: Sequence[np.ndarray], n_hvg: int, n_top: int) -> list[str]:
+    common = sorted(set.intersection(*(set(own) for own in names)))
+    counts = [c[:, rows_of(common, own)] for c, own in zip(counts, names)]
+    variable = np.any([_highly_variable(c, n_hvg) for c in counts], axis=0)
+    pooled = sparse.vstack(counts, format="csr")[:, variable].astype(np.float64)
+    mean = np.asarray(pooled.mean(axis=0)).ravel()
+    sd = np.sqrt(np.maximum(np.asarray(pooled.multiply(pooled).mean(axis=0)).ravel() - mean**2, 0))
+    chosen = np.intersect1d(_highest(mean, n_top), _highest(sd, n_top))
+    if not len(chosen):
+        raise ValueError(
+            "No gene is both among the highest means and the highest standard deviations; raise n_top or n_hvg."
+        )
+    return [str(gene) for gene in np.asarray(common)[variable][chosen]]
+
+
+def _highest(values: np.ndarray, n: int) -> np.ndarray:
+    """Return where the ``n`` highest positive values are; ties go to the first."""
+    order = np.argsort(-values, kind="stable")[:n]
+    return order[values[order] > 0]
+
+
+def _highly_variable(counts: sparse.csr_matrix, n: int) -> np.ndarray:
+    import scanpy as sc
+
+    expressed = np.asarray(counts.sum(axis=0)).ravel() > 0
+    variable = np.zeros(counts.shape[1], dtype=bool)
+    if expressed.sum() <= n:
+        return expressed
+    # A frame of names of its own: scanpy works on AnnData.
+    table = ad.AnnData(counts[:, expressed].copy(), var=pd.DataFrame(index=np.flatnonzero(expressed).astype(str)))
+    sc.pp.normalize_total(table)
+    sc.pp.log1p(table)
+    sc.pp.highly_variable_genes(table, n_top_genes=n)
+    variable[np.flatnonzero(expressed)[table.var["highly_variable"].to_numpy()]] = True
+    return variable

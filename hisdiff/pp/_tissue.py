@@ -1,0 +1,106 @@
+"""Outline of the tissue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff._check import positive
+from hisdiff._geometry import find_tissue
+from hisdiff._log import logger
+from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._tissue import check_tissue_writable, tissue_key, write_tissue
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon
+    from spatialdata import SpatialData
+
+    from hisdiff._section import ImageSource
+
+# Tissue is looked for at this scale; about a cell to a pixel.
+_MPP = 8.0
+
+
+def tissue_mask(
+    sdata: SpatialData,
+    *,
+    image_key: str | None = None,
+    mpp: float | None = None,
+    min_area_um2: float = 50_000.0,
+    min_hole_um2: float = 20_000.0,
+    key_added: str | None = None,
+    inplace: bool = True,
+) -> MultiPolygon | None:
+    """Outline the tissue of an image.
+
+    The outline follows optical density above the slide's own background together with local contrast, at 8 um per
+    pixel, split by Otsu's method on the logarithm.
+
+    Parameters
+    ----------
+    sdata
+        Object with an H&E image.
+    image_key
+        Which image; needed where several could be meant.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    min_area_um2
+        Pieces of tissue smaller than this, in square micrometres, are dropped.
+    min_hole_um2
+        Holes smaller than this, in square micrometres, are filled.
+    key_added
+        Name of the element; by default ``tissue``, or ``tissue_<image>`` where the object has several images.
+    inplace
+        Write the element, or return the outline in um.
+
+    Returns
+    -------
+    None, and sets the shapes element ``key_added`` (polygons in pixels of the image, with its transformations);
+    or the outline as a multipolygon in um.
+
+    Raises
+    ------
+    ValueError
+        If no tissue is found, or the name is taken by an element that hisdiff did not write.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy()
+    >>> hd.pp.tissue_mask(sdata)
+    >>> sdata.shapes["tissue"].area.sum() > 0
+    True
+    """
+    positive(min_area_um2, "min_area_um2")
+    positive(min_hole_um2, "min_hole_um2")
+    bound = read_sections(sdata, image_key=image_key, mpp=mpp, needs=("image",))
+    place = bound[0].place
+    if len({b.place.image_key for b in bound}) > 1:
+        keys = sorted({str(b.place.image_key) for b in bound})
+        raise ValueError(f"The sections of the object have images {keys}; name one with image_key=.")
+    key = key_added or tissue_key(sdata, place.image_key)
+    if inplace:
+        check_tissue_writable(place, key)
+    outline = outline_of(bound[0].section.image, place.image_key, min_area_um2, min_hole_um2)
+    if not inplace:
+        return outline
+    write_tissue(place, key, outline)
+    logger.info("wrote shapes %r: %d piece(s), %.2f mm2 of tissue", key, len(outline.geoms), outline.area / 1e6)
+    return None
+
+
+def outline_of(
+    image: ImageSource, name: str, min_area_um2: float = 50_000.0, min_hole_um2: float = 20_000.0
+) -> MultiPolygon:
+    """Return the outline of the tissue of an image source, in um; a ``ValueError`` where there is none."""
+    scale = max(_MPP, image.mpp)
+    rgb = image.read(image.bounds_um, scale)
+    outline = find_tissue(rgb, scale, min_area_um2=min_area_um2, min_hole_um2=min_hole_um2)
+    if outline.is_empty:
+        low, high = np.percentile(rgb.mean(axis=-1), (1, 99))
+        raise ValueError(
+            f"No tissue was found in image {name!r} (grey values {low:.0f} to {high:.0f} of 255): is it H&E on a bright background? "
+            f"Smaller pieces count with a lower min_area_um2; your own outline can be added as shapes element 'tissue'."
+        )
+    return outline

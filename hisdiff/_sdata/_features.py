@@ -29,6 +29,8 @@ class StoredFeatures:
         Where embeddings are stored, and the ``(n, D)`` embeddings.
     image
         Source of the patches of other locations, or None.
+    fingerprint
+        Digest of the image that was embedded.
     encoder
         An encoder object to use instead of looking ``spec.encoder`` up by name.
     """
@@ -41,9 +43,10 @@ class StoredFeatures:
         spots: Locations | None = None,
         values: np.ndarray | None = None,
         image: PyramidImage | None = None,
+        fingerprint: str = "",
         encoder: Any = None,
     ) -> None:
-        self.spec, self.mean, self.std = spec, mean, std
+        self.spec, self.mean, self.std, self.fingerprint = spec, mean, std, fingerprint
         self._spots, self._values, self._image, self._encoder = spots, values, image, encoder
 
     def at(self, locations: Locations) -> np.ndarray:
@@ -85,7 +88,8 @@ def stored_features(place: Place, spots: Locations, image: PyramidImage | None) 
     section = record["sections"][place.region]
     spec = FeatureSpec(**{key: record[key] for key in FeatureSpec.__dataclass_fields__})
     values = np.asarray(table.obsm[_keys.EMBEDDING], dtype=np.float32)[place.rows]
-    return StoredFeatures(spec, np.asarray(section["mean"]), np.asarray(section["std"]), spots, values, image)
+    mean, std = np.asarray(section["mean"]), np.asarray(section["std"])
+    return StoredFeatures(spec, mean, std, spots, values, image, str(section["fingerprint"]))
 
 
 def embedding_record(table: Any) -> dict[str, Any] | None:

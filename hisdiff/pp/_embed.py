@@ -187,10 +187,11 @@ def _embed_section(
         if not len(locations):
             raise ValueError(f"No point of a lattice of {lattice[0]:g} um lies inside the tissue of {place.name!r}.")
     stored = section.features
-    if stored is not None and stored.spec == spec and np.isfinite(stored.at(locations)).all():
-        if embedding_record(place.table)["sections"][place.region]["fingerprint"] == fingerprint:
+    if stored is not None and stored.spec == spec and stored.fingerprint == fingerprint:
+        values = stored.at(locations)
+        if np.isfinite(values).all():  # rows added since are NaN
             logger.info("%s: embedding of encoder %r is there already", place.name, spec.encoder)
-            return _Embedded(bound, tissue, locations, stored.at(locations), stored.mean, stored.std, fingerprint)
+            return _Embedded(bound, tissue, locations, values, stored.mean, stored.std, fingerprint)
     values = embed_locations(encoder, section.image, locations.xy_um, patch_um=spec.patch_um, **run)
     mean, std = lattice_statistics(encoder, section.image, tissue, patch_um=spec.patch_um, **run)
     return _Embedded(bound, tissue, locations, values, mean, std, fingerprint)

@@ -1,0 +1,186 @@
+"""The condition: what the image around a location says, and where on the noise schedule the network is."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def gather(anchors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of the anchors around each location and where there is one.
+
+    Parameters
+    ----------
+    anchors
+        ``(m, D)``.
+    indices
+        ``(B, k)`` rows of ``anchors``, negative where there is no anchor.
+
+    Returns
+    -------
+    ``(B, k, D)`` embeddings (arbitrary where there is no anchor) and the boolean mask ``(B, k)``.
+    """
+    mask = indices >= 0
+    return anchors[indices.clamp(min=0)], mask
+
+
+class SetAttention(nn.Module):
+    """Multi-head attention of one query on a set, without positions; the order of the set does not matter.
+
+    With a single query the projection of the keys is folded into the query and the projection of the values is applied to
+    the weighted mean of the set: the products q (W_k a) = (W_k' q) a and W_v (w a) are the same numbers, at the price of one
+    vector instead of one per member of the set. The bias of the keys adds the same to all scores and drops out.
+
+    Parameters
+    ----------
+    width
+        Length of the embeddings.
+    heads
+        Number of heads; divides ``width``.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"A width of {width} does not split into {heads} heads.")
+        self.heads = heads
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, members: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend from ``(B, W)`` on ``(B, k, W)``; members where ``mask`` ``(B, k)`` is False are left out."""
+        batch, width = query.shape
+        depth = width // self.heads
+        weight_q, weight_k, weight_v = self.in_proj.weight.chunk(3)
+        bias_q, _, bias_v = self.in_proj.bias.chunk(3)
+        q = F.linear(query, weight_q, bias_q).view(batch, self.heads, depth)
+        folded = torch.einsum("bhd,hdw->bhw", q, weight_k.view(self.heads, depth, width))
+        scores = folded @ members.transpose(1, 2) / math.sqrt(depth)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+        weights = scores.softmax(-1)
+        if mask is not None:
+            weights = weights * mask[:, None]  # an empty set gives zeros
+        pooled = torch.einsum("bhw,hdw->bhd", weights @ members, weight_v.view(self.heads, depth, width))
+        return self.out_proj(pooled.reshape(batch, width) + bias_v)
+
+
+class Conditioner(nn.Module):
+    """Fuse the embedding of a location with those of its neighbourhood and of its wider surroundings.
+
+    y = A_1(e, near) + A_2(e, wide), then Linear, ReLU, Linear: no residual and no positions (METHOD of the HisDiff paper).
+
+    Parameters
+    ----------
+    embedding_dim
+        Length D of the embeddings.
+    cond_dim
+        Length of the condition.
+    width
+        Width of the attention; None for D. Another width than D puts a linear layer in front.
+    heads
+        Number of heads; divides the width.
+    with_depth
+        Whether the sequencing depth is part of the condition.
+    fusion_hidden
+        Hidden width of the fusion network.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        cond_dim: int,
+        *,
+        width: int | None = None,
+        heads: int = 8,
+        with_depth: bool = False,
+        fusion_hidden: int = 1024,
+    ) -> None:
+        super().__init__()
+        inner = width or embedding_dim
+        if inner % heads:
+            raise ValueError(
+                f"Embeddings of length {embedding_dim} at a width of {inner} do not split into {heads} heads; "
+                f"give a width that {heads} divides."
+            )
+        self.project = nn.Linear(embedding_dim, inner) if inner != embedding_dim else nn.Identity()
+        self.near = SetAttention(inner, heads)
+        self.wide = SetAttention(inner, heads)
+        self.fuse = nn.Sequential(nn.Linear(inner, fusion_hidden), nn.ReLU(), nn.Linear(fusion_hidden, cond_dim))
+        self.depth = (
+            nn.Sequential(nn.Linear(1, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)) if with_depth else None
+        )
+
+    def forward(
+        self,
+        own: Tensor,
+        anchors_near: Tensor,
+        anchors_wide: Tensor,
+        near_mask: Tensor | None = None,
+        wide_mask: Tensor | None = None,
+        depth: Tensor | None = None,
+    ) -> Tensor:
+        """Return the condition ``(B, cond_dim)``.
+
+        Parameters
+        ----------
+        own
+            ``(B, D)`` embedding of the locations.
+        anchors_near, anchors_wide
+            ``(B, 9, D)`` and ``(B, 49, D)`` embeddings of the anchors around them, in any order, or fewer.
+        near_mask, wide_mask
+            Boolean ``(B, 9)`` and ``(B, 49)``, True where there is an anchor; None for everywhere.
+        depth
+            ``(B,)`` sequencing depth, centred to the order of 1; needed if and only if the conditioner takes it.
+        """
+        if (depth is None) != (self.depth is None):
+            raise ValueError("A depth is given if and only if the conditioner was made with_depth.")
+        query = self.project(own)
+        y = self.near(query, self.project(anchors_near), near_mask) + self.wide(
+            query, self.project(anchors_wide), wide_mask
+        )
+        condition = self.fuse(y)
+        if self.depth is not None and depth is not None:
+            condition = condition + self.depth(depth[:, None].to(condition.dtype))
+        return condition
+
+
+class TimestepEmbedder(nn.Module):
+    """Embed times: sinusoids, then Linear, SiLU, Linear.
+
+    Parameters
+    ----------
+    dim
+        Length of the result.
+    frequencies
+        Length of the sinusoidal code, an even number.
+    max_period
+        Longest period; times are steps (0 to 999), so flows on [0, 1] multiply theirs by 1000.
+    """
+
+    def __init__(self, dim: int, frequencies: int = 256, max_period: float = 10_000.0) -> None:
+        super().__init__()
+        half = frequencies // 2
+        rates = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32) / half)
+        self.register_buffer("rates", rates, persistent=False)
+        self.rates: Tensor
+        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed times ``(B,)`` as ``(B, dim)``."""
+        # Phases up to 999 rad need float32 also where matrix products run in bf16.
+        phase = t[:, None].float() * self.rates
+        return self.mlp(torch.cat([phase.cos(), phase.sin()], dim=-1).to(next(self.mlp.parameters()).dtype))
+
+    def start(self, generator: torch.Generator) -> None:
+        """Small weights, as is usual for time embeddings of diffusion transformers."""
+        for weight in self.mlp.parameters():
+            if weight.ndim == 2:
+                nn.init.normal_(weight, std=0.02, generator=generator)

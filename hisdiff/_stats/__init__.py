@@ -1,1 +1,1 @@
-
+"""Numerical kernels: metrics, structure, resampling. Arrays in, numbers out."""

@@ -1,0 +1,69 @@
+"""Resampling: intervals of a difference between two methods, and the control that ignores the image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class BootstrapInterval(NamedTuple):
+    """An estimate on the data at hand, with the ends of its percentile interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    n_locations: int,
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> BootstrapInterval:
+    """Return a percentile bootstrap interval over locations.
+
+    Parameters
+    ----------
+    statistic
+        Takes rows, int64 ``(n_locations,)`` with repeats, and gives one number. For the difference between two methods
+        it computes both on the *same* rows, which is what makes the comparison paired: how easy a location is cancels.
+    n_locations
+        Number of rows to draw from.
+    n_resamples
+        Number of resamples.
+    level
+        Of the interval.
+    seed
+        Of the resampling.
+    """
+    generator = np.random.default_rng(seed)
+    rows = generator.integers(n_locations, size=(n_resamples, n_locations))
+    values = np.array([statistic(row) for row in rows], dtype=np.float64)
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return BootstrapInterval(float(statistic(np.arange(n_locations))), float(low), float(high))
+
+
+def random_spots(training: np.ndarray, n_locations: int, n_draws: int, seed: int = 0) -> np.ndarray:
+    """Draw measured training spots at random, the image ignored: ``(n_draws, n_locations, G)``.
+
+    These draws have every property of real spots but the right place. A figure that they reach says nothing about skill.
+
+    Parameters
+    ----------
+    training
+        ``(m, G)`` measured values of the training spots.
+    n_locations, n_draws
+        How many.
+    seed
+        Of the choice; draw ``j`` does not depend on how many there are.
+    """
+    if len(training) == 0:
+        raise ValueError("There is no training spot to draw from.")
+    rows = [np.random.default_rng([seed, draw]).integers(len(training), size=n_locations) for draw in range(n_draws)]
+    return training[np.stack(rows)]

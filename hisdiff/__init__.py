@@ -11,8 +11,10 @@ Namespaces: ``io`` (readers), ``datasets``, ``pp`` (genes, tissue, embedding), `
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from hisdiff._keys import VERSION
 
 if TYPE_CHECKING:
     from hisdiff import datasets, encoders, io, models, pl, pp, tl
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["datasets", "encoders", "io", "models", "pl", "pp", "settings", "tl"]
 
-__version__ = metadata.version("hisdiff")
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
+VERSION = version("hisdiff")
+
 STEM = "hisdiff"
 """Key in ``uns`` and ``sdata.attrs``, and the stem of every result of the default method."""
 

@@ -139,6 +139,10 @@ class Section:
     tissue: Polygon | MultiPolygon | None = None
     depth: float | None = field(default=None)
 
+    def renamed(self, genes: np.ndarray) -> Section:
+        """Return the section with other names for the same columns of ``counts``."""
+        return replace(self, genes=genes)
+
     def with_panel(self, panel: Sequence[str]) -> Section:
         """Return the section with its counts on the genes of a panel, in the panel's order; depth is taken over them.
 

@@ -43,7 +43,7 @@ def write_folder(path: str | Path, arrays: Mapping[str, np.ndarray], files: Mapp
     try:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, fresh / WEIGHTS)
         for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
+            text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
             (fresh / name).write_text(text, encoding="utf8")
         _swap(fresh, path)
     finally:

@@ -1,0 +1,222 @@
+"""A fitted method together with what it was fitted on, as users hold, save and share it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff._check import listing
+from hisdiff._keys import VERSION
+from hisdiff._section import FeatureSpec
+from hisdiff.methods._base import Knowledge, method
+from hisdiff.methods._checkpoint import read_folder, write_folder
+from hisdiff.methods._ood import EmbeddingDistribution
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scipy.sparse import csr_matrix
+
+    from hisdiff.methods._base import Fitted
+
+_FORMAT = 1
+# Spots with fewer counts look alike by chance and identify nothing.
+_LEAST_IDENTIFYING_COUNT = 20
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The sections a model was fitted on.
+
+    Attributes
+    ----------
+    sections
+        Their names.
+    features
+        What decides the values of their embedding, or None where the method needs none.
+    licence, derivatives
+        Of the encoder; whether its licence lets models made with it be shared (None: unknown).
+    mpp
+        Micrometres per pixel of each section's image.
+    pitch_um, radius_um
+        Median distance between spots, and their median radius.
+    depth
+        Median over sections of log2 of the median total count over the panel.
+    spots
+        uint64, one hash for each spot: sections are known again by them, whole or cropped.
+    """
+
+    sections: tuple[str, ...]
+    features: FeatureSpec | None
+    licence: str
+    derivatives: bool | None
+    mpp: tuple[float, ...]
+    pitch_um: float
+    radius_um: float
+    depth: float
+    spots: np.ndarray = field(repr=False)
+
+    def contains(self, counts: csr_matrix, genes: Sequence[str]) -> bool:
+        """Whether more than one in a hundred of the spots of a section is among those of the cohort."""
+        hashes = spot_hashes(counts, genes)
+        return bool(len(hashes)) and float(np.isin(hashes, self.spots).mean()) > 0.01
+
+
+def spot_hashes(counts: csr_matrix, genes: Sequence[str]) -> np.ndarray:
+    """Return a hash of each spot's counts that does not depend on the order of spots or genes, uint64."""
+    weights = np.array(
+        [int.from_bytes(hashlib.blake2b(g.encode(), digest_size=8).digest(), "little") for g in genes], dtype=np.uint64
+    )
+    terms = counts.data.astype(np.uint64) * weights[counts.indices]
+    sums = np.add.reduceat(np.append(terms, np.uint64(0)), np.minimum(counts.indptr[:-1], len(terms)))
+    enough = np.asarray(counts.sum(axis=1)).ravel() >= _LEAST_IDENTIFYING_COUNT
+    return sums[enough]
+
+
+class Model:
+    """A fitted model: made by :func:`hisdiff.tl.fit`, used by :func:`hisdiff.tl.predict`.
+
+    Attributes
+    ----------
+    method
+        Name of the method.
+    genes
+        ``(G,)`` names of the panel.
+    config
+        The method's configuration.
+    cohort
+        The sections it was fitted on.
+    seed
+        The seed it was fitted with.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        fitted: Fitted,
+        config: Mapping[str, Any],
+        cohort: Cohort,
+        *,
+        ood: EmbeddingDistribution | None = None,
+        seed: int = 0,
+        version: str = VERSION,
+    ) -> None:
+        self.method, self.fitted, self.config, self.cohort = method, fitted, dict(config), cohort
+        self.ood, self.seed, self.version = ood, seed, version
+        self.id = self._digest()
+
+    @property
+    def genes(self) -> np.ndarray:
+        """``(G,)`` names of the panel."""
+        return self.fitted.genes
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """Accuracy and interval factors measured on left-out training tissue."""
+        return self.fitted.knowledge
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Training curve, rows with ``step`` and named values."""
+        return self.fitted.history
+
+    def __repr__(self) -> str:
+        encoder = "no encoder" if self.cohort.features is None else f"encoder {self.cohort.features.encoder!r}"
+        lines = [f"Model {self.id}: method {self.method!r}, {len(self.genes)} genes, {encoder}"]
+        lines.append(f"    fitted on {len(self.cohort.sections)} section(s): {listing(self.cohort.sections, 6)}")
+        if self.knowledge is not None:
+            lines.append(f"    expected accuracy on new tissue: median PCC {np.nanmedian(self.knowledge.cv_pcc):.2f}")
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model to a folder (``weights.safetensors``, ``config.json``, ``metadata.json``, ``genes.txt``).
+
+        A model that stands there is replaced; anything else is left alone (``FileExistsError``).
+        """
+        arrays, files = self._content()
+        write_folder(path, arrays, files)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """Read a model that :meth:`save` wrote. Nothing is unpickled; a damaged file is a ``ValueError``."""
+        arrays, files = read_folder(path)
+        missing = [name for name in ("config.json", "metadata.json", "genes.txt") if name not in files]
+        if missing:
+            raise ValueError(f"{path} is no folder of a hisdiff model: it lacks {missing}.")
+        meta = files["metadata.json"]
+        if meta.get("format", 0) > _FORMAT:
+            raise ValueError(
+                f"{path} was written by hisdiff {meta.get('version')}, whose format this version ({VERSION}) does not know."
+            )
+        genes = np.array(files["genes.txt"].split("\n")[:-1], dtype=str)
+        fitted_type = type(method(meta["method"])).fitted_type
+        fitted = fitted_type.from_state(_part(arrays, "fitted"), meta["fitted"], genes)
+        knowledge, ood = _part(arrays, "knowledge"), _part(arrays, "ood")
+        fitted.knowledge = Knowledge(**knowledge) if knowledge else None
+        fitted.history = meta["history"]
+        features = meta["cohort"].pop("features")
+        cohort = Cohort(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in meta["cohort"].items()},
+            features=None if features is None else FeatureSpec(**features),
+            spots=arrays["cohort.spots"],
+        )
+        model = cls(
+            meta["method"],
+            fitted,
+            files["config.json"],
+            cohort,
+            ood=EmbeddingDistribution.from_arrays(ood) if ood else None,
+            seed=meta["seed"],
+            version=meta["version"],
+        )
+        if model.id != meta["id"]:
+            raise ValueError(
+                f"The files in {path} do not belong together: they make model {model.id}, the folder says {meta['id']}."
+            )
+        return model
+
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, settings = self.fitted.state()
+        arrays = {f"fitted.{name}": array for name, array in arrays.items()}
+        if self.knowledge is not None:
+            arrays |= {
+                f"knowledge.{name}": np.asarray(value, dtype=np.float64)
+                for name, value in asdict(self.knowledge).items()
+            }
+        if self.ood is not None:
+            arrays |= {f"ood.{name}": array for name, array in self.ood.arrays().items()}
+        arrays["cohort.spots"] = self.cohort.spots
+        cohort = asdict(self.cohort)
+        del cohort["spots"]
+        metadata = {
+            "format": _FORMAT,
+            "id": getattr(self, "id", ""),
+            "version": self.version,
+            "method": self.method,
+            "seed": self.seed,
+            "cohort": cohort,
+            "fitted": settings,
+            "history": self.history,
+        }
+        genes = "".join(f"{gene}\n" for gene in self.genes)
+        return arrays, {"config.json": self.config, "metadata.json": metadata, "genes.txt": genes}
+
+    def _digest(self) -> str:
+        """Return an identity that follows from what the model computes, not from when or where it was fitted."""
+        arrays, files = self._content()
+        digest = hashlib.sha256()
+        for name in sorted(arrays):
+            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        facts = {key: files["metadata.json"][key] for key in ("method", "seed", "cohort", "fitted")}
+        digest.update(json.dumps([facts, self.config, list(map(str, self.genes))], sort_keys=True).encode())
+        return digest.hexdigest()[:12]
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(f"{prefix}.")}

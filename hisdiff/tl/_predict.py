@@ -1,0 +1,290 @@
+"""Predict expression at the spots of a section, or on the lattice of one that has only an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._check import listing, one_of, positive, seed_of
+from hisdiff._keys import VERSION
+from hisdiff._log import logger
+from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
+from hisdiff._sdata._locate import locate
+from hisdiff._sdata._read import Bound, as_list, read_counts, read_sections
+from hisdiff._sdata._write import check_layers_writable, set_record, with_panel, write_layers, write_obs, write_var
+from hisdiff.methods._model import Model
+from hisdiff.pp._embed import ensure_embedding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from hisdiff._section import Prediction
+
+N_DRAWS = 16
+KEEP_DRAWS = 1
+
+
+def predict(
+    data: SpatialData | Sequence[SpatialData],
+    model: Model | str | Path | None = None,
+    *,
+    n_draws: int | None = None,
+    n_steps: int | None = None,
+    keep_draws: int | None = None,
+    units: str | None = None,
+    depth: float | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    layer: str | None = None,
+    mpp: float | None = None,
+    key_added: str | None = None,
+    inplace: bool = True,
+    rng: int | np.random.Generator = 0,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> AnnData | list[AnnData] | None:
+    """Predict expression from the image.
+
+    At the spots of a section with a table, measured or not; at a lattice of the model's pitch in a section that has
+    only an image. A section that was not embedded yet is embedded with the model's encoder first.
+
+    Parameters
+    ----------
+    data
+        One SpatialData or a sequence of them.
+    model
+        A model, the folder of one, or None for the one that was fitted on this object.
+    n_draws
+        Draws of the whole gene vector per spot; None for 16. Their mean is the point prediction.
+    n_steps
+        Steps of the sampler; None for the model's own.
+    keep_draws
+        How many single draws to store; None for 1.
+    units
+        ``"log2"``: mean and spread of log2(1 + count), the default; ``"counts"``: of counts.
+    depth
+        log2 of the median total count over the panel to predict at; None for the section's own where it has counts,
+        else the median of the training sections.
+    table_key, image_key, shapes_key
+        What to use where several could be meant; ``image_key`` may map regions to images.
+    layer
+        Layer with raw counts, from which a section's depth is taken; None for ``X``.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    key_added
+        Stem of the layers' names; None for the name of the method.
+    inplace
+        Write, or return the predictions.
+    rng
+        Seed, or a Generator, of which one number is drawn.
+    device
+        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
+    progress
+        Show progress bars; None for the package's setting.
+
+    Returns
+    -------
+    None, and sets in ``tables[table_key]``: ``layers["hisdiff"]`` (mean of draws), ``["hisdiff_std"]``,
+    ``["hisdiff_draw0"]``, ... (float32, n_obs x n_vars, in ``units``; NaN for genes outside the panel);
+    ``var["hisdiff_modelled"]``, ``["hisdiff_cv_pcc"]``, ``["hisdiff_interval_factor"]``; ``obs["hisdiff_ood"]`` (bool:
+    the patch looks like nothing the model was trained on); and ``uns["hisdiff"]["predictions"]["hisdiff"]``. A section
+    that has only an image gets the table ``lattice`` with the genes of the panel.
+    Or the predictions, an AnnData (spots x panel) per section with the same layers.
+
+    Raises
+    ------
+    KeyError
+        If no model is given and none was fitted on this object.
+    ValueError
+        If the embedding is of another encoder than the model's, fewer than half of its genes are in the table, a layer
+        of that name was not written by hisdiff, or the image or its scale is missing.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy()
+    >>> model = hd.tl.fit(sdata, method="ridge")
+    >>> hd.tl.predict(sdata, model)
+    >>> sorted(sdata.tables["table"].layers)
+    ['ridge', 'ridge_draw0', 'ridge_std']
+    """
+    options = {
+        "n_draws": positive(N_DRAWS if n_draws is None else n_draws, "n_draws", integer=True),
+        "n_steps": None if n_steps is None else positive(n_steps, "n_steps", integer=True),
+        "units": one_of(units or _keys.LOG2, (_keys.LOG2, _keys.COUNTS), "units"),
+        "depth": depth,
+        "seed": seed_of(rng),
+    }
+    options["keep_draws"] = _kept(keep_draws, options["n_draws"])
+    where = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    run = {"device": device, "progress": progress}
+    items = as_list(data)
+    jobs = [(sdata, _model_for(sdata, model)) for sdata in items]
+    for sdata, used in jobs:
+        _check(sdata, used, key_added or used.method, options["keep_draws"], where)
+    results = [
+        _predict(sdata, used, key_added or used.method, where, layer, options, run, inplace) for sdata, used in jobs
+    ]
+    if inplace:
+        return None
+    return results if isinstance(data, (list, tuple)) else results[0]
+
+
+def _kept(keep_draws: int | None, n_draws: int) -> int:
+    if keep_draws is None:
+        return min(KEEP_DRAWS, n_draws)
+    if keep_draws != 0:
+        positive(keep_draws, "keep_draws", integer=True)
+    if keep_draws > n_draws:
+        raise ValueError(f"keep_draws={keep_draws} is more than n_draws={n_draws}.")
+    return keep_draws
+
+
+def _model_for(sdata: SpatialData, model: Model | str | Path | None) -> Model:
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, (str, Path)):
+        return Model.load(model)
+    if model is not None:
+        raise TypeError(f"model is a Model, the folder of one, or None, not {type(model).__name__}.")
+    record = getattr(sdata, "attrs", {}).get(_keys.STEM, {}).get("model")
+    if record is None:
+        raise KeyError("No model was fitted on this object; fit one with hd.tl.fit(sdata), or pass model=.")
+    found = Model.load(record["path"])
+    if found.id != record["id"]:
+        raise ValueError(
+            f"The model in {record['path']} is {found.id}, but this object was fitted with {record['id']}; pass model=."
+        )
+    return found
+
+
+def _check(sdata: SpatialData, model: Model, stem: str, keep_draws: int, where: Mapping[str, Any]) -> None:
+    """Check everything that can be wrong before the first patch is read."""
+    for bound in read_sections(sdata, **where, needs=("image",)):
+        features, table = bound.section.features, bound.place.table
+        if features is not None and model.cohort.features is not None and features.spec != model.cohort.features:
+            has, needs = features.spec, model.cohort.features
+            raise ValueError(
+                f"{bound.place.name!r} is embedded with {has.encoder!r} (revision {has.revision}, patch {has.patch_um:g} um), the model needs "
+                f"{needs.encoder!r} (revision {needs.revision}, patch {needs.patch_um:g} um); run hd.pp.embed(sdata, encoder={needs.encoder!r}, patch_um={needs.patch_um:g})."
+            )
+        if table is not None and bound.place.table_key != _keys.LATTICE_TABLE:
+            check_panel_present(model.genes, gene_names(table, like=model.genes), f"table {bound.place.table_key!r}")
+            check_layers_writable(table, stem, keep_draws, f"Table {bound.place.table_key!r}")
+
+
+def _predict(
+    sdata: SpatialData,
+    model: Model,
+    stem: str,
+    where: Mapping[str, Any],
+    layer: str | None,
+    options: Mapping[str, Any],
+    run: Mapping[str, Any],
+    inplace: bool,
+) -> AnnData | None:
+    ensure_embedding(sdata, model.cohort.features, where, run, lattice=(model.cohort.pitch_um, model.cohort.radius_um))
+    if locate(sdata, **where)[0].table_key is None:
+        where = {**where, "table_key": _keys.LATTICE_TABLE}
+    bounds = read_sections(sdata, **where, needs=("image", "features"))
+    bounds = [_with_counts(bound, model, layer) for bound in bounds]
+    predictions = [model.fitted.predict(bound.section, bound.section.spots, **options, **run) for bound in bounds]
+    record = _record(bounds, model, options)
+    if not inplace:
+        return ad.concat([_as_anndata(b, p, stem) for b, p in zip(bounds, predictions)], merge="same")
+    _write(bounds, predictions, model, stem, record)
+    return None
+
+
+def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
+    """Add the section's own counts on the panel where it has them, zero for genes that it lacks."""
+    table, section = bound.place.table, bound.section
+    if bound.place.table_key == _keys.LATTICE_TABLE or table.n_vars == 0:
+        return bound
+    try:
+        counts = read_counts(table, layer, what=f"table {bound.place.table_key!r}")[bound.place.rows]
+    except ValueError as error:
+        if layer is not None:
+            raise
+        logger.warning("%s: its depth is taken from the training sections (%s)", bound.place.name, error)
+        return bound
+    names = gene_names(table, like=model.genes)
+    there = [gene for gene, column in zip(model.genes, rows_of(model.genes, names)) if column >= 0]
+    if len(there) < len(model.genes):
+        missing = sorted(set(model.genes) - set(there))
+        logger.warning("%s: %d of the model's %d genes are not in the table and are left out: %s",
+                       bound.place.name, len(missing), len(model.genes), listing(missing, 6))  # fmt: skip
+    from dataclasses import replace
+
+    return Bound(replace(section, genes=names, counts=counts).with_panel(there), bound.place)
+
+
+def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
+    own_depth = [bound.section.depth for bound in bounds]
+    counted = [bound.section for bound in bounds if bound.section.counts is not None]
+    used = [
+        options["depth"]
+        if options["depth"] is not None
+        else d
+        if d is not None and np.isfinite(d)
+        else model.cohort.depth
+        for d in own_depth
+    ]
+    return {
+        "method": model.method,
+        "model": model.id,
+        "n_genes": len(model.genes),
+        "units": options["units"],
+        "depth": [float(depth) for depth in used],
+        "seed": int(options["seed"]),
+        "n_draws": int(options["n_draws"]),
+        "n_steps": int(options["n_steps"] or 0),
+        "calibration": "none",
+        "in_sample": any(model.cohort.contains(section.counts, section.genes) for section in counted),
+        "uses_section_counts": options["depth"] is None and bool(counted),
+        "version": VERSION,
+    }
+
+
+def _as_anndata(bound: Bound, prediction: Prediction, stem: str) -> AnnData:
+    table, rows = bound.place.table, bound.place.rows
+    result = ad.AnnData(
+        prediction.mean,
+        obs=pd.DataFrame(prediction.obs, index=table.obs_names[rows]),
+        var=pd.DataFrame(index=pd.Index(prediction.genes.astype(str))),
+        obsm={_keys.SPATIAL: np.asarray(table.obsm[_keys.SPATIAL])[rows]} if _keys.SPATIAL in table.obsm else None,
+    )
+    result.layers[stem], result.layers[_keys.std(stem)] = prediction.mean, prediction.std
+    for i, one in enumerate(prediction.draws if prediction.draws is not None else ()):
+        result.layers[_keys.draw(stem, i)] = one
+    return result
+
+
+def _write(
+    bounds: Sequence[Bound], predictions: Sequence[Prediction], model: Model, stem: str, record: Mapping[str, Any]
+) -> None:
+    place = bounds[0].place
+    table = place.table
+    if place.table_key == _keys.LATTICE_TABLE:
+        table = with_panel(place, model.genes)
+    rows = [bound.place.rows for bound in bounds]
+    columns = rows_of(model.genes, gene_names(table, like=model.genes))
+    write_layers(table, stem, rows, columns, predictions)
+    if place.table_key == _keys.LATTICE_TABLE:
+        table.X = table.layers[stem].copy()
+    if model.knowledge is not None:
+        write_var(table, _keys.CV_PCC, columns, model.knowledge.cv_pcc)
+        write_var(table, _keys.INTERVAL_FACTOR, columns, model.knowledge.interval_factor)
+    if model.ood is not None:
+        flags = [model.ood.flag(bound.section.features.at(bound.section.spots)) for bound in bounds]
+        write_obs(table, _keys.OOD, rows, flags)
+    set_record(table, _keys.PREDICTIONS, stem, record)

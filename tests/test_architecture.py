@@ -1,0 +1,137 @@
+"""The layout of the package: imports go down the levels or left, the root is light, the public API is documented."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hisdiff
+
+ROOT = Path(hisdiff.__file__).parent
+# Level of each part of the package; inside level 4 the order of the second number holds.
+LEVELS = {
+    "_keys": (0, 0), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_device": (0, 0),
+    "_section": (1, 0), "_geometry": (1, 0), "_stats": (1, 0),
+    "encoders": (2, 0), "_sdata": (2, 1), "_stream": (2, 1),
+    "methods": (3, 0),
+    "io": (4, 0), "datasets": (4, 1), "pp": (4, 2), "models": (4, 3), "tl": (4, 4), "pl": (4, 5),
+    "__main__": (5, 0), "__init__": (5, 0),
+}  # fmt: skip
+# Side by side: none of these imports another.
+APART = {("pl", "tl"), ("pl", "models"), ("tl", "models")}
+NAMESPACES = ["io", "datasets", "pp", "tl", "pl", "models", "encoders"]
+# Where torch may be loaded with the module.
+TORCH = ("methods", "encoders")
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Return what a module imports, and whether that happens at run time."""
+    found = []
+
+    def walk(node: ast.AST, runtime: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+            if isinstance(child, ast.Import):
+                found.extend((alias.name, runtime) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.level == 0:
+                if child.module == "hisdiff":
+                    found.extend((f"hisdiff.{alias.name}", runtime) for alias in child.names)
+                else:
+                    found.append((child.module or "", runtime))
+            walk(child, runtime and not typing_only)
+
+    walk(ast.parse(path.read_text(encoding="utf8")), True)
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down_the_levels_or_left(path: Path) -> None:
+    part = part_of(path)
+    if part in ("__init__", "__main__"):
+        return
+    for name, runtime in imports(path):
+        if not name.startswith("hisdiff.") or not runtime:
+            continue
+        other = name.split(".")[1]
+        if other in LEVELS and other != part:
+            assert LEVELS[other] <= LEVELS[part], f"{part} imports {other}, which is above it"
+            assert (part, other) not in APART, f"{part} and {other} stand beside each other"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_torch_is_imported_at_module_level_only_where_networks_live(path: Path) -> None:
+    if path.relative_to(ROOT).parts[0] in TORCH and path.name != "__init__.py":
+        return
+    tree = ast.parse(path.read_text(encoding="utf8"))
+    top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = [a.name for n in top if isinstance(n, ast.Import) for a in n.names] + [
+        n.module or "" for n in top if isinstance(n, ast.ImportFrom)
+    ]
+    assert not [n for n in names if n.split(".")[0] in {"torch", "timm"}]
+
+
+def test_importing_hisdiff_is_quick_and_loads_neither_torch_nor_pyplot() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import hisdiff; took = time.perf_counter() - start;"
+        "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules; print(took)"
+    )
+    took = min(
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    )
+    assert took < 0.5
+
+
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_every_public_name_exists_and_is_documented(name: str) -> None:
+    module = importlib.import_module(f"hisdiff.{name}")
+    assert inspect.getdoc(module)
+    for public in module.__all__:
+        thing = getattr(module, public)
+        assert inspect.getdoc(thing), f"hd.{name}.{public} has no docstring"
+
+
+def public_functions() -> list[tuple[str, object]]:
+    found = []
+    for name in ["io", "datasets", "pp", "tl", "pl", "models"]:
+        module = importlib.import_module(f"hisdiff.{name}")
+        found += [(f"{name}.{n}", getattr(module, n)) for n in module.__all__ if inspect.isfunction(getattr(module, n))]
+    return found
+
+
+@pytest.mark.parametrize(("name", "function"), public_functions(), ids=[n for n, _ in public_functions()])
+def test_signatures_follow_the_conventions(name: str, function: object) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert len(positional) <= 3, f"{name} takes more than three positional arguments"
+    assert all(p.annotation is not p.empty for p in parameters), f"{name} has an argument without a type"
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty
+    assert not {p.name for p in parameters} & {"seed_everything", "random_state", "verbose", "save_path", "copy"}
+
+
+@pytest.mark.parametrize(("name", "function"), public_functions(), ids=[n for n, _ in public_functions()])
+def test_docstrings_describe_every_argument(name: str, function: object) -> None:
+    doc = inspect.getdoc(function) or ""
+    for parameter in inspect.signature(function).parameters.values():
+        assert parameter.name in doc, f"{name}: {parameter.name} is not described"
+
+
+def test_the_root_lists_its_namespaces_and_rejects_others() -> None:
+    assert set(hisdiff.__all__) <= set(dir(hisdiff))
+    with pytest.raises(AttributeError, match="no attribute 'tools'"):
+        _ = hisdiff.tools

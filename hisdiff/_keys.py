@@ -21,14 +21,10 @@ TISSUE = "tissue"
 
 # var
 SELECTED = "hisdiff_selected"
-MODELLED = "hisdiff_modelled"
-CV_PCC = "hisdiff_cv_pcc"
-INTERVAL_FACTOR = "hisdiff_interval_factor"
 
 # obsm, obs
 EMBEDDING = "hisdiff_embedding"
 SPATIAL = "spatial"
-OOD = "hisdiff_ood"
 ARRAY_ROW = "array_row"
 ARRAY_COL = "array_col"
 
@@ -52,3 +48,23 @@ def std(stem: str) -> str:
 def draw(stem: str, index: int) -> str:
     """Name of the layer that holds one draw."""
     return f"{stem}_draw{index}"
+
+
+def modelled(stem: str = STEM) -> str:
+    """Name of the ``var`` column that says which genes a prediction covers."""
+    return f"{stem}_modelled"
+
+
+def cv_pcc(stem: str = STEM) -> str:
+    """Name of the ``var`` column with the expected accuracy of each gene."""
+    return f"{stem}_cv_pcc"
+
+
+def interval_factor(stem: str = STEM) -> str:
+    """Name of the ``var`` column with the factor of each gene's 90 % interval."""
+    return f"{stem}_interval_factor"
+
+
+def ood(stem: str = STEM) -> str:
+    """Name of the ``obs`` column that flags patches unlike any that the model was trained on."""
+    return f"{stem}_ood"

@@ -90,7 +90,7 @@ def write_layers(
         table.layers[name] = layer
     modelled = np.zeros(table.n_vars, dtype=bool)
     modelled[columns[known]] = True
-    table.var[_keys.MODELLED] = modelled
+    table.var[_keys.modelled(stem)] = modelled
     logger.info(
         "wrote layers %r and %r%s: %d spots x %d genes, %s",
         stem, _keys.std(stem), f" and {n_draws} draw(s)" if n_draws else "", sum(map(len, rows)), len(known), predictions[0].units,

@@ -15,6 +15,7 @@ from hisdiff._keys import VERSION
 from hisdiff._section import FeatureSpec
 from hisdiff.methods._base import Knowledge, method
 from hisdiff.methods._checkpoint import read_folder, write_folder
+from hisdiff.methods._hub import push
 from hisdiff.methods._ood import EmbeddingDistribution
 
 if TYPE_CHECKING:
@@ -141,6 +142,29 @@ class Model:
         arrays, files = self._content()
         write_folder(path, arrays, files)
         return Path(path)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model with a card that names cohort, panel, encoder and its licence, pixel size and version.
+
+        Parameters
+        ----------
+        repo_id
+            ``"owner/name"`` of the repository on the Hugging Face hub; it is made where it is missing.
+        private
+            Whether a new repository is private.
+        token
+            Access token, or None for the one that ``hf auth login`` stored.
+
+        Returns
+        -------
+        Address of the commit.
+
+        Raises
+        ------
+        PermissionError
+            If the encoder's licence is unknown or does not let models made with it be shared.
+        """
+        return push(self, repo_id, private=private, token=token)
 
     @classmethod
     def load(cls, path: str | Path) -> Model:

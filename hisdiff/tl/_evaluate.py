@@ -102,7 +102,7 @@ def evaluate(
     table = _table(data, table_key)
     record = _record(table, layer)
     counts, names = _truth(data, table, truth)
-    genes = table.var_names[table.var[_keys.MODELLED].to_numpy(dtype=bool)].astype(str).to_numpy()
+    genes = table.var_names[table.var[_keys.modelled(layer)].to_numpy(dtype=bool)].astype(str).to_numpy()
     columns = rows_of(genes, names)
     if not (columns >= 0).any():
         raise ValueError(
@@ -112,7 +112,8 @@ def evaluate(
     rows = np.flatnonzero(np.isfinite(table.layers[layer][:, rows_of(genes, table.var_names)]).all(axis=1))
     measured = np.log2(1 + counts[rows][:, columns].toarray())
     predicted = {name: _values(table, name, rows, genes) for name in _layers(table, layer)}
-    mean, draws = predicted[layer], np.stack(_draws(predicted, layer)) if _draws(predicted, layer) else None
+    drawn = _draws(predicted, layer)
+    mean, draws = predicted[layer], np.stack(drawn) if drawn else None
 
     result = pd.DataFrame(
         {
@@ -136,7 +137,7 @@ def evaluate(
         summary |= {f"{name}_norm": _figures(flat, normalize_depth(view), weights) for name, view in views.items()}
     several = draws is not None and len(draws) > 1
     summary["mean"]["energy_score"] = float(energy_score(draws, measured).mean()) if several else float("nan")
-    summary["mean"]["coverage_90"] = _coverage(table, measured, mean, predicted[_keys.std(layer)], genes)
+    summary["mean"]["coverage_90"] = _coverage(table, layer, measured, mean, predicted[_keys.std(layer)], genes)
     result.attrs = {
         "summary": summary,
         "in_sample": bool(record["in_sample"]),
@@ -235,8 +236,10 @@ def _figures(measured: np.ndarray, predicted: np.ndarray, weights: csr_matrix) -
     }
 
 
-def _coverage(table: AnnData, measured: np.ndarray, mean: np.ndarray, std: np.ndarray, genes: np.ndarray) -> float:
-    if _keys.INTERVAL_FACTOR not in table.var:
+def _coverage(
+    table: AnnData, layer: str, measured: np.ndarray, mean: np.ndarray, std: np.ndarray, genes: np.ndarray
+) -> float:
+    if _keys.interval_factor(layer) not in table.var:
         return float("nan")
-    factor = table.var[_keys.INTERVAL_FACTOR].to_numpy(dtype=float)[rows_of(genes, table.var_names)]
+    factor = table.var[_keys.interval_factor(layer)].to_numpy(dtype=float)[rows_of(genes, table.var_names)]
     return float(np.nanmean(coverage(measured, mean, std, factor)))

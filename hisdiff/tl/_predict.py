@@ -282,9 +282,9 @@ def _write(
     if place.table_key == _keys.LATTICE_TABLE:
         table.X = table.layers[stem].copy()
     if model.knowledge is not None:
-        write_var(table, _keys.CV_PCC, columns, model.knowledge.cv_pcc)
-        write_var(table, _keys.INTERVAL_FACTOR, columns, model.knowledge.interval_factor)
+        write_var(table, _keys.cv_pcc(stem), columns, model.knowledge.cv_pcc)
+        write_var(table, _keys.interval_factor(stem), columns, model.knowledge.interval_factor)
     if model.ood is not None:
         flags = [model.ood.flag(bound.section.features.at(bound.section.spots)) for bound in bounds]
-        write_obs(table, _keys.OOD, rows, flags)
+        write_obs(table, _keys.ood(stem), rows, flags)
     set_record(table, _keys.PREDICTIONS, stem, record)

@@ -15,21 +15,11 @@ from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import as_list, read_counts
 from hisdiff._sdata._write import records
-from hisdiff._stats import (
-    coexpression_agreement,
-    coverage,
-    energy_score,
-    knn_weights,
-    mae,
-    moran_mae,
-    mse,
-    normalize_depth,
-    pearson,
-    random_spots,
-    rvd,
-    spearman,
-    top_means,
-)
+from hisdiff._stats._accuracy import mae, mse, pearson, rvd, spearman, top_means
+from hisdiff._stats._proper import coverage, energy_score
+from hisdiff._stats._resample import random_spots
+from hisdiff._stats._spatial import knn_weights, moran_mae
+from hisdiff._stats._structure import coexpression_agreement, normalize_depth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

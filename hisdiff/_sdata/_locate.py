@@ -105,7 +105,7 @@ def resolve_table(sdata: SpatialData, table_key: str | None = None) -> str | Non
     """Return the table to use, or None where the object has only images."""
     if table_key is not None:
         return present(table_key, list(sdata.tables), "table")
-    own = [key for key, table in sdata.tables.items() if _made_here(table)]
+    own = [key for key, table in sdata.tables.items() if made_here(table)]
     candidates = [key for key in sdata.tables if key not in own and key != _keys.TRUTH_TABLE]
     if len(candidates) > 1:
         raise ValueError(f"There are several tables, {listing(candidates)}; choose one with table_key=.")
@@ -119,7 +119,8 @@ def mark_made_here(table: AnnData) -> None:
     table.uns.setdefault(_keys.STEM, {})["made_by"] = _keys.STEM
 
 
-def _made_here(table: AnnData) -> bool:
+def made_here(table: AnnData) -> bool:
+    """Whether hisdiff wrote a table."""
     return table.uns.get(_keys.STEM, {}).get("made_by") == _keys.STEM
 
 

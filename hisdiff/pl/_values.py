@@ -1,0 +1,132 @@
+"""What a panel of a gene map shows: the values of a layer, what they are called, and their unit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from hisdiff import _keys
+from hisdiff._check import listing, present
+from hisdiff._sdata._locate import made_here
+from hisdiff._sdata._write import records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from hisdiff._sdata._locate import Place
+
+LOG_COUNTS = "log2(1 + count)"
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """How a layer is shown.
+
+    Attributes
+    ----------
+    name
+        Layer name, None for X.
+    label
+        What a reader calls it.
+    unit
+        Label of the colour bar; panels of one unit share their norm.
+    take_log
+        Whether values are counts that are shown as log2(1 + count).
+    stem
+        Prediction that the layer belongs to, whose expected accuracy holds for it; None for anything else.
+    """
+
+    name: str | None
+    label: str
+    unit: str
+    take_log: bool = False
+    stem: str | None = None
+
+
+def default_layers(table: AnnData, what: str) -> list[str | None]:
+    """Return measured counts and the prediction, as far as they exist."""
+    found: list[str | None] = [None] if _measured(table) else []
+    made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
+    found += [_keys.STEM] if _keys.STEM in made else made
+    if not found:
+        raise ValueError(
+            f"Table {what!r} has neither counts nor a prediction to show; predict with hd.tl.predict(sdata)."
+        )
+    return found
+
+
+def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
+    """Return how a layer is shown, or raise where it does not exist, naming the call that makes it."""
+    if layer in (None, "X"):
+        if not _measured(table):
+            raise ValueError(f"Table {what!r} has nothing measured in X; its layers are {listing(table.layers)}.")
+        counts = _is_counts(table.X)
+        return LayerInfo(None, "measured", LOG_COUNTS if counts else "X", take_log=counts)
+    if layer not in table.layers:
+        raise KeyError(
+            f"There is no layer {layer!r} in table {what!r}; available: {listing(table.layers)}. "
+            f"A prediction is made with hd.tl.predict(sdata), which names its layers after the method."
+        )
+    for stem, record in records(table, _keys.PREDICTIONS).items():
+        in_counts = record["units"] == _keys.COUNTS
+        by = "" if stem == _keys.STEM else f" ({stem})"
+        if layer == stem:
+            return LayerInfo(layer, f"predicted{by}", LOG_COUNTS, in_counts, stem)
+        if layer == _keys.std(stem):
+            return LayerInfo(
+                layer, f"uncertainty{by}", f"sd over draws, {'count' if in_counts else LOG_COUNTS}", stem=stem
+            )
+        if re.fullmatch(rf"{re.escape(stem)}_draw\d+", layer):
+            return LayerInfo(layer, f"{layer.removeprefix(f'{stem}_')}{by}", LOG_COUNTS, in_counts, stem)
+    counts = _is_counts(table.layers[layer])
+    return LayerInfo(layer, layer, LOG_COUNTS if counts else layer, take_log=counts)
+
+
+def columns_of(table: AnnData, genes: str | Sequence[str], what: str) -> dict[str, int]:
+    """Return the column of each gene; an unknown one is a ``KeyError`` with names that are close."""
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    if not genes:
+        raise ValueError("There is no gene to show: genes is empty.")
+    for gene in genes:
+        present(gene, table.var_names, f"gene in table {what!r}:")
+    columns = table.var_names.get_indexer_for(genes)
+    if len(columns) > len(genes):
+        raise ValueError(
+            f"Table {what!r} has gene names more than once; make them unique with adata.var_names_make_unique()."
+        )
+    return dict(zip(genes, columns.tolist()))
+
+
+def values_of(place: Place, column: int, gene: str, info: LayerInfo) -> np.ndarray:
+    """Return the shown values of one gene at the locations of a section, float64 ``(n,)``."""
+    table = place.sdata.tables[place.table_key]
+    matrix = table.X if info.name is None else table.layers[info.name]
+    values = matrix[place.rows][:, [column]]
+    values = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=float).ravel()
+    if len(values) and not np.isfinite(values).any():
+        reason = (
+            f"it is not in the model's panel; var[{_keys.modelled(info.stem)!r}] says which genes are"
+            if info.stem
+            else "all are NaN"
+        )
+        raise ValueError(f"Gene {gene!r} has no values in {info.name or 'X'!r} of {place.name!r}: {reason}.")
+    return np.log2(1 + values) if info.take_log else values
+
+
+def _measured(table: AnnData) -> bool:
+    """Whether X holds something that was measured; in a table that hisdiff made, it is a prediction or empty."""
+    return table.X is not None and table.n_vars > 0 and not made_here(table)
+
+
+def _is_counts(matrix: Any) -> bool:
+    """Whether values are counts; a thousand rows tell them from other scales."""
+    rows = matrix[:1000]
+    rows = rows.to_memory() if hasattr(rows, "to_memory") else rows
+    values = rows.data if sparse.issparse(rows) else np.asarray(rows)
+    return bool(np.all((values >= 0) & (values == np.round(values))))

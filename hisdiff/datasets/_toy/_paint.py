@@ -99,7 +99,8 @@ def _densities(
     cover(0.8 * in_aggregate, 0.20 + 0.04 * grain, 0.10 + 0.02 * grain)
     # Nests retract from the stroma: a pale cleft follows some of their border.
     width = np.clip(0.12 * (here["cleft"] - 0.5), 0.001, 0.15)
-    cover(np.clip(1.2 - np.abs(here["nest"] + width) / width, 0, 1) * (1 - in_aggregate), 0.03, 0.0)
+    along = np.clip(width / 0.03, 0, 1) * (1 - in_aggregate)
+    cover(np.clip(1.2 - np.abs(here["nest"] + width) / width, 0, 1) * along, 0.03, 0.0)
     cover(inside("fat", 0.15), 0.36 + 0.03 * grain, 0.05)
     cover(in_vacuole, 0.012, 0.0)
 

@@ -4,6 +4,8 @@ In: what :mod:`hisdiff.tl` wrote. Out: the Axes of a single panel, or a Figure. 
 the object, and nothing is saved: call ``figure.savefig``.
 """
 
+from hisdiff.pl._evaluation import evaluation
 from hisdiff.pl._gene_map import gene_map, uncertainty_map
+from hisdiff.pl._training import training
 
-__all__ = ["gene_map", "uncertainty_map"]
+__all__ = ["evaluation", "gene_map", "training", "uncertainty_map"]

@@ -43,12 +43,9 @@ class NotebookFigure(Figure):
         return {}  # the formatters for the wanted image formats follow
 
 
-def new_figure(
-    n_rows: int = 1, n_cols: int = 1, *, panel_inch: tuple[float, float], **kwargs: Any
-) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its ``(n_rows, n_cols)`` axes."""
-    size = (panel_inch[0] * n_cols, panel_inch[1] * n_rows)
-    return plt.subplots(n_rows, n_cols, figsize=size, squeeze=False, FigureClass=NotebookFigure, **kwargs)
+def new_figure(n_rows: int, n_cols: int, *, figsize: tuple[float, float], layout: str) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its ``(n_rows, n_cols)`` axes; ``figsize`` in inches."""
+    return plt.subplots(n_rows, n_cols, figsize=figsize, layout=layout, squeeze=False, FigureClass=NotebookFigure)
 
 
 def radii(locations: Locations) -> np.ndarray:

@@ -195,9 +195,10 @@ def _panels(
     pixels = _canvas.read_underlay(view.image, box)
     if ax is None:
         height = PANEL_INCH * (box[3] - box[1]) / (box[2] - box[0])
-        # The title and the scale bar stand outside the panel, the colour bar beside it.
-        size = (PANEL_INCH + 0.5, min(max(height, 1.5), 6.0) + 0.6)
-        figure, axes = _canvas.new_figure(len(shown), len(infos), panel_inch=size, layout="compressed")
+        n_bars = len({info.unit for info in infos})
+        # Room for the colour bars beside the panels, for the title and the scale bar above and below each.
+        size = (PANEL_INCH * len(infos) + 0.8 * n_bars, (height + 0.65) * len(shown))
+        figure, axes = _canvas.new_figure(len(shown), len(infos), figsize=size, layout="compressed")
     else:
         axes = np.array([[ax]])
     for row, (gene, values) in zip(axes, shown.items()):
@@ -218,7 +219,7 @@ def _panels(
 
 def _title(table: AnnData, gene: str, column: int, info: LayerInfo) -> dict[str, str]:
     title = f"{gene}, {info.label}"
-    if info.stem is None or _keys.cv_pcc(info.stem) not in table.var:
+    if not info.stem or info.is_spread or _keys.cv_pcc(info.stem) not in table.var:
         return {"label": title}
     accuracy = float(table.var[_keys.cv_pcc(info.stem)].iloc[column])
     if not np.isfinite(accuracy):

@@ -39,7 +39,9 @@ class LayerInfo:
     take_log
         Whether values are counts that are shown as log2(1 + count).
     stem
-        Prediction that the layer belongs to, whose expected accuracy holds for it; None for anything else.
+        Prediction that the layer belongs to, or None.
+    is_spread
+        Whether it is the standard deviation over draws.
     """
 
     name: str | None
@@ -47,6 +49,7 @@ class LayerInfo:
     unit: str
     take_log: bool = False
     stem: str | None = None
+    is_spread: bool = False
 
 
 def default_layers(table: AnnData, what: str) -> list[str | None]:
@@ -80,7 +83,11 @@ def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
             return LayerInfo(layer, f"predicted{by}", LOG_COUNTS, in_counts, stem)
         if layer == _keys.std(stem):
             return LayerInfo(
-                layer, f"uncertainty{by}", f"sd over draws, {'count' if in_counts else LOG_COUNTS}", stem=stem
+                layer,
+                f"uncertainty{by}",
+                f"sd over draws, {'count' if in_counts else LOG_COUNTS}",
+                stem=stem,
+                is_spread=True,
             )
         if re.fullmatch(rf"{re.escape(stem)}_draw\d+", layer):
             return LayerInfo(layer, f"{layer.removeprefix(f'{stem}_')}{by}", LOG_COUNTS, in_counts, stem)

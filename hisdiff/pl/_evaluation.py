@@ -140,7 +140,7 @@ def _of_frame(frame: pd.DataFrame) -> Figure:
             ha="right",
             fontsize="x-small",
         )
-    ax.set_xlabel("correlation of the gene")
+    ax.set_xlabel("correlation of the gene (Pearson)")
     ax.set_ylabel("mean squared error")
     _open(ax)
     return figure
@@ -171,10 +171,11 @@ def _histogram(ax: Axes, raw: np.ndarray, normalised: np.ndarray | None) -> None
         ax.axvline(median, color=colour, linewidth=1.2)
     finite = [v[np.isfinite(v)] for v in (raw, normalised) if v is not None]
     ax.set_xlim(min([-0.2, *(v.min() for v in finite if len(v))]) - 0.05, 1)
-    ax.set_xlabel("correlation of the gene, measured with predicted")
+    ax.set_xlabel("correlation of the gene (Pearson)")
     ax.set_ylabel("genes")
-    ax.legend(frameon=False, fontsize="small")
     _open(ax)
+    # Above the panel: bars may be anywhere in it.
+    ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
 def _moments(ax: Axes, pair: _Pair, moment: str) -> None:

@@ -115,6 +115,8 @@ def uncertainty_map(
 ) -> Figure:
     """Show the predicted mean of genes beside its standard deviation over draws.
 
+    Spots whose patch looks like nothing the model was trained on are ringed: there the spread says less than it should.
+
     Parameters
     ----------
     sdata
@@ -210,15 +212,28 @@ def _panels(
             _canvas.draw_underlay(panel, pixels, box, style["image_alpha"])
             drawn = _canvas.draw_locations(panel, view.spots, column_values, norm=norm, cmap=cmap, alpha=style["alpha"])
             _canvas.scale_bar(panel, box)
-            panel.set_title(**_title(view.table, gene, columns[gene], info), loc="left", fontsize="medium")
+            strange = _strange(view, info)
+            if strange.any():
+                _canvas.ring_locations(panel, view.spots.take(strange), WARNING_COLOUR)
+            panel.set_title(
+                **_title(view.table, gene, columns[gene], info, bool(strange.any())), loc="left", fontsize="medium"
+            )
             last_of[info.unit] = (panel, drawn, _canvas.extend_of(norm, same))
         for unit, (panel, drawn, extend) in last_of.items():
             panel.figure.colorbar(drawn, ax=panel, label=unit, extend=extend, fraction=0.04, pad=0.02, aspect=22)
     return axes[0, 0] if single else figure
 
 
-def _title(table: AnnData, gene: str, column: int, info: LayerInfo) -> dict[str, str]:
-    title = f"{gene}, {info.label}"
+def _strange(view: _View, info: LayerInfo) -> np.ndarray:
+    """Return which spots look like nothing the model was trained on, where the spread is shown."""
+    name = _keys.ood(info.stem or _keys.STEM)
+    if not info.is_spread or name not in view.table.obs:
+        return np.zeros(len(view.spots), dtype=bool)
+    return view.table.obs[name].to_numpy(dtype=bool)[view.place.rows]
+
+
+def _title(table: AnnData, gene: str, column: int, info: LayerInfo, ringed: bool) -> dict[str, str]:
+    title = f"{gene}, {info.label}{' (ringed: unlike training tissue)' if ringed else ''}"
     if not info.stem or info.is_spread or _keys.cv_pcc(info.stem) not in table.var:
         return {"label": title}
     accuracy = float(table.var[_keys.cv_pcc(info.stem)].iloc[column])

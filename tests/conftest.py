@@ -31,3 +31,72 @@ def _quiet_and_clean(tmp_path_factory: pytest.TempPathFactory):
 
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture
+def make_section():
+    """Return a maker of small sections in which colour decides expression: reddish tissue has A genes, bluish B genes."""
+    return _make_section
+
+
+def _make_section(
+    name: str = "s1",
+    *,
+    seed: int = 0,
+    side: int = 6,
+    n_genes: int = 12,
+    mpp: float = 0.5,
+    genes: list[str] | None = None,
+    depth: float = 1.0,
+):
+    """Spots of radius 25 um at 100 um pitch on a ``side`` x ``side`` square lattice; gene i is of kind A or B by i % 2."""
+    import anndata as ad
+    import numpy as np
+    import pandas as pd
+    from scipy import sparse
+
+    from hisdiff.io._build import levels_of, spot_section
+
+    rng = np.random.default_rng(seed)
+    size = round((side + 2) * 100 / mpp)
+    y, x = np.mgrid[:size, :size] / size
+    mix = 0.5 + 0.5 * np.sin(5 * x + seed) * np.cos(4 * y)  # share of the bluish kind
+    colour = (1 - mix)[..., None] * [205, 120, 150] + mix[..., None] * [110, 80, 170]
+    colour = colour + rng.normal(0, 18, (size, size, 1))
+    edge = (np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)) < 0.03)[..., None]
+    pixels = np.clip(np.where(edge, 243, colour), 0, 255).astype(np.uint8)
+    row, col = (a.ravel() for a in np.mgrid[:side, :side])
+    xy = (np.stack([col, row], axis=1) + 1.5) * 100 / mpp
+    local = mix[xy[:, 1].astype(int), xy[:, 0].astype(int)][:, None]
+    kind = np.arange(n_genes) % 2
+    rate = np.where(kind == 0, 1 - local, local) * (10 + 5 * np.arange(n_genes)) * depth
+    names = genes or [f"{'AB'[k]}{i:02d}" for i, k in enumerate(kind)]
+    table = ad.AnnData(
+        sparse.csr_matrix(rng.poisson(rate).astype(np.float32)),
+        obs=pd.DataFrame({"array_row": row, "array_col": col}, index=[f"{name}_{r}x{c}" for r, c in zip(row, col)]),
+        var=pd.DataFrame(index=names),
+    )
+    return spot_section(name, levels_of(np.moveaxis(pixels, -1, 0).copy()), mpp, table, xy, 25.0)
+
+
+class ColourEncoder:
+    """A ten-line encoder: mean and spread of each colour of a patch."""
+
+    def __init__(self, name: str = "colour", revision: str = "1") -> None:
+        from hisdiff.encoders import EncoderSpec
+
+        self.spec = EncoderSpec(name, revision, dim=6, input_px=32, mpp=2.0, licence="CC0-1.0", derivatives=True)
+        self.n_patches = 0
+
+    def encode(self, patches):
+        import numpy as np
+
+        self.n_patches += len(patches)
+        values = patches.reshape(len(patches), -1, 3).astype(np.float32) / 255
+        return np.concatenate([values.mean(axis=1), values.std(axis=1)], axis=1)
+
+
+@pytest.fixture
+def colour_encoder() -> ColourEncoder:
+    """Return a quick encoder that counts the patches it was given."""
+    return ColourEncoder()

@@ -171,7 +171,7 @@ def _embed(
     if places[0].table is None:
         write_lattice(places[0], done[0].locations.xy_um, lattice[1])
         places = locate(sdata, **{**where, "table_key": _keys.LATTICE_TABLE})
-    _write_embedding(places, spec, done)
+    _write_embedding(places, spec, _licence(encoder), done)
     return None
 
 
@@ -217,12 +217,20 @@ def _fingerprint(image: ImageSource) -> str:
     return hashlib.sha256(view.tobytes()).hexdigest()[:16]
 
 
-def _write_embedding(places: Sequence[Place], spec: FeatureSpec, done: Sequence[_Embedded]) -> None:
+def _licence(encoder: Encoder) -> dict[str, str]:
+    """Return what a model's card will have to say of the encoder, in words that zarr can hold."""
+    allowed = {True: "yes", False: "no", None: "unknown"}[encoder.spec.derivatives]
+    return {"licence": encoder.spec.licence, "derivatives": allowed}
+
+
+def _write_embedding(
+    places: Sequence[Place], spec: FeatureSpec, licence: Mapping[str, str], done: Sequence[_Embedded]
+) -> None:
     table = places[0].table
     record = embedding_record(table)
     if record is None or any(record[key] != value for key, value in spec.to_dict().items()):
         # One table has one embedding: of another encoder nothing can stay.
-        record = {**spec.to_dict(), "sections": {}}
+        record = {**spec.to_dict(), **licence, "sections": {}}
         table.obsm[_keys.EMBEDDING] = np.full((table.n_obs, spec.dim), np.nan, dtype=np.float32)
     values = np.array(table.obsm[_keys.EMBEDDING], dtype=np.float32)
     for place, section in zip(places, done):

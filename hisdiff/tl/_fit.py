@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff import _keys, encoders
+from hisdiff import _keys
 from hisdiff._check import listing, seed_of
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
+from hisdiff._sdata._features import embedding_record
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import Bound, as_list, read_sections
@@ -236,12 +237,12 @@ def _run_id(training: Sequence[Bound], method: str, config: Any, panel: Sequence
 def _cohort(training: Sequence[Bound]) -> Cohort:
     sections: list[Section] = [bound.section for bound in training]
     spec = sections[0].features.spec if sections[0].features is not None else None
-    licence, derivatives = encoders.licence_of(spec.encoder) if spec is not None else ("none needed", True)
+    record = {} if spec is None else embedding_record(training[0].place.table)
     return Cohort(
         sections=tuple(section.name for section in sections),
         features=spec,
-        licence=licence,
-        derivatives=derivatives,
+        licence=str(record.get("licence", "none needed")),
+        derivatives={"yes": True, "no": False, "unknown": None}[str(record.get("derivatives", "yes"))],
         mpp=tuple(float(bound.place.mpp) for bound in training),
         pitch_um=float(np.median([pitch_of(section.spots.xy_um) for section in sections])),
         radius_um=float(np.median(np.concatenate([section.spots.radius_um for section in sections]))),

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import spatialdata as sd
+
+import hisdiff as hd
+from hisdiff._sdata._read import read_sections
+
+
+def stored(sdata, table: str = "table"):
+    return sdata.tables[table].obsm["hisdiff_embedding"]
+
+
+def test_embedding_mean_and_sd_are_stored_raw_with_their_record(make_section, colour_encoder) -> None:
+    sdata = make_section()
+    hd.pp.embed(sdata, colour_encoder)
+    values = stored(sdata)
+    assert values.shape == (36, 6)
+    assert values.dtype == np.float32
+    record = sdata.tables["table"].uns["hisdiff"]["embedding"]
+    assert (record["encoder"], record["revision"], record["patch_um"], record["mpp"]) == ("colour", "1", 64.0, 2.0)
+    section = record["sections"]["s1"]
+    assert section["mean"].shape == section["std"].shape == (6,)
+    # The lattice covers the same tissue as the spots, so their means agree roughly.
+    np.testing.assert_allclose(section["mean"], values.mean(axis=0), atol=0.1)
+
+
+def test_what_is_there_already_is_not_computed_again(make_section, colour_encoder) -> None:
+    sdata = make_section()
+    hd.pp.embed(sdata, colour_encoder)
+    before, seen = stored(sdata).copy(), colour_encoder.n_patches
+    hd.pp.embed(sdata, colour_encoder)
+    assert colour_encoder.n_patches == seen
+    np.testing.assert_array_equal(stored(sdata), before)
+    hd.pp.embed(sdata, colour_encoder, patch_um=40)
+    assert colour_encoder.n_patches > seen
+    assert np.abs(stored(sdata) - before).max() > 0
+
+
+def test_another_image_under_the_same_name_is_embedded_anew(make_section, colour_encoder) -> None:
+    sdata, other = make_section(seed=0), make_section(seed=3)
+    hd.pp.embed(sdata, colour_encoder)
+    before = stored(sdata).copy()
+    sdata.images["s1_image"] = other.images["s1_image"]
+    hd.pp.embed(sdata, colour_encoder)
+    assert np.abs(stored(sdata) - before).max() > 0.01
+
+
+def test_the_pixel_size_of_the_scan_does_not_matter(make_section, colour_encoder) -> None:
+    fine, coarse = make_section(mpp=0.5), make_section(mpp=1.0)
+    for sdata in (fine, coarse):
+        hd.pp.embed(sdata, colour_encoder)
+    # The colour field is the same; noise is drawn per pixel, so only means can agree.
+    assert np.corrcoef(stored(fine)[:, 0], stored(coarse)[:, 0])[0, 1] > 0.99
+
+
+def test_statistics_of_the_section_do_not_change_when_spots_are_left_out(make_section, colour_encoder) -> None:
+    whole, part = make_section(), make_section()
+    table = part.tables["table"][:10].copy()
+    del part.tables["table"]
+    part.tables["table"] = table
+    for sdata in (whole, part):
+        hd.pp.embed(sdata, colour_encoder)
+    a, b = (s.tables["table"].uns["hisdiff"]["embedding"]["sections"]["s1"] for s in (whole, part))
+    np.testing.assert_array_equal(a["mean"], b["mean"])
+    np.testing.assert_allclose(stored(whole)[:10], stored(part), rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_batch_size_changes_nothing(make_section, colour_encoder, batch_size: int) -> None:
+    first = hd.pp.embed(make_section(), colour_encoder, inplace=False)
+    again = hd.pp.embed(make_section(), colour_encoder, batch_size=batch_size, inplace=False)
+    np.testing.assert_allclose(again, first, rtol=1e-6)
+
+
+def test_without_inplace_nothing_is_written(make_section, colour_encoder) -> None:
+    sdata = make_section()
+    both = hd.pp.embed([sdata, make_section("s2")], colour_encoder, inplace=False)
+    assert [v.shape for v in both] == [(36, 6)] * 2
+    assert "hisdiff_embedding" not in sdata.tables["table"].obsm
+    assert "tissue" not in sdata.shapes
+
+
+def test_a_section_with_only_an_image_gets_a_lattice(make_section, colour_encoder) -> None:
+    sdata = make_section()
+    only = sd.SpatialData(images={"he": sdata.images["s1_image"]})
+    hd.pp.embed(only, colour_encoder)
+    table = only.tables["lattice"]
+    assert table.n_vars == 0
+    assert table.obsm["hisdiff_embedding"].shape == (table.n_obs, 6)
+    spots = read_sections(only)[0].section.spots
+    assert spots.footprint == pytest.approx(27.5)
+    assert table.n_obs > 20
+    hd.pp.embed(only, colour_encoder)  # running the cell twice is normal
+    assert only.tables["lattice"].n_obs == table.n_obs
+
+
+def test_embedding_survives_zarr(make_section, colour_encoder, tmp_path) -> None:
+    sdata = make_section()
+    hd.pp.embed(sdata, colour_encoder)
+    sdata.write(tmp_path / "s.zarr")
+    again = sd.read_zarr(tmp_path / "s.zarr")
+    seen = colour_encoder.n_patches
+    hd.pp.embed(again, colour_encoder)
+    assert colour_encoder.n_patches == seen
+    np.testing.assert_array_equal(stored(again), stored(sdata))
+
+
+def test_bad_input_is_refused_before_the_encoder_runs(make_section, colour_encoder) -> None:
+    good, bad = make_section(), make_section("s2")
+    del bad.images["s2_image"]
+    with pytest.raises(ValueError, match="no image for 's2'"):
+        hd.pp.embed([good, bad], colour_encoder)
+    with pytest.raises(ValueError, match="patch_um"):
+        hd.pp.embed(good, colour_encoder, patch_um=0)
+    with pytest.raises((ValueError, KeyError), match="textur"):
+        hd.pp.embed(good, "textur")
+    assert colour_encoder.n_patches == 0
+    assert "hisdiff_embedding" not in good.tables["table"].obsm

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import spatialdata as sd
+
+import hisdiff as hd
+
+
+@pytest.fixture
+def sections(make_section, colour_encoder):
+    """Two sections to train on and one to predict, embedded."""
+    made = [make_section(f"s{i}", seed=i, side=8) for i in range(3)]
+    hd.pp.select_genes(made[:2])
+    hd.pp.embed(made, colour_encoder)
+    return made
+
+
+@pytest.fixture
+def model(sections):
+    return hd.tl.fit(sections[:2], method="ridge")
+
+
+def layers(sdata, table: str = "table") -> set[str]:
+    return set(sdata.tables[table].layers)
+
+
+def test_prediction_follows_the_planted_rule(sections, model) -> None:
+    hd.tl.predict(sections[2], model)
+    result = hd.tl.evaluate(sections[2], layer="ridge")
+    assert result["pearson"].median() > 0.6
+    assert not result.attrs["in_sample"]
+
+
+def test_slots_shapes_types_and_record_are_those_of_the_contract(sections, model) -> None:
+    test = sections[2]
+    hd.tl.predict(test, model, n_draws=5, keep_draws=2, rng=7)
+    table = test.tables["table"]
+    assert layers(test) == {"ridge", "ridge_std", "ridge_draw0", "ridge_draw1"}
+    for name in layers(test):
+        assert table.layers[name].dtype == np.float32
+        assert table.layers[name].shape == table.shape
+    modelled = table.var["ridge_modelled"].to_numpy()
+    assert set(table.var_names[modelled]) == set(model.genes)
+    assert np.isfinite(table.layers["ridge"][:, modelled]).all()
+    assert np.isnan(table.layers["ridge"][:, ~modelled]).all()
+    assert table.obs["ridge_ood"].dtype == bool
+    assert table.var["ridge_cv_pcc"].notna().to_numpy()[modelled].any()
+    record = table.uns["hisdiff"]["predictions"]["ridge"]
+    assert record["model"] == model.id
+    assert (record["seed"], record["n_draws"], record["units"], record["method"]) == (7, 5, "log2", "ridge")
+    assert record["uses_section_counts"]
+    assert not record["in_sample"]
+
+
+def test_the_same_seed_gives_the_same_result_and_another_one_another(sections, model) -> None:
+    first, again, other = (hd.tl.predict(sections[2], model, rng=seed, inplace=False) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.layers["ridge_draw0"], again.layers["ridge_draw0"])
+    assert np.abs(first.layers["ridge_draw0"] - other.layers["ridge_draw0"]).max() > 0
+
+
+def test_without_inplace_the_result_is_returned_and_the_object_untouched(sections, model) -> None:
+    result = hd.tl.predict(sections[2], model, inplace=False)
+    assert layers(sections[2]) == set()
+    assert list(result.var_names) == list(model.genes)
+    assert list(result.obs_names) == list(sections[2].tables["table"].obs_names)
+
+
+def test_the_order_of_genes_in_a_table_does_not_matter(sections, model) -> None:
+    test = sections[2]
+    straight = hd.tl.predict(test, model, inplace=False)
+    table = test.tables["table"][:, ::-1].copy()
+    del test.tables["table"]
+    test.tables["table"] = table
+    reverse = hd.tl.predict(test, model, inplace=False)
+    np.testing.assert_allclose(reverse.to_df()[straight.var_names], straight.to_df(), rtol=1e-5)
+
+
+def test_counts_units_are_means_of_counts_not_counts_of_means(sections, model) -> None:
+    logs = hd.tl.predict(sections[2], model, n_draws=3, keep_draws=3, inplace=False)
+    counts = hd.tl.predict(sections[2], model, n_draws=3, units="counts", inplace=False)
+    draws = np.stack([logs.layers[f"ridge_draw{i}"] for i in range(3)])
+    np.testing.assert_allclose(counts.layers["ridge"], (2**draws - 1).mean(axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_the_model_of_an_object_is_found_through_its_record_also_after_zarr(sections, tmp_path) -> None:
+    sdata = sections[0]
+    model = hd.tl.fit(sdata, method="ridge")
+    assert sdata.attrs["hisdiff"]["model"]["id"] == model.id
+    sdata.write(tmp_path / "s.zarr")
+    again = sd.read_zarr(tmp_path / "s.zarr")
+    hd.tl.predict(again)
+    assert again.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["in_sample"]
+    with pytest.raises(KeyError, match="No model was fitted on this object"):
+        hd.tl.predict(sections[2])
+
+
+def test_a_model_that_was_replaced_under_a_record_is_noticed(sections, tmp_path) -> None:
+    hd.tl.fit(sections[0], method="ridge", save=tmp_path / "m")
+    hd.tl.fit(sections[1], method="ridge", save=tmp_path / "m")
+    with pytest.raises(ValueError, match="was fitted with"):
+        hd.tl.predict(sections[0])
+
+
+def test_missing_steps_are_run_with_defaults_and_said(make_section, caplog) -> None:
+    sdata = make_section(side=5)
+    with caplog.at_level("INFO", logger="hisdiff"):
+        hd.tl.fit(sdata, method="ridge")
+        hd.tl.predict(sdata)
+    assert "running hd.pp.select_genes" in caplog.text
+    assert "running hd.pp.embed with encoder 'texture'" in caplog.text
+    assert "ridge" in layers(sdata)
+
+
+def test_saved_and_loaded_models_predict_the_same(sections, model, tmp_path) -> None:
+    model.save(tmp_path / "m")
+    loaded = hd.models.load(tmp_path / "m")
+    assert loaded.id == model.id
+    assert repr(loaded) == repr(model)
+    a, b = (hd.tl.predict(sections[2], m, inplace=False) for m in (model, tmp_path / "m"))
+    np.testing.assert_array_equal(a.X, b.X)
+
+
+def test_a_section_with_only_an_image_is_predicted_on_a_lattice(sections, model, colour_encoder) -> None:
+    only = sd.SpatialData(images={"he": sections[2].images["s2_image"]})
+    hd.pp.embed(only, colour_encoder)
+    hd.tl.predict(only, model)
+    table = only.tables["lattice"]
+    assert list(table.var_names) == list(model.genes)
+    assert np.isfinite(table.layers["ridge"]).all()
+    assert not table.uns["hisdiff"]["predictions"]["ridge"]["uses_section_counts"]
+    hd.tl.predict(only, model)  # again
+
+
+def test_one_table_with_two_regions_is_two_sections(sections, model, colour_encoder) -> None:
+    a, b = sections[0], sections[2]
+    both = merged(a, b)
+    hd.pp.embed(both, colour_encoder)
+    hd.tl.predict(both, model)
+    one = hd.tl.predict(b, model, inplace=False)
+    rows = both.tables["table"].obs["region"].to_numpy() == "s2"
+    panel = both.tables["table"][rows][:, list(model.genes)]
+    np.testing.assert_allclose(panel.layers["ridge"], one[panel.obs_names].X, rtol=1e-4, atol=1e-4)
+    assert len(both.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["depth"]) == 2
+
+
+def merged(a, b):
+    import anndata as ad
+    from spatialdata.models import TableModel
+
+    tables = [s.tables["table"].copy() for s in (a, b)]
+    for table in tables:
+        table.uns.clear()
+        table.obsm.pop("hisdiff_embedding", None)
+    table = TableModel.parse(
+        ad.concat(tables, merge="same"), region=["s0", "s2"], region_key="region", instance_key="instance_id"
+    )
+    return sd.SpatialData(
+        images={"s0_image": a.images["s0_image"], "s2_image": b.images["s2_image"]},
+        shapes={"s0": a.shapes["s0"], "s2": b.shapes["s2"]},
+        tables={"table": table},
+    )
+
+
+def test_running_twice_replaces_our_layers_and_drops_stale_draws(sections, model) -> None:
+    test = sections[2]
+    hd.tl.predict(test, model, keep_draws=3)
+    hd.tl.predict(test, model, keep_draws=1)
+    assert layers(test) == {"ridge", "ridge_std", "ridge_draw0"}
+
+
+def test_a_layer_of_somebody_else_is_never_touched(sections, model) -> None:
+    table = sections[2].tables["table"]
+    table.layers["ridge"] = np.ones(table.shape, dtype=np.float32)
+    with pytest.raises(ValueError, match="hisdiff did not write.*key_added"):
+        hd.tl.predict(sections[2], model)
+    assert (table.layers["ridge"] == 1).all()
+    hd.tl.predict(sections[2], model, key_added="mine")
+    assert {"mine", "mine_std", "mine_draw0"} <= layers(sections[2])
+
+
+def test_genes_that_the_target_lacks_are_left_out_and_said(sections, model, caplog) -> None:
+    test = sections[2]
+    lost = str(model.genes[0])
+    table = test.tables["table"][:, test.tables["table"].var_names != lost].copy()
+    del test.tables["table"]
+    test.tables["table"] = table
+    hd.tl.predict(test, model)
+    assert lost in caplog.text
+    assert test.tables["table"].var["ridge_modelled"].sum() == len(model.genes) - 1
+
+
+def test_depth_can_be_set_and_is_the_sections_own_by_default(sections, model) -> None:
+    hd.tl.predict(sections[2], model)
+    record = sections[2].tables["table"].uns["hisdiff"]["predictions"]["ridge"]
+    counts = sections[2].tables["table"][:, list(model.genes)].X.sum(axis=1)
+    assert record["depth"][0] == pytest.approx(float(np.log2(np.median(np.asarray(counts)))), abs=1e-4)
+    hd.tl.predict(sections[2], model, depth=3.0)
+    record = sections[2].tables["table"].uns["hisdiff"]["predictions"]["ridge"]
+    assert record["depth"] == [3.0]
+    assert not record["uses_section_counts"]

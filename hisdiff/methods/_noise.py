@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,7 +12,8 @@ ROW_BLOCK = 4096
 CELL_BLOCK = 64
 """Side of a block of grid cells."""
 
-_LANES = 4  # 64-bit words that Philox gives per tick of its counter
+_LANES = 8  # 32-bit words that Philox gives per tick of its counter, one for a value
+_CHUNK = 64  # rows made at a time, so that intermediate values stay in the cache
 _OFFSET_BITS = 64
 
 
@@ -75,19 +77,26 @@ class BlockNoise:
         float32 ``(k, width)``.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        block, rank = self._block[rows], self._rank[rows]
-        ticks = -(-width // (2 * _LANES))  # each 64-bit word makes two normals
-        words = np.empty((len(rows), ticks * _LANES), dtype=np.uint64)
-        # Neighbours in a block lie one behind the other in the generator's sequence: one call fills a whole run of them.
-        follows = (block[1:] == block[:-1]) & (rank[1:] == rank[:-1] + 1)
-        bounds = (
-            np.concatenate([[0], np.flatnonzero(~follows) + 1, [len(rows)]]) if len(rows) else np.zeros(1, np.int64)
-        )
-        for first, last in zip(bounds[:-1], bounds[1:]):
-            counter = np.array([rank[first] * ticks, block[first], draw, step], dtype=np.uint64)
-            generator = np.random.Philox(key=self._key, counter=counter)
-            words[first:last] = generator.random_raw((last - first) * ticks * _LANES).reshape(last - first, -1)
-        return _box_muller(words)[:, :width]
+        # In the order of their addresses, neighbours are one run of the generator's sequence, filled by one call.
+        order = np.lexsort((self._rank[rows], self._block[rows]))
+        block, rank = self._block[rows[order]], self._rank[rows[order]]
+        ticks = -(-width // _LANES)
+        out = np.empty((len(rows), width), dtype=np.float32)
+        uniform = np.empty((min(len(rows), _CHUNK), ticks * _LANES), dtype=np.float32)
+        bits = np.random.Philox(key=self._key)
+        state = bits.state
+        generator = np.random.Generator(bits)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            blocks, ranks = block[chunk], rank[chunk]
+            breaks = np.flatnonzero((blocks[1:] != blocks[:-1]) | (ranks[1:] != ranks[:-1] + 1)) + 1
+            for first, last in pairwise([0, *breaks.tolist(), len(ranks)]):
+                address = [int(ranks[first]) * ticks, int(blocks[first]), draw, step]
+                state["state"]["counter"] = np.array(address, dtype=np.uint64)
+                bits.state = state
+                generator.random(out=uniform[first:last], dtype=np.float32)
+            out[order[chunk]] = _box_muller(uniform[: len(ranks)])[:, :width]
+        return out
 
 
 @lru_cache(maxsize=64)
@@ -106,19 +115,12 @@ def _packed(blocks: np.ndarray) -> np.ndarray:
     return (high & low) << np.uint64(32) | (rest & low)
 
 
-def _box_muller(words: np.ndarray) -> np.ndarray:
-    """Turn 64-bit words ``(k, w)`` into standard normals, float32 ``(k, 2 w)``.
+def _box_muller(uniform: np.ndarray) -> np.ndarray:
+    """Turn uniform values in [0, 1) into as many standard normals; ``(k, w)`` with even ``w``.
 
-    The number of words per value is fixed, unlike in rejection methods: that is what makes rows addressable.
+    Unlike with rejection methods every normal takes the same number of uniform values: that makes rows addressable.
     """
-    halves = (
-        np.ascontiguousarray(words).view("<u4" if words.dtype.byteorder != ">" else ">u4").reshape(len(words), -1, 2)
-    )
-    # (k + 1/2) / 2**32 lies inside (0, 1), so that the logarithm is finite.
-    uniform = (halves.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
-    radius = np.sqrt(np.float32(-2) * np.log(uniform[..., 0]))
-    angle = np.float32(2 * np.pi) * uniform[..., 1]
-    out = np.empty((len(words), words.shape[1], 2), dtype=np.float32)
-    np.multiply(radius, np.cos(angle), out=out[..., 0])
-    np.multiply(radius, np.sin(angle), out=out[..., 1])
-    return out.reshape(len(words), -1)
+    half = uniform.shape[1] // 2
+    radius = np.sqrt(np.float32(-2) * np.log(1 - uniform[:, :half]))
+    angle = np.float32(2 * np.pi) * uniform[:, half:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)

@@ -114,16 +114,18 @@ def load_reference_checkpoint(path: str | Path, genes: Sequence[str], *, heads: 
 
 
 def _read_weights(path: Path) -> Mapping[str, Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"Checkpoint {str(path)!r} is truncated, or no file of torch.save.")
     try:
         # Mapped, so that the optimiser's state, twice the size of the weights, is not read.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"Checkpoint {str(path)!r} holds pickled objects other than tensors, or is damaged: {error}"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ValueError(
-            f"Checkpoint {str(path)!r} cannot be read; it is truncated or no checkpoint: {error}"
+            f"Checkpoint {str(path)!r} cannot be read, it is damaged or no file of torch.save: {error}"
         ) from error
     weights = content.get("model") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):

@@ -56,24 +56,27 @@ def interval_factor(measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> 
         return np.ones(measured.shape[1])
     covered = np.stack([coverage(measured, mean, std, factor) for factor in _FACTORS])
     pooled = _crossing(covered.mean(axis=1, keepdims=True))[0]
-    own = _crossing(covered)
+    if np.isnan(pooled):
+        # No factor brings all genes together to the level; the one that comes nearest is the best there is.
+        pooled = _FACTORS[np.abs(covered.mean(axis=1) - LEVEL).argmin()]
+    apart = np.log(_crossing(covered) / pooled)
+    told = np.isfinite(apart)
     noise = _LOG_VARIANCE / len(measured)
-    apart = np.where(np.isfinite(own), np.log(np.where(np.isfinite(own), own, 1.0)) - np.log(pooled), 0)
-    spread = max(float(np.mean(apart**2)) - noise, 0)
-    return pooled * np.exp(spread / (spread + noise) * apart)
+    spread = max(float(np.mean(apart[told] ** 2)) - noise, 0) if told.any() else 0.0
+    return pooled * np.exp(np.where(told, spread / (spread + noise) * apart, 0))
 
 
 def _crossing(covered: np.ndarray) -> np.ndarray:
     """Return the factor at which each column of coverages first reaches the level, interpolated; ``(columns,)``.
 
-    A column that never reaches it (a gene with hardly any counts, whose zeros are covered nine times in ten at best)
-    takes the factor that covers most.
+    NaN for a column that is above it from the start or never reaches it: a gene with hardly any counts, whose zeros
+    are covered nine times in ten whatever the factor, tells nothing about it.
     """
     reached = covered >= LEVEL
-    last = np.where(reached.any(axis=0), reached.argmax(axis=0), covered.argmax(axis=0))
+    last = reached.argmax(axis=0)
     first = np.maximum(last - 1, 0)
     columns = np.arange(covered.shape[1])
     low, high = covered[first, columns], covered[last, columns]
-    rise = high - low
-    share = np.where(rise > 0, np.clip((LEVEL - low) / np.where(rise > 0, rise, 1), 0, 1), 1)
-    return np.exp(np.log(_FACTORS[first]) * (1 - share) + np.log(_FACTORS[last]) * share)
+    share = (LEVEL - low) / np.where(high > low, high - low, 1)
+    factor = np.exp(np.log(_FACTORS[first]) * (1 - share) + np.log(_FACTORS[last]) * share)
+    return np.where(last > 0, factor, np.nan)

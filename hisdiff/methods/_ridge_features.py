@@ -1,0 +1,141 @@
+"""From the embeddings of a section to the features of the ridge baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from hisdiff._geometry import pitch_of
+from hisdiff._section import depth_of
+from hisdiff.methods._context import Context, Scaling, context_of
+from hisdiff.methods._folds import folds_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hisdiff._section import Locations, Section
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Embeddings to features: principal components of a location's own embedding and of the means around it.
+
+    Attributes
+    ----------
+    scaling, pitch_um
+        How embeddings are scaled, and the distance between anchors.
+    center, scale
+        ``(D,)`` mean and sd of the training embeddings, each column scaled alone since units may differ.
+    axes
+        ``(D, k)`` principal axes of the standardised embeddings.
+    """
+
+    scaling: Scaling
+    pitch_um: float | None
+    center: np.ndarray
+    scale: np.ndarray
+    axes: np.ndarray
+
+    @classmethod
+    def fit(cls, sections: Sequence[Section], scaling: Scaling, pitch_um: float | None, k: int) -> Projection:
+        """Find the principal axes of the embeddings at the spots of training sections."""
+        own = np.concatenate([context_of(s, s.spots, scaling=scaling, pitch_um=pitch_um).own for s in sections])
+        center, scale = own.mean(axis=0, dtype=np.float64), own.std(axis=0, dtype=np.float64)
+        scale[scale <= 1e-6 * np.maximum(np.abs(center), 1e-6)] = 1
+        k = min(k, len(own) - 1, own.shape[1])
+        axes = PCA(k, random_state=0).fit((own - center) / scale).components_.T
+        return cls(scaling, pitch_um, center, scale, axes)
+
+    def features(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return float64 ``(n, 3 k)``: components of the own embedding, of the mean over 9 anchors and over 49."""
+        context = context_of(section, locations, scaling=self.scaling, pitch_um=self.pitch_um)
+        # The mean of projections is the projection of the mean, and far smaller to take.
+        small = Context(self._project(context.own), self._project(context.anchors), context.near, context.wide)
+        return np.concatenate([small.own, small.mean_over(small.near), small.mean_over(small.wide)], axis=1)
+
+    def take(self, k: int) -> Projection:
+        """Keep the first ``k`` components."""
+        return replace(self, axes=self.axes[:, :k])
+
+    def _project(self, embeddings: np.ndarray) -> np.ndarray:
+        return ((embeddings - self.center) / self.scale) @ self.axes
+
+
+_LEAST_SPOTS = 4
+
+
+@dataclass(frozen=True)
+class TrainingSpots:
+    """The spots of some sections that have any count, one below the other.
+
+    Attributes
+    ----------
+    sections
+        The sections, with all of their spots.
+    kept
+        For each section, rows of its spots that have any count.
+    section, fold
+        ``(n,)`` which section a spot is of, and with which spots it is left out.
+    measured
+        ``(n, G)``, log2(1 + count).
+    targets
+        The same with the counts of each section scaled to ``depth``.
+    centred
+        ``targets`` with the mean of each section moved to the mean of all: what a section has more or less of as a
+        whole is mostly how it was handled, and slopes fitted to it mislead elsewhere.
+    depths
+        log2 of the median total count over the panel, one for each section.
+    depth
+        That of the cohort, the median of ``depths`` unless given.
+    pitch_um
+        Median distance between spots; None where no section has two.
+    """
+
+    sections: tuple[Section, ...]
+    kept: tuple[np.ndarray, ...]
+    section: np.ndarray
+    fold: np.ndarray
+    measured: np.ndarray
+    targets: np.ndarray
+    centred: np.ndarray
+    depths: tuple[float, ...]
+    depth: float
+    pitch_um: float | None
+
+    @classmethod
+    def of(cls, sections: Sequence[Section], *, depth: float | None = None, n_blocks: int = 5) -> TrainingSpots:
+        """Gather the spots of sections that share one panel; sections without any count are left out."""
+        counted = [(s, np.flatnonzero(np.asarray(s.counts.sum(axis=1)).ravel() > 0)) for s in sections]
+        counted = [(s, rows) for s, rows in counted if len(rows)]
+        n = sum(len(rows) for _, rows in counted)
+        if n < _LEAST_SPOTS:
+            raise ValueError(
+                f"Ridge needs at least {_LEAST_SPOTS} spots with counts of the panel; "
+                f"section(s) {[s.name for s in sections]} have {n}."
+            )
+        depths = tuple(depth_of(s.counts[rows]) for s, rows in counted)
+        depth = float(np.median(depths)) if depth is None else depth
+        counts = [s.counts[rows].toarray().astype(np.float64) for s, rows in counted]
+        targets = [np.log2(1 + c * 2.0 ** (depth - own)) for c, own in zip(counts, depths)]
+        means = [t.mean(axis=0) for t in targets]
+        xy = [s.spots.xy_um[rows] for s, rows in counted]
+        pitches = [pitch_of(p) for p in xy if len(p) > 1]
+        return cls(
+            sections=tuple(s for s, _ in counted),
+            kept=tuple(rows for _, rows in counted),
+            section=np.repeat(np.arange(len(counted)), [len(rows) for _, rows in counted]),
+            fold=folds_of(xy, n_blocks),
+            measured=np.log2(1 + np.concatenate(counts)),
+            targets=np.concatenate(targets),
+            centred=np.concatenate([t - m for t, m in zip(targets, means)]) + np.mean(means, axis=0),
+            depths=depths,
+            depth=depth,
+            pitch_um=float(np.median(pitches)) if pitches else None,
+        )
+
+    def features(self, projection: Projection) -> np.ndarray:
+        """Return the features of the spots, ``(n, 3 k)``."""
+        return np.concatenate([projection.features(s, s.spots)[rows] for s, rows in zip(self.sections, self.kept)])

@@ -1,0 +1,328 @@
+"""Ridge regression with resampled residuals: the baseline that a generative model has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import numpy as np
+from scipy.special import ndtr
+
+from hisdiff._check import one_of, positive, seed_of
+from hisdiff._keys import LOG2
+from hisdiff._log import logger
+from hisdiff.methods._calibration import knowledge_of
+from hisdiff.methods._context import Scaling
+from hisdiff.methods._draws import DrawAccumulator
+from hisdiff.methods._noise import BlockNoise
+from hisdiff.methods._ridge_features import Projection, TrainingSpots
+from hisdiff.methods._ridge_path import Moments, held_out_correlations, solve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from hisdiff._section import Locations, Prediction, Section
+    from hisdiff.methods._base import Knowledge
+
+# Draws per spot from which the spread of out-of-fold predictions is taken, as many as `predict` makes at spots.
+_CALIBRATION_DRAWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeConfig:
+    """Settings of the ridge baseline; what has several values is chosen by cross-validation.
+
+    Attributes
+    ----------
+    scalings
+        Embeddings as they are (``"raw"``), by the section's own mean and sd (``"standardised"``), or ``"both"``.
+    n_components
+        Numbers of principal components of the embedding.
+    alphas
+        Penalties, in units of the mean square length of a feature vector.
+    n_blocks
+        Blocks of tissue that a single training section is cut into.
+    n_residuals
+        Most residual vectors that are kept to draw from.
+    """
+
+    scalings: tuple[Scaling, ...] = ("raw", "standardised", "both")
+    n_components: tuple[int, ...] = (32, 64, 128)
+    alphas: tuple[float, ...] = tuple(float(f"{10**e:.3g}") for e in np.arange(-1.5, 2.51, 0.25))
+    n_blocks: int = 5
+    n_residuals: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("scalings", "n_components", "alphas"):
+            value = getattr(self, name)
+            value = (value,) if isinstance(value, (str, int, float)) else tuple(value)
+            if not value:
+                raise ValueError(f"{name} of the ridge configuration is empty; there has to be a value to choose.")
+            object.__setattr__(self, name, value)
+        for scaling in self.scalings:
+            one_of(scaling, get_args(Scaling), "scalings")
+        for count in self.n_components:
+            positive(count, "n_components", integer=True)
+        for alpha in self.alphas:
+            positive(alpha, "alphas")
+        positive(self.n_blocks, "n_blocks", integer=True)
+        positive(self.n_residuals, "n_residuals", integer=True)
+
+    @classmethod
+    def preset(cls, name: str) -> RidgeConfig:
+        """Return the configuration of a name; ridge has one, ``"fast"``."""
+        one_of(name, ("fast",), "preset of method 'ridge'")
+        return cls()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return settings that JSON can hold."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> RidgeConfig:
+        """Return the configuration with the given options, the rest as in ``"fast"``; an unknown name is a ``ValueError``."""
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            one_of(name, known, "option of method 'ridge'")
+        return replace(cls(), **options)
+
+
+class FittedRidge:
+    """A fitted ridge.
+
+    Expression is modelled as log2(1 + count) at one depth, that of the cohort. For another depth the counts are scaled;
+    draws for a shallower one also get the noise of the counts that were not read.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    projection
+        Embeddings to features.
+    slopes, intercept
+        ``(3 k, G)``, ``(G,)``.
+    residuals
+        ``(m, G)``, out of fold, log2.
+    depth
+        log2 of the median total count over the panel that ``intercept`` and ``residuals`` belong to.
+    """
+
+    def __init__(
+        self,
+        genes: np.ndarray,
+        projection: Projection,
+        slopes: np.ndarray,
+        intercept: np.ndarray,
+        residuals: np.ndarray,
+        depth: float,
+    ) -> None:
+        self.genes, self.projection, self.depth = np.asarray(genes), projection, depth
+        self.slopes, self.intercept, self.residuals = slopes, intercept, residuals
+        self.knowledge: Knowledge | None = None
+        self.history: list[dict[str, float]] = []
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = LOG2,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict at locations of a section, in the order of ``genes``.
+
+        The mean is that of infinitely many draws (the regression itself, for counts times the mean factor that the
+        residuals amount to), the standard deviation that of ``n_draws``. There are no steps, no device and nothing slow
+        enough for a progress bar.
+        """
+        mean = self.projection.features(section, locations) @ self.slopes + self.intercept
+        if depth is None:
+            depth = self.depth if section.depth is None or not np.isfinite(section.depth) else section.depth
+        return self._around(mean, depth, n_draws=n_draws, keep_draws=keep_draws, units=units, seed=seed)
+
+    def _around(
+        self, mean: np.ndarray, depth: float, *, n_draws: int, keep_draws: int = 0, units: str = LOG2, seed: int
+    ) -> Prediction:
+        shift = depth - self.depth
+        noise = BlockNoise.for_rows(seed_of(seed), len(mean))
+        rows = np.arange(len(mean))
+        draws = DrawAccumulator(units, keep_draws)
+        for draw in range(positive(n_draws, "n_draws", integer=True)):
+            pick = ndtr(noise.normal(draw, 0, rows, 1)[:, 0].astype(np.float64))
+            chosen = np.minimum((pick * len(self.residuals)).astype(np.int64), len(self.residuals) - 1)
+            values = at_depth(mean + self.residuals[chosen], shift)
+            if shift < 0:
+                values = unread(values, shift, noise.normal(draw, 1, rows, mean.shape[1]))
+            draws.add(values)
+        result = draws.result(self.genes)
+        if units == LOG2:
+            expected = at_depth(mean, shift)
+        else:
+            factor = np.exp2(self.residuals).mean(axis=0, dtype=np.float64)
+            expected = np.maximum(np.exp2(mean) * factor - 1, 0) * 2.0**shift
+        return replace(result, mean=expected.astype(np.float32))
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+        projection = self.projection
+        arrays = {
+            "center": projection.center,
+            "scale": projection.scale,
+            "axes": projection.axes,
+            "slopes": self.slopes,
+            "intercept": self.intercept,
+            "residuals": self.residuals,
+        }
+        return arrays, {"scaling": projection.scaling, "pitch_um": projection.pitch_um, "depth": self.depth}
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+    ) -> FittedRidge:
+        """Rebuild what ``state`` described."""
+        projection = Projection(
+            settings["scaling"], settings["pitch_um"], arrays["center"], arrays["scale"], arrays["axes"]
+        )
+        return cls(
+            genes, projection, arrays["slopes"], arrays["intercept"], arrays["residuals"], float(settings["depth"])
+        )
+
+
+def at_depth(log2_values: np.ndarray, shift: float) -> np.ndarray:
+    """Scale counts by ``2 ** shift``: log2(1 + count) in and out, clipped at zero expression."""
+    return np.log2(1 + (np.exp2(np.maximum(log2_values, 0)) - 1) * 2.0**shift)
+
+
+def unread(log2_values: np.ndarray, shift: float, normal: np.ndarray) -> np.ndarray:
+    """Add the noise of reading only a part ``2 ** shift`` of the counts, whose expectation is given.
+
+    Binomial thinning of a count that is expected to keep ``c`` has variance ``c (1 - 2 ** shift)``. A log-normal factor
+    of mean 1 and that variance stays positive, fades out as the shift goes to zero, and comes from one normal value.
+    """
+    counts = np.exp2(log2_values) - 1
+    variance = np.log1p((1 - 2.0**shift) / np.maximum(counts, 1e-6))
+    return np.log2(1 + counts * np.exp(np.sqrt(variance) * normal - variance / 2))
+
+
+class Ridge:
+    """PCA and ridge on own and surrounding embeddings; draws are the mean plus a whole residual vector.
+
+    Scaling, number of components and penalty are those with the best mean correlation over genes on left-out tissue:
+    whole sections, one at a time, or contiguous blocks of a single section. Correlation, since the squared error on a
+    left-out section is mostly its offset in depth and stain, which the penalty cannot mend but does react to.
+    Residuals are out of fold, so that their spread is that of new tissue.
+    """
+
+    name: ClassVar[str] = "ridge"
+    needs: ClassVar[frozenset[str]] = frozenset({"counts", "features"})
+    config_type: ClassVar[type] = RidgeConfig
+    fitted_type: ClassVar[type] = FittedRidge
+
+    def fit(
+        self,
+        sections: Sequence[Section],
+        config: RidgeConfig,
+        *,
+        validation: Sequence[Section] = (),
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> FittedRidge:
+        """Fit on sections that share one panel (``Section.with_panel``).
+
+        ``validation`` sections, where given, choose among the settings instead of the left-out folds. The fit takes
+        seconds on the CPU, so ``device``, ``progress``, ``checkpoint`` and ``resume`` have no use here.
+        """
+        training = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+        watched = TrainingSpots.of(validation, depth=training.depth) if validation else None
+        projection, alpha, history = _choose(training, watched, config)
+        features = training.features(projection)
+        held_out = _out_of_fold(features, training, alpha)
+        residuals = training.targets - held_out
+        if len(residuals) > config.n_residuals:
+            some = np.random.default_rng(seed).choice(len(residuals), config.n_residuals, replace=False)
+            residuals = residuals[np.sort(some)]
+        slopes, intercept = solve(Moments.of(features, training.centred), alpha)
+        fitted = FittedRidge(
+            sections[0].genes, projection, slopes, intercept, residuals.astype(np.float32), training.depth
+        )
+        fitted.history = history
+        fitted.knowledge = _knowledge(fitted, training, held_out, seed)
+        logger.info(
+            "ridge: %s embedding, %d components, penalty %g", projection.scaling, projection.axes.shape[1], alpha
+        )
+        return fitted
+
+
+def _choose(
+    training: TrainingSpots, watched: TrainingSpots | None, config: RidgeConfig
+) -> tuple[Projection, float, list[dict[str, float]]]:
+    """Return projection and penalty with the best held-out correlation, and the path of penalties of that projection."""
+    best: tuple[float, Projection, float, np.ndarray] | None = None
+    for scaling in config.scalings:
+        full = Projection.fit(training.sections, scaling, training.pitch_um, max(config.n_components))
+        width = full.axes.shape[1]
+        folds = _moments(training, full)
+        whole = sum(folds[1:], start=folds[0])
+        splits = [(whole - fold, fold) for fold in folds] if watched is None else []
+        if watched is not None:
+            splits = [(whole, fold) for fold in _moments(watched, full)]
+        for k in sorted({min(k, width) for k in config.n_components}):
+            columns = (np.arange(3)[:, None] * width + np.arange(k)).ravel()
+            scores = [held_out_correlations(a.take(columns), b.take(columns), config.alphas) for a, b in splits]
+            path = _mean_over_genes(scores, [held.n for _, held in splits])
+            at = int(path.argmax())
+            if best is None or path[at] > best[0]:
+                best = (path[at], full.take(k), config.alphas[at], path)
+    assert best is not None  # the configuration holds at least one scaling and one number of components
+    _, projection, alpha, path = best
+    history = [{"step": i, "alpha": a, "held_out_pcc": float(p)} for i, (a, p) in enumerate(zip(config.alphas, path))]
+    return projection, alpha, history
+
+
+def _mean_over_genes(scores: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """Return the mean over folds, weighted by spots, and over genes that vary; ``(alphas,)``, -1 where none does."""
+    stacked = np.stack(scores)  # (folds, alphas, G)
+    weights = np.where(np.isfinite(stacked), np.asarray(sizes, dtype=np.float64)[:, None, None], 0)
+    total = weights.sum(axis=(0, 2))
+    return np.where(total > 0, (weights * np.nan_to_num(stacked)).sum(axis=(0, 2)) / np.maximum(total, 1), -1)
+
+
+def _moments(spots: TrainingSpots, projection: Projection) -> list[Moments]:
+    features = spots.features(projection)
+    return [Moments.of(features[spots.fold == f], spots.centred[spots.fold == f]) for f in range(spots.fold.max() + 1)]
+
+
+def _out_of_fold(features: np.ndarray, training: TrainingSpots, alpha: float) -> np.ndarray:
+    """Predict every spot by a fit without its fold, float64 ``(n, G)``."""
+    folds = [training.fold == f for f in range(training.fold.max() + 1)]
+    parts = [Moments.of(features[rows], training.centred[rows]) for rows in folds]
+    whole = sum(parts[1:], start=parts[0])
+    predicted = np.empty_like(training.targets)
+    for rows, part in zip(folds, parts):
+        slopes, intercept = solve(whole - part, alpha)
+        predicted[rows] = features[rows] @ slopes + intercept
+    return predicted
+
+
+def _knowledge(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndarray, seed: int) -> Knowledge:
+    """Predict the training spots out of fold, as deep as each section is, and compare."""
+    predicted = [
+        fitted._around(held_out[training.section == i], depth, n_draws=_CALIBRATION_DRAWS, seed=seed)
+        for i, depth in enumerate(training.depths)
+    ]
+    return knowledge_of(
+        training.measured,
+        np.concatenate([p.mean for p in predicted]),
+        np.concatenate([p.std for p in predicted]),
+        training.section,
+    )

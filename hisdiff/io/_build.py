@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
-from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
@@ -71,17 +70,27 @@ def levels_of(pixels: np.ndarray | da.Array) -> list[da.Array]:
 
     The levels of an array in memory are made now, those of a dask array stay lazy.
     """
-    levels = [pixels]
-    while max(levels[-1].shape[1:]) > SMALLEST_LEVEL and min(levels[-1].shape[1:]) > 1:
-        levels.append(halve(levels[-1]) if isinstance(pixels, np.ndarray) else _halve_lazily(levels[-1]))
-    return [chunked(level) for level in levels]
+    if isinstance(pixels, da.Array):
+        return extended([chunked(pixels)])
+    arrays = [pixels]
+    while _can_halve(arrays[-1].shape):
+        arrays.append(halve(arrays[-1]))
+    return [chunked(array) for array in arrays]
 
 
-def _halve_lazily(pixels: da.Array) -> da.Array:
-    pixels = chunked(pixels)
-    # Chunks are even but for the last ones, so halving block by block is halving the whole.
-    sides = [tuple(side // 2 for side in sizes) for sizes in pixels.chunks[1:]]
-    return pixels.map_blocks(halve, dtype=np.uint8, chunks=(pixels.chunks[0], *sides))
+def extended(levels: list[da.Array]) -> list[da.Array]:
+    """Return the levels of a file with lazy coarser ones added, where the coarsest is still large."""
+    levels = list(levels)
+    while _can_halve(levels[-1].shape):
+        fine = chunked(levels[-1])
+        # Chunks are even but for the last ones, so halving block by block is halving the whole.
+        sides = [tuple(side // 2 for side in sizes) for sizes in fine.chunks[1:]]
+        levels.append(da.map_blocks(halve, fine, dtype=np.uint8, chunks=(fine.chunks[0], *sides)))
+    return levels
+
+
+def _can_halve(shape: tuple[int, ...]) -> bool:
+    return max(shape[1:]) > SMALLEST_LEVEL and min(shape[1:]) > 1
 
 
 def chunked(pixels: np.ndarray | da.Array) -> da.Array:
@@ -132,29 +141,6 @@ def circles(xy_px: np.ndarray, radius_px: float | np.ndarray, index: Sequence[st
         index=index,
         transformations=transformations(mpp),
     )
-
-
-def raw_counts(matrix: Any, what: str) -> sparse.csr_matrix:
-    """Return counts as csr float32; NaN, negative or fractional values are a ``ValueError``."""
-    counts = sparse.csr_matrix(matrix, dtype=np.float32)
-    values = counts.data
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{what} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite; raw counts are needed."
-        )
-    if (values < 0).any():
-        raise ValueError(
-            f"{what} holds {int((values < 0).sum())} negative values, as low as {values.min():g}; raw counts are needed."
-        )
-    fractional = values != np.round(values)
-    if fractional.any():
-        example = values[fractional][0]
-        raise ValueError(
-            f"{what} holds {int(fractional.sum())} values that are no whole numbers, such as {example:g}; raw counts are needed."
-        )
-    counts.eliminate_zeros()
-    counts.sort_indices()
-    return counts
 
 
 def unique_genes(adata: AnnData, what: str) -> None:

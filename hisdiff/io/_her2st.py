@@ -15,7 +15,8 @@ from hisdiff._check import listing, present
 from hisdiff._geometry import array_mpp
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
 from hisdiff._log import logger
-from hisdiff.io._build import levels_of, raw_counts, spot_section, unique_genes
+from hisdiff._sdata._read import read_counts
+from hisdiff.io._build import levels_of, spot_section, unique_genes
 from hisdiff.io._raster import decode
 
 if TYPE_CHECKING:
@@ -109,9 +110,8 @@ def _read_counts(file: Path) -> ad.AnnData:
                 raise ValueError(f"{file} has {len(values)} counts for spot {spot!r} but {len(genes)} genes.")
             spots.append(spot)
             rows.append(sparse.csr_matrix(np.array(values, dtype=np.float32)))
-    counts = ad.AnnData(
-        raw_counts(sparse.vstack(rows), str(file)), obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=genes)
-    )
+    counts = ad.AnnData(sparse.vstack(rows, format="csr"), obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=genes))
+    counts.X = read_counts(counts, None, what=str(file))
     unique_genes(counts, str(file))
     return counts
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, overload
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from hisdiff._check import positive
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW, SPATIAL, TRUTH_TABLE
@@ -22,7 +23,7 @@ from hisdiff.datasets._toy._genes import (
 )
 from hisdiff.datasets._toy._paint import Stain, paint
 from hisdiff.datasets._toy._tissue import CELL_TYPES, make_tissue
-from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, check_mpp, levels_of, raw_counts, spot_section
+from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, check_mpp, levels_of, spot_section
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -111,7 +112,7 @@ def _section(name: str, seed: int, index: int, programmes: Programmes, size_um: 
     expected = covered(truth, xy_um, RADIUS_UM) @ truth.expected
 
     counts = ad.AnnData(
-        raw_counts(draw_counts(for_counts, expected, programmes.dispersion), name),
+        sparse.csr_matrix(draw_counts(for_counts, expected, programmes.dispersion), dtype=np.float32),
         obs=pd.DataFrame(
             {ARRAY_ROW: array[:, 0], ARRAY_COL: array[:, 1]}, index=[f"{name}_{col}x{row}" for row, col in array]
         ),

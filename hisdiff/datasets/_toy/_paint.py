@@ -184,7 +184,7 @@ def _fibres(rng: Generator, tissue: Tissue) -> np.ndarray:
     start = np.flatnonzero(np.kron(shown, np.ones((round(BASE_UM / FIBRE_UM),) * 2, dtype=bool)))
     total = noise[start]
     for sense in (-1.0, 1.0):
-        at = start
+        at: np.ndarray = start
         x, y = (start % n).astype(np.float32), (start // n).astype(np.float32)
         for _ in range(8):
             x += np.float32(sense * 2.2) * cos[at]

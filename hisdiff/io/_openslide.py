@@ -1,0 +1,58 @@
+"""Scanner formats that tifffile cannot read, through OpenSlide (extra ``wsi``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff.io._colour import Stored
+from hisdiff.io._lazy import FileArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def open_slide(path: Path, reason: str) -> tuple[Stored, float | None]:
+    """Return the levels of a slide, and its micrometres per pixel where it says.
+
+    Parameters
+    ----------
+    reason
+        Why the file could not be read otherwise, for the error where OpenSlide is missing or fails.
+    """
+    try:
+        import openslide
+    except ImportError as error:
+        raise ImportError(
+            f"{reason}. If it is a scanner's format, OpenSlide may read it: pip install 'hisdiff[wsi]'."
+        ) from error
+    try:
+        with openslide.OpenSlide(path) as slide:
+            sizes = slide.level_dimensions
+            mpp = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
+    except openslide.OpenSlideError as error:
+        raise ValueError(f"{reason}, and OpenSlide cannot read it: {error}. Is the file complete?") from error
+    levels = [_SlideLevel(path, k, size, sizes[0]).as_dask() for k, size in enumerate(sizes)]
+    return Stored(levels, alpha=True), None if mpp is None else float(mpp)
+
+
+class _SlideLevel(FileArray):
+    """One pyramid level of a slide; OpenSlide gives RGBA, clear where the scanner saw nothing."""
+
+    def __init__(self, path: Path, level: int, size: tuple[int, int], full: tuple[int, int]) -> None:
+        super().__init__(path, (4, size[1], size[0]), np.dtype(np.uint8))
+        self.level = level
+        self.factor = full[0] / size[0], full[1] / size[1]
+
+    def _open(self) -> tuple[Any, Any]:
+        import openslide
+
+        slide = openslide.OpenSlide(self.path)
+        return slide, slide
+
+    def _read(self, opened: Any, key: tuple[slice, ...]) -> np.ndarray:
+        (y0, y1, _), (x0, x1, _) = (part.indices(size) for part, size in zip(key[1:], self.shape[1:]))
+        corner = round(x0 * self.factor[0]), round(y0 * self.factor[1])
+        box = np.asarray(opened.read_region(corner, self.level, (x1 - x0, y1 - y0)))
+        return box.transpose(2, 0, 1)[key[0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,18 +99,20 @@ def _read_spots(file: Path) -> pd.DataFrame:
 
 
 def _read_counts(file: Path) -> ad.AnnData:
-    opened = gzip.open(file, "rt") if file.suffix == ".gz" else file.open()
-    with (
-        opened as lines
-    ):  # line by line: pandas takes ten times as long for so many columns, and renames repeated genes
-        genes = next(lines).rstrip("\n").split("\t")[1:]
-        spots, rows = [], []
-        for line in lines:
-            spot, *values = line.rstrip("\n").split("\t")
-            if len(values) != len(genes):
-                raise ValueError(f"{file} has {len(values)} counts for spot {spot!r} but {len(genes)} genes.")
-            spots.append(spot)
-            rows.append(sparse.csr_matrix(np.array(values, dtype=np.float32)))
+    # Line by line: pandas takes ten times as long for so many columns, and renames repeated genes without a word.
+    try:
+        text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{file} cannot be unpacked: {error}. Is the file complete?") from error
+    header, *lines = text.splitlines()
+    genes = header.split("\t")[1:]
+    spots, rows = [], []
+    for line in lines:
+        spot, *values = line.split("\t")
+        if len(values) != len(genes):
+            raise ValueError(f"{file} has {len(values)} counts for spot {spot!r} but {len(genes)} genes.")
+        spots.append(spot)
+        rows.append(sparse.csr_matrix(np.array(values, dtype=np.float32)))
     counts = ad.AnnData(sparse.vstack(rows, format="csr"), obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=genes))
     counts.X = read_counts(counts, None, what=str(file))
     unique_genes(counts, str(file))

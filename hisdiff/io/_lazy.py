@@ -53,6 +53,9 @@ class FileArray(abc.ABC):
 
     def as_dask(self, tile: tuple[int, int] = (CHUNK, CHUNK)) -> da.Array:
         """Return a dask array whose chunks are whole numbers of the file's tiles, near the package's chunk size."""
-        sides = [max(1, round(CHUNK / side)) * side for side in tile]
+        width = max(1, round(CHUNK / tile[1])) * tile[1]
+        # Strips are as wide as the slide: fewer rows of them, so that a patch does not cost a megapixel-high band.
+        rows = CHUNK if tile[1] <= CHUNK else CHUNK**2 / tile[1]
+        sides = max(1, round(rows / tile[0])) * tile[0], width
         name = f"{type(self).__name__.strip('_').lower()}-{uuid.uuid4().hex}"
         return da.from_array(self, chunks=(self.shape[0], *sides), name=name, meta=np.empty((0, 0, 0), self.dtype))

@@ -24,6 +24,8 @@ TRUSTED_MPP = 10.0
 """Coarser resolution tags are those of a printer (300 dots per inch are 85 um), not of a microscope."""
 UM_PER = {"µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
+UM_PER_TAG = {tifffile.RESUNIT.INCH: 25400.0, tifffile.RESUNIT.CENTIMETER: 10000.0}
+
 
 class CannotDecode(Exception):
     """The file is a TIFF, but its compression is not known to tifffile."""
@@ -79,9 +81,9 @@ def _check_axes(series: tifffile.TiffPageSeries, path: Path) -> str:
 
 def _level(path: Path, index: int, level: int, series: tifffile.TiffPageSeries, axes: str) -> da.Array:
     array = _TiffLevel(path, index, level, series, axes)
-    tile = tuple(series.keyframe.chunks[:2]) if not array.contiguous else (1, 1)
-    if series.keyframe.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
-        tile = tuple(series.keyframe.chunks[-2:]) if not array.contiguous else (1, 1)
+    stored = series.keyframe.chunks
+    planes = series.keyframe.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    tile = (1, 1) if array.contiguous else (stored[-2], stored[-1]) if planes else (stored[0], stored[1])
     if tile[0] * tile[1] * series.dtype.itemsize > LARGEST_BLOCK:
         logger.info("%s is stored in one block and cannot be read in part; it was decoded into memory.", path)
         return chunked(array[:, :, :])
@@ -118,15 +120,14 @@ def _mpp(tif: tifffile.TiffFile, index: int, series: tifffile.TiffPageSeries) ->
         if sizes is not None and all(np.isfinite(sizes)) and MPP_RANGE[0] <= min(sizes) and max(sizes) <= TRUSTED_MPP:
             if max(sizes) / min(sizes) > 1.01:
                 raise ValueError(
-                    f"{tif.filename} has pixels of {sizes[0]:g} x {sizes[1]:g} um; square pixels are needed. Pass mpp= "
-                    "only after resampling the image."
+                    f"{tif.filename} has pixels of {sizes[0]:g} x {sizes[1]:g} um; they have to be square."
                 )
             return float(np.mean(sizes))
     return None
 
 
 def _ome_sizes(tif: tifffile.TiffFile, index: int) -> tuple[float, float] | None:
-    if not tif.is_ome:
+    if not tif.is_ome or tif.ome_metadata is None:
         return None
     images = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", [])
     images = images if isinstance(images, list) else [images]
@@ -152,13 +153,15 @@ def _imagej_sizes(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tu
 
 def _tag_sizes(series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
     unit = series.keyframe.tags.get("ResolutionUnit")
-    um = {tifffile.RESUNIT.INCH: 25400.0, tifffile.RESUNIT.CENTIMETER: 10000.0}.get(unit.value if unit else None)
-    return _per_unit(series, um) if um else None
+    if unit is None or unit.value not in UM_PER_TAG:
+        return None
+    return _per_unit(series, UM_PER_TAG[unit.value])
 
 
 def _per_unit(series: tifffile.TiffPageSeries, um: float) -> tuple[float, float] | None:
-    tags = [series.keyframe.tags.get(name) for name in ("XResolution", "YResolution")]
-    if any(tag is None or 0 in tag.value for tag in tags):
+    tags = series.keyframe.tags
+    values = [tags[name].value if name in tags else (0, 0) for name in ("XResolution", "YResolution")]
+    if any(0 in value for value in values):
         return None
-    x, y = (um * tag.value[1] / tag.value[0] for tag in tags)
+    x, y = (um * below / above for above, below in values)
     return x, y

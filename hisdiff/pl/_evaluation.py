@@ -189,7 +189,7 @@ def _moments(ax: Axes, pair: _Pair, moment: str) -> None:
     ax.plot(rank, measured[order], color=MEASURED, linewidth=1.4, label="measured")
     ax.set_xlabel(f"genes by measured {moment}")
     ax.set_ylabel(f"{moment} over spots, {LOG_COUNTS}")
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=False, fontsize="small", markerscale=2)
     _open(ax)
 
 

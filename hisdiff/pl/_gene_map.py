@@ -30,6 +30,7 @@ LOW_ACCURACY = 0.1
 """Below this expected correlation a predicted map is marked: it shows little of the gene."""
 WARNING_SIGN = "\N{WARNING SIGN}"
 WARNING_COLOUR = "#b2182b"
+RING_COLOUR = "#00d5ff"  # neither in the stain nor in the colour maps
 PANEL_INCH = 3.6
 
 
@@ -214,7 +215,7 @@ def _panels(
             _canvas.scale_bar(panel, box)
             strange = _strange(view, info)
             if strange.any():
-                _canvas.ring_locations(panel, view.spots.take(strange), WARNING_COLOUR)
+                _canvas.ring_locations(panel, view.spots.take(strange), RING_COLOUR)
             panel.set_title(
                 **_title(view.table, gene, columns[gene], info, bool(strange.any())), loc="left", fontsize="medium"
             )

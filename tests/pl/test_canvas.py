@@ -119,8 +119,16 @@ def test_a_location_further_down_the_slide_is_drawn_further_down(ax):
     assert np.nonzero(rendered(ax)[..., 0] < 128)[0].mean() > 270  # of 300 rows
 
 
-def test_outlines_are_drawn_with_their_holes(ax):
-    outline = shapely.box(300, 300, 700, 700) - shapely.box(400, 400, 600, 600)
+@pytest.mark.parametrize(
+    "outline",
+    [
+        shapely.box(300, 300, 700, 700),
+        shapely.box(300, 300, 700, 700) - shapely.box(400, 400, 600, 600),
+        shapely.union(shapely.box(300, 300, 400, 400), shapely.box(500, 500, 600, 600)),
+    ],
+    ids=["simple", "hole", "parts"],
+)
+def test_outlines_are_drawn_as_they_are(ax, outline):
     _canvas.frame(ax, BOX)
     locations = Locations(np.array([[500.0, 500.0]]), np.array([outline], dtype=object))
     _canvas.draw_locations(ax, locations, np.array([1.0]), cmap="gray", clim=(1, 2))

@@ -1,7 +1,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.collections import EllipseCollection, PathCollection
+from matplotlib.collections import EllipseCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 import hisdiff as hd
@@ -199,7 +199,7 @@ def test_polygons_are_drawn_as_they_are(sdata):
     )
     sdata.shapes["s1"] = sd.models.ShapesModel.parse(squares)
     spots = spots_of(hd.pl.gene_map(sdata, "A00", layers="X"))
-    assert isinstance(spots, PathCollection)
+    assert isinstance(spots, PolyCollection)
     np.testing.assert_allclose(spots.get_paths()[0].get_extents().bounds, [125, 125, 50, 50])
 
 

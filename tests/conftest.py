@@ -39,13 +39,24 @@ def make_section():
     return _make_section
 
 
+@pytest.fixture
+def coloured_sections(make_section, colour_encoder):
+    """Three sections, selected and embedded: two to train on, one to predict."""
+    import hisdiff as hd
+
+    made = [make_section(f"s{i}", seed=i, side=8) for i in range(3)]
+    hd.pp.select_genes(made[:2])
+    hd.pp.embed(made, colour_encoder)
+    return made
+
+
 def _make_section(
     name: str = "s1",
     *,
     seed: int = 0,
     side: int = 6,
     n_genes: int = 12,
-    mpp: float = 0.5,
+    mpp: float = 1.0,
     genes: list[str] | None = None,
     depth: float = 1.0,
 ):
@@ -62,7 +73,8 @@ def _make_section(
     y, x = np.mgrid[:size, :size] / size
     mix = 0.5 + 0.5 * np.sin(5 * x + seed) * np.cos(4 * y)  # share of the bluish kind
     colour = (1 - mix)[..., None] * [205, 120, 150] + mix[..., None] * [110, 80, 170]
-    colour = colour + rng.normal(0, 18, (size, size, 1))
+    cells = rng.normal(0, 18, (size // 8 + 1, size // 8 + 1)).repeat(8, 0).repeat(8, 1)[:size, :size, None]
+    colour = colour + cells
     edge = (np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)) < 0.03)[..., None]
     pixels = np.clip(np.where(edge, 243, colour), 0, 255).astype(np.uint8)
     row, col = (a.ravel() for a in np.mgrid[:side, :side])

@@ -201,6 +201,10 @@ def _image_for(sdata: SpatialData, region: str, image_key: str | Mapping[str, st
         return None
     smallest = min(pixel_sizes.values())
     best = [key for key, size in pixel_sizes.items() if size < smallest * 1.01]
+    # Sections side by side in one object: readers name an image after its section.
+    named = [key for key in best if key.startswith(f"{region}_")]
+    if len(best) > 1 and len(named) == 1:
+        return named[0]
     if len(best) > 1:
         raise ValueError(f"Several images of {region!r} are equally fine: {listing(best)}; choose one with image_key=.")
     return best[0]

@@ -22,8 +22,8 @@ def test_embedding_mean_and_sd_are_stored_raw_with_their_record(make_section, co
     assert (record["encoder"], record["revision"], record["patch_um"], record["mpp"]) == ("colour", "1", 64.0, 2.0)
     section = record["sections"]["s1"]
     assert section["mean"].shape == section["std"].shape == (6,)
-    # The lattice covers the same tissue as the spots, so their means agree roughly.
-    np.testing.assert_allclose(section["mean"], values.mean(axis=0), atol=0.1)
+    # The lattice covers the same tissue as the spots, so the mean colours agree roughly.
+    np.testing.assert_allclose(section["mean"][:3], values.mean(axis=0)[:3], atol=0.1)
 
 
 def test_what_is_there_already_is_not_computed_again(make_section, colour_encoder) -> None:

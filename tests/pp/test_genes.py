@@ -96,6 +96,7 @@ def test_values_that_are_no_counts_are_refused_and_nothing_is_written(make_secti
     assert "hisdiff_selected" not in sdata.tables["table"].var
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
 def test_repeated_gene_names_are_refused(make_section) -> None:
     sdata = make_section(genes=["A"] * 2 + [f"G{i}" for i in range(10)])
     with pytest.raises(ValueError, match="more than once"):

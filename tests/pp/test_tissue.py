@@ -17,7 +17,7 @@ def test_the_outline_lies_in_the_frame_of_the_image(make_section) -> None:
     assert set(get_transformation(tissue, get_all=True)) == {"global", "um"}
     outline = shapely.union_all(np.asarray(tissue.geometry))
     # The synthetic tissue is the square within a 3 % margin of 1600 px.
-    assert outline.area == pytest.approx((0.94 * 1600) ** 2, rel=0.05)
+    assert outline.area == pytest.approx((0.94 * 1600) ** 2, rel=0.08)
     assert shapely.contains(outline.buffer(1), sdata.shapes["s1"].geometry.iloc[0])
 
 
@@ -25,7 +25,7 @@ def test_the_outline_can_be_returned_in_um(make_section) -> None:
     sdata = make_section(mpp=0.5)
     outline = hd.pp.tissue_mask(sdata, inplace=False)
     assert "tissue" not in sdata.shapes
-    assert outline.area == pytest.approx((0.94 * 800) ** 2, rel=0.05)
+    assert outline.area == pytest.approx((0.94 * 800) ** 2, rel=0.08)
 
 
 def test_running_twice_replaces_our_own_element_only(make_section) -> None:
@@ -59,7 +59,7 @@ def test_an_empty_slide_is_said_to_be_empty(make_section) -> None:
 def test_real_sections_are_outlined_and_hold_their_spots(real_data, section: str, area_mm2: float) -> None:
     sdata = hd.io.her2st(real_data / "her2st", section)
     outline = hd.pp.tissue_mask(sdata, inplace=False)
-    assert outline.area / 1e6 == pytest.approx(area_mm2, rel=0.05)
+    assert outline.area / 1e6 == pytest.approx(area_mm2, rel=0.08)
     from hisdiff._sdata._read import read_sections
 
     xy = read_sections(sdata)[0].section.spots.xy_um

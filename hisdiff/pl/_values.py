@@ -78,19 +78,19 @@ def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
         )
     for stem, record in records(table, _keys.PREDICTIONS).items():
         in_counts = record["units"] == _keys.COUNTS
-        by = "" if stem == _keys.STEM else f" ({stem})"
+        by, of = ("", "") if stem == _keys.STEM else (f" by {stem}", f" of {stem}")
         if layer == stem:
             return LayerInfo(layer, f"predicted{by}", LOG_COUNTS, in_counts, stem)
         if layer == _keys.std(stem):
             return LayerInfo(
                 layer,
-                f"uncertainty{by}",
+                f"uncertainty{of}",
                 f"sd over draws, {'count' if in_counts else LOG_COUNTS}",
                 stem=stem,
                 is_spread=True,
             )
         if re.fullmatch(rf"{re.escape(stem)}_draw\d+", layer):
-            return LayerInfo(layer, f"{layer.removeprefix(f'{stem}_')}{by}", LOG_COUNTS, in_counts, stem)
+            return LayerInfo(layer, f"{layer.removeprefix(f'{stem}_')}{of}", LOG_COUNTS, in_counts, stem)
     counts = _is_counts(table.layers[layer])
     return LayerInfo(layer, layer, LOG_COUNTS if counts else layer, take_log=counts)
 

@@ -135,7 +135,7 @@ def test_only_what_exists_is_shown_by_default(make_section):
     sdata = make_section(mpp=MPP)
     assert title_of(hd.pl.gene_map(sdata, "A00")) == "A00, measured"
     add_prediction(sdata.tables["table"], "ridge")
-    assert title_of(panels(hd.pl.gene_map(sdata, "A00"))[1]) == "A00, predicted (ridge) (expected r = 0.62)"
+    assert title_of(panels(hd.pl.gene_map(sdata, "A00"))[1]) == "A00, predicted by ridge (expected r = 0.62)"
 
 
 def test_draws_spread_and_layers_of_the_user_have_names_and_units(sdata):
@@ -169,7 +169,7 @@ def test_spots_unlike_training_tissue_are_ringed_on_the_uncertainty(sdata):
 
 def test_uncertainty_of_another_method_is_found_by_name(sdata):
     add_prediction(sdata.tables["table"], "ridge")
-    assert title_of(panels(hd.pl.uncertainty_map(sdata, "A00", "ridge"))[1]) == "A00, uncertainty (ridge)"
+    assert title_of(panels(hd.pl.uncertainty_map(sdata, "A00", "ridge"))[1]) == "A00, uncertainty of ridge"
 
 
 def test_several_sections_are_told_apart_by_their_shapes(make_section):

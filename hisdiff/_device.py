@@ -27,19 +27,15 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
 
     device = settings.device if device is None else device
     if isinstance(device, str) and device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         found = torch.device(device)
     except RuntimeError as err:
-        raise ValueError(
-            f"device is 'auto' or a name that torch knows, such as 'cpu', 'cuda:1' or 'mps', not {device!r}."
-        ) from err
+        raise ValueError(f"device is 'auto' or a name that torch knows, such as 'cuda:1', not {device!r}.") from err
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"There is no device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices. device='cpu' always works."
-        )
+        raise ValueError(f"There is no device {device!r}; torch sees {torch.cuda.device_count()} of CUDA.")
     if found.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"There is no device {device!r} on this machine. device='cpu' always works.")
+        raise ValueError(f"There is no device {device!r} on this machine.")
     return found

@@ -1,1 +1,11 @@
+"""What turns patches of tissue into vectors.
 
+In: patches, uint8 ``(B, px, px, 3)``, at the pixel size an encoder was made for. Out: float32 ``(B, D)``.
+``texture`` needs no weights; the others are vision transformers, some with gated weights (:func:`info`).
+"""
+
+from hisdiff.encoders._base import Encoder, EncoderSpec
+from hisdiff.encoders._registry import get, info, licence_of
+from hisdiff.encoders._registry import names as list
+
+__all__ = ["Encoder", "EncoderSpec", "get", "info", "licence_of", "list"]

@@ -1,0 +1,161 @@
+"""Embed the surroundings of points of an image."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff._check import positive
+from hisdiff._geometry import lattice_points
+from hisdiff._log import progress as progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shapely import MultiPolygon, Polygon
+
+    from hisdiff._section import ImageSource
+    from hisdiff.encoders._base import Encoder
+
+LATTICE_UM = 200.0
+_FEWEST_POINTS = 16
+_READERS = 2
+_BATCHES_AHEAD = 2
+
+
+def embed_locations(
+    encoder: Encoder,
+    image: ImageSource,
+    xy_um: np.ndarray,
+    *,
+    patch_um: float | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> np.ndarray:
+    """Embed the patch of image around each location.
+
+    Patches are read by threads while the encoder works on those before them.
+
+    Parameters
+    ----------
+    encoder
+        What embeds.
+    image
+        Where patches are read from; white outside.
+    xy_um
+        ``(n, 2)`` centres in um.
+    patch_um
+        Side of the patch in um; None for the encoder's own.
+    batch_size
+        Patches per call of the encoder, or None for its own choice.
+    device
+        Device of encoders that have one (a method ``to``); None leaves them where they are.
+    progress
+        Show a progress bar; None for the package's setting.
+
+    Returns
+    -------
+    float32 ``(n, D)``.
+
+    Raises
+    ------
+    ValueError
+        If an encoder's result has not the shape that its spec promises, or holds values that are not finite.
+    """
+    spec = encoder.spec
+    side = spec.patch_um if patch_um is None else positive(patch_um, "patch_um")
+    xy_um = np.asarray(xy_um, dtype=float).reshape(-1, 2)
+    if device is not None and hasattr(encoder, "to"):
+        encoder.to(device)
+    size = (
+        getattr(encoder, "batch_size", 32) if batch_size is None else positive(batch_size, "batch_size", integer=True)
+    )
+    embedded = np.empty((len(xy_um), spec.dim), dtype=np.float32)
+    with progress_bar(None, desc=f"embed ({spec.name})", total=len(xy_um), enabled=progress) as bar:
+        for rows, patches in _batches(image, xy_um, side, spec.input_px, size):
+            vectors = encoder.encode(patches)
+            if vectors.shape != (len(patches), spec.dim):
+                raise ValueError(
+                    f"Encoder {spec.name!r} promises embeddings of shape {(len(patches), spec.dim)} and returned {vectors.shape}."
+                )
+            if not np.isfinite(vectors).all():
+                raise ValueError(f"Encoder {spec.name!r} returned values that are not finite.")
+            embedded[rows] = vectors
+            bar.update(len(patches))
+    return embedded
+
+
+def lattice_statistics(
+    encoder: Encoder,
+    image: ImageSource,
+    tissue: Polygon | MultiPolygon,
+    *,
+    patch_um: float | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of embeddings over a 200 um lattice inside the tissue, float32 ``(D,)`` each.
+
+    The lattice does not depend on spots, so that statistics of sections compare. In a tissue too small for it the
+    pitch is halved until enough points lie inside; one that still holds a single point has a deviation of 1.
+
+    Parameters
+    ----------
+    encoder, image, patch_um, batch_size, device, progress
+        See :func:`embed_locations`.
+    tissue
+        Outline in um.
+    """
+    points = tissue_lattice(tissue)
+    embedded = embed_locations(
+        encoder, image, points, patch_um=patch_um, batch_size=batch_size, device=device, progress=progress
+    ).astype(np.float64)
+    std = embedded.std(axis=0) if len(points) > 1 else np.ones(embedded.shape[1])
+    return embedded.mean(axis=0).astype(np.float32), std.astype(np.float32)
+
+
+def tissue_lattice(tissue: Polygon | MultiPolygon) -> np.ndarray:
+    """Return the points, ``(n, 2)`` in um, over which the statistics of a section are taken; at least one."""
+    pitch = LATTICE_UM
+    points = lattice_points(tissue, pitch)
+    while len(points) < _FEWEST_POINTS and pitch > LATTICE_UM / 16:
+        pitch /= 2
+        points = lattice_points(tissue, pitch)
+    if len(points) == 0:
+        inside = tissue.representative_point()
+        points = np.array([[inside.x, inside.y]])
+    return points
+
+
+def _batches(
+    image: ImageSource, xy_um: np.ndarray, side: float, pixels: int, size: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield rows and their patches in order; those of the next batches are read meanwhile."""
+    mpp = side / pixels
+
+    def read(x: float, y: float) -> np.ndarray:
+        return image.read((x - side / 2, y - side / 2, x + side / 2, y + side / 2), mpp)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting: deque = deque()
+        try:
+            for start in range(0, len(xy_um), size):
+                rows = slice(start, min(start + size, len(xy_um)))
+                waiting.append((rows, [pool.submit(read, x, y) for x, y in xy_um[rows]]))
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield _collect(*waiting.popleft())
+            while waiting:
+                yield _collect(*waiting.popleft())
+        finally:  # an error or an interruption does not wait for what nobody needs
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
+
+
+def _collect(rows: slice, futures: list) -> tuple[slice, np.ndarray]:
+    return rows, np.stack([future.result() for future in futures])

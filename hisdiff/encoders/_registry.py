@@ -1,0 +1,119 @@
+"""Encoders by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hisdiff._check import one_of
+from hisdiff.encoders._base import Encoder, EncoderSpec
+from hisdiff.encoders._recipes import RECIPES
+from hisdiff.encoders._texture import SPEC as TEXTURE
+from hisdiff.encoders._texture import TextureEncoder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LOCAL = "local-dir:"
+_SPECS: dict[str, EncoderSpec] = {TEXTURE.name: TEXTURE, **{name: recipe.spec for name, recipe in RECIPES.items()}}
+
+
+def names() -> list[str]:
+    """Return the names of the encoders that :func:`get` knows, sorted.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> "texture" in hd.encoders.list()
+    True
+    """
+    return sorted(_SPECS)
+
+
+def get(encoder: str | Encoder) -> Encoder:
+    """Return an encoder.
+
+    Parameters
+    ----------
+    encoder
+        One of :func:`list`; ``"local-dir:FOLDER"`` for a timm model in a folder (``config.json`` beside
+        ``model.safetensors`` or ``pytorch_model.bin``; ``mpp`` in the configuration, else 0.5 um per pixel); or an
+        object with ``spec`` and ``encode``, which is returned as it is.
+
+    Returns
+    -------
+    The encoder. Weights are in the hub's cache when this returns, and read when they are first used.
+
+    Raises
+    ------
+    ValueError
+        If there is no encoder of that name.
+    TypeError
+        If the object is no encoder.
+    PermissionError
+        If the weights are gated and access was not granted.
+    ConnectionError
+        If the weights are not in the hub's cache and cannot be fetched.
+    FileNotFoundError
+        If a local folder does not exist or lacks its files.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> hd.encoders.get("texture").spec.licence
+    'BSD-3-Clause'
+    """
+    if not isinstance(encoder, str):
+        if isinstance(encoder, type) or not isinstance(encoder, Encoder) or not isinstance(encoder.spec, EncoderSpec):
+            raise TypeError(
+                f"encoder is a name or an object with `spec` (EncoderSpec) and `encode`, not {type(encoder).__name__}."
+            )
+        return encoder
+    if encoder.startswith(_LOCAL):
+        from hisdiff.encoders import _timm
+
+        return _timm.from_folder(encoder, encoder.removeprefix(_LOCAL))
+    one_of(encoder, names(), "encoder")
+    if encoder == TEXTURE.name:
+        return TextureEncoder()
+    recipe = RECIPES[encoder]
+    free = [name for name in names() if not _SPECS[name].gated and name != encoder]
+    if recipe.architecture is None:
+        from hisdiff.encoders import _transformers
+
+        return _transformers.from_recipe(recipe, free)
+    from hisdiff.encoders import _timm
+
+    return _timm.from_recipe(recipe, free)
+
+
+def info() -> pd.DataFrame:
+    """Return a table of the encoders: dimension, pixel size, patch, licence, access.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> bool(hd.encoders.info().loc["uni", "gated"])
+    True
+    """
+    import pandas as pd
+
+    rows = {
+        name: {
+            "dim": spec.dim,
+            "mpp": spec.mpp,
+            "patch_um": spec.patch_um,
+            "licence": spec.licence,
+            "gated": spec.gated,
+            "derivatives": spec.derivatives,
+        }
+        for name, spec in sorted(_SPECS.items())
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.name = "encoder"
+    return table
+
+
+def licence_of(encoder: str) -> tuple[str, bool | None]:
+    """Return the licence of a named encoder and whether models trained on its embeddings may be shared (None: unknown)."""
+    spec = _SPECS.get(encoder)
+    return ("unknown", None) if spec is None else (spec.licence, spec.derivatives)

@@ -1,0 +1,189 @@
+"""The encoder that needs no weights: second-order statistics of oriented filters on stain densities.
+
+An image is unmixed into haematoxylin, eosin and total optical density. On a pyramid of these, Gaussian derivatives of
+first and second order give responses that turn with the image only in known ways: slope, darkness and brightness of
+blobs, strength of lines. What describes a window is the matrix of second moments of all responses over it: means,
+variances, correlations between filters and stains, and the structure tensor, from which energy and anisotropy follow.
+Moments add up over pixels, so that any window, patch or cell of a grid can be described from the same responses.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff.encoders._base import EncoderSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PX = 448
+_MPP = 0.7
+_LEVELS = 5
+_WINDOWS_PX = (224, 448)
+_STRIP = 32
+"""Rows filtered at a time: a strip with its responses stays in the cache."""
+
+# Optical density of haematoxylin, eosin and residual in red, green and blue; Ruifrok & Johnston (2001), Table 1.
+_STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
+_STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
+_UNMIX = np.vstack([np.linalg.inv(_STAINS).T[:2], np.full(3, 1 / 3)]).astype(np.float32)
+"""From optical density of three colours to haematoxylin, eosin and total density."""
+
+_DENSITY = -np.log10((np.arange(256) + 1) / 256).astype(np.float32)
+
+_C = len(_UNMIX)
+_KINDS = ("density", "dx", "dy", "slope", "bright", "dark", "line")
+_K = _C * len(_KINDS)
+_DX, _DY = slice(_C, 2 * _C), slice(2 * _C, 3 * _C)
+_SCALARS = np.r_[0:_C, 3 * _C : _K]
+"""Responses that do not change when the image is turned: all but the two derivatives."""
+
+_PAIRS = np.triu_indices(len(_SCALARS), 1)
+_FLOOR = np.float64(1e-3)
+_FEATURES = 2 * len(_SCALARS) + 2 * len(_PAIRS[0]) + 2 * _C
+_DIM = _FEATURES * (len(_WINDOWS_PX) * _LEVELS - 1)
+
+SPEC = EncoderSpec(
+    name="texture",
+    revision="1",
+    dim=_DIM,
+    input_px=_PX,
+    mpp=_MPP,
+    licence="BSD-3-Clause",
+    gated=False,
+    derivatives=True,
+)
+
+
+class TextureEncoder:
+    """Texture statistics of a field of 314 um and of its inner 157 um; see the module's text."""
+
+    batch_size = 16
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Facts about the encoder."""
+        return SPEC
+
+    def encode(self, patches: np.ndarray) -> np.ndarray:
+        """Embed patches, uint8 ``(B, input_px, input_px, 3)``, into float32 ``(B, dim)``."""
+        patches = np.asarray(patches)
+        if patches.dtype != np.uint8 or patches.shape[1:] != (_PX, _PX, 3):
+            raise ValueError(f"patches are uint8 (B, {_PX}, {_PX}, 3), not {patches.dtype} {patches.shape}.")
+        from threadpoolctl import threadpool_limits
+
+        if not len(patches):
+            return np.empty((0, _DIM), dtype=np.float32)
+        # One patch a thread: products this small gain nothing from threads of their own, and would fight for cores.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(cpu_count()) as pool:
+            return np.stack(list(pool.map(_embed, patches)))
+
+
+def _embed(patch: np.ndarray) -> np.ndarray:
+    parts = []
+    for level, densities in enumerate(pyramid(patch)):
+        # The finest level is the dearest, and what it adds far from the centre is in the neighbours' patches.
+        windows = _WINDOWS_PX[:1] if level == 0 else _WINDOWS_PX
+        parts += [describe(m) for m in window_moments(densities, [side >> level for side in windows])]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def pyramid(image: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the stain densities, float32 ``(C, y, x)``, of an image and of its reductions by two."""
+    density = _DENSITY[image.reshape(-1, 3).T].reshape(3, *image.shape[:2])
+    level = np.tensordot(_UNMIX, density, axes=1)
+    for index in range(_LEVELS):
+        yield level
+        if index < _LEVELS - 1:
+            level = _halve(level)
+
+
+def _halve(level: np.ndarray) -> np.ndarray:
+    """Smooth by the binomial filter of length 5 and take every other pixel."""
+    padded = np.pad(level, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    for axis in (1, 2):
+        a = np.moveaxis(padded, axis, 0)
+        b = a[2:-2:2] * np.float32(6)
+        b += np.float32(4) * (a[1:-3:2] + a[3:-1:2])
+        b += a[:-4:2] + a[4::2]
+        padded = np.moveaxis(b, 0, axis)
+    return np.ascontiguousarray(padded * np.float32(1 / 256))
+
+
+def window_moments(densities: np.ndarray, sides: list[int]) -> list[np.ndarray]:
+    """Return second moments, ``(K + 1, K + 1)``, of the responses over centred square windows, the smallest first."""
+    _, height, width = densities.shape
+    largest = sides[-1]
+    top, left = (height - largest) // 2, (width - largest) // 2
+    padded = np.pad(densities, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    sums = np.zeros((len(sides), _K + 1, _K + 1))
+    for start in range(0, largest, _STRIP):
+        rows = min(_STRIP, largest - start)
+        strip = padded[:, top + start : top + start + rows + 4, left : left + largest + 4]
+        response = responses(strip)
+        for index, side in enumerate(sides):
+            margin = (largest - side) // 2
+            first, last = max(margin - start, 0), min(margin + side - start, rows)
+            if first < last:
+                inside = response[:, first:last, margin : margin + side].reshape(_K + 1, -1)
+                sums[index] += inside @ inside.T
+    return [total / side**2 for total, side in zip(sums, sides)]
+
+
+def responses(densities: np.ndarray) -> np.ndarray:
+    """Filter densities, ``(C, y + 4, x + 4)``, into responses ``(K + 1, y, x)``, the last of them constant one.
+
+    By kind, each for every stain: the density itself, its two derivatives, the length of the gradient, the Laplacian's
+    positive and negative part (bright and dark blobs), and the difference of the Hessian's eigenvalues (lines); all but
+    the first after smoothing by the binomial filter of length 3.
+    """
+    c, y, x = densities.shape
+    out = np.empty((_K + 1, y - 4, x - 4), dtype=np.float32)
+    density, dx, dy, slope, bright, dark, line = out[:_K].reshape(len(_KINDS), c, y - 4, x - 4)
+    out[_K] = 1
+    density[...] = densities[:, 2:-2, 2:-2]
+    s = densities[:, :-2] + densities[:, 2:]
+    s += 2 * densities[:, 1:-1]
+    s = s[:, :, :-2] + s[:, :, 2:] + 2 * s[:, :, 1:-1]
+    s *= np.float32(1 / 16)
+    up, down, left, right = s[:, :-2, 1:-1], s[:, 2:, 1:-1], s[:, 1:-1, :-2], s[:, 1:-1, 2:]
+    np.subtract(right, left, out=dx)
+    np.subtract(down, up, out=dy)
+    out[_DX.start : _DY.stop] *= np.float32(0.5)
+    np.sqrt(dx * dx + dy * dy, out=slope)
+    centre = 2 * s[:, 1:-1, 1:-1]
+    xx, yy = left + right - centre, up + down - centre
+    laplacian = xx + yy
+    np.maximum(laplacian, 0, out=bright)
+    np.subtract(bright, laplacian, out=dark)
+    xx -= yy
+    twice_xy = s[:, 2:, 2:] + s[:, :-2, :-2] - s[:, 2:, :-2] - s[:, :-2, 2:]
+    twice_xy *= np.float32(0.5)
+    np.sqrt(xx * xx + twice_xy * twice_xy, out=line)
+    return out
+
+
+def describe(moments: np.ndarray) -> np.ndarray:
+    """Turn second moments of responses, ``(K + 1, K + 1)``, into features that do not change when the image is turned."""
+    mean = moments[_K, _SCALARS]
+    covariance = moments[np.ix_(_SCALARS, _SCALARS)] - np.outer(mean, mean)
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-10))
+    correlation = covariance / (np.outer(deviation, deviation) + 1e-6)
+    # Structure tensor of each stain: its trace is energy, its eigenvalues' difference over the trace is anisotropy.
+    along = np.diag(moments[_DX, _DX]), np.diag(moments[_DY, _DY])
+    energy = along[0] + along[1]
+    anisotropy = np.hypot(along[0] - along[1], 2 * np.diag(moments[_DX, _DY])) / (energy + 1e-6)
+    return np.concatenate(
+        [
+            mean,
+            np.log(deviation + _FLOOR),
+            correlation[_PAIRS],
+            covariance[_PAIRS],
+            np.log(energy + 1e-6),
+            anisotropy,
+        ]
+    )

@@ -1,0 +1,138 @@
+"""Encoders built with timm: those with a recipe, and any model in a local folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hisdiff._check import positive
+from hisdiff.encoders._base import EncoderSpec
+from hisdiff.encoders._hub import fetch_weights
+from hisdiff.encoders._import_timm import import_timm
+from hisdiff.encoders._torch import TorchEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hisdiff.encoders._recipes import Recipe
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_MPP = 0.5  # of a model folder that names none: 20x, what most pathology encoders are trained at
+
+
+def own_output(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Return what the network returns without its classifier."""
+    return network(batch)
+
+
+def cls_and_mean(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Join the CLS token with the mean of the patch tokens; register tokens stand between them and are left out."""
+    tokens = network.forward_features(batch)  # type: ignore[operator]
+    patches = tokens[:, network.num_prefix_tokens :]
+    return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=-1)
+
+
+_POOLS = {"own": own_output, "cls+mean": cls_and_mean}
+
+
+def from_recipe(recipe: Recipe, alternatives: Sequence[str]) -> TorchEncoder:
+    """Return an encoder of the hub; its weights are fetched, or the reason why they cannot be is raised, at once."""
+    file, commit = fetch_weights(recipe.repo, WEIGHTS, recipe.spec.name, alternatives)
+    spec = replace(recipe.spec, revision=commit[:12])
+    return TorchEncoder(spec, partial(build_recipe, recipe, file), _POOLS[recipe.pool], *recipe.colours)
+
+
+def build_recipe(recipe: Recipe, weights: Path | None) -> torch.nn.Module:
+    """Build the network of a recipe, with weights or as it is initialised."""
+    timm = import_timm()
+    kwargs = dict(recipe.kwargs)
+    if "mlp_layer" in kwargs:
+        kwargs["mlp_layer"] = getattr(timm.layers, kwargs["mlp_layer"])
+    if "act_layer" in kwargs:
+        kwargs["act_layer"] = getattr(torch.nn, kwargs["act_layer"])
+    network = timm.create_model(recipe.architecture, pretrained=False, num_classes=0, **kwargs)
+    if weights is not None:
+        _load(network, weights)
+    return network
+
+
+def _load(network: torch.nn.Module, weights: Path) -> None:
+    if weights.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(weights)
+    else:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}  # the classifier's
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as err:
+        raise ValueError(f"The weights in {weights} do not fit the network: {err}") from err
+
+
+def from_folder(name: str, folder: str | Path) -> TorchEncoder:
+    """Return an encoder from a folder in timm's layout.
+
+    ``config.json`` holds ``architecture`` and, optionally, ``model_args`` and ``pretrained_cfg`` (``input_size``,
+    ``mean``, ``std``), and may hold ``mpp`` (micrometres per pixel, 0.5 without it) and ``licence``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or it lacks ``config.json`` or weights.
+    ValueError
+        If ``config.json`` cannot be read, or the weights do not fit the network.
+    """
+    folder = Path(folder).expanduser().resolve()
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"Encoder {name!r}: there is no {config_file}; a timm model folder holds one.")
+    weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
+    if weights is None:
+        raise FileNotFoundError(f"Encoder {name!r}: {folder} holds none of {list(WEIGHTS)}.")
+    try:
+        config = json.loads(config_file.read_text())
+        architecture, arguments = config["architecture"], dict(config.get("model_args", {}))
+    except (ValueError, KeyError, TypeError) as err:
+        raise ValueError(f"Encoder {name!r}: {config_file} is no timm configuration ({err!r}).") from err
+    arguments["num_classes"] = 0
+    timm = import_timm()
+    if architecture not in timm.list_models():
+        raise ValueError(f"Encoder {name!r}: timm {timm.__version__} knows no architecture {architecture!r}.")
+    with torch.device("meta"):  # shapes only
+        skeleton = timm.create_model(architecture, pretrained=False, **arguments)
+        cfg = {**skeleton.pretrained_cfg, **config.get("pretrained_cfg", {})}
+        if "img_size" in arguments:
+            cfg["input_size"] = (3, arguments["img_size"], arguments["img_size"])
+        input_px = int(cfg["input_size"][-1])
+        dim = skeleton(torch.empty(1, 3, input_px, input_px)).shape[-1]
+    spec = EncoderSpec(
+        name=f"local-dir:{folder}",
+        revision=_digest(config_file, weights),
+        dim=int(dim),
+        input_px=input_px,
+        mpp=positive(config.get("mpp", _MPP), f"mpp in {config_file}"),
+        licence=str(config.get("licence", "unknown")),
+    )
+    build = partial(_build_folder, architecture, arguments, weights)
+    return TorchEncoder(spec, build, own_output, cfg["mean"], cfg["std"])
+
+
+def _build_folder(architecture: str, arguments: dict[str, Any], weights: Path) -> torch.nn.Module:
+    network = import_timm().create_model(architecture, pretrained=False, **arguments)
+    _load(network, weights)
+    return network
+
+
+def _digest(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,41 @@
+"""Encoders that come as models of the transformers library."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hisdiff.encoders._hub import fetch_weights
+from hisdiff.encoders._torch import TorchEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from hisdiff.encoders._recipes import Recipe
+
+
+def from_recipe(recipe: Recipe, alternatives: Sequence[str]) -> TorchEncoder:
+    """Return an encoder of the hub; its files are fetched, or the reason why they cannot be is raised, at once."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError as err:
+        raise ImportError(
+            f"Encoder {recipe.spec.name!r} needs the package transformers: pip install 'hisdiff[hf]'."
+        ) from err
+    weights, commit = fetch_weights(recipe.repo, ("model.safetensors",), recipe.spec.name, alternatives)
+    fetch_weights(recipe.repo, ("config.json",), recipe.spec.name, alternatives)
+    spec = replace(recipe.spec, revision=commit[:12])
+    return TorchEncoder(spec, partial(_build, str(weights.parent)), _cls, *recipe.colours)
+
+
+def _build(folder: str) -> torch.nn.Module:
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(folder)
+
+
+def _cls(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    return network(batch).last_hidden_state[:, 0]

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
     from hisdiff.methods._model import Model
 
-CRITERION = "energy_score"
+HELD_OUT = "val_"
+CRITERION = "val_score"
 """Value on held-out tissue that decides which weights are kept: those of its lowest point."""
-KEPT_COLOUR = "#b2182b"
+# Okabe-Ito: told apart with any colour vision.
+TRAINING_COLOUR, HELD_OUT_COLOUR, BEST_COLOUR = "0.45", "#0072b2", "#b2182b"
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Steps, and the value at each."""
 
 
 def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes | None = None) -> Axes | Figure:
@@ -30,7 +35,8 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
     model
         A fitted model.
     names
-        Values of ``model.history`` to show, each in a panel of its own; None for all.
+        Values of ``model.history`` to show, each in a panel of its own; None for all. ``"loss"`` stands for the loss in
+        training and, where it was measured, on held-out tissue (``"val_loss"``).
     ax
         Axes to draw into, for a single value.
 
@@ -51,32 +57,38 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
     >>> hd.pl.training(model)  # doctest: +SKIP
     """
     curves = _curves(model)
-    names = list(curves) if names is None else [names] if isinstance(names, str) else list(names)
+    panels = _panels(curves)
+    names = list(panels) if names is None else [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("There is no value to show: names is empty.")
     for name in names:
-        present(name, curves, "value in the training history:")
+        present(name, panels, "value in the training history:")
     if ax is not None and len(names) > 1:
-        raise ValueError(f"ax= takes one panel, not {len(names)}; choose one value with names=, of {listing(curves)}.")
+        raise ValueError(f"ax= takes one panel, not {len(names)}; choose one value with names=, of {listing(panels)}.")
     if ax is None:
-        figure, axes = _canvas.new_figure(1, len(names), figsize=(3.6 * len(names), 2.8), layout="constrained")
+        _, axes = _canvas.new_figure(1, len(names), figsize=(3.6 * len(names), 2.8), layout="constrained")
     else:
         axes = np.array([[ax]])
     for panel, name in zip(axes[0], names):
-        steps, values = curves[name]
-        panel.plot(steps, values, color="0.25", linewidth=1.2, marker="." if len(steps) < 40 else "")
-        panel.set_xlabel("step")
-        panel.set_ylabel(name.replace("_", " "))
-        panel.spines[["top", "right"]].set_visible(False)
+        for key in panels[name]:
+            held_out = key.startswith(HELD_OUT)
+            steps, values = curves[key]
+            panel.plot(
+                steps, values, color=HELD_OUT_COLOUR if held_out else TRAINING_COLOUR, linewidth=1.2,
+                marker="." if len(steps) < 40 else "", label="held-out tissue" if held_out else "training",
+            )  # fmt: skip
         if CRITERION in curves:
             steps, values = curves[CRITERION]
             best = steps[np.argmin(values)]
-            panel.axvline(best, color=KEPT_COLOUR, linestyle="--", linewidth=1, label=f"best: step {best:g}")
-            panel.legend(frameon=False, fontsize="small")
-    return axes[0, 0] if len(names) == 1 else figure
+            panel.axvline(best, color=BEST_COLOUR, linestyle="--", linewidth=1, label=f"best: step {best:g}")
+        panel.set_xlabel("step")
+        panel.set_ylabel(name.replace("_", " "))
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize="small")
+    return axes[0, 0] if len(names) == 1 else axes[0, 0].figure
 
 
-def _curves(model: Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _curves(model: Model) -> dict[str, Curve]:
     """Return steps and finite values of every curve; a value need not be known at every step."""
     rows = model.history
     if not rows:
@@ -87,3 +99,16 @@ def _curves(model: Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if len(points):
             curves[name] = (points[:, 0], points[:, 1])
     return curves
+
+
+def _panels(curves: dict[str, Curve]) -> dict[str, list[str]]:
+    """Return the curves of each panel: a value in training and on held-out tissue together."""
+    shown = dict(curves)
+    if CRITERION in curves:  # where it is one of the named values, under its name only
+        others = [name for name in curves if name.startswith(HELD_OUT) and name != CRITERION]
+        if any(np.array_equal(curves[name], curves[CRITERION]) for name in others):
+            del shown[CRITERION]
+    panels: dict[str, list[str]] = {}
+    for name in shown:
+        panels.setdefault(name.removeprefix(HELD_OUT), []).append(name)
+    return panels

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
@@ -22,7 +23,7 @@ from hisdiff._keys import GLOBAL, SPATIAL, UM
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from geopandas import GeoDataFrame
@@ -48,9 +49,10 @@ def check_mpp(mpp: float, what: str) -> float:
     return mpp
 
 
-def transformations(mpp: float) -> dict[str, Any]:
-    """Return the transformations of an element that lives in full-resolution pixels."""
-    return {GLOBAL: Identity(), UM: Scale([mpp, mpp], axes=("x", "y"))}
+def transformations(mpp: float, reduction: float = 1.0) -> dict[str, Any]:
+    """Return the transformations of an element in full-resolution pixels, or in pixels ``reduction`` times as wide."""
+    to_global = Identity() if reduction == 1 else Scale([reduction, reduction], axes=("x", "y"))
+    return {GLOBAL: to_global, UM: Scale([mpp * reduction, mpp * reduction], axes=("x", "y"))}
 
 
 def halve(pixels: np.ndarray) -> np.ndarray:
@@ -109,10 +111,15 @@ def chunked(pixels: np.ndarray | da.Array) -> da.Array:
     return da.Array(blocks, name, sizes, dtype=pixels.dtype)
 
 
-def image_element(levels: Sequence[da.Array], mpp: float) -> DataTree:
+def image_element(levels: Sequence[da.Array], to: Mapping[str, Any]) -> DataTree:
     """Return a multi-scale image element from pyramid levels ``(3, y, x)``, finest first.
 
     The levels are taken as they are: those of the file, not new ones computed from its finest.
+
+    Parameters
+    ----------
+    to
+        Transformations of the finest level.
     """
     channels = ["r", "g", "b"]
     tree = {
@@ -120,9 +127,9 @@ def image_element(levels: Sequence[da.Array], mpp: float) -> DataTree:
         for i, level in enumerate(levels)
     }
     element = DataTree.from_dict(tree)
-    set_transformation(element, transformations(mpp), set_all=True)
+    set_transformation(element, dict(to), set_all=True)
     full = levels[0].shape
-    for i, level in enumerate(levels):  # pixel centres in full-resolution pixels, as spatialdata has them
+    for i, level in enumerate(levels):  # pixel centres in pixels of the finest level, as spatialdata has them
         node = element[f"scale{i}"]
         centres = {
             axis: (np.arange(level.shape[k]) + 0.5) * (full[k] / level.shape[k]) for k, axis in ((1, "y"), (2, "x"))
@@ -155,8 +162,8 @@ def unique_genes(adata: AnnData, what: str) -> None:
 
 def annotate(adata: AnnData, region: str, instances: Sequence[Any], xy_px: np.ndarray) -> AnnData:
     """Return ``adata`` as a table that annotates the element ``region``."""
-    adata.obs[REGION_KEY] = region
-    adata.obs[REGION_KEY] = adata.obs[REGION_KEY].astype("category")
+    adata.uns.pop(TableModel.ATTRS_KEY, None)  # of an earlier life
+    adata.obs[REGION_KEY] = pd.Categorical([region] * adata.n_obs)
     adata.obs[INSTANCE_KEY] = instances
     adata.obsm[SPATIAL] = np.asarray(xy_px, dtype=np.float64)
     return TableModel.parse(adata, region=region, region_key=REGION_KEY, instance_key=INSTANCE_KEY)
@@ -172,28 +179,58 @@ def image_key(name: str) -> str:
     return f"{name}_image"
 
 
-def check_inside(xy_px: np.ndarray, size: tuple[int, int], what: str) -> None:
-    """Raise if spot centres lie outside an image of ``(height, width)`` pixels."""
+def check_inside(xy_px: np.ndarray, size: tuple[float, float], what: str) -> None:
+    """Raise if spot centres lie outside an image of ``(height, width)`` full-resolution pixels."""
     height, width = size
+    if not np.isfinite(xy_px).all():
+        raise ValueError(
+            f"{int((~np.isfinite(xy_px)).any(axis=1).sum())} of {len(xy_px)} spots of {what} have no position (NaN)."
+        )
     outside = ((xy_px < 0) | (xy_px > (width, height))).any(axis=1)
-    if not outside.any():
-        return
-    far = xy_px.max(axis=0)
-    raise ValueError(
-        f"{int(outside.sum())} of {len(xy_px)} spots of {what} lie outside the image, which is {width} x {height} px; "
-        f"they reach to ({far[0]:.0f}, {far[1]:.0f}). Is the image at a lower resolution than the coordinates (a 'hires' "
-        "image taken for the full-resolution one), or are x and y swapped?"
-    )
+    if outside.any():
+        x, y = xy_px.max(axis=0)
+        raise ValueError(
+            f"{int(outside.sum())} of {len(xy_px)} spots of {what} lie outside the image, which is {width:.0f} x "
+            f"{height:.0f} px; they reach to ({x:.0f}, {y:.0f}). Is the image at a lower resolution than the coordinates "
+            "(a 'hires' image taken for the full-resolution one), or are x and y swapped?"
+        )
 
 
-def spot_section(
-    name: str, levels: Sequence[da.Array], mpp: float, adata: AnnData, xy_px: np.ndarray, radius_um: float
+def section(
+    name: str,
+    levels: Sequence[da.Array],
+    mpp: float,
+    adata: AnnData,
+    xy_px: np.ndarray,
+    *,
+    radius_um: float | None = None,
+    outlines: GeoDataFrame | None = None,
+    reduction: float = 1.0,
 ) -> SpatialData:
-    """Return a section with round spots; ``adata`` (counts, names, ``obs``) becomes its table."""
+    """Return a section: image, spots and table.
+
+    Parameters
+    ----------
+    mpp
+        Micrometres per full-resolution pixel.
+    adata
+        Counts, names and ``obs``; it becomes the table (and is changed).
+    xy_px
+        ``(n, 2)`` centres in full-resolution pixels.
+    radius_um, outlines
+        One of them: the radius of round spots, or polygons in full-resolution pixels in the order of ``adata``.
+    reduction
+        Full-resolution pixels per pixel of the finest level, where that is a reduced image.
+    """
     mpp = check_mpp(mpp, name)
-    check_inside(xy_px, levels[0].shape[1:], f"section {name!r}")
+    height, width = (side * reduction for side in levels[0].shape[1:])
+    check_inside(xy_px, (height, width), f"section {name!r}")
+    if outlines is None and radius_um is not None:
+        shapes = circles(xy_px, radius_um / mpp, adata.obs_names.to_numpy(), mpp)
+    else:
+        shapes = ShapesModel.parse(outlines, transformations=transformations(mpp))
     return SpatialData(
-        images={image_key(name): image_element(levels, mpp)},
-        shapes={name: circles(xy_px, radius_um / mpp, adata.obs_names.to_numpy(), mpp)},
-        tables={TABLE: annotate(adata, name, adata.obs_names.to_numpy(), xy_px)},
+        images={image_key(name): image_element(levels, transformations(mpp, reduction))},
+        shapes={name: shapes},
+        tables={TABLE: annotate(adata, name, shapes.index.to_numpy(), xy_px)},
     )

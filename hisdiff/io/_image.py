@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spatialdata import SpatialData
 
-from hisdiff.io._build import element_name, image_element, image_key
+from hisdiff.io._build import element_name, image_element, image_key, transformations
 from hisdiff.io._raster import open_raster, settle_mpp
 
 
@@ -48,4 +48,4 @@ def image(path: str | Path, mpp: float | None = None, *, name: str | None = None
     raster = open_raster(path)
     mpp = settle_mpp(raster, mpp, str(path))
     name = element_name(name or path.name.split(".")[0])
-    return SpatialData(images={image_key(name): image_element(raster.levels, mpp)})
+    return SpatialData(images={image_key(name): image_element(raster.levels, transformations(mpp))})

@@ -1,0 +1,218 @@
+"""A SpatialData made elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import shapely
+from spatialdata import SpatialData
+from spatialdata.models import TableModel
+from spatialdata.transformations import (
+    Affine,
+    BaseTransformation,
+    Identity,
+    Scale,
+    get_transformation,
+    set_transformation,
+)
+
+from hisdiff._check import listing, positive, present
+from hisdiff._geometry import similarity_scale
+from hisdiff._keys import GLOBAL, SPATIAL, UM
+from hisdiff._sdata._image import levels_of
+from hisdiff._sdata._locate import (
+    Place,
+    check_sdata,
+    finest,
+    image_mpp,
+    locate,
+    matrix_to,
+    resolve_table,
+    shared_systems,
+)
+from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, check_inside, check_mpp, extended, image_element
+from hisdiff.io._colour import Stored, to_rgb
+from hisdiff.io._scale import SpotScale, resolve_mpp, visium_mpp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+XY = ("x", "y")
+
+
+def adopt(
+    sdata: SpatialData,
+    mpp: float | None = None,
+    *,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+) -> SpatialData:
+    """Bring a SpatialData made elsewhere to the form that the readers give.
+
+    Parameters
+    ----------
+    sdata
+        It is not changed; the result shares its pixels, counts and geometries.
+    mpp
+        Micrometres per pixel of the image. None: what the object says (a coordinate system ``um``), else what the pitch of
+        the spots makes it where the table has ``array_row`` and ``array_col`` of a Visium array. A value that is given
+        replaces the object's.
+    table_key, image_key, shapes_key
+        What belongs together, where the object leaves a choice; ``image_key`` may map regions to images. A table that
+        annotates nothing is connected to the shapes ``shapes_key`` of the same length or names.
+
+    Returns
+    -------
+    A new object with the same elements, in which the image is uint8 and multi-scale, the image and all that shares a
+    coordinate system with it have ``um`` (and ``global``, pixels of the image, where there was none), and the table
+    has ``obsm["spatial"]`` in pixels of the image. Points are left as they are.
+
+    Raises
+    ------
+    ValueError
+        If the pixel size cannot be known, spots lie outside the image, or it is not clear what belongs together.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=400)
+    >>> coarser = hd.io.adopt(sdata, mpp=0.6)
+    """
+    check_sdata(sdata)
+    if mpp is not None:
+        check_mpp(positive(mpp, "mpp"), "the image")
+    copy = _without_um(sdata)
+    table_key = resolve_table(sdata, table_key)
+    if table_key is not None:
+        copy.tables[table_key] = _connected(sdata, table_key, shapes_key)
+    # The scale is settled below; any number does for finding out what belongs together.
+    places = locate(copy, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=1.0)
+    for place in places:
+        if place.image_key is None:
+            raise ValueError(
+                f"No image of the object shares a coordinate system with {place.region!r}; its images are "
+                f"{listing(sdata.images)}."
+            )
+        _settle(copy, place, _mpp_of(sdata, place, mpp))
+    return copy
+
+
+def _without_um(sdata: SpatialData) -> SpatialData:
+    """Return an object that shares all data, whose transformations can be changed and have no ``um`` yet."""
+    elements: dict[str, dict[str, Any]] = {"images": {}, "labels": {}, "shapes": {}, "points": {}}
+    for kind, name, element in sdata.gen_spatial_elements():
+        if kind != "points":
+            element = element.copy(deep=False)
+            known = {k: v for k, v in get_transformation(element, get_all=True).items() if k != UM}
+            # An element that has nothing but um keeps it: it cannot be placed otherwise.
+            set_transformation(element, known or get_transformation(element, get_all=True), set_all=True)
+        elements[kind][name] = element
+    return SpatialData(**elements, tables=dict(sdata.tables), attrs=dict(sdata.attrs))
+
+
+def _connected(sdata: SpatialData, table_key: str, shapes_key: str | None) -> ad.AnnData:
+    """Return a table that shares its matrices with the one of the object, and annotates an element."""
+    old = sdata.tables[table_key]
+    parts = {slot: dict(getattr(old, slot)) for slot in ("uns", "obsm", "varm", "layers", "obsp", "varp")}
+    table = ad.AnnData(old.X, obs=old.obs.copy(), var=old.var.copy(), **parts)
+    if TableModel.ATTRS_KEY in table.uns:
+        return table
+    if shapes_key is None:
+        fitting = [key for key, shapes in sdata.shapes.items() if len(shapes) == table.n_obs]
+        if len(fitting) != 1:
+            raise ValueError(
+                f"Table {table_key!r} annotates no element, and {len(fitting)} of the shapes have its {table.n_obs} rows "
+                f"(shapes: {listing(sdata.shapes)}); choose with shapes_key=."
+            )
+        shapes_key = fitting[0]
+    index = sdata.shapes[present(shapes_key, list(sdata.shapes), "shapes element")].index
+    named = table.obs_names.isin(index.astype(str)).all()
+    if not named and len(index) != table.n_obs:
+        raise ValueError(
+            f"Table {table_key!r} has {table.n_obs} rows and {shapes_key!r} {len(index)} shapes of other names; which "
+            "belong together is not known."
+        )
+    by_name = dict(zip(index.astype(str), index))
+    table.obs[REGION_KEY] = shapes_key
+    table.obs[REGION_KEY] = table.obs[REGION_KEY].astype("category")
+    table.obs[INSTANCE_KEY] = [by_name[name] for name in table.obs_names] if named else index.to_numpy()
+    return TableModel.parse(table, region=shapes_key, region_key=REGION_KEY, instance_key=INSTANCE_KEY)
+
+
+def _mpp_of(sdata: SpatialData, place: Place, mpp: float | None) -> float:
+    """Return the pixel size that is given, or that the object or the pitch of its spots says."""
+    image = finest(sdata, str(place.image_key))
+    if mpp is None and UM in get_transformation(image, get_all=True):
+        return image_mpp(sdata, str(place.image_key))
+    if mpp is None and place.region is not None and UM in get_transformation(sdata[place.region], get_all=True):
+        to_um = matrix_to(sdata[place.region], UM) @ np.linalg.inv(place.to_px)
+        return similarity_scale(to_um, f"The transformation of {place.region!r} to {UM!r}")
+    on_array = None
+    if place.table is not None and place.region in sdata.shapes:
+        on_array = visium_mpp(place.table[place.rows], _centres(place))
+    return check_mpp(resolve_mpp(SpotScale(on_array, None), mpp=mpp, what=place.name), place.name)
+
+
+def _centres(place: Place) -> np.ndarray:
+    """Return the centres of spots in pixels of the image, in the order of the rows of the table."""
+    table, shapes = place.sdata.tables[str(place.table_key)], place.sdata.shapes[str(place.region)]
+    keys = table.obs[table.uns[TableModel.ATTRS_KEY][TableModel.INSTANCE_KEY]].to_numpy()[place.rows]
+    rows = shapes.index.get_indexer(keys)
+    if (rows < 0).any():
+        raise ValueError(
+            f"{int((rows < 0).sum())} of {len(rows)} rows of table {place.table_key!r} have no shape in {place.region!r}, "
+            f"such as {listing(keys[rows < 0], 4)}."
+        )
+    xy = shapely.get_coordinates(shapely.centroid(np.asarray(shapes.geometry)[rows]))
+    return xy @ place.to_px[:2, :2].T + place.to_px[:2, 2]
+
+
+def _settle(copy: SpatialData, place: Place, mpp: float) -> None:
+    """Write the scale of one section into the copy, and bring its image and table to form."""
+    key = str(place.image_key)
+    image = finest(copy, key)
+    add_global = GLOBAL not in copy.coordinate_systems
+    moves = {key: np.eye(3)}
+    for kind, name, element in copy.gen_spatial_elements():
+        if kind == "points" or name == key:
+            continue
+        own = element if kind == "shapes" else levels_of(element)[0]
+        for system in shared_systems(own, image)[:1]:
+            moves[name] = np.linalg.inv(matrix_to(image, system)) @ matrix_to(own, system)
+    copy.images[key] = _image_form(copy.images[key], key)
+    for name, to_px in moves.items():
+        element = copy[name]
+        known = dict(get_transformation(element, get_all=True))
+        if add_global:
+            known[GLOBAL] = _transformation(to_px)
+        known[UM] = _transformation(np.diag([mpp, mpp, 1.0]) @ to_px)
+        set_transformation(element, known, set_all=True)
+    if place.table is not None and place.region in copy.shapes:
+        xy_px = _centres(place)
+        check_inside(xy_px, (image.sizes["y"], image.sizes["x"]), f"{place.region!r}")
+        spatial = place.table.obsm.get(SPATIAL)
+        spatial = np.full((place.table.n_obs, 2), np.nan) if spatial is None else np.array(spatial, dtype=float)[:, :2]
+        spatial[place.rows] = xy_px
+        place.table.obsm[SPATIAL] = spatial
+
+
+def _transformation(matrix: np.ndarray) -> BaseTransformation:
+    if np.allclose(matrix, np.eye(3)):
+        return Identity()
+    scale = matrix[0, 0]
+    if np.allclose(matrix, np.diag([scale, scale, 1.0])):
+        return Scale([scale, scale], axes=XY)
+    return Affine(matrix, input_axes=XY, output_axes=XY)
+
+
+def _image_form(element: Any, key: str) -> Any:
+    """Return an image as uint8 RGB in several scales; one that is so already is returned as it is."""
+    levels = levels_of(element)
+    if hasattr(element, "children") and levels[0].dtype == np.uint8 and levels[0].sizes["c"] == 3:
+        return element
+    alpha = levels[0].sizes["c"] == 4
+    pixels = to_rgb(Stored([level.data for level in levels], alpha), f"image {key!r}")
+    return image_element(extended(pixels), get_transformation(levels[0], get_all=True))

@@ -75,7 +75,7 @@ class SetAttention(nn.Module):
 class Conditioner(nn.Module):
     """Fuse the embedding of a location with those of its neighbourhood and of its wider surroundings.
 
-    y = A_1(e, near) + A_2(e, wide), then Linear, ReLU, Linear: no residual and no positions (METHOD of the HisDiff paper).
+    y = A_1(e, near) + A_2(e, wide), then Linear, ReLU, Linear: no residual and no positions, as in the HisDiff paper.
 
     Parameters
     ----------
@@ -140,13 +140,42 @@ class Conditioner(nn.Module):
         depth
             ``(B,)`` sequencing depth, centred to the order of 1; needed if and only if the conditioner takes it.
         """
+        near, wide = self.project(anchors_near), self.project(anchors_wide)
+        return self._fuse(self.project(own), near, wide, near_mask, wide_mask, depth)
+
+    def at(self, own: Tensor, anchors: Tensor, near: Tensor, wide: Tensor, depth: Tensor | None = None) -> Tensor:
+        """Return the condition from indices: every anchor in use is projected once, however many locations share it.
+
+        Parameters
+        ----------
+        own
+            ``(B, D)`` embedding of the locations.
+        anchors
+            ``(m, D)`` embeddings of all anchors.
+        near, wide
+            ``(B, 9)`` and ``(B, 49)`` rows of ``anchors``, negative where there is none.
+        depth
+            As in ``forward``.
+        """
+        rows, places = torch.cat([near, wide], dim=1).clamp(min=0).unique(return_inverse=True)
+        projected = self.project(anchors[rows])
+        near_places, wide_places = places.split([near.shape[1], wide.shape[1]], dim=1)
+        return self._fuse(
+            self.project(own), projected[near_places], projected[wide_places], near >= 0, wide >= 0, depth
+        )
+
+    def _fuse(
+        self,
+        query: Tensor,
+        near: Tensor,
+        wide: Tensor,
+        near_mask: Tensor | None,
+        wide_mask: Tensor | None,
+        depth: Tensor | None,
+    ) -> Tensor:
         if (depth is None) != (self.depth is None):
             raise ValueError("A depth is given if and only if the conditioner was made with_depth.")
-        query = self.project(own)
-        y = self.near(query, self.project(anchors_near), near_mask) + self.wide(
-            query, self.project(anchors_wide), wide_mask
-        )
-        condition = self.fuse(y)
+        condition = self.fuse(self.near(query, near, near_mask) + self.wide(query, wide, wide_mask))
         if self.depth is not None and depth is not None:
             condition = condition + self.depth(depth[:, None].to(condition.dtype))
         return condition

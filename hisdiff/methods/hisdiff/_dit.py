@@ -1,4 +1,4 @@
-"""The published denoiser: a transformer with one token per gene and adaptive layer norm (METHOD of HisDiff and Stem)."""
+"""The published denoiser: a transformer with one token per gene and adaptive layer norm (HisDiff, Stem)."""
 
 from __future__ import annotations
 

@@ -85,6 +85,17 @@ def test_a_location_without_anchors_stays_finite_and_touches_no_other(conditione
     torch.testing.assert_close(result[others], conditioner(*inputs)[others], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("width", [None, 16])
+def test_anchors_by_index_are_the_anchors_themselves(width):
+    module, anchors, own = made(width=width), randn(30, D), randn(B, D, seed=1)
+    wide = torch.stack([torch.randperm(30, generator=generator(i))[:12] for i in range(B)])
+    wide[0, 5:] = -1
+    near = wide[:, :9]
+    (near_values, near_mask), (wide_values, wide_mask) = gather(anchors, near), gather(anchors, wide)
+    expected = module(own, near_values, wide_values, near_mask, wide_mask)
+    torch.testing.assert_close(module.at(own, anchors, near, wide), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_gathering_marks_what_is_not_there():
     anchors, indices = randn(5, D), torch.tensor([[0, 4, -1], [2, -1, -1]])
     values, mask = gather(anchors, indices)

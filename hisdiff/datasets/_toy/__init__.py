@@ -23,7 +23,7 @@ from hisdiff.datasets._toy._genes import (
 )
 from hisdiff.datasets._toy._paint import Stain, paint
 from hisdiff.datasets._toy._tissue import CELL_TYPES, make_tissue
-from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, check_mpp, levels_of, spot_section
+from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, check_mpp, levels_of, section
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -119,7 +119,7 @@ def _section(name: str, seed: int, index: int, programmes: Programmes, size_um: 
         var=_var(programmes),
     )
     levels = levels_of(paint(for_image, tissue, mpp, stain))
-    sdata = spot_section(name, levels, mpp, counts, xy_um / mpp, RADIUS_UM)
+    sdata = section(name, levels, mpp, counts, xy_um / mpp, radius_um=RADIUS_UM)
     _add_truth(sdata, f"{name}_truth", truth, programmes, mpp, depth)
     return sdata
 

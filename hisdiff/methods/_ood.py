@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.decomposition import PCA
+
+from hisdiff.methods._pca import column_scale, principal_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,16 +53,10 @@ class EmbeddingDistribution:
             rows = np.random.default_rng(0).choice(len(embeddings), _MAX_ROWS, replace=False)
             embeddings = embeddings[np.sort(rows)]
         values = np.asarray(embeddings, dtype=np.float64)
-        center, scale = values.mean(axis=0), values.std(axis=0)
-        scale[scale <= 1e-6 * np.maximum(np.abs(center), 1e-6)] = 1
+        center, scale = column_scale(values)
         # A sixth of the rows at most: with as many axes as rows every training location would lie equally far out.
-        k = max(1, min(_COMPONENTS, len(values) // 6, values.shape[1]))
-        if len(values) < 2:
-            components, spread = np.zeros((1, values.shape[1])), np.ones(1)
-        else:
-            pca = PCA(k, random_state=0).fit((values - center) / scale)
-            components = pca.components_
-            spread = np.maximum(np.sqrt(pca.explained_variance_), 1e-6)
+        axes, spread = principal_axes((values - center) / scale, min(_COMPONENTS, len(values) // 6))
+        components, spread = axes.T, np.maximum(spread, 1e-6)
         loose = cls(center, scale, components, spread, np.array(1.0), np.array(np.inf))
         off = loose._parts(values)[1]
         rest = max(float(np.sqrt(np.mean(off**2))), 1e-6)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from hisdiff._geometry import pitch_of
 from hisdiff._section import depth_of
 from hisdiff.methods._context import Context, Scaling, context_of
 from hisdiff.methods._folds import folds_of
+from hisdiff.methods._pca import column_scale, principal_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,10 +43,8 @@ class Projection:
     def fit(cls, sections: Sequence[Section], scaling: Scaling, pitch_um: float | None, k: int) -> Projection:
         """Find the principal axes of the embeddings at the spots of training sections."""
         own = np.concatenate([context_of(s, s.spots, scaling=scaling, pitch_um=pitch_um).own for s in sections])
-        center, scale = own.mean(axis=0, dtype=np.float64), own.std(axis=0, dtype=np.float64)
-        scale[scale <= 1e-6 * np.maximum(np.abs(center), 1e-6)] = 1
-        k = min(k, len(own) - 1, own.shape[1])
-        axes = PCA(k, random_state=0).fit((own - center) / scale).components_.T
+        center, scale = column_scale(own)
+        axes, _ = principal_axes((own - center) / scale, k)
         return cls(scaling, pitch_um, center, scale, axes)
 
     def features(self, section: Section, locations: Locations) -> np.ndarray:

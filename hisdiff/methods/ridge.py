@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Draws per spot from which the spread of out-of-fold predictions is taken, as many as `predict` makes at spots.
 _CALIBRATION_DRAWS = 16
+# A correlation that is better by less is no reason to prefer another scaling.
+_TIE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class RidgeConfig:
     Attributes
     ----------
     scalings
-        Embeddings as they are (``"raw"``), by the section's own mean and sd (``"standardised"``), or ``"both"``.
+        Embeddings as they are (``"raw"``), by the section's own mean and sd (``"standardised"``), or ``"both"``, in the
+        order of preference: a later one has to be better by .005, which is less than chance makes of a few sections.
     n_components
         Numbers of principal components of the embedding.
     alphas
@@ -47,7 +50,7 @@ class RidgeConfig:
         Most residual vectors that are kept to draw from.
     """
 
-    scalings: tuple[Scaling, ...] = ("raw", "standardised", "both")
+    scalings: tuple[Scaling, ...] = ("both", "raw", "standardised")
     n_components: tuple[int, ...] = (32, 64, 128)
     alphas: tuple[float, ...] = tuple(float(f"{10**e:.3g}") for e in np.arange(-1.5, 2.51, 0.25))
     n_blocks: int = 5
@@ -142,15 +145,34 @@ class FittedRidge:
         residuals amount to), the standard deviation that of ``n_draws``. There are no steps, no device and nothing slow
         enough for a progress bar.
         """
-        mean = self.projection.features(section, locations) @ self.slopes + self.intercept
+        mean = self._regression(section, locations)
         if depth is None:
             depth = self.depth if section.depth is None or not np.isfinite(section.depth) else section.depth
-        return self._around(mean, depth, n_draws=n_draws, keep_draws=keep_draws, units=units, seed=seed)
+        spots = section.spots
+        whole = mean if spots is None or spots is locations else self._regression(section, spots)
+        return self._around(mean, depth - self._depth_of(whole), n_draws, keep_draws, units, seed)
+
+    def _regression(self, section: Section, locations: Locations) -> np.ndarray:
+        return self.projection.features(section, locations) @ self.slopes + self.intercept
+
+    def _expected_counts(self, mean: np.ndarray) -> np.ndarray:
+        """Return counts expected around a regression value: the mean over residuals of 2^(value + residual) - 1."""
+        factor = np.exp2(self.residuals).mean(axis=0, dtype=np.float64)
+        return np.maximum(np.exp2(mean) * factor - 1, 0)
+
+    def _depth_of(self, mean: np.ndarray) -> float:
+        """Return the depth that regression values at a section's spots amount to.
+
+        A stain that the training sections do not have moves all values of a section up or down together; measured
+        against its own depth, as depth is defined, that falls out.
+        """
+        totals = self._expected_counts(mean).sum(axis=1)
+        return float(np.log2(np.median(totals[totals > 0]))) if (totals > 0).any() else self.depth
 
     def _around(
-        self, mean: np.ndarray, depth: float, *, n_draws: int, keep_draws: int = 0, units: str = LOG2, seed: int
+        self, mean: np.ndarray, shift: float, n_draws: int, keep_draws: int, units: str, seed: int
     ) -> Prediction:
-        shift = depth - self.depth
+        """Draw around regression values, counts scaled by ``2 ** shift``."""
         noise = BlockNoise.for_rows(seed_of(seed), len(mean))
         rows = np.arange(len(mean))
         draws = DrawAccumulator(units, keep_draws)
@@ -161,13 +183,8 @@ class FittedRidge:
             if shift < 0:
                 values = unread(values, shift, noise.normal(draw, 1, rows, mean.shape[1]))
             draws.add(values)
-        result = draws.result(self.genes)
-        if units == LOG2:
-            expected = at_depth(mean, shift)
-        else:
-            factor = np.exp2(self.residuals).mean(axis=0, dtype=np.float64)
-            expected = np.maximum(np.exp2(mean) * factor - 1, 0) * 2.0**shift
-        return replace(result, mean=expected.astype(np.float32))
+        expected = at_depth(mean, shift) if units == LOG2 else self._expected_counts(mean) * 2.0**shift
+        return replace(draws.result(self.genes), mean=expected.astype(np.float32))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
@@ -281,7 +298,7 @@ def _choose(
             scores = [held_out_correlations(a.take(columns), b.take(columns), config.alphas) for a, b in splits]
             path = _mean_over_genes(scores, [held.n for _, held in splits])
             at = int(path.argmax())
-            if best is None or path[at] > best[0]:
+            if best is None or path[at] > best[0] + (_TIE if scaling != best[1].scaling else 0):
                 best = (path[at], full.take(k), config.alphas[at], path)
     assert best is not None  # the configuration holds at least one scaling and one number of components
     _, projection, alpha, path = best
@@ -316,9 +333,10 @@ def _out_of_fold(features: np.ndarray, training: TrainingSpots, alpha: float) ->
 
 def _knowledge(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndarray, seed: int) -> Knowledge:
     """Predict the training spots out of fold, as deep as each section is, and compare."""
+    parts = [held_out[training.section == i] for i in range(len(training.sections))]
     predicted = [
-        fitted._around(held_out[training.section == i], depth, n_draws=_CALIBRATION_DRAWS, seed=seed)
-        for i, depth in enumerate(training.depths)
+        fitted._around(part, depth - fitted._depth_of(part), _CALIBRATION_DRAWS, 0, LOG2, seed)
+        for part, depth in zip(parts, training.depths)
     ]
     return knowledge_of(
         training.measured,

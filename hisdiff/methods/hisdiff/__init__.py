@@ -1,1 +1,74 @@
+"""The method `hisdiff`: a conditional generative model of the whole gene vector given morphology."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from hisdiff.methods.hisdiff._config import HisDiffConfig
+from hisdiff.methods.hisdiff._fit import fit_factor_model
+from hisdiff.methods.hisdiff._model import FittedHisDiff
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hisdiff._section import Section
+
+_FITTERS = {"mlp": fit_factor_model}
+
+
+class HisDiff:
+    """Learn p(expression | morphology) and draw from it."""
+
+    name: ClassVar[str] = "hisdiff"
+    needs: ClassVar[frozenset[str]] = frozenset({"counts", "features"})
+    config_type: ClassVar[type] = HisDiffConfig
+    fitted_type: ClassVar[type] = FittedHisDiff
+
+    def fit(
+        self,
+        sections: Sequence[Section],
+        config: HisDiffConfig,
+        *,
+        validation: Sequence[Section] = (),
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> FittedHisDiff:
+        """Fit on sections that share one panel (``Section.with_panel``).
+
+        Parameters
+        ----------
+        sections
+            With counts and features.
+        config
+            Settings.
+        validation
+            Sections that decide when to stop; without any, each training section is left out in turn, or blocks of a
+            single one.
+        seed
+            Decides everything random.
+        device
+            Name; None for the package's setting.
+        progress
+            Show a bar; None for the package's setting.
+        checkpoint
+            Folder for checkpoints, or None.
+        resume
+            Go on from the checkpoint.
+        """
+        return _FITTERS[config.denoiser](
+            sections,
+            config,
+            validation=validation,
+            seed=seed,
+            device=device,
+            progress=progress,
+            checkpoint=checkpoint,
+            resume=resume,
+        )
+
+
+__all__ = ["FittedHisDiff", "HisDiff", "HisDiffConfig"]

@@ -1,0 +1,206 @@
+"""The `fast` model: a closed-form conditional mean, a flow over the factors of what it leaves, and counting noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from hisdiff._device import resolve_device
+from hisdiff._keys import COUNTS
+from hisdiff.methods._noise import BlockNoise
+from hisdiff.methods.hisdiff._factors import Factors, count, count_mean, count_rate
+from hisdiff.methods.hisdiff._flow import FactorFlow
+from hisdiff.methods.hisdiff._mean import ConditionalMean
+from hisdiff.methods.hisdiff._mlp import StackedMLP
+from hisdiff.methods.hisdiff._samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hisdiff._section import Locations, Section
+    from hisdiff.methods.hisdiff._config import HisDiffConfig
+
+_CHUNK = 16_384
+# What the numbers of a draw are for; the second argument of BlockNoise.normal.
+_SCORES, _SPECIFIC, _COUNTING = range(3)
+
+
+class Draw(NamedTuple):
+    """One draw, and what it says about the mean.
+
+    Attributes
+    ----------
+    values
+        ``(n, G)``, log2(1 + count).
+    expected
+        ``(n, G)`` expectation given the draw's scores and the mirrored ones, on the scale asked for: its average over
+        draws is the mean of the draws without the noise of counting and with less of the rest. None for ``values``.
+    """
+
+    values: np.ndarray
+    expected: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the flow sees of a location: leading components of the predicted mean, standardised.
+
+    The image speaks through the predicted mean only. A flow that sees the embedding itself learns the training
+    sections by heart, some 500 spots being few.
+    """
+
+    center: np.ndarray
+    axes: np.ndarray
+
+    @classmethod
+    def fit(cls, held_out: np.ndarray, spread: np.ndarray, n: int) -> Summary:
+        """Find the components of out-of-fold means ``(n, G)``, in units of each gene's residual sd ``(G,)``."""
+        center = held_out.mean(axis=0)
+        scaled = (held_out - center) / spread
+        _, values, axes = np.linalg.svd(scaled, full_matrices=False)
+        k = max(1, min(n, int((values > 1e-6 * max(values[0], 1e-12)).sum())))
+        sd = np.maximum(values[:k] / np.sqrt(len(scaled)), 1e-12)
+        return cls(center, (axes[:k] / sd[:, None]).T / spread[:, None])
+
+    def __call__(self, mean: np.ndarray) -> np.ndarray:
+        """Summarise means ``(n, G)``, clipped where they are far from all that was trained on; float32 ``(n, C)``."""
+        return np.clip((mean - self.center) @ self.axes, -4, 4).astype(np.float32)
+
+
+class FactorModel:
+    """Expression as conditional mean, flow over factors, and counts.
+
+    Attributes
+    ----------
+    mean, summary, factors, flow
+        The parts.
+    depth
+        log2 of the median total count over the panel that they belong to.
+    """
+
+    kind: ClassVar[str] = "mlp"
+
+    def __init__(
+        self,
+        config: HisDiffConfig,
+        mean: ConditionalMean,
+        summary: Summary,
+        factors: Factors,
+        flow: FactorFlow,
+        depth: float,
+    ) -> None:
+        self.config, self.mean, self.summary, self.factors, self.flow = config, mean, summary, factors, flow
+        self.depth = depth
+
+    def draws(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        depth: float,
+        n_draws: int,
+        n_steps: int,
+        units: str,
+        seed: int,
+        device: str | None,
+    ) -> Iterator[Draw]:
+        """Yield draws one at a time."""
+        rows = [np.arange(i, min(i + _CHUNK, len(locations))) for i in range(0, len(locations), _CHUNK)]
+        center = np.concatenate([self.mean(self.mean.features.at(section, locations.take(r))) for r in rows])
+        yield from self.draws_around(
+            center, depth=depth, n_draws=n_draws, n_steps=n_steps, units=units, seed=seed, device=device
+        )
+
+    def draws_around(
+        self,
+        center: np.ndarray,
+        *,
+        depth: float,
+        n_draws: int,
+        n_steps: int,
+        units: str,
+        seed: int,
+        device: str | None = None,
+        members: np.ndarray | None = None,
+    ) -> Iterator[Draw]:
+        """Yield draws around means ``(n, G)``; by default from the members that saw all spots."""
+        where = resolve_device(device)
+        flow = self.flow.to(where).eval()
+        if members is None:
+            members = np.flatnonzero(flow.member_folds.cpu().numpy() < 0)
+        flow = flow.take(members)
+        rows = np.arange(len(center))
+        noise = BlockNoise.for_rows(seed, len(center))
+        condition = torch.from_numpy(self.summary(center)).to(where)
+        shift = depth - self.depth
+        k = len(self.factors.loadings)
+        for first in range(0, n_draws, len(members)):
+            group = range(first, min(first + len(members), n_draws))
+            start = np.stack([noise.normal(draw, _SCORES, rows, k) for draw in group])
+            # Every start goes with its mirror image, whose result serves the mean only.
+            both = torch.from_numpy(np.concatenate([start, -start], axis=1)).to(where)
+            part = flow if len(group) == len(members) else flow.take(np.arange(len(group)))
+            scores = part.sample(condition.repeat(2, 1), both, n_steps=n_steps, sampler=SAMPLERS[self.config.sampler])
+            for draw, two in zip(group, scores.cpu().numpy()):
+                yield self._draw(center, two[: len(rows)], two[len(rows) :], noise, draw, seed, shift, units)
+
+    def _draw(
+        self,
+        center: np.ndarray,
+        scores: np.ndarray,
+        mirrored: np.ndarray,
+        noise: BlockNoise,
+        draw: int,
+        seed: int,
+        shift: float,
+        units: str,
+    ) -> Draw:
+        factors, rows = self.factors, np.arange(len(center))
+        n_genes = center.shape[1]
+        # All locations of a section share its offset, whatever tile they are in.
+        offset = factors.offset(np.random.default_rng([seed, draw]).standard_normal(len(factors.offsets)))
+        specific = factors.specific * noise.normal(draw, _SPECIFIC, rows, n_genes)
+        expected = count_rate if units == COUNTS else count_mean
+        level = center + offset + scores @ factors.loadings + specific
+        opposite = center - offset + mirrored @ factors.loadings - specific
+        return Draw(
+            count(np.maximum(level, 0), noise.normal(draw, _COUNTING, rows, n_genes), shift),
+            (expected(level, shift) + expected(opposite, shift)) / 2,
+        )
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and plain settings."""
+        arrays, settings = self.mean.state()
+        arrays |= {"summary/center": self.summary.center, "summary/axes": self.summary.axes, **self.factors.state()}
+        arrays |= {f"flow/{name}": value.cpu().numpy() for name, value in self.flow.state_dict().items()}
+        return arrays, {"mean": settings, "depth": self.depth}
+
+    @classmethod
+    def from_state(
+        cls, config: HisDiffConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    ) -> FactorModel:
+        """Rebuild what ``state`` described."""
+        factors = Factors.from_state(arrays)
+        summary = Summary(arrays["summary/center"], arrays["summary/axes"])
+        weights = {n.removeprefix("flow/"): torch.from_numpy(a) for n, a in arrays.items() if n.startswith("flow/")}
+        flow = new_flow(config, len(factors.loadings), summary.axes.shape[1], weights["member_folds"])
+        flow.load_state_dict(weights)
+        mean = ConditionalMean.from_state(arrays, settings["mean"])
+        return cls(config, mean, summary, factors, flow, float(settings["depth"]))
+
+
+def new_flow(config: HisDiffConfig, n_factors: int, n_condition: int, member_folds: torch.Tensor) -> FactorFlow:
+    """Return a flow with the sizes of a configuration, weights zero."""
+    network = StackedMLP(
+        len(member_folds),
+        n_factors,
+        n_condition,
+        width=config.width,
+        depth=config.depth,
+        dropout=config.dropout,
+        condition_dropout=config.condition_dropout,
+    )
+    return FactorFlow(network, member_folds)

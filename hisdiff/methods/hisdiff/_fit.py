@@ -1,0 +1,175 @@
+"""Fit the `fast` model: mean, factors, flow, and what is known from left-out tissue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from hisdiff._keys import LOG2
+from hisdiff._log import logger
+from hisdiff._stats._proper import energy_score
+from hisdiff.methods._calibration import knowledge_of
+from hisdiff.methods._ridge_features import TrainingSpots
+from hisdiff.methods._training import Validation, generator_for, train
+from hisdiff.methods.hisdiff._factors import fit_factors
+from hisdiff.methods.hisdiff._fast import FactorModel, Summary, new_flow
+from hisdiff.methods.hisdiff._initialise import initialise
+from hisdiff.methods.hisdiff._mean import cross_fit
+from hisdiff.methods.hisdiff._model import FittedHisDiff
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from hisdiff._section import Section
+    from hisdiff.methods._base import Knowledge
+    from hisdiff.methods.hisdiff._config import HisDiffConfig
+
+_VALIDATION_DRAWS = 8
+_KNOWLEDGE_DRAWS = 16
+# Draws of validation and of knowledge must not be those of a later prediction with the same seed.
+_OWN_SEED = 104_729
+
+
+def fit_factor_model(
+    sections: Sequence[Section],
+    config: HisDiffConfig,
+    *,
+    validation: Sequence[Section] = (),
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> FittedHisDiff:
+    """Fit mean, factors and flow.
+
+    For every fold there is one member of the flow that does not see it; together they predict all spots out of fold,
+    which decides when to stop and what the model knows about itself. The members that see all spots are trained beside
+    them, for as many steps, and make the predictions.
+    """
+    spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+    fitted = cross_fit(
+        spots,
+        scalings=config.scalings,
+        n_components=config.n_components,
+        linear=config.linear,
+        gammas=config.gammas,
+        alphas=config.penalties,
+        n_landmarks=config.n_landmarks,
+        seed=seed,
+    )
+    factors, scores = fit_factors(spots.targets, fitted.held_out, spots.section, config.n_factors)
+    spread = np.maximum((spots.targets - fitted.held_out).std(axis=0), 1e-3)
+    summary = Summary.fit(fitted.held_out, spread, config.n_condition)
+    folds = np.unique(spots.fold)
+    left_out = folds if len(folds) > 1 else np.empty(0, dtype=np.int64)
+    member_folds = torch.from_numpy(np.concatenate([left_out, np.full(config.n_members, -1)]).astype(np.int64))
+    flow = initialise(
+        new_flow(config, len(factors.loadings), summary.axes.shape[1], member_folds), generator_for(seed, -1)
+    )
+    model = FactorModel(config, fitted.mean, summary, factors, flow, spots.depth)
+    watched = _Watched.of(model, spots, fitted.held_out, validation)
+    data = {
+        "scores": torch.from_numpy(scores.astype(np.float32)),
+        "condition": torch.from_numpy(summary(fitted.held_out)),
+        "fold": torch.from_numpy(spots.fold),
+    }
+    result = train(
+        flow,
+        data,
+        config.training(),
+        seed=seed,
+        validate=watched.score,
+        device=device,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress_bar=progress,
+        desc="fitting hisdiff",
+    )
+    logger.info(
+        "hisdiff: %s embedding, kernel width %g, penalty %g, %d factors, %d steps kept",
+        fitted.mean.features.projection.scaling, fitted.mean.kernel.gamma, fitted.alpha, len(factors.loadings),
+        result.best_step,
+    )  # fmt: skip
+    flow.cpu()
+    return FittedHisDiff(sections[0].genes, config, model, watched.knowledge(seed), result.history)
+
+
+class _Watched:
+    """Held-out tissue, and which members of the flow have not seen it."""
+
+    def __init__(self, model: FactorModel, parts: list[_Part]) -> None:
+        self.model, self.parts = model, parts
+
+    @classmethod
+    def of(
+        cls, model: FactorModel, spots: TrainingSpots, held_out: np.ndarray, validation: Sequence[Section]
+    ) -> _Watched:
+        folds = model.flow.member_folds.cpu().numpy()
+        if validation:
+            known = TrainingSpots.of(validation, depth=model.depth)
+            features = np.concatenate(
+                [model.mean.features.at(s, s.spots)[rows] for s, rows in zip(known.sections, known.kept)]
+            )
+            members = np.flatnonzero(folds < 0)
+            center = model.mean(features)
+            return cls(model, [
+                _Part(members, center[known.section == s], known.measured[known.section == s], known.depths[s], s)
+                for s in np.unique(known.section)
+            ])  # fmt: skip
+        parts = []
+        for section in np.unique(spots.section):
+            for fold in np.unique(spots.fold[spots.section == section]):
+                rows = (spots.fold == fold) & (spots.section == section)
+                members = np.flatnonzero(folds == fold)
+                if not len(members):  # too few spots to leave any out
+                    members = np.flatnonzero(folds < 0)
+                parts.append(_Part(members, held_out[rows], spots.measured[rows], spots.depths[section], section))
+        return cls(model, parts)
+
+    def score(self, flow: nn.Module) -> Validation:
+        """Return the energy score of a few draws."""
+        scores = []
+        for part in self.parts:
+            draws = [draw.values for draw in self._draws(flow, part, _VALIDATION_DRAWS, 0)]
+            scores.append(energy_score(np.stack(draws), part.measured))
+        return Validation(float(np.concatenate(scores).mean()), {})
+
+    def knowledge(self, seed: int) -> Knowledge:
+        """Return accuracy and interval factors on held-out tissue."""
+        mean, std = [], []
+        for part in self.parts:
+            draws = list(self._draws(self.model.flow, part, _KNOWLEDGE_DRAWS, seed))
+            mean.append(np.mean([draw.expected for draw in draws], axis=0))
+            std.append(np.std([draw.values for draw in draws], axis=0, ddof=1))
+        section = np.concatenate([np.full(len(part.measured), part.section) for part in self.parts])
+        measured = np.concatenate([part.measured for part in self.parts])
+        return knowledge_of(measured, np.concatenate(mean), np.concatenate(std), section)
+
+    def _draws(self, flow: nn.Module, part: _Part, n_draws: int, seed: int):
+        model = self.model
+        own = FactorModel(model.config, model.mean, model.summary, model.factors, flow, model.depth)
+        return own.draws_around(
+            part.center,
+            depth=part.depth,
+            n_draws=n_draws,
+            n_steps=model.config.n_steps,
+            units=LOG2,
+            seed=seed + _OWN_SEED,
+            device=str(flow.member_folds.device),
+            members=part.members,
+        )
+
+
+class _Part:
+    """Spots of one section that some members have not seen."""
+
+    def __init__(
+        self, members: np.ndarray, center: np.ndarray, measured: np.ndarray, depth: float, section: int
+    ) -> None:
+        self.members, self.center, self.measured, self.depth, self.section = members, center, measured, depth, section

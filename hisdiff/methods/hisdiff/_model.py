@@ -1,0 +1,130 @@
+"""The fitted method: from draws to predictions, and to and from saved arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from hisdiff._check import positive, seed_of
+from hisdiff._keys import LOG2
+from hisdiff._log import progress as progress_bar
+from hisdiff.methods._draws import DrawAccumulator
+from hisdiff.methods.hisdiff._config import HisDiffConfig
+from hisdiff.methods.hisdiff._fast import FactorModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hisdiff._section import Locations, Prediction, Section
+    from hisdiff.methods._base import Knowledge
+    from hisdiff.methods.hisdiff._fast import Draw
+
+
+class Generator(Protocol):
+    """What makes draws: ``FactorModel`` or ``GeneModel``."""
+
+    depth: float
+
+    def draws(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        depth: float,
+        n_draws: int,
+        n_steps: int,
+        units: str,
+        seed: int,
+        device: str | None,
+    ) -> Iterator[Draw]: ...
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
+
+
+GENERATORS = {"mlp": FactorModel}
+"""Denoiser of the configuration -> what makes draws."""
+
+
+class FittedHisDiff:
+    """A fitted generative model of expression given morphology.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    config
+        What it was fitted with.
+    generator
+        What makes draws.
+    knowledge
+        Accuracy and interval factors measured on left-out training tissue.
+    history
+        Training curve.
+    """
+
+    def __init__(
+        self,
+        genes: np.ndarray,
+        config: HisDiffConfig,
+        generator: Generator,
+        knowledge: Knowledge | None = None,
+        history: list[dict[str, float]] | None = None,
+    ) -> None:
+        self.genes, self.config, self.generator = np.asarray(genes), config, generator
+        self.knowledge, self.history = knowledge, history or []
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = LOG2,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict at locations of a section, in the order of ``genes``.
+
+        The standard deviation is that of ``n_draws`` independent draws. So is the mean, but for what is known about it
+        without drawing (see ``Draw.expected``).
+        """
+        draws = DrawAccumulator(units, keep_draws)
+        if depth is None:
+            known = section.depth is not None and np.isfinite(section.depth)
+            depth = section.depth if known else self.generator.depth
+        made = self.generator.draws(
+            section,
+            locations,
+            depth=float(depth),
+            n_draws=positive(n_draws, "n_draws", integer=True),
+            n_steps=self.config.n_steps if n_steps is None else positive(n_steps, "n_steps", integer=True),
+            units=units,
+            seed=seed_of(seed),
+            device=device,
+        )
+        total: np.ndarray | None = None
+        for draw in progress_bar(made, desc="drawing", total=n_draws, enabled=progress):
+            draws.add(draw.values)
+            if draw.expected is not None:
+                total = draw.expected if total is None else total + draw.expected
+        result = draws.result(self.genes)
+        return result if total is None else replace(result, mean=(total / n_draws).astype(np.float32))
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+        arrays, settings = self.generator.state()
+        return arrays, {"config": self.config.to_dict(), "generator": settings}
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+    ) -> FittedHisDiff:
+        """Rebuild what ``state`` described."""
+        config = HisDiffConfig.from_dict(settings["config"])
+        return cls(genes, config, GENERATORS[config.denoiser].from_state(config, arrays, settings["generator"]))

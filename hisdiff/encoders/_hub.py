@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 8.0
 
 
-def fetch_weights(repo: str, filenames: Sequence[str], encoder: str, alternatives: Sequence[str]) -> tuple[Path, str]:
+def fetch_weights(
+    repo: str, filenames: Sequence[str], encoder: str, free: Sequence[str], *, gated: bool = False
+) -> tuple[Path, str]:
     """Return the local file of an encoder's weights, and the commit it is of.
 
     What is in the cache is used without asking the hub, so that results do not change when somebody else's repository
@@ -25,8 +27,8 @@ def fetch_weights(repo: str, filenames: Sequence[str], encoder: str, alternative
         ``"owner/name"``.
     filenames
         Names that the file may have, best first.
-    encoder, alternatives
-        For messages: the encoder's name, and encoders that need no access.
+    encoder, free, gated
+        For messages: the encoder's name, encoders that need no access, and whether this one does.
 
     Raises
     ------
@@ -46,11 +48,15 @@ def fetch_weights(repo: str, filenames: Sequence[str], encoder: str, alternative
         cached = try_to_load_from_cache(repo, filename)
         if isinstance(cached, str):
             return _with_commit(cached)
-    elsewhere = f"Without it: {', '.join(alternatives)}."
+    instead = f"Encoders that need no access: {', '.join(free)}; 'texture' needs no download either."
+    ask = (
+        f"Ask for access at https://huggingface.co/{repo}, then log in with `hf auth login` or set HF_TOKEN. {instead}"
+    )
+    advice = ask if gated else instead
     if _offline():
         raise ConnectionError(
             f"The weights of encoder {encoder!r} ({repo}) are not in the hub's cache, and offline mode (HF_HUB_OFFLINE) "
-            f"forbids to fetch them. {elsewhere}"
+            f"forbids to fetch them. {advice}"
         )
     for filename in filenames:
         try:
@@ -62,18 +68,17 @@ def fetch_weights(repo: str, filenames: Sequence[str], encoder: str, alternative
             status = err.response.status_code if getattr(err, "response", None) is not None else None
             if status in {401, 403} or isinstance(err, RepositoryNotFoundError):
                 raise PermissionError(
-                    f"Encoder {encoder!r} needs access to {repo}. Ask for it at https://huggingface.co/{repo}, then log in "
-                    f"with `hf auth login` or set HF_TOKEN. {elsewhere}"
+                    f"Encoder {encoder!r} needs access to {repo}, which was not granted. {ask}"
                 ) from err
-            raise ConnectionError(f"The hub answered for {repo} with: {err}. {elsewhere}") from err
+            raise ConnectionError(f"The hub answered for {repo} with: {err}. {advice}") from err
         except transport_errors as err:
             raise ConnectionError(
                 f"The weights of encoder {encoder!r} are not in the hub's cache, and {repo} cannot be reached: {err}. "
-                f"{elsewhere}"
+                f"{advice}"
             ) from err
         logger.info("fetching the weights of encoder %r from %s (%.1f GB)", encoder, repo, (size or 0) / 1e9)
         return _with_commit(hf_hub_download(repo, filename))
-    raise FileNotFoundError(f"{repo} holds none of {list(filenames)}, the weights of encoder {encoder!r}. {elsewhere}")
+    raise FileNotFoundError(f"{repo} holds none of {list(filenames)}, the weights of encoder {encoder!r}. {advice}")
 
 
 def _offline() -> bool:

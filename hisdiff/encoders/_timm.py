@@ -41,9 +41,9 @@ def cls_and_mean(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
 _POOLS = {"own": own_output, "cls+mean": cls_and_mean}
 
 
-def from_recipe(recipe: Recipe, alternatives: Sequence[str]) -> TorchEncoder:
+def from_recipe(recipe: Recipe, free: Sequence[str]) -> TorchEncoder:
     """Return an encoder of the hub; its weights are fetched, or the reason why they cannot be is raised, at once."""
-    file, commit = fetch_weights(recipe.repo, WEIGHTS, recipe.spec.name, alternatives)
+    file, commit = fetch_weights(recipe.repo, WEIGHTS, recipe.spec.name, free, gated=recipe.spec.gated)
     spec = replace(recipe.spec, revision=commit[:12])
     return TorchEncoder(spec, partial(build_recipe, recipe, file), _POOLS[recipe.pool], *recipe.colours)
 

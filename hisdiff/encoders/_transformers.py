@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hisdiff.encoders._recipes import Recipe
 
 
-def from_recipe(recipe: Recipe, alternatives: Sequence[str]) -> TorchEncoder:
+def from_recipe(recipe: Recipe, free: Sequence[str]) -> TorchEncoder:
     """Return an encoder of the hub; its files are fetched, or the reason why they cannot be is raised, at once."""
     try:
         import transformers  # noqa: F401
@@ -25,8 +25,10 @@ def from_recipe(recipe: Recipe, alternatives: Sequence[str]) -> TorchEncoder:
         raise ImportError(
             f"Encoder {recipe.spec.name!r} needs the package transformers: pip install 'hisdiff[hf]'."
         ) from err
-    weights, commit = fetch_weights(recipe.repo, ("model.safetensors",), recipe.spec.name, alternatives)
-    fetch_weights(recipe.repo, ("config.json",), recipe.spec.name, alternatives)
+    weights, commit = fetch_weights(
+        recipe.repo, ("model.safetensors",), recipe.spec.name, free, gated=recipe.spec.gated
+    )
+    fetch_weights(recipe.repo, ("config.json",), recipe.spec.name, free, gated=recipe.spec.gated)
     spec = replace(recipe.spec, revision=commit[:12])
     return TorchEncoder(spec, partial(_build, str(weights.parent)), _cls, *recipe.colours)
 

@@ -1,0 +1,92 @@
+"""Throughput of embedding: a bare encoder against `embed_locations`, and the texture encoder.
+
+    python tests/benchmarks/embed.py [--architecture vit_base_patch16_224] [--patches 96] [--device auto] [--json FILE]
+
+The image is noise in memory, so that reading costs what cutting and resampling cost, and weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hisdiff._device import resolve_device
+from hisdiff.encoders import EncoderSpec
+from hisdiff.encoders._embed import embed_locations
+from hisdiff.encoders._import_timm import import_timm
+from hisdiff.encoders._recipes import IMAGENET
+from hisdiff.encoders._texture import TextureEncoder
+from hisdiff.encoders._timm import own_output
+from hisdiff.encoders._torch import TorchEncoder
+
+
+class NoiseImage:
+    """Noise in memory at 0.35 um per pixel, resampled on reading."""
+
+    mpp = 0.35
+
+    def __init__(self, side_px: int = 6000) -> None:
+        self.pixels = np.random.default_rng(0).integers(60, 240, (side_px, side_px, 3), dtype=np.uint8)
+
+    @property
+    def bounds_um(self) -> tuple[float, float, float, float]:
+        return 0.0, 0.0, self.pixels.shape[1] * self.mpp, self.pixels.shape[0] * self.mpp
+
+    def read(self, box_um: tuple[float, float, float, float], mpp: float) -> np.ndarray:
+        x0, y0, x1, y1 = (round(edge / self.mpp) for edge in box_um)
+        side = round((box_um[2] - box_um[0]) / mpp)
+        return np.asarray(Image.fromarray(self.pixels[y0:y1, x0:x1]).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def rate(n: int, work) -> float:
+    """Items per second: the better of two runs after one to warm up."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return n / min(times[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="vit_base_patch16_224")
+    parser.add_argument("--patches", type=int, default=96)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    n, device = arguments.patches, resolve_device(arguments.device)
+    image = NoiseImage()
+    xy = np.random.default_rng(1).uniform(200, 1800, (n, 2))
+
+    def build():
+        return import_timm().create_model(arguments.architecture, num_classes=0)
+
+    with_dim = EncoderSpec(arguments.architecture, "random", build().num_features, 224, 0.5)
+    vit = TorchEncoder(with_dim, build, own_output, *IMAGENET).to(device)
+    patches = np.stack([image.read((x - 56, y - 56, x + 56, y + 56), 0.5) for x, y in xy])
+    size = vit.batch_size
+    bare = rate(n, lambda: [vit.encode(patches[i : i + size]) for i in range(0, n, size)])
+    whole = rate(n, lambda: embed_locations(vit, image, xy, progress=False))
+    texture = rate(n, lambda: embed_locations(TextureEncoder(), image, xy, progress=False))
+    result = {
+        "device": str(device),
+        "architecture": arguments.architecture,
+        "bare_per_s": round(bare, 2),
+        "embed_per_s": round(whole, 2),
+        "ratio": round(whole / bare, 3),
+        "texture_per_s": round(texture, 1),
+    }
+    for key, value in result.items():
+        print(f"{key:14} {value}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -76,7 +76,9 @@ def test_units_counts_turn_each_draw_into_counts(sections, model) -> None:
     logs = hd.tl.predict(sections[2], model, n_draws=3, keep_draws=3, inplace=False)
     counts = hd.tl.predict(sections[2], model, n_draws=3, keep_draws=3, units="counts", inplace=False)
     for i in range(3):
-        np.testing.assert_allclose(counts.layers[f"ridge_draw{i}"], 2 ** logs.layers[f"ridge_draw{i}"] - 1, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            counts.layers[f"ridge_draw{i}"], 2 ** logs.layers[f"ridge_draw{i}"] - 1, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_the_model_of_an_object_is_found_through_its_record_also_after_zarr(sections, tmp_path) -> None:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import hisdiff as hd
+from hisdiff._stats._accuracy import pearson
+
+
+@pytest.fixture
+def predicted(coloured_sections):
+    """A section with a prediction of four kept draws, and the training sections."""
+    *train, test = coloured_sections
+    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=8, keep_draws=4)
+    return test, train
+
+
+def test_there_is_one_row_per_modelled_gene_with_its_correlation(predicted) -> None:
+    test, _ = predicted
+    table = test.tables["table"]
+    result = hd.tl.evaluate(test, layer="ridge")
+    measured = np.log2(1 + table[:, result.index].X.toarray())
+    np.testing.assert_allclose(result["pearson"], pearson(measured, table[:, result.index].layers["ridge"]), rtol=1e-6)
+    assert list(result.columns) == ["pearson", "spearman", "mse", "mae", "pearson_norm"]
+    assert result.index.name == "gene"
+
+
+def test_a_perfect_prediction_scores_perfectly(predicted) -> None:
+    test, _ = predicted
+    table = test.tables["table"]
+    truth = np.log2(1 + table.X.toarray()).astype(np.float32)
+    for name in ("ridge", "ridge_draw0", "ridge_draw1", "ridge_draw2", "ridge_draw3"):
+        table.layers[name] = truth
+    summary = hd.tl.evaluate(test, layer="ridge").attrs["summary"]
+    for view in ("mean", "mean_norm", "draw"):
+        assert summary[view]["pcc_all"] == pytest.approx(1)
+        for figure in ("mse", "mae", "rvd", "coexpression_mae", "moran_mae"):
+            assert summary[view][figure] == pytest.approx(0, abs=1e-6)
+    assert summary["mean"]["energy_score"] == pytest.approx(0, abs=1e-5)
+
+
+def test_mean_draw_control_and_their_depth_normalised_views_are_summarised(predicted) -> None:
+    test, train = predicted
+    summary = hd.tl.evaluate(test, layer="ridge", control=train).attrs["summary"]
+    assert set(summary) == {"mean", "draw", "random_spots", "mean_norm", "draw_norm", "random_spots_norm"}
+    assert summary["mean"]["pcc_all"] > summary["draw"]["pcc_all"] > summary["random_spots"]["pcc_all"]
+    assert 0.6 < summary["mean"]["coverage_90"] <= 1
+    assert "mean_norm" not in hd.tl.evaluate(test, layer="ridge", normalize=None).attrs["summary"]
+
+
+def test_the_energy_score_needs_two_draws(predicted) -> None:
+    test, _ = predicted
+    assert hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["energy_score"] > 0
+    for i in (1, 2, 3):
+        del test.tables["table"].layers[f"ridge_draw{i}"]
+    assert np.isnan(hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["energy_score"])
+
+
+def test_truth_can_be_a_layer_or_another_table_in_any_order(predicted) -> None:
+    test, _ = predicted
+    expected = hd.tl.evaluate(test, layer="ridge")
+    table = test.tables["table"]
+    gold = ad.AnnData(table.X.copy(), obs=table.obs[[]].copy(), var=table.var[[]].copy())[::-1, ::-1].copy()
+    test.tables["gold"] = gold
+    table.layers["raw"] = table.X.copy()
+    for truth in ("raw", "gold"):
+        result = hd.tl.evaluate(test, layer="ridge", truth=truth, table_key="table")
+        np.testing.assert_allclose(result["pearson"], expected["pearson"])
+
+
+def test_an_anndata_is_enough(predicted) -> None:
+    test, _ = predicted
+    np.testing.assert_allclose(
+        hd.tl.evaluate(test.tables["table"], layer="ridge")["mse"], hd.tl.evaluate(test, layer="ridge")["mse"]
+    )
+
+
+def test_figures_on_training_sections_are_marked_as_such(coloured_sections, caplog) -> None:
+    train = coloured_sections[0]
+    hd.tl.predict(train, hd.tl.fit(train, method="ridge"))
+    result = hd.tl.evaluate(train, layer="ridge")
+    assert result.attrs["in_sample"]
+    assert "say nothing about new tissue" in caplog.text

@@ -66,7 +66,7 @@ def _make_section(
     import pandas as pd
     from scipy import sparse
 
-    from hisdiff.io._build import levels_of, spot_section
+    from hisdiff.io._build import levels_of, section
 
     rng = np.random.default_rng(seed)
     size = round((side + 2) * 100 / mpp)
@@ -88,7 +88,7 @@ def _make_section(
         obs=pd.DataFrame({"array_row": row, "array_col": col}, index=[f"{name}_{r}x{c}" for r, c in zip(row, col)]),
         var=pd.DataFrame(index=names),
     )
-    return spot_section(name, levels_of(np.moveaxis(pixels, -1, 0).copy()), mpp, table, xy, 25.0)
+    return section(name, levels_of(np.moveaxis(pixels, -1, 0).copy()), mpp, table, xy, radius_um=25.0)
 
 
 class ColourEncoder:

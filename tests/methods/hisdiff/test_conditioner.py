@@ -79,7 +79,9 @@ def test_masked_anchors_are_as_if_not_there(conditioner, inputs):
 def test_a_location_without_anchors_stays_finite_and_touches_no_other(conditioner, inputs):
     mask = torch.ones(B, 49, dtype=torch.bool)
     mask[2] = False
+    own, near, wide = inputs
     result = conditioner(*inputs, wide_mask=mask)
+    torch.testing.assert_close(conditioner(own, near, 5 * wide, wide_mask=mask)[2], result[2])
     others = torch.arange(B) != 2
     assert result.isfinite().all()
     torch.testing.assert_close(result[others], conditioner(*inputs)[others], atol=1e-5, rtol=1e-5)

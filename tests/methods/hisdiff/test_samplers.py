@@ -134,6 +134,18 @@ def test_euler_on_a_straight_path_is_ddim():
     torch.testing.assert_close(euler, ddim)
 
 
+def test_heun_asks_at_the_clean_level_only_where_there_is_one():
+    straight = Schedule.straight(5)
+    for clean_time, expected in ((0.0, 10), (None, 9)):
+        schedule = Schedule(straight.times, straight.alpha, straight.sigma, clean_time)
+        asked, denoise = [], gaussian_denoiser(straight, "velocity")
+        SAMPLERS["heun"](
+            lambda x, t, d=denoise, a=asked: a.append(t) or d(x, t), randn(2, 3), schedule, kind="velocity"
+        )
+        assert len(asked) == expected
+        assert (0.0 in asked) == (clean_time is not None)
+
+
 def test_samplers_work_from_pure_noise():
     """On a straight path the first level holds no signal, and the log signal-to-noise ratio is infinite."""
     schedule, start = Schedule.straight(40), randn(200, 3)

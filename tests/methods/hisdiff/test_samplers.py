@@ -8,7 +8,7 @@ from hisdiff.methods._noise import BlockNoise
 from hisdiff.methods.hisdiff._conditioner import TimestepEmbedder
 from hisdiff.methods.hisdiff._dit import DiT
 from hisdiff.methods.hisdiff._initialise import initialise
-from hisdiff.methods.hisdiff._parametrisation import KINDS, clean_value, noise_value, target
+from hisdiff.methods.hisdiff._parametrisation import KINDS, target
 from hisdiff.methods.hisdiff._samplers import SAMPLERS, denoiser
 from hisdiff.methods.hisdiff._schedule import Schedule, linear_betas
 
@@ -52,26 +52,6 @@ def transported(start: torch.Tensor, schedule: Schedule) -> torch.Tensor:
 
 def schedule_for(name: str, n_steps: int) -> Schedule:
     return Schedule.straight(n_steps) if name in ("euler", "heun") else DIFFUSION.respace(n_steps)
-
-
-# ------------------------------------------------------------------------------------------------ kinds of prediction
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("alpha", "sigma"), [(0.8, 0.6), (0.28, 0.96)])
-def test_every_kind_of_prediction_gives_back_data_and_noise(kind, alpha, sigma):
-    x0, eps = randn(4, 3), randn(4, 3, seed=1)
-    x = alpha * x0 + sigma * eps
-    output = target(kind, x0, eps, alpha, sigma)
-    torch.testing.assert_close(clean_value(kind, output, x, alpha, sigma), x0)
-    torch.testing.assert_close(noise_value(kind, output, x, alpha, sigma), eps)
-
-
-def test_an_unknown_kind_is_named():
-    x = randn(1, 1)
-    for convert in (clean_value, noise_value, target):
-        with pytest.raises(ValueError, match="'noise'"):
-            convert("noise", x, x, 0.5, 0.5)
 
 
 # ------------------------------------------------------------------------------------------------ exactness

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def listing(names: Iterable[Any], most: int = 12) -> str:
     """Write names as a list that fits into a message."""
-    names = [repr(name) for name in names]
+    # numpy's scalars would show as np.str_('x').
+    names = [repr(name.item() if isinstance(name, np.generic) else name) for name in names]
     more = f", ... ({len(names)} in all)" if len(names) > most else ""
     return "[" + ", ".join(names[:most]) + more + "]"
 
@@ -41,7 +42,9 @@ def positive(value: Any, what: str, *, integer: bool = False) -> Any:
     """Return ``value`` if it is a finite number above zero (and whole, if ``integer``), else raise."""
     kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"{what} is a positive {'integer' if integer else 'number'}, not {type(value).__name__} {value!r}.")
+        raise TypeError(
+            f"{what} is a positive {'integer' if integer else 'number'}, not {type(value).__name__} {value!r}."
+        )
     if not np.isfinite(value) or value <= 0:
         raise ValueError(f"{what} has to be above zero, not {value!r}.")
     return int(value) if integer else float(value)

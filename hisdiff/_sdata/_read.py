@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 from scipy import sparse
+from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._sdata._features import stored_features
 from hisdiff._sdata._genes import gene_names
 from hisdiff._sdata._image import PyramidImage
-from hisdiff._sdata._locate import Place, locate
+from hisdiff._sdata._locate import Place, locate, matrix_to
 from hisdiff._sdata._tissue import read_tissue
 from hisdiff._section import Locations, Section
 
@@ -173,7 +174,15 @@ def _array_ij(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _to_um(place: Place) -> np.ndarray:
-    return np.diag([place.mpp, place.mpp, 1.0]) @ place.to_px if np.isfinite(place.mpp) else place.to_px
+    """Return the matrix from the region's own coordinates to um: through the image, else the region's own scale."""
+    if place.image_key is not None:
+        return np.diag([place.mpp, place.mpp, 1.0]) @ place.to_px
+    element = place.sdata[place.region]
+    if _keys.UM not in get_transformation(element, get_all=True):
+        raise ValueError(
+            f"There is no image for {place.name!r}, and no coordinate system {_keys.UM!r} that would tell its scale."
+        )
+    return matrix_to(element, _keys.UM)
 
 
 def _check_on_image(place: Place, spots: Locations, image: PyramidImage) -> None:

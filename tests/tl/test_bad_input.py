@@ -34,6 +34,8 @@ def spoil_counts(value: float):
 
 def drop_image(sdata) -> None:
     del sdata.images["s1_image"]
+    del sdata.tables["table"].obsm["hisdiff_embedding"]
+    del sdata.tables["table"].uns["hisdiff"]
 
 
 def select_nothing(sdata) -> None:
@@ -188,6 +190,12 @@ def test_any_storage_of_counts_fits_the_same_model(make_section, colour_encoder,
     expected = hd.tl.fit(sdata, method="ridge").id
     sdata.tables["table"].X = kind(sdata.tables["table"].X)
     assert hd.tl.fit(sdata, method="ridge").id == expected
+
+
+def test_stored_embeddings_are_enough_to_fit_where_the_image_was_left_behind(sdata) -> None:
+    expected = hd.tl.fit(sdata, method="ridge").fitted.slopes
+    del sdata.images["s1_image"]
+    np.testing.assert_allclose(hd.tl.fit(sdata, method="ridge").fitted.slopes, expected)
 
 
 def test_empty_spots_and_constant_genes_are_no_obstacle(sdata) -> None:

@@ -36,11 +36,10 @@ def select_genes(
 ) -> list[str] | None:
     """Choose the genes that a model will learn.
 
-    In every section, spots and genes without counts are left out and the ``n_hvg`` most variable genes are taken, by
-    the variance that is left when the trend with the mean is taken out of the counts (scanpy's ``seurat_v3`` flavour;
-    the log-normalised flavours pass over genes that are high everywhere, such as ERBB2 in a HER2-positive tumour). Of
-    the union over sections, those are kept that are
-    both among the ``n_top`` highest means and the ``n_top`` highest standard deviations of the raw counts of all
+    In every section, spots and genes without counts are left out and the ``n_hvg`` most variable genes of the
+    log-normalised counts are taken: those of highest dispersion (scanpy's ``seurat`` flavour in one bin, so that genes
+    that are high everywhere, such as ERBB2 in a HER2-positive tumour, are judged like any other). Of the union over
+    sections, those are kept that are both among the ``n_top`` highest means and the ``n_top`` highest standard deviations of the raw counts of all
     sections together. Only genes that every section has take part. This is the choice of the HisDiff study, made on
     the sections given and on no others: give the training sections, never the test section.
 
@@ -159,8 +158,11 @@ def _highly_variable(counts: sparse.csr_matrix, n: int) -> np.ndarray:
     if expressed.sum() <= n:
         return expressed
     # A frame of names of its own: scanpy works on AnnData.
-    table = ad.AnnData(counts[:, expressed], var=pd.DataFrame(index=np.flatnonzero(expressed).astype(str)))
-    found = sc.pp.highly_variable_genes(table, n_top_genes=n, flavor="seurat_v3", inplace=False)
+    table = ad.AnnData(counts[:, expressed].copy(), var=pd.DataFrame(index=np.flatnonzero(expressed).astype(str)))
+    sc.pp.normalize_total(table)
+    sc.pp.log1p(table)
+    # One bin: with the usual twenty, the few highest genes are alone in theirs and get a score that means nothing.
+    found = sc.pp.highly_variable_genes(table, n_top_genes=n, flavor="seurat", n_bins=1, inplace=False)
     variable = np.zeros(counts.shape[1], dtype=bool)
     variable[np.flatnonzero(expressed)[found["highly_variable"].to_numpy()]] = True
     return variable

@@ -11,7 +11,7 @@ import numpy as np
 from hisdiff._check import listing, positive
 from hisdiff._keys import SPATIAL
 from hisdiff._sdata._read import read_counts
-from hisdiff.io._build import chunked, element_name, levels_of, section, unique_genes
+from hisdiff.io._build import check_finite, chunked, element_name, levels_of, section, unique_genes, without_noise
 from hisdiff.io._colour import Stored, to_rgb
 from hisdiff.io._raster import Raster, open_raster
 from hisdiff.io._scale import resolve_mpp, resolve_radius, spot_scale
@@ -80,9 +80,10 @@ def from_anndata(
     spots = spot_scale(adata, xy_px)
     known = resolve_mpp(spots, mpp=mpp, image_mpp=raster.mpp, spot_diameter_um=spot_diameter_um, what=name)
     radius_um = resolve_radius(spots, known, spot_diameter_um, name)
-    table = adata.to_memory() if adata.isbacked else adata.copy()
+    with without_noise():
+        table = adata.to_memory() if adata.isbacked else adata.copy()
     table.X = counts
-    unique_genes(table, name)
+    table.var_names = unique_genes(table.var_names, name)
     return section(name, raster.levels, known, table, xy_px, radius_um=radius_um)
 
 
@@ -101,6 +102,7 @@ def positions(adata: Any) -> np.ndarray:
     xy_px = np.asarray(adata.obsm[SPATIAL], dtype=np.float64)
     if xy_px.ndim != 2 or xy_px.shape[1] < 2:
         raise ValueError(f"adata.obsm['spatial'] is (n, 2), x and y in pixels, not {xy_px.shape}.")
+    check_finite(xy_px[:, :2], "adata")
     return xy_px[:, :2]
 
 

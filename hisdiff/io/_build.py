@@ -6,13 +6,16 @@ Full-resolution pixels are the intrinsic coordinates of image, shapes and ``obsm
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import pandas as pd
+from anndata.utils import make_index_unique
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
@@ -23,7 +26,7 @@ from hisdiff._keys import GLOBAL, SPATIAL, UM
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anndata import AnnData
     from geopandas import GeoDataFrame
@@ -150,14 +153,25 @@ def circles(xy_px: np.ndarray, radius_px: float | np.ndarray, index: Sequence[st
     )
 
 
-def unique_genes(adata: AnnData, what: str) -> None:
-    """Number the repeats of a gene name in place, as scanpy's readers do, and say so."""
-    repeated = adata.var_names[adata.var_names.duplicated()].unique()
-    if len(repeated):
-        logger.info(
-            "%s: %d gene names occur more than once and were numbered: %s", what, len(repeated), listing(repeated, 5)
-        )
-        adata.var_names_make_unique()
+def unique_genes(names: Sequence[str], what: str) -> pd.Index:
+    """Return gene names with their repeats numbered, as scanpy's readers do, and say so."""
+    index = pd.Index(names)
+    repeated = index[index.duplicated()].unique()
+    if len(repeated) == 0:
+        return index
+    logger.info(
+        "%s: %d gene names occur more than once and were numbered: %s", what, len(repeated), listing(repeated, 5)
+    )
+    return make_index_unique(index)
+
+
+@contextlib.contextmanager
+def without_noise() -> Iterator[None]:
+    """Silence warnings of libraries on what is mended here: repeated gene names, and the type of the region column."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
+        warnings.filterwarnings("ignore", "Converting `region_key", UserWarning)
+        yield
 
 
 def annotate(adata: AnnData, region: str, instances: Sequence[Any], xy_px: np.ndarray) -> AnnData:
@@ -165,7 +179,7 @@ def annotate(adata: AnnData, region: str, instances: Sequence[Any], xy_px: np.nd
     adata.uns.pop(TableModel.ATTRS_KEY, None)  # of an earlier life
     adata.obs[REGION_KEY] = pd.Categorical([region] * adata.n_obs)
     adata.obs[INSTANCE_KEY] = instances
-    adata.obsm[SPATIAL] = np.asarray(xy_px, dtype=np.float64)
+    adata.obsm[SPATIAL] = np.array(xy_px, dtype=np.float64)
     return TableModel.parse(adata, region=region, region_key=REGION_KEY, instance_key=INSTANCE_KEY)
 
 
@@ -179,13 +193,17 @@ def image_key(name: str) -> str:
     return f"{name}_image"
 
 
+def check_finite(xy_px: np.ndarray, what: str) -> None:
+    """Raise if a spot has no position."""
+    lost = int((~np.isfinite(xy_px)).any(axis=1).sum())
+    if lost:
+        raise ValueError(f"{lost} of {len(xy_px)} spots of {what} have no position (NaN).")
+
+
 def check_inside(xy_px: np.ndarray, size: tuple[float, float], what: str) -> None:
     """Raise if spot centres lie outside an image of ``(height, width)`` full-resolution pixels."""
     height, width = size
-    if not np.isfinite(xy_px).all():
-        raise ValueError(
-            f"{int((~np.isfinite(xy_px)).any(axis=1).sum())} of {len(xy_px)} spots of {what} have no position (NaN)."
-        )
+    check_finite(xy_px, what)
     outside = ((xy_px < 0) | (xy_px > (width, height))).any(axis=1)
     if outside.any():
         x, y = xy_px.max(axis=0)
@@ -203,7 +221,7 @@ def section(
     adata: AnnData,
     xy_px: np.ndarray,
     *,
-    radius_um: float | None = None,
+    radius_um: float = float("nan"),
     outlines: GeoDataFrame | None = None,
     reduction: float = 1.0,
 ) -> SpatialData:
@@ -225,9 +243,11 @@ def section(
     mpp = check_mpp(mpp, name)
     height, width = (side * reduction for side in levels[0].shape[1:])
     check_inside(xy_px, (height, width), f"section {name!r}")
-    if outlines is None and radius_um is not None:
+    if outlines is None:
         shapes = circles(xy_px, radius_um / mpp, adata.obs_names.to_numpy(), mpp)
     else:
+        outlines = outlines.copy(deep=False)
+        outlines.attrs = {}  # transformations of an earlier life
         shapes = ShapesModel.parse(outlines, transformations=transformations(mpp))
     return SpatialData(
         images={image_key(name): image_element(levels, transformations(mpp, reduction))},

@@ -114,9 +114,9 @@ def _read_counts(file: Path) -> ad.AnnData:
             raise ValueError(f"{file} has {len(values)} counts for spot {spot!r} but {len(genes)} genes.")
         spots.append(spot)
         rows.append(sparse.csr_matrix(np.array(values, dtype=np.float32)))
-    counts = ad.AnnData(sparse.vstack(rows, format="csr"), obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=genes))
+    var = pd.DataFrame(index=unique_genes(genes, str(file)))
+    counts = ad.AnnData(sparse.vstack(rows, format="csr"), obs=pd.DataFrame(index=spots), var=var)
     counts.X = read_counts(counts, None, what=str(file))
-    unique_genes(counts, str(file))
     return counts
 
 

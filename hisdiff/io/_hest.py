@@ -13,7 +13,7 @@ from hisdiff._check import listing, present
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._anndata import positions
-from hisdiff.io._build import check_inside, element_name, section, unique_genes
+from hisdiff.io._build import check_inside, element_name, section, unique_genes, without_noise
 from hisdiff.io._raster import open_raster
 from hisdiff.io._scale import TOLERANCE, spot_scale
 
@@ -66,12 +66,13 @@ def hest(path: str | Path, sample_id: str) -> SpatialData:
     metadata = _read_json(files["metadata"])
     mpp = _pixel_size(metadata, files["metadata"])
     try:
-        table = ad.read_h5ad(files["st"])
+        with without_noise():
+            table = ad.read_h5ad(files["st"])
     except OSError as error:
         raise ValueError(f"{files['st']} cannot be read: {error}. Is the file complete?") from error
     xy_px = positions(table)
     table.X = read_counts(table, None, what=str(files["st"]))
-    unique_genes(table, sample_id)
+    table.var_names = unique_genes(table.var_names, sample_id)
     radius_um = _diameter(table, xy_px, metadata, mpp, sample_id) / 2
     raster = open_raster(files["wsis"])
     table, xy_px = _on_image(table, xy_px, raster.size, sample_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def open_tiff(path: Path) -> tuple[Stored, float | None]:
             four = levels[0].shape[0] == 4
             alpha = four and series.keyframe.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
             mpp = _mpp(tif, index, series)
-    except (tifffile.TiffFileError, IndexError, TypeError) as error:
+    except (tifffile.TiffFileError, struct.error, IndexError) as error:
         raise ValueError(f"{path} cannot be read as a TIFF: {error}. Is the file complete?") from error
     check_channels(levels[0].shape[0] - alpha, series.axes, str(path))
     try:

@@ -15,7 +15,7 @@ from hisdiff._check import listing, positive
 from hisdiff._keys import SPATIAL
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
-from hisdiff.io._build import element_name, section, unique_genes
+from hisdiff.io._build import element_name, section, unique_genes, without_noise
 from hisdiff.io._raster import Raster, open_raster
 from hisdiff.io._scale import SpotScale, resolve_mpp, resolve_radius, visium_mpp
 
@@ -77,8 +77,7 @@ def visium(
         "dataset_id",
         prefixed[0].name.removesuffix(f"_{counts_file}") if prefixed[0].name != counts_file else _name_of(path),
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)  # said below, in one line
+    with without_noise():
         found = read(path, **kwargs)
     table = found.tables["table"]
     factors = _scale_factors(path / "spatial", kwargs.get("scalefactors_file"))
@@ -141,15 +140,14 @@ def visium_hd(
     hires = _hires(path, bins / "spatial")
     # spatialdata-io would open the microscope image as one block; the hires image stands in and is dropped.
     kwargs = {"load_segmentations_only": False, "bin_size": bin_um, "fullres_image_file": hires, **kwargs}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with without_noise(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", "No (full resolution image|image path) found", UserWarning)
-        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
         found = read(path, **kwargs)
     table = found.tables[bins.name]
     region = table.uns["spatialdata_attrs"]["region"]
     outlines = found.shapes[region if isinstance(region, str) else region[0]]
     table.X = read_counts(table, None, what=str(bins / COUNTS))
-    unique_genes(table, kwargs["dataset_id"])
+    table.var_names = unique_genes(table.var_names, kwargs["dataset_id"])
     raster, reduction = _choose_image(
         fullres_image_file or _microscope_image(path, prefix), bins / "spatial", factors, hires
     )
@@ -244,6 +242,6 @@ def _placed(table: AnnData, name: str) -> AnnData:
         logger.info("%s: left out %d spots without a position.", name, (~there).sum())
         table = table[there].copy()
     table.X = read_counts(table, None, what=name)
-    unique_genes(table, name)
+    table.var_names = unique_genes(table.var_names, name)
     table.uns.pop("spatial", None)  # metadata under the old name of the section
     return table

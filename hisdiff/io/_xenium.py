@@ -27,6 +27,7 @@ from hisdiff.io._build import (
     image_element,
     image_key,
     unique_genes,
+    without_noise,
 )
 from hisdiff.io._raster import open_raster
 
@@ -97,14 +98,15 @@ def xenium(
     raster = open_raster(image_file)
 
     off = ("cells_labels", "nucleus_labels", "nucleus_boundaries", "transcripts", "morphology_mip", "morphology_focus")
-    found = read(path, **{**dict.fromkeys(off, False), "aligned_images": False, **kwargs})
+    with without_noise():
+        found = read(path, **{**dict.fromkeys(off, False), "aligned_images": False, **kwargs})
     table, outlines = found.tables[TABLE], found.shapes[BOUNDARIES]
     with_outline = table.obs["cell_id"].isin(outlines.index).to_numpy()
     if not with_outline.all():
         logger.info("%s: left out %d cells without an outline.", name, (~with_outline).sum())
     table = table[with_outline].copy()
     table.X = read_counts(table, None, what=name)
-    unique_genes(table, name)
+    table.var_names = unique_genes(table.var_names, name)
     outlines = _in_image_px(outlines.loc[table.obs["cell_id"]], np.linalg.inv(to_um))
     xy_px = shapely.get_coordinates(shapely.centroid(np.asarray(outlines.geometry)))
     check_inside(xy_px, raster.size, f"section {name!r}")
@@ -146,7 +148,7 @@ def _he_image(path: Path, image: str | Path | None, alignment: str | Path | None
 
 def _in_image_px(outlines: GeoDataFrame, from_um: np.ndarray) -> GeoDataFrame:
     """Return outlines, which Xenium gives in um, in pixels of the H&E image."""
-    moved = outlines.copy()
+    moved = outlines.copy(deep=False)
     moved.attrs = {}
     moved.geometry = shapely.transform(
         np.asarray(outlines.geometry), lambda xy: xy @ from_um[:2, :2].T + from_um[:2, 2]

@@ -1,0 +1,61 @@
+"""Small files in the layouts that the readers know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """An image (y, x, 3) on which every place looks different from its neighbours, 300 x 400."""
+    y, x = np.mgrid[:300, :400]
+    return np.stack([x * 255 // 400, y * 255 // 300, (x + y) * 255 // 700], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def write_10x() -> Callable[..., None]:
+    """Write counts as the h5 file of 10x Genomics."""
+
+    def write(path: Path, counts: np.ndarray, barcodes: list[str], genes: list[str]) -> None:
+        matrix = sparse.csr_matrix(counts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(path, "w") as file:
+            group = file.create_group("matrix")
+            group["barcodes"] = np.array(barcodes, dtype="S")
+            group["data"], group["indices"], group["indptr"] = (
+                matrix.data.astype(np.int32),
+                matrix.indices,
+                matrix.indptr,
+            )
+            group["shape"] = np.array([len(genes), len(barcodes)])
+            features = group.create_group("features")
+            features["id"] = np.array([f"ENSG{i:011d}" for i in range(len(genes))], dtype="S")
+            features["name"] = np.array(genes, dtype="S")
+            features["feature_type"] = np.array(["Gene Expression"] * len(genes), dtype="S")
+            features["genome"] = np.array(["GRCh38"] * len(genes), dtype="S")
+            file.attrs["library_ids"] = np.array(["library"], dtype="S")
+
+    return write
+
+
+@pytest.fixture
+def spots() -> ad.AnnData:
+    """Visium spots at 0.5 um per pixel: 100 um apart, on an image of 400 x 300 times 2.5 um."""
+    row, col = (a.ravel() for a in np.meshgrid(np.arange(6), np.arange(12), indexing="ij"))
+    keep = row % 2 == col % 2
+    row, col = row[keep], col[keep]
+    adata = ad.AnnData(
+        np.random.default_rng(0).poisson(3, (len(row), 5)).astype(np.float32),
+        obs=pd.DataFrame({"array_row": row, "array_col": col}, index=[f"spot{i}" for i in range(len(row))]),
+        var=pd.DataFrame(index=list("ABCDE")),
+    )
+    adata.obsm["spatial"] = np.stack([col * 50, row * 50 * np.sqrt(3)], axis=1) / 0.5 + 150
+    return adata

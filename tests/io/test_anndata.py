@@ -1,0 +1,186 @@
+"""An AnnData and its image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import dask.array as da
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import sparse
+from spatialdata.transformations import get_transformation
+
+import hisdiff as hd
+
+SIZE = (1300, 1500)
+
+
+@pytest.fixture
+def slide() -> np.ndarray:
+    return np.full((*SIZE, 3), 200, dtype=np.uint8)
+
+
+def mpp_of(element: object) -> float:
+    return get_transformation(element, "um").to_affine_matrix(("x", "y"), ("x", "y"))[0, 0]
+
+
+def scale_factors(adata: ad.AnnData, diameter_px: float, library: str = "a") -> ad.AnnData:
+    adata.uns.setdefault("spatial", {})[library] = {"scalefactors": {"spot_diameter_fullres": diameter_px}}
+    return adata
+
+
+def test_a_visium_array_gives_scale_and_radius(spots: ad.AnnData, slide: np.ndarray) -> None:
+    sdata = hd.io.from_anndata(spots, slide, name="s1")
+    assert mpp_of(sdata.images["s1_image"]) == pytest.approx(0.5)
+    assert mpp_of(sdata.shapes["s1"]) == pytest.approx(0.5)
+    assert sdata.shapes["s1"].radius.iloc[0] == pytest.approx(55)
+    table = sdata.tables["table"]
+    np.testing.assert_array_equal(table.X.toarray(), spots.X)
+    np.testing.assert_array_equal(table.obsm["spatial"], spots.obsm["spatial"])
+    assert list(table.obs["instance_id"]) == list(spots.obs_names)
+
+
+def test_the_input_is_left_as_it_was(spots: ad.AnnData, slide: np.ndarray) -> None:
+    before = spots.copy()
+    sdata = hd.io.from_anndata(spots, slide)
+    assert list(spots.obs.columns) == list(before.obs.columns)
+    assert "spatialdata_attrs" not in spots.uns
+    assert isinstance(spots.X, np.ndarray)
+    sdata.tables["table"].obsm["spatial"][:] = 0
+    np.testing.assert_array_equal(spots.obsm["spatial"], before.obsm["spatial"])
+
+
+def test_image_as_file_numpy_and_dask_in_both_orders(spots: ad.AnnData, slide: np.ndarray, tmp_path: Path) -> None:
+    slide[:, ::2] = 10
+    Image.fromarray(slide).save(tmp_path / "a.png")
+    images = [tmp_path / "a.png", str(tmp_path / "a.png"), slide, slide.transpose(2, 0, 1), da.from_array(slide)]
+    for image in images:
+        element = hd.io.from_anndata(spots, image).images["section_image"]
+        np.testing.assert_array_equal(element["scale0"]["image"].to_numpy(), slide.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["csc", "int", "float64", "bool-free dense"])
+def test_any_matrix_of_counts_becomes_csr_float32(spots: ad.AnnData, slide: np.ndarray, kind: str) -> None:
+    expected = spots.X.copy()
+    spots.X = {
+        "csc": sparse.csc_matrix(expected), "int": expected.astype(np.int64), "float64": expected.astype(np.float64),
+    }.get(kind, expected)  # fmt: skip
+    counts = hd.io.from_anndata(spots, slide).tables["table"].X
+    assert (counts.format, counts.dtype) == ("csr", np.float32)
+    np.testing.assert_array_equal(counts.toarray(), expected)
+
+
+def test_counts_can_come_from_a_layer(spots: ad.AnnData, slide: np.ndarray) -> None:
+    spots.layers["counts"] = spots.X.copy()
+    spots.X = np.log1p(spots.X)
+    with pytest.raises(ValueError, match=r"not whole numbers.*layers: \['counts'\]"):
+        hd.io.from_anndata(spots, slide)
+    table = hd.io.from_anndata(spots, slide, layer="counts").tables["table"]
+    np.testing.assert_array_equal(table.X.toarray(), spots.layers["counts"])
+    with pytest.raises(KeyError, match="'raw'"):
+        hd.io.from_anndata(spots, slide, layer="raw")
+
+
+def test_repeated_genes_are_numbered(spots: ad.AnnData, slide: np.ndarray) -> None:
+    spots.var_names = ["A", "B", "A", "C", "D"]
+    assert list(hd.io.from_anndata(spots, slide).tables["table"].var_names) == ["A", "B", "A-1", "C", "D"]
+
+
+class TestScale:
+    def test_without_an_array_the_spot_diameter_or_mpp_is_needed(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        del spots.obs["array_row"]
+        with pytest.raises(ValueError, match="pass mpp="):
+            hd.io.from_anndata(spots, slide)
+        with pytest.raises(ValueError, match="pass spot_diameter_um="):
+            hd.io.from_anndata(spots, slide, mpp=0.5)
+        sdata = hd.io.from_anndata(spots, slide, mpp=0.5, spot_diameter_um=100)
+        assert sdata.shapes["section"].radius.iloc[0] == pytest.approx(100)
+        scale_factors(spots, 200)
+        sdata = hd.io.from_anndata(spots, slide, spot_diameter_um=100)
+        assert mpp_of(sdata.images["section_image"]) == pytest.approx(0.5)
+        assert hd.io.from_anndata(spots, slide, mpp=0.4).shapes["section"].radius.iloc[0] == pytest.approx(100)
+
+    def test_a_square_array_is_not_taken_for_visium(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        row, col = (a.ravel() * 2 for a in np.meshgrid(np.arange(6), np.arange(6), indexing="ij"))
+        spots = spots[: len(row)].copy()
+        spots.obs["array_row"], spots.obs["array_col"] = row, col
+        spots.obsm["spatial"] = np.stack([col, row], axis=1) * 50.0 + 100
+        with pytest.raises(ValueError, match="pass mpp="):
+            hd.io.from_anndata(spots, slide)
+
+    def test_the_resolution_tag_of_the_file_is_the_last_resort(
+        self, spots: ad.AnnData, slide: np.ndarray, tmp_path: Path
+    ) -> None:
+        import tifffile
+
+        tifffile.imwrite(
+            tmp_path / "a.tif", slide, photometric="rgb", resolution=(4e4, 4e4), resolutionunit="CENTIMETER"
+        )
+        assert mpp_of(hd.io.from_anndata(spots, tmp_path / "a.tif").images["section_image"]) == pytest.approx(0.5)
+        del spots.obs["array_row"]
+        sdata = hd.io.from_anndata(spots, tmp_path / "a.tif", spot_diameter_um=55)
+        assert mpp_of(sdata.images["section_image"]) == pytest.approx(0.25)
+
+    def test_a_hires_image_taken_for_the_full_one_is_caught_by_its_size(self, spots: ad.AnnData) -> None:
+        with pytest.raises(ValueError, match=r"lie outside the image, which is 200 x 150 px.*hires"):
+            hd.io.from_anndata(spots, np.full((150, 200, 3), 200, np.uint8))
+
+    def test_coordinates_of_the_hires_image_are_caught_by_the_spot_diameter(
+        self, spots: ad.AnnData, slide: np.ndarray
+    ) -> None:
+        scale_factors(spots, 130)  # Space Ranger's theoretical 65 um
+        hd.io.from_anndata(spots, slide)
+        spots.obsm["spatial"] = spots.obsm["spatial"] * 0.1
+        with pytest.raises(ValueError, match="not those of the full-resolution image"):
+            hd.io.from_anndata(spots, slide)
+
+    def test_an_mpp_that_contradicts_the_array_is_refused(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        with pytest.raises(ValueError, match=r"mpp=0.25 contradicts the spots.*0.5 um"):
+            hd.io.from_anndata(spots, slide, mpp=0.25)
+        assert mpp_of(hd.io.from_anndata(spots, slide, mpp=0.51).images["section_image"]) == 0.51
+
+    def test_a_coarse_image_is_said(self, spots: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+        spots.obsm["spatial"] = spots.obsm["spatial"] / 10
+        hd.io.from_anndata(spots, np.full((150, 200, 3), 200, np.uint8))
+        assert "single cells cannot be seen" in caplog.text
+
+
+class TestBadInput:
+    def test_positions_are_needed(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        del spots.obsm["spatial"]
+        with pytest.raises(ValueError, match="no 'spatial'"):
+            hd.io.from_anndata(spots, slide)
+
+    def test_positions_have_two_columns_without_nan(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        spots.obsm["spatial"][0] = np.nan
+        with pytest.raises(ValueError, match="1 of 36 spots .* no position"):
+            hd.io.from_anndata(spots, slide, mpp=0.5, spot_diameter_um=55)
+        spots.obsm["spatial"] = spots.obsm["spatial"][:, :1]
+        with pytest.raises(ValueError, match=r"is \(n, 2\)"):
+            hd.io.from_anndata(spots, slide)
+
+    def test_types_are_checked(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        with pytest.raises(TypeError, match="adata is an AnnData, not dict"):
+            hd.io.from_anndata({}, slide)
+        with pytest.raises(TypeError, match="path or an array, not list"):
+            hd.io.from_anndata(spots, [1, 2])
+        with pytest.raises(ValueError, match="one channel|red, green and blue"):
+            hd.io.from_anndata(spots, slide[..., 0])
+
+    @pytest.mark.parametrize("value", [-1, 0.5, np.nan])
+    def test_values_that_are_no_counts_are_refused(self, spots: ad.AnnData, slide: np.ndarray, value: float) -> None:
+        spots.X[2, 1] = value
+        with pytest.raises(ValueError, match="raw counts are needed"):
+            hd.io.from_anndata(spots, slide)
+
+    def test_several_sections_in_one_table_are_refused(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        scale_factors(scale_factors(spots, 100), 100, "b")
+        with pytest.raises(ValueError, match=r"several sections \(\['a', 'b'\]"):
+            hd.io.from_anndata(spots, slide)
+
+    def test_repeated_spots_are_refused(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        spots.obs_names = ["a"] * spots.n_obs
+        with pytest.raises(ValueError, match="obs_names of adata are not unique"):
+            hd.io.from_anndata(spots, slide)

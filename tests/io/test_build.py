@@ -1,0 +1,61 @@
+"""The parts that every reader builds a section from."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+from spatialdata.transformations import get_transformation
+
+from hisdiff.io import _build
+
+
+def test_halving_takes_the_mean_of_two_by_two_pixels_and_drops_an_odd_line() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 2051, 6), dtype=np.uint8)
+    expected = pixels[:, :2050].reshape(3, 1025, 2, 3, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(_build.halve(pixels), expected, atol=0.5)
+
+
+def test_lazy_levels_equal_those_made_in_memory() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 2200, 1501), dtype=np.uint8)
+    eager = _build.levels_of(pixels)
+    lazy = _build.levels_of(da.from_array(pixels, chunks=(1, 700, 333)))
+    assert [level.shape for level in eager] == [(3, 2200, 1501), (3, 1100, 750), (3, 550, 375), (3, 275, 187)]
+    for one, other in zip(eager, lazy, strict=True):
+        np.testing.assert_array_equal(one.compute(), other.compute())
+
+
+def test_chunking_in_memory_shares_the_pixels() -> None:
+    pixels = np.zeros((3, 1500, 1500), dtype=np.uint8)
+    shares = lambda block: np.full((1, 1, 1), np.shares_memory(block, pixels))  # noqa: E731
+    assert da.map_blocks(shares, _build.chunked(pixels), dtype=bool, chunks=(1, 1, 1)).compute().all()
+
+
+def test_a_reduced_image_maps_to_full_resolution_pixels_and_um() -> None:
+    levels = _build.levels_of(np.zeros((3, 600, 800), dtype=np.uint8))
+    element = _build.image_element(levels, _build.transformations(0.5, reduction=4))
+    known = get_transformation(element, get_all=True)
+    corner = [[800, 600, 1]]
+    for system, expected in (("global", [3200, 2400]), ("um", [1600, 1200])):
+        matrix = known[system].to_affine_matrix(("x", "y"), ("x", "y"))
+        np.testing.assert_allclose((corner @ matrix.T)[0, :2], expected)
+
+
+@pytest.mark.parametrize("mpp", [0, -1, 1e-4, 250, np.nan])
+def test_a_pixel_size_that_no_microscope_has_is_refused(mpp: float) -> None:
+    with pytest.raises(ValueError, match="mpp of slide"):
+        _build.check_mpp(mpp, "slide")
+
+
+def test_names_are_made_fit_for_spatialdata() -> None:
+    assert _build.element_name("my slide (1)") == "my_slide__1_"
+    assert _build.element_name("_hidden") == "hidden"
+    assert _build.element_name("C2") == "C2"
+
+
+def test_swapped_or_scaled_coordinates_are_refused() -> None:
+    _build.check_inside(np.array([[400.0, 300.0]]), (300, 400), "slide")
+    with pytest.raises(ValueError, match=r"1 of 1 spots of slide lie outside.*400 x 300 px"):
+        _build.check_inside(np.array([[300.0, 400.0]]), (300, 400), "slide")
+    with pytest.raises(ValueError, match="no position"):
+        _build.check_inside(np.array([[np.nan, 4.0]]), (300, 400), "slide")

@@ -1,0 +1,305 @@
+"""Sections that have only an image, of every kind of file."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spatialdata as sd
+import tifffile
+from PIL import Image
+from spatialdata.transformations import get_transformation
+
+import hisdiff as hd
+from hisdiff._sdata._image import levels_of
+from hisdiff.io._raster import open_raster
+
+
+def full(sdata: sd.SpatialData) -> np.ndarray:
+    (element,) = sdata.images.values()
+    return levels_of(element)[0].to_numpy().transpose(1, 2, 0)
+
+
+def mpp_of(sdata: sd.SpatialData) -> float:
+    (element,) = sdata.images.values()
+    return get_transformation(element, "um").to_affine_matrix(("x", "y"), ("x", "y"))[0, 0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_pixels_are_those_of_the_file(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / f"slide.{suffix}")
+    sdata = hd.io.image(tmp_path / f"slide.{suffix}", mpp=0.5)
+    np.testing.assert_array_equal(full(sdata), pixels)
+    assert list(sdata.images) == ["slide_image"]
+    assert mpp_of(sdata) == 0.5
+    assert not sdata.tables
+
+
+def test_jpeg_is_close_to_what_was_saved(tmp_path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(tmp_path / "slide.jpg", quality=95)
+    assert np.abs(full(hd.io.image(tmp_path / "slide.jpg", mpp=0.5)).astype(int) - pixels).mean() < 3
+
+
+def test_the_name_of_the_section_can_be_chosen(tmp_path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(tmp_path / "slide.png")
+    assert list(hd.io.image(tmp_path / "slide.png", 0.5, name="patient 1").images) == ["patient_1_image"]
+
+
+@pytest.mark.parametrize("layout", ["tiles", "strips", "contiguous", "planes", "compressed planes"])
+def test_every_layout_of_a_tiff_is_read_right(tmp_path: Path, layout: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 1500, 3), dtype=np.uint8)
+    options = {
+        "tiles": {"tile": (256, 240), "compression": "zlib"},
+        "strips": {"rowsperstrip": 37, "compression": "zlib"},
+        "contiguous": {},
+        "planes": {"planarconfig": "separate"},
+        "compressed planes": {"planarconfig": "separate", "tile": (128, 128), "compression": "zlib"},
+    }[layout]
+    data = pixels.transpose(2, 0, 1) if "planes" in layout else pixels
+    tifffile.imwrite(tmp_path / "slide.tif", data, photometric="rgb", **options)
+    sdata = hd.io.image(tmp_path / "slide.tif", mpp=0.5)
+    np.testing.assert_array_equal(full(sdata), pixels)
+    part = sdata.images["slide_image"]["scale0"]["image"].data[:, 301:333, 1013:1040].compute()
+    np.testing.assert_array_equal(part, pixels[301:333, 1013:1040].transpose(2, 0, 1))
+
+
+def write_pyramid(path: Path, value: int = 200) -> None:
+    full = np.full((2048, 2048, 3), value, dtype=np.uint8)
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(full, subifds=1, tile=(256, 256), photometric="rgb", compression="zlib")
+        # Another colour than the finest level has, to see which one is read.
+        tif.write(full[::4, ::4] // 2, subfiletype=1, tile=(256, 256), photometric="rgb", compression="zlib")
+
+
+def test_the_pyramid_of_the_file_is_used(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "slide.tif")
+    element = hd.io.image(tmp_path / "slide.tif", mpp=0.5).images["slide_image"]
+    coarse = sd.get_pyramid_levels(element, n=1)
+    assert coarse.shape == (3, 512, 512)
+    assert (coarse.to_numpy() == 100).all()
+    scale = get_transformation(coarse, "um").to_affine_matrix(("x", "y"), ("x", "y"))
+    assert scale[0, 0] == pytest.approx(2.0)
+
+
+def test_a_patch_reads_only_its_own_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pyramid(tmp_path / "slide.tif")
+    level = open_raster(tmp_path / "slide.tif").levels[0]
+    from hisdiff.io import _tiff
+
+    seen = []
+    read = _tiff._TiffLevel._read
+    monkeypatch.setattr(
+        _tiff._TiffLevel, "_read", lambda self, opened, key: seen.append(key) or read(self, opened, key)
+    )
+    level[:, :100, 1100:1200].compute()
+    assert len(seen) == 1
+    assert (seen[0][1].stop - seen[0][1].start) <= 1024
+
+
+def test_lazy_levels_can_be_sent_to_another_process_and_close_their_file(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "slide.tif")
+    level = open_raster(tmp_path / "slide.tif").levels[0]
+    level[:, :10, :10].compute()
+    again = pickle.loads(pickle.dumps(level))
+    assert (again[:, :10, :10].compute() == 200).all()
+    del level, again
+    gc.collect()  # a file left open would be a ResourceWarning, and so an error here
+
+
+def test_many_threads_read_at_once(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, photometric="rgb", tile=(64, 64), compression="zlib")
+    level = open_raster(tmp_path / "slide.tif").levels[0].rechunk((3, 100, 100))
+    np.testing.assert_array_equal(level.compute(scheduler="threads", num_workers=8), pixels.transpose(2, 0, 1))
+
+
+def test_the_object_survives_a_zarr_round_trip(tmp_path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(tmp_path / "slide.png")
+    sdata = hd.io.image(tmp_path / "slide.png", mpp=0.31)
+    sdata.write(tmp_path / "slide.zarr")
+    again = sd.read_zarr(tmp_path / "slide.zarr")
+    np.testing.assert_array_equal(full(again), pixels)
+    assert mpp_of(again) == pytest.approx(0.31)
+
+
+class TestPixelSize:
+    def test_resolution_tags(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        for unit, per_unit in (("CENTIMETER", 10000 / 0.25), ("INCH", 25400 / 0.25)):
+            file = tmp_path / f"{unit}.tif"
+            tifffile.imwrite(file, pixels, photometric="rgb", resolution=(per_unit, per_unit), resolutionunit=unit)
+            assert mpp_of(hd.io.image(file)) == pytest.approx(0.25, rel=1e-4)
+
+    def test_ome_in_micrometres_or_another_unit(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        for unit, size in (("µm", 0.5), ("nm", 500.0), ("mm", 0.0005)):
+            file = tmp_path / "slide.ome.tif"
+            metadata = {"axes": "YXS"}
+            for axis in "XY":
+                metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
+            tifffile.imwrite(file, pixels, photometric="rgb", metadata=metadata)
+            assert mpp_of(hd.io.image(file)) == pytest.approx(0.5)
+
+    def test_aperio_description(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        text = "Aperio Image Library v1\n400x300 -> 400x300|AppMag = 40|MPP = 0.2520|Left = 20"
+        tifffile.imwrite(
+            tmp_path / "a.svs", pixels, photometric="rgb", tile=(128, 128), description=text, metadata=None
+        )
+        assert mpp_of(hd.io.image(tmp_path / "a.svs")) == pytest.approx(0.252)
+
+    def test_imagej_unit(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, resolution=(2, 2), metadata={"unit": "um"})
+        assert mpp_of(hd.io.image(tmp_path / "a.tif")) == pytest.approx(0.5)
+
+    def test_the_resolution_of_a_printer_is_no_pixel_size(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", resolution=(300, 300), resolutionunit="INCH")
+        with pytest.raises(ValueError, match=r"a.tif does not say how many micrometres a pixel has; pass mpp="):
+            hd.io.image(tmp_path / "a.tif")
+
+    def test_a_given_size_goes_before_the_files_and_that_is_said(
+        self, tmp_path: Path, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tifffile.imwrite(
+            tmp_path / "a.tif", pixels, photometric="rgb", resolution=(4e4, 4e4), resolutionunit="CENTIMETER"
+        )
+        assert mpp_of(hd.io.image(tmp_path / "a.tif", mpp=0.5)) == 0.5
+        assert "says 0.25 um per pixel" in caplog.text
+
+    def test_oblong_pixels_are_refused(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        tifffile.imwrite(
+            tmp_path / "a.tif", pixels, photometric="rgb", resolution=(4e4, 2e4), resolutionunit="CENTIMETER"
+        )
+        with pytest.raises(ValueError, match="have to be square"):
+            hd.io.image(tmp_path / "a.tif")
+
+
+class TestColour:
+    def test_alpha_is_laid_over_white(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        alpha = np.full((*pixels.shape[:2], 1), 255, dtype=np.uint8)
+        alpha[:, :100] = 0
+        rgba = np.concatenate([pixels, alpha], axis=-1)
+        Image.fromarray(rgba).save(tmp_path / "a.png")
+        tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
+        for name in ("a.png", "a.tif"):
+            seen = full(hd.io.image(tmp_path / name, 0.5))
+            assert (seen[:, :100] == 255).all()
+            np.testing.assert_array_equal(seen[:, 100:], pixels[:, 100:])
+
+    @pytest.mark.parametrize("bits", [8, 12, 16])
+    def test_sixteen_bit_values_are_scaled_from_the_depth_they_use(
+        self, tmp_path: Path, pixels: np.ndarray, bits: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        top = 2**bits - 1
+        deep = np.round(pixels / 255 * top).astype(np.uint16)
+        deep[0, 0] = top
+        tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb")
+        seen = full(hd.io.image(tmp_path / "a.tif", 0.5))
+        assert seen.dtype == np.uint8
+        assert np.abs(seen[1:].astype(int) - pixels[1:]).max() <= 1
+        assert f"from 0 to {top}" in caplog.text
+
+    @pytest.mark.parametrize("top", [1.0, 255.0])
+    def test_floats_are_taken_from_zero_to_one_or_255(self, tmp_path: Path, pixels: np.ndarray, top: float) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", (pixels / 255 * top).astype(np.float32), photometric="rgb")
+        np.testing.assert_array_equal(full(hd.io.image(tmp_path / "a.tif", 0.5)), pixels)
+
+    @pytest.mark.parametrize("bad", [np.nan, -1.0, 1e6])
+    def test_floats_that_are_no_colour_are_refused(self, tmp_path: Path, pixels: np.ndarray, bad: float) -> None:
+        values = (pixels / 255).astype(np.float32)
+        values[5, 5] = bad
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+        with pytest.raises(ValueError, match="float"):
+            hd.io.image(tmp_path / "a.tif", 0.5)
+
+    def test_signed_integers_are_refused(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", pixels.astype(np.int32), photometric="rgb")
+        with pytest.raises(ValueError, match="int32"):
+            hd.io.image(tmp_path / "a.tif", 0.5)
+
+    def test_one_channel_is_refused(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        Image.fromarray(pixels[..., 0]).save(tmp_path / "a.png")
+        tifffile.imwrite(tmp_path / "a.tif", pixels[..., 0], photometric="minisblack")
+        tifffile.imwrite(tmp_path / "deep.tif", pixels[..., 0].astype(np.uint16), photometric="minisblack")
+        for name in ("a.png", "a.tif", "deep.tif"):
+            with pytest.raises(ValueError, match=rf"{name} has one channel"):
+                hd.io.image(tmp_path / name, 0.5)
+
+    def test_fluorescence_is_refused(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        for channels in (2, 4, 5):
+            stack = np.stack([pixels[..., 0]] * channels)
+            tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", metadata={"axes": "CYX"})
+            with pytest.raises(ValueError, match=rf"{channels} channels"):
+                hd.io.image(tmp_path / "a.tif", 0.5)
+
+    def test_a_stack_is_refused(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", np.stack([pixels] * 4), photometric="rgb", metadata={"axes": "ZYXS"})
+        with pytest.raises(ValueError, match="one plane"):
+            hd.io.image(tmp_path / "a.tif", 0.5)
+
+    def test_a_palette_is_turned_into_colours(self, tmp_path: Path) -> None:
+        Image.new("P", (40, 30), 1).save(tmp_path / "a.gif")
+        assert full(hd.io.image(tmp_path / "a.gif", 0.5)).shape == (30, 40, 3)
+
+
+class TestBrokenFiles:
+    @pytest.mark.parametrize("suffix", ["jpg", "png"])
+    def test_a_truncated_image_is_named(self, tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+        whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+        noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
+        Image.fromarray(noise).save(whole)
+        cut.write_bytes(whole.read_bytes()[:-20000])
+        with pytest.raises(ValueError, match=rf"cut.{suffix} cannot be read as an image.*complete"):
+            hd.io.image(cut, 0.5)
+
+    @pytest.mark.parametrize("options", [{}, {"tile": (64, 64), "compression": "zlib"}])
+    def test_a_truncated_tiff_is_named(self, tmp_path: Path, pixels: np.ndarray, options: dict) -> None:
+        whole, cut = tmp_path / "whole.tif", tmp_path / "cut.tif"
+        tifffile.imwrite(whole, pixels, photometric="rgb", **options)
+        cut.write_bytes(whole.read_bytes()[:-2000])
+        with pytest.raises(ValueError, match=r"cut.tif is truncated"):
+            hd.io.image(cut, 0.5)
+
+    def test_a_tiff_cut_off_in_its_header_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "cut.tif").write_bytes(b"II*\0\x08\0")
+        with pytest.raises(ValueError, match=r"cut.tif cannot be read as a TIFF"):
+            hd.io.image(tmp_path / "cut.tif", 0.5)
+
+    def test_an_empty_file_a_folder_and_a_missing_file_are_named(self, tmp_path: Path) -> None:
+        (tmp_path / "empty.tif").touch()
+        with pytest.raises(ValueError, match="empty.tif is empty"):
+            hd.io.image(tmp_path / "empty.tif", 0.5)
+        with pytest.raises(ValueError, match="is a folder"):
+            hd.io.image(tmp_path, 0.5)
+        with pytest.raises(FileNotFoundError, match="no image file .*gone.tif"):
+            hd.io.image(tmp_path / "gone.tif", 0.5)
+
+    def test_another_format_points_to_openslide(self, tmp_path: Path) -> None:
+        (tmp_path / "slide.mrxs").write_bytes(b"something else entirely")
+        try:
+            import openslide  # noqa: F401
+        except ImportError:
+            with pytest.raises(ImportError, match=r"hisdiff\[wsi\]"):
+                hd.io.image(tmp_path / "slide.mrxs", 0.5)
+        else:
+            with pytest.raises(ValueError, match="OpenSlide cannot read it"):
+                hd.io.image(tmp_path / "slide.mrxs", 0.5)
+
+
+@pytest.mark.parametrize(("mpp", "error"), [(0, ValueError), (-1, ValueError), ("0.5", TypeError), (500, ValueError)])
+def test_a_wrong_mpp_is_refused(tmp_path: Path, pixels: np.ndarray, mpp: object, error: type[Exception]) -> None:
+    Image.fromarray(pixels).save(tmp_path / "slide.png")
+    with pytest.raises(error, match="mpp"):
+        hd.io.image(tmp_path / "slide.png", mpp=mpp)
+
+
+def test_openslide_reads_the_same_pixels(tmp_path: Path) -> None:
+    pytest.importorskip("openslide")
+    from hisdiff.io._colour import to_rgb
+    from hisdiff.io._openslide import open_slide
+
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, photometric="rgb", tile=(256, 256))
+    stored, _ = open_slide(tmp_path / "slide.tif", "no reason")
+    (level,) = to_rgb(stored, "slide")
+    np.testing.assert_array_equal(level.compute(), pixels.transpose(2, 0, 1))

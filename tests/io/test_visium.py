@@ -1,0 +1,205 @@
+"""Folders of Space Ranger, made here in small."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from spatialdata.transformations import get_transformation
+
+import hisdiff as hd
+
+FULL = (1300, 1500)
+HIRES_SCALE = 0.1
+
+
+def mpp_of(element: object) -> float:
+    return get_transformation(element, "um").to_affine_matrix(("x", "y"), ("x", "y"))[0, 0]
+
+
+def write_images(folder: Path, full: Path) -> None:
+    pixels = np.full((*FULL, 3), 220, dtype=np.uint8)
+    pixels[:, 700:] = 90
+    full.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(full, pixels, photometric="rgb", tile=(256, 256), compression="zlib")
+    folder.mkdir(parents=True, exist_ok=True)
+    small = Image.fromarray(pixels).resize((150, 130))
+    small.save(folder / "tissue_hires_image.png")
+    small.resize((45, 39)).save(folder / "tissue_lowres_image.png")
+
+
+@pytest.fixture
+def outs(tmp_path: Path, spots: ad.AnnData, write_10x: Callable[..., None]) -> Path:
+    """A Visium folder at 0.5 um per pixel."""
+    folder = tmp_path / "run7" / "outs"
+    write_10x(folder / "filtered_feature_bc_matrix.h5", spots.X, list(spots.obs_names), list(spots.var_names))
+    write_images(folder / "spatial", tmp_path / "slide.tif")
+    positions = pd.DataFrame(
+        {
+            "barcode": spots.obs_names, "in_tissue": 1, "array_row": spots.obs["array_row"].to_numpy(),
+            "array_col": spots.obs["array_col"].to_numpy(), "pxl_row_in_fullres": spots.obsm["spatial"][:, 1],
+            "pxl_col_in_fullres": spots.obsm["spatial"][:, 0],
+        }
+    )  # fmt: skip
+    positions.to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
+    factors = {
+        "spot_diameter_fullres": 130.0, "fiducial_diameter_fullres": 210.0, "tissue_hires_scalef": HIRES_SCALE,
+        "tissue_lowres_scalef": 0.03,
+    }  # fmt: skip
+    (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
+    return folder
+
+
+class TestVisium:
+    def test_the_full_image_is_read_lazily_at_the_scale_of_the_array(self, outs: Path, spots: ad.AnnData) -> None:
+        sdata = hd.io.visium(outs, fullres_image_file=outs.parents[1] / "slide.tif")
+        assert list(sdata.images) == ["run7_image"]
+        element = sdata.images["run7_image"]
+        assert element["scale0"]["image"].shape == (3, *FULL)
+        assert len(element["scale0"]["image"].data.chunks[1]) > 1
+        assert mpp_of(element) == pytest.approx(0.5)
+        # 55 um wide, although the scale factors describe a spot of 65.
+        assert sdata.shapes["run7"].radius.iloc[0] == pytest.approx(55)
+        table = sdata.tables["table"]
+        np.testing.assert_array_equal(table.X.toarray(), spots.X)
+        np.testing.assert_allclose(table.obsm["spatial"], spots.obsm["spatial"])
+        assert list(table.var_names) == list("ABCDE")
+        assert {"array_row", "array_col", "in_tissue"} <= set(table.obs)
+
+    def test_without_it_the_hires_image_stands_in_at_its_own_scale(
+        self, outs: Path, spots: ad.AnnData, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        sdata = hd.io.visium(outs, dataset_id="s")
+        assert mpp_of(sdata.images["s_image"]) == pytest.approx(5)
+        assert mpp_of(sdata.shapes["s"]) == pytest.approx(0.5)
+        np.testing.assert_allclose(sdata.tables["table"].obsm["spatial"], spots.obsm["spatial"])
+        assert "No full-resolution image is given, so tissue_hires_image.png is used" in caplog.text
+
+    def test_a_hires_image_given_as_the_full_one_is_refused(self, outs: Path) -> None:
+        with pytest.raises(ValueError, match=r"150 x 130 px, but .* about 1500 x 1300"):
+            hd.io.visium(outs, fullres_image_file=outs / "spatial" / "tissue_hires_image.png")
+
+    @pytest.mark.parametrize(
+        ("file", "message"),
+        [
+            ("spatial/scalefactors_json.json", "scalefactors_json.json, which has the scale"),
+            ("spatial/tissue_positions.csv", "no tissue_positions.csv"),
+            ("filtered_feature_bc_matrix.h5", "no 'filtered_feature_bc_matrix.h5'"),
+            ("spatial/tissue_hires_image.png", "pass fullres_image_file="),
+        ],
+    )
+    def test_a_missing_file_is_named(self, outs: Path, file: str, message: str) -> None:
+        (outs / file).unlink()
+        with pytest.raises(FileNotFoundError, match=message):
+            hd.io.visium(outs)
+
+    def test_a_missing_folder_or_image_is_named(self, outs: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="no folder"):
+            hd.io.visium(outs / "gone")
+        with pytest.raises(FileNotFoundError, match="no image file"):
+            hd.io.visium(outs, fullres_image_file=outs / "gone.tif")
+
+    def test_broken_json_is_named(self, outs: Path) -> None:
+        (outs / "spatial/scalefactors_json.json").write_text('{"spot_diameter')
+        with pytest.raises(ValueError, match=r"scalefactors_json.json is no JSON"):
+            hd.io.visium(outs)
+
+    def test_a_prefix_of_the_files_names_the_section(self, outs: Path) -> None:
+        counts = outs / "filtered_feature_bc_matrix.h5"
+        counts.rename(outs / "V1_Breast_filtered_feature_bc_matrix.h5")
+        assert list(hd.io.visium(outs).shapes) == ["V1_Breast"]
+
+    def test_spots_without_a_position_are_left_out(self, outs: Path, caplog: pytest.LogCaptureFixture) -> None:
+        file = outs / "spatial" / "tissue_positions.csv"
+        file.write_text("\n".join(file.read_text().splitlines()[:-2]))
+        assert hd.io.visium(outs).tables["table"].n_obs == 34
+        assert "left out 2 spots without a position" in caplog.text
+
+
+@pytest.fixture
+def hd_outs(tmp_path: Path, write_10x: Callable[..., None]) -> Path:
+    """A Visium HD folder with bins of 8 um at 0.5 um per pixel."""
+    folder = tmp_path / "crc" / "outs"
+    bins = folder / "binned_outputs" / "square_008um"
+    row, col = (a.ravel() for a in np.meshgrid(np.arange(10), np.arange(8), indexing="ij"))
+    barcodes = [f"s_008um_{i:05d}_{j:05d}-1" for i, j in zip(row, col)]
+    counts = np.random.default_rng(0).poisson(1, (len(row), 4))
+    write_10x(bins / "filtered_feature_bc_matrix.h5", counts, barcodes, list("ABCD"))
+    write_images(bins / "spatial", folder / "microscope_image" / "slide.tif")
+    positions = pd.DataFrame(
+        {
+            "barcode": barcodes, "in_tissue": 1, "array_row": row, "array_col": col,
+            "pxl_row_in_fullres": row * 16.0 + 500, "pxl_col_in_fullres": col * 16.0 + 640,
+        }
+    )  # fmt: skip
+    positions.to_parquet(bins / "spatial" / "tissue_positions.parquet")
+    factors = {
+        "spot_diameter_fullres": 16.0, "bin_size_um": 8.0, "microns_per_pixel": 0.5,
+        "tissue_hires_scalef": HIRES_SCALE, "tissue_lowres_scalef": 0.03, "regist_target_img_scalef": 0.1,
+    }  # fmt: skip
+    (bins / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
+    with h5py.File(folder / "feature_slice.h5", "w") as file:
+        layout = json.dumps({"file_format": "1.0", "transform": np.eye(3).ravel().tolist()})
+        file.attrs["metadata_json"] = json.dumps({"hd_layout_json": layout})
+    return folder
+
+
+class TestVisiumHD:
+    def test_bins_are_squares_at_the_scale_of_the_factors(self, hd_outs: Path) -> None:
+        sdata = hd.io.visium_hd(hd_outs)
+        assert list(sdata.shapes) == ["crc"]
+        assert sdata.shapes["crc"].geometry.area.to_numpy() == pytest.approx(256)
+        assert mpp_of(sdata.shapes["crc"]) == mpp_of(sdata.images["crc_image"]) == 0.5
+        table = sdata.tables["table"]
+        assert table.shape == (80, 4)
+        assert (table.X.format, table.X.dtype) == ("csr", np.float32)
+        centres = sdata.shapes["crc"].loc[table.obs["instance_id"]].centroid.get_coordinates()
+        np.testing.assert_allclose(centres, table.obsm["spatial"])
+        assert len(sdata.tables) == 1
+
+    def test_the_microscope_image_is_found_and_lazy(self, hd_outs: Path) -> None:
+        image = hd.io.visium_hd(hd_outs).images["crc_image"]["scale0"]["image"]
+        assert image.shape == (3, *FULL)
+        assert len(image.data.chunks[1]) > 1
+
+    def test_without_it_the_hires_image_stands_in(self, hd_outs: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (hd_outs / "microscope_image" / "slide.tif").unlink()
+        assert mpp_of(hd.io.visium_hd(hd_outs).images["crc_image"]) == pytest.approx(5)
+        assert "tissue_hires_image.png is used" in caplog.text
+
+    def test_circles_on_request(self, hd_outs: Path) -> None:
+        assert hd.io.visium_hd(hd_outs, bins_as_squares=False).shapes["crc"].radius.iloc[0] == pytest.approx(8)
+
+    def test_another_bin_size_lists_those_there_are(self, hd_outs: Path) -> None:
+        with pytest.raises(ValueError, match=r"no bins of 16 um.*square_008um"):
+            hd.io.visium_hd(hd_outs, bin_um=16)
+        with pytest.raises(TypeError, match="bin_um"):
+            hd.io.visium_hd(hd_outs, bin_um="8")
+
+    @pytest.mark.parametrize(
+        "file",
+        [
+            "feature_slice.h5", "binned_outputs/square_008um/spatial/tissue_positions.parquet",
+            "binned_outputs/square_008um/spatial/scalefactors_json.json",
+            "binned_outputs/square_008um/filtered_feature_bc_matrix.h5",
+        ],
+    )  # fmt: skip
+    def test_a_missing_file_is_named(self, hd_outs: Path, file: str) -> None:
+        (hd_outs / file).unlink()
+        with pytest.raises(FileNotFoundError, match=Path(file).name):
+            hd.io.visium_hd(hd_outs)
+
+    def test_several_microscope_images_are_a_choice_to_make(self, hd_outs: Path) -> None:
+        slide = hd_outs / "microscope_image" / "slide.tif"
+        slide.with_name("other.tif").write_bytes(slide.read_bytes())
+        with pytest.raises(ValueError, match=r"\['other.tif', 'slide.tif'\]; choose"):
+            hd.io.visium_hd(hd_outs)
+        assert hd.io.visium_hd(hd_outs, fullres_image_file=slide).images

@@ -265,3 +265,21 @@ def test_scale_bar_of_a_real_section_agrees_with_the_pitch_of_its_spots(real_dat
     assert bar_px / pitch_px == pytest.approx(1000 / 200, rel=0.02)
     tissue = ax.get_images()[0].get_array()
     assert tissue.shape[1] <= 1001
+
+
+def test_section_with_only_an_image_shows_its_prediction_on_the_lattice(make_section, colour_encoder):
+    import spatialdata as sd
+
+    train = [make_section("s1", seed=0, mpp=MPP), make_section("s2", seed=1, mpp=MPP)]
+    hd.pp.embed(train, colour_encoder)
+    model = hd.tl.fit(train, method="ridge")
+    image_only = sd.SpatialData(images=make_section("s3", seed=2, mpp=MPP).images)
+    with pytest.raises(ValueError, match=r"no table.*hd\.tl\.predict"):
+        hd.pl.gene_map(image_only, "A00")
+    hd.pp.embed(image_only, colour_encoder)
+    hd.tl.predict(image_only, model)
+    ax = hd.pl.gene_map(image_only, "A00")
+    assert title_of(ax).startswith("A00, predicted by ridge (expected r = ")
+    np.testing.assert_allclose(spots_of(ax).get_array(), image_only.tables["lattice"].layers["ridge"][:, 0])
+    with pytest.raises(ValueError, match="nothing measured in X"):
+        hd.pl.gene_map(image_only, "A00", layers="X")

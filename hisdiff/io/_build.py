@@ -167,10 +167,11 @@ def unique_genes(names: Sequence[str], what: str) -> pd.Index:
 
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
-    """Silence warnings of libraries on what is mended here: repeated gene names, and the type of the region column."""
+    """Silence warnings of libraries on what is mended here: repeated gene names, and what a table annotates."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
         warnings.filterwarnings("ignore", "Converting `region_key", UserWarning)
+        warnings.filterwarnings("ignore", "The table is annotating", UserWarning)
         yield
 
 

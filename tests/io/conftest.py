@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from scipy import sparse
 
 
@@ -59,3 +61,24 @@ def spots() -> ad.AnnData:
     )
     adata.obsm["spatial"] = np.stack([col * 50, row * 50 * np.sqrt(3)], axis=1) / 0.5 + 150
     return adata
+
+
+@pytest.fixture
+def hest_folder(tmp_path: Path, spots: ad.AnnData) -> Path:
+    """A folder in the layout of HEST-1k with one sample, SPA148, at 0.5 um per pixel."""
+    folder = tmp_path / "hest"
+    for part in ("st", "wsis", "metadata"):
+        (folder / part).mkdir(parents=True)
+    scale = {"scalefactors": {"spot_diameter_fullres": 200.0, "tissue_downscaled_fullres_scalef": 0.05}}
+    spots.uns["spatial"] = {"ST": {**scale, "images": {"downscaled_fullres": np.zeros((65, 75, 3), np.uint8)}}}
+    spots.write_h5ad(folder / "st" / "SPA148.h5ad")
+    full = np.full((1300, 1500, 3), 210, np.uint8)
+    with tifffile.TiffWriter(folder / "wsis" / "SPA148.tif") as tif:
+        tif.write(full, subifds=1, tile=(256, 256), photometric="rgb", compression="zlib")
+        tif.write(full[::2, ::2], subfiletype=1, tile=(256, 256), photometric="rgb", compression="zlib")
+    metadata = {
+        "id": "SPA148", "st_technology": "Spatial Transcriptomics", "pixel_size_um_estimated": 0.5,
+        "pixel_size_um_embedded": 0.46, "spot_diameter": 100.0, "inter_spot_dist": 200.0, "species": "Homo sapiens",
+    }  # fmt: skip
+    (folder / "metadata" / "SPA148.json").write_text(json.dumps(metadata))
+    return folder

@@ -68,7 +68,9 @@ def evaluation(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> hd.pl.evaluation(sdata)  # doctest: +SKIP
+    >>> train, test = hd.datasets.toy(n_sections=2, size_um=600)
+    >>> hd.tl.predict(test, hd.tl.fit(train, method="ridge"))
+    >>> figure = hd.pl.evaluation(test, layer="ridge")
     """
     if isinstance(data, pd.DataFrame):
         return _of_frame(data)

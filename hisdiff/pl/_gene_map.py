@@ -88,7 +88,10 @@ def gene_map(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> hd.pl.gene_map(sdata, ["ERBB2", "CD74"])  # doctest: +SKIP
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> axes = hd.pl.gene_map(sdata, "TUM01")
+    >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
+    >>> figure = hd.pl.gene_map(sdata, ["TUM01", "IMM02"], layers=["X", "ridge", "ridge_draw0"])
     """
     view = _view(sdata, table_key, image_key, shapes_key)
     table, what = view.table, view.what
@@ -145,6 +148,13 @@ def uncertainty_map(
         A gene or layer does not exist; the message says how a missing prediction is made.
     ValueError
         A gene is not modelled, or it cannot be told which table, image or section is meant.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
+    >>> figure = hd.pl.uncertainty_map(sdata, ["TUM01", "IMM02"], "ridge")
     """
     view = _view(sdata, table_key, image_key, shapes_key)
     table, what = view.table, view.what

@@ -54,7 +54,8 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
     Examples
     --------
     >>> import hisdiff as hd
-    >>> hd.pl.training(model)  # doctest: +SKIP
+    >>> model = hd.tl.fit(hd.datasets.toy(size_um=600))
+    >>> figure = hd.pl.training(model)
     """
     curves = _curves(model)
     panels = _panels(curves)

@@ -104,7 +104,7 @@ def _lacks(folder: Path, sample: str) -> list[str]:
 
 def _download(samples: list[str], folder: Path) -> None:
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     wanted = [file for sample in samples for file in _lacks(folder, sample)]
     logger.info("Downloading %d files of %d samples of %s to %s.", len(wanted), len(samples), REPOSITORY, folder)
@@ -115,7 +115,7 @@ def _download(samples: list[str], folder: Path) -> None:
             f"The hub gives no access to {REPOSITORY}. Ask for it at https://huggingface.co/datasets/{REPOSITORY}, log in "
             f"with `hf auth login` (or set HF_TOKEN), and try again; or copy {listing(wanted, 3)} to {folder} by hand."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         raise ConnectionError(
             f"{listing(samples, 3)} are not in {folder}, and the hub cannot be reached or offline mode is on: {error}"
         ) from error

@@ -84,6 +84,10 @@ def toy(
     ['table', 'truth']
     >>> train, test = hd.datasets.toy(n_sections=2, size_um=400)
     """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed is an integer, not {type(seed).__name__} {seed!r}.")
+    if seed < 0:
+        raise ValueError(f"seed has to be zero or above, not {seed}.")
     positive(size_um, "size_um")
     check_mpp(mpp, "toy")
     positive(n_genes, "n_genes", integer=True)

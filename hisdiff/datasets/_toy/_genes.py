@@ -118,7 +118,7 @@ def make_truth(rng: Generator, tissue: Tissue, programmes: Programmes, depth: fl
     per_cell = CELL_DEPTH * depth / programmes.loading[0].sum()
     expected = per_cell * (mass @ programmes.loading) * np.exp(change)
     nuclei = amount.sum(axis=1, keepdims=True)
-    composition = amount / np.maximum(nuclei, 1e-6)
+    composition = amount / np.where(nuclei > 0, nuclei, 1)
     return Truth(shape, row, col, expected.astype(np.float32), composition.astype(np.float32), hidden)
 
 

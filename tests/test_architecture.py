@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,10 @@ def test_the_root_lists_its_namespaces_and_rejects_others() -> None:
     assert set(hisdiff.__all__) <= set(dir(hisdiff))
     with pytest.raises(AttributeError, match="no attribute 'tools'"):
         _ = hisdiff.tools
+
+
+def test_ci_tests_the_installed_wheel_and_not_the_checkout() -> None:
+    if "HISDIFF_TEST_INSTALLED" not in os.environ:
+        pytest.skip("any copy of the package may be tested outside CI")
+    assert Path(__file__).parents[1] not in ROOT.parents
+    assert (ROOT / "py.typed").is_file()

@@ -78,8 +78,9 @@ def adopt(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> sdata = hd.datasets.toy(size_um=400)
-    >>> coarser = hd.io.adopt(sdata, mpp=0.6)
+    >>> sdata = hd.io.adopt(hd.datasets.toy(size_um=400))
+    >>> sorted(sdata.coordinate_systems)
+    ['global', 'um']
     """
     check_sdata(sdata)
     if mpp is not None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WHITE = 255
+CONVERTED = ("P", "CMYK")
+"""Modes of Pillow that stand for three colours with another number of channels."""
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -28,7 +30,7 @@ class Stored:
 
 def check_channels(channels: int, kind: str, what: str) -> None:
     """Raise unless an image has the three channels of a stained slide, not counting alpha."""
-    if channels == 3 or kind == "P":  # a palette stands for three
+    if channels == 3 or kind in CONVERTED:
         return
     if channels == 1:
         raise ValueError(

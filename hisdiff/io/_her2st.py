@@ -58,7 +58,7 @@ def her2st(path: str | Path, section: str) -> SpatialData:
     Andersson et al. (2021), Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated cell type
     interactions, Nature Communications 12, 6012.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     for folder in ("ST-cnts", "ST-imgs", "ST-spotfiles"):
         if not (path / folder).is_dir():
             raise FileNotFoundError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from hisdiff.io._colour import Stored
 from hisdiff.io._lazy import FileArray
@@ -34,14 +35,14 @@ def open_slide(path: Path, reason: str) -> tuple[Stored, float | None]:
     except openslide.OpenSlideError as error:
         raise ValueError(f"{reason}, and OpenSlide cannot read it: {error}. Is the file complete?") from error
     levels = [_SlideLevel(path, k, size, sizes[0]).as_dask() for k, size in enumerate(sizes)]
-    return Stored(levels, alpha=True), None if mpp is None else float(mpp)
+    return Stored(levels), None if mpp is None else float(mpp)
 
 
 class _SlideLevel(FileArray):
-    """One pyramid level of a slide; OpenSlide gives RGBA, clear where the scanner saw nothing."""
+    """One pyramid level of a slide, in RGB over white; OpenSlide gives it clear where the scanner saw nothing."""
 
     def __init__(self, path: Path, level: int, size: tuple[int, int], full: tuple[int, int]) -> None:
-        super().__init__(path, (4, size[1], size[0]), np.dtype(np.uint8))
+        super().__init__(path, (3, size[1], size[0]), np.dtype(np.uint8))
         self.level = level
         self.factor = full[0] / size[0], full[1] / size[1]
 
@@ -54,5 +55,7 @@ class _SlideLevel(FileArray):
     def _read(self, opened: Any, key: tuple[slice, ...]) -> np.ndarray:
         (y0, y1, _), (x0, x1, _) = (part.indices(size) for part, size in zip(key[1:], self.shape[1:]))
         corner = round(x0 * self.factor[0]), round(y0 * self.factor[1])
-        box = np.asarray(opened.read_region(corner, self.level, (x1 - x0, y1 - y0)))
-        return box.transpose(2, 0, 1)[key[0]]
+        region = opened.read_region(corner, self.level, (x1 - x0, y1 - y0))
+        # Here and not block by block later, so that a patch reads no more than itself.
+        rgb = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region).convert("RGB")
+        return np.asarray(rgb).transpose(2, 0, 1)[key[0]]

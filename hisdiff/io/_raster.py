@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import dask.array as da
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SLIDE_SUFFIXES = {".mrxs", ".vms", ".vmu", ".czi"}
+"""Formats whose main file may be a preview that Pillow reads well, at a fraction of the resolution."""
 MPP_TOLERANCE = 0.05
 
 
@@ -59,7 +61,7 @@ def open_raster(path: str | Path) -> Raster:
         except CannotDecode as error:
             stored, mpp = _open_slide(path, str(error))
         return _raster(stored, mpp, path)
-    if _is_pillows(path):
+    if path.suffix.lower() not in SLIDE_SUFFIXES and _is_pillows(path):
         return Raster(levels_of(decode(path)))
     return _raster(*_open_slide(path, f"{path} is no TIFF and no format that Pillow reads"), path)
 

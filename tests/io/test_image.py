@@ -237,6 +237,10 @@ class TestColour:
         with pytest.raises(ValueError, match="one plane"):
             hd.io.image(tmp_path / "a.tif", 0.5)
 
+    def test_print_colours_are_converted(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        Image.fromarray(pixels).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+        assert np.abs(full(hd.io.image(tmp_path / "a.jpg", 0.5)).astype(int) - pixels).mean() < 5
+
     def test_a_palette_is_turned_into_colours(self, tmp_path: Path) -> None:
         Image.new("P", (40, 30), 1).save(tmp_path / "a.gif")
         assert full(hd.io.image(tmp_path / "a.gif", 0.5)).shape == (30, 40, 3)
@@ -273,6 +277,13 @@ class TestBrokenFiles:
             hd.io.image(tmp_path, 0.5)
         with pytest.raises(FileNotFoundError, match="no image file .*gone.tif"):
             hd.io.image(tmp_path / "gone.tif", 0.5)
+
+    def test_the_preview_of_a_scanner_format_is_not_taken_for_the_slide(
+        self, tmp_path: Path, pixels: np.ndarray
+    ) -> None:
+        Image.fromarray(pixels).save(tmp_path / "slide.mrxs", format="jpeg")
+        with pytest.raises((ImportError, ValueError), match="OpenSlide"):
+            hd.io.image(tmp_path / "slide.mrxs", 0.5)
 
     def test_another_format_points_to_openslide(self, tmp_path: Path) -> None:
         (tmp_path / "slide.mrxs").write_bytes(b"something else entirely")

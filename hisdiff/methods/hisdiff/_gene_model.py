@@ -1,0 +1,312 @@
+"""The `dit` model: diffusion over the whole gene vector, one token per gene, with attention to the surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from hisdiff._device import resolve_device
+from hisdiff.methods._context import context_of
+from hisdiff.methods._noise import BlockNoise
+from hisdiff.methods._pca import column_scale
+from hisdiff.methods.hisdiff._conditioner import Conditioner
+from hisdiff.methods.hisdiff._dit import DiT
+from hisdiff.methods.hisdiff._fast import Draw
+from hisdiff.methods.hisdiff._samplers import SAMPLERS, denoiser
+from hisdiff.methods.hisdiff._schedule import Schedule, linear_betas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from hisdiff._section import Locations, Section
+    from hisdiff.methods._context import Context
+    from hisdiff.methods.hisdiff._config import HisDiffConfig
+    from hisdiff.methods.hisdiff._parametrisation import Kind
+
+FLOW_SAMPLERS = ("euler", "heun")
+"""Samplers of flow matching; a network for them is trained on straight paths, all others on the diffusion."""
+FLOW_SCALE = 1000.0
+"""The time embedding is made for steps 0 to 999."""
+# The published attention over anchors has eight heads, whatever those over genes.
+_ATTENTION_HEADS = 8
+# Token values worked on at a time: some hundred locations of a small network, a few dozen of the published one.
+_CHUNK_VALUES = 1 << 23
+_CONTEXT_ROWS = 1024
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a network that its configuration does not tell."""
+
+    n_genes: int
+    embedding_dim: int
+    attention_width: int
+    attention_heads: int
+    fusion_hidden: int
+    mlp_ratio: float = 4.0
+    learn_variance: bool = True
+
+    @classmethod
+    def of(cls, config: HisDiffConfig, n_genes: int, embedding_dim: int) -> Sizes:
+        """Return the published sizes, or without raw targets those of a conditioner as narrow as the network."""
+        if config.standardise:
+            hidden = 4 * config.width
+            learned = config.sampler == "ddpm"
+            return cls(n_genes, embedding_dim, config.width, config.heads, hidden, learn_variance=learned)
+        width = -(-embedding_dim // _ATTENTION_HEADS) * _ATTENTION_HEADS
+        return cls(n_genes, embedding_dim, width, _ATTENTION_HEADS, 1024)
+
+
+class GeneNetwork(nn.Module):
+    """Conditioner and denoiser."""
+
+    def __init__(self, config: HisDiffConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self.conditioner = Conditioner(
+            sizes.embedding_dim,
+            config.width,
+            width=sizes.attention_width,
+            heads=sizes.attention_heads,
+            with_depth=config.standardise,
+            fusion_hidden=sizes.fusion_hidden,
+        )
+        self.denoiser = DiT(
+            sizes.n_genes, config.width, config.depth, config.heads, sizes.mlp_ratio, sizes.learn_variance
+        )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Centre and spread of training embeddings ``(D,)`` and of log2(1 + count) ``(G,)``, by which both are standardised."""
+
+    inputs: tuple[np.ndarray, np.ndarray]
+    targets: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def fit(cls, inputs: np.ndarray, targets: np.ndarray) -> Scale:
+        """Measure embeddings ``(n, D)`` and targets ``(n, G)``."""
+        return cls(_column_scale(inputs), _column_scale(targets))
+
+    @classmethod
+    def identity(cls, embedding_dim: int, n_genes: int) -> Scale:
+        """Leave both as they are."""
+        return cls(*((np.zeros(n, np.float32), np.ones(n, np.float32)) for n in (embedding_dim, n_genes)))
+
+    def embedding(self, values: np.ndarray) -> np.ndarray:
+        """Standardise embeddings ``(n, D)``."""
+        center, scale = self.inputs
+        return (values - center) / scale
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return arrays."""
+        return {"scale/inputs": np.stack(self.inputs), "scale/targets": np.stack(self.targets)}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray]) -> Scale:
+        """Rebuild what ``state`` described."""
+        inputs, targets = arrays["scale/inputs"], arrays["scale/targets"]
+        return cls((inputs[0], inputs[1]), (targets[0], targets[1]))
+
+
+class GeneModel:
+    """Expression drawn by denoising the whole gene vector.
+
+    Attributes
+    ----------
+    config, sizes
+        What the network is built from.
+    network
+        Its parts.
+    scale
+        How embeddings and expression are standardised.
+    depth
+        log2 of the median total count over the panel of the training sections.
+    depths
+        Least and greatest depth that the network was trained at.
+    pitch_um
+        Distance between anchors; None for that of a section's own spots.
+    """
+
+    kind: ClassVar[str] = "dit"
+
+    def __init__(
+        self,
+        config: HisDiffConfig,
+        sizes: Sizes,
+        network: GeneNetwork,
+        scale: Scale,
+        *,
+        depth: float,
+        depths: tuple[float, float],
+        pitch_um: float | None,
+    ) -> None:
+        self.config, self.sizes, self.network, self.scale = config, sizes, network, scale
+        self.depth, self.depths, self.pitch_um = depth, depths, pitch_um
+
+    def draws(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        depth: float,
+        n_draws: int,
+        n_steps: int,
+        units: str,
+        seed: int,
+        device: str | None,
+    ) -> Iterator[Draw]:
+        """Yield draws of log2(1 + count) one at a time.
+
+        With standardised targets they are at ``depth``. The published setting has no notion of depth: its draws are at
+        whatever depth the network makes of the image.
+
+        Raises
+        ------
+        ValueError
+            If the section's embedding is of another width than the network's.
+        """
+        where = resolve_device(device)
+        network = self.network.to(where).eval()
+        schedule, kind = path_of(self.config.sampler, n_steps)
+        # Beyond the depths of training counts are scaled: the network knows nothing there.
+        inside = float(np.clip(depth, *self.depths)) if self.config.standardise else depth
+        condition = self.condition(section, locations, inside, where)
+        noise = BlockNoise.for_rows(seed, len(locations))
+        rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
+        for draw in range(n_draws):
+            parts = [self._sample(network, condition, schedule, kind, noise, draw, r) for r in rows]
+            yield Draw(rescaled(np.concatenate(parts), depth - inside))
+
+    @torch.inference_mode()
+    def condition(self, section: Section, locations: Locations, depth: float, device: torch.device) -> Tensor:
+        """Return what the denoiser is told of locations, ``(n, width)``: it is the same for all draws and steps."""
+        context = self.context(section, locations)
+        network = self.network.to(device).eval()
+        anchors = torch.from_numpy(context.anchors).to(device)
+        parts = []
+        for first in range(0, max(len(context.own), 1), _CONTEXT_ROWS):
+            own, near, wide = (
+                torch.from_numpy(values[first : first + _CONTEXT_ROWS]).to(device)
+                for values in (context.own, context.near, context.wide)
+            )
+            told = torch.full((len(own),), depth - self.depth, device=device) if self.config.standardise else None
+            parts.append(network.conditioner.at(own, anchors, near, wide, told))
+        return torch.cat(parts)
+
+    def context(self, section: Section, locations: Locations) -> Context:
+        """Return the context of locations as the network takes it."""
+        return scaled_context(
+            section, locations, self.config, self.pitch_um, self.scale, embedding_dim=self.sizes.embedding_dim
+        )
+
+    @torch.inference_mode()
+    def _sample(
+        self,
+        network: GeneNetwork,
+        condition: Tensor,
+        schedule: Schedule,
+        kind: Kind,
+        noise: BlockNoise,
+        draw: int,
+        rows: np.ndarray,
+    ) -> np.ndarray:
+        where, n_genes = condition.device, self.sizes.n_genes
+
+        def normal(step: int) -> Tensor:
+            return torch.from_numpy(noise.normal(draw, step, rows, n_genes)).to(where)
+
+        # Half precision is for accelerators; processors are slower in it.
+        autocast = _AUTOCAST.get(self.config.precision) if where.type == "cuda" else None
+        told = condition[torch.from_numpy(rows).to(where)]
+        closed = denoiser(network.denoiser, schedule, told, autocast=autocast)
+        x = SAMPLERS[self.config.sampler](closed, normal(0), schedule, kind=kind, noise=normal)
+        center, scale = self.scale.targets
+        return x.float().cpu().numpy() * scale + center
+
+    def _chunk_rows(self) -> int:
+        return max(1, _CHUNK_VALUES // (self.sizes.n_genes * self.config.width))
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and plain settings."""
+        arrays = {f"network/{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        settings = {
+            "sizes": asdict(self.sizes),
+            "depth": self.depth,
+            "depths": list(self.depths),
+            "pitch_um": self.pitch_um,
+        }
+        return arrays | self.scale.state(), settings
+
+    @classmethod
+    def from_state(
+        cls, config: HisDiffConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    ) -> GeneModel:
+        """Rebuild what ``state`` described."""
+        sizes = Sizes(**settings["sizes"])
+        network = GeneNetwork(config, sizes)
+        prefix = "network/"
+        network.load_state_dict(
+            {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}
+        )
+        low, high = settings["depths"]
+        return cls(
+            config,
+            sizes,
+            network.eval(),
+            Scale.from_state(arrays),
+            depth=settings["depth"],
+            depths=(low, high),
+            pitch_um=settings["pitch_um"],
+        )
+
+
+def path_of(sampler: str, n_steps: int) -> tuple[Schedule, Kind]:
+    """Return the path that a sampler follows in ``n_steps``, and what a network for it predicts."""
+    if sampler in FLOW_SAMPLERS:
+        return Schedule.straight(n_steps, FLOW_SCALE), "velocity"
+    return Schedule.from_betas(linear_betas()).respace(n_steps), "epsilon"
+
+
+def scaled_context(
+    section: Section,
+    locations: Locations,
+    config: HisDiffConfig,
+    pitch_um: float | None,
+    scale: Scale,
+    *,
+    embedding_dim: int,
+) -> Context:
+    """Return the context of locations with embeddings standardised by ``scale``.
+
+    Raises
+    ------
+    ValueError
+        If the section's embedding has another width than ``embedding_dim``.
+    """
+    context = context_of(section, locations, scaling=config.scalings[0], pitch_um=pitch_um)
+    if context.own.shape[1] != embedding_dim:
+        sides = 2 if config.scalings[0] == "both" else 1
+        raise ValueError(
+            f"The embedding of section {section.name!r} has {context.own.shape[1] // sides} values, but the model was "
+            f"trained on {embedding_dim // sides}; embed the section with the encoder that the model was trained with."
+        )
+    return type(context)(scale.embedding(context.own), scale.embedding(context.anchors), context.near, context.wide)
+
+
+def rescaled(values: np.ndarray, shift: float) -> np.ndarray:
+    """Return log2(1 + count) ``values`` with counts multiplied by ``2 ** shift``."""
+    if shift == 0:
+        return values
+    return np.log2(1 + np.maximum(np.exp2(values) - 1, 0) * np.float32(2.0**shift))
+
+
+def _column_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    center, scale = column_scale(values)
+    return center.astype(np.float32), scale.astype(np.float32)

@@ -36,6 +36,8 @@ def test_the_finest_image_is_taken_and_equally_fine_ones_are_ambiguous(make_sect
     )
     assert locate(sdata)[0].image_key == "s1_image"
     sdata.images["twin"] = Image2DModel.parse(small, dims=("c", "y", "x"), transformations={"global": Identity()})
+    assert locate(sdata)[0].image_key == "s1_image"  # readers name an image after its section
+    sdata.images["s1_twin"] = sdata.images["twin"]
     with pytest.raises(ValueError, match="equally fine"):
         locate(sdata)
     assert locate(sdata, image_key={"s1": "s1_image"})[0].image_key == "s1_image"

@@ -17,9 +17,9 @@ from hisdiff._geometry import array_mpp
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
-from hisdiff.io._build import levels_of, unique_genes
 from hisdiff.io._build import section as build_section
-from hisdiff.io._raster import decode
+from hisdiff.io._build import unique_genes
+from hisdiff.io._raster import open_raster
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -83,8 +83,8 @@ def her2st(path: str | Path, section: str) -> SpatialData:
 
     xy_px = spots[["pixel_x", "pixel_y"]].to_numpy()
     mpp = array_mpp(xy_px, spots[["new_x", "new_y"]].to_numpy(), PITCH_UM)
-    pixels = decode(_image_file(path / "ST-imgs" / section[0] / section))
-    return build_section(section, levels_of(pixels), mpp, counts, xy_px, radius_um=RADIUS_UM)
+    raster = open_raster(_image_file(path / "ST-imgs" / section[0] / section))
+    return build_section(section, raster.levels, mpp, counts, xy_px, radius_um=RADIUS_UM)
 
 
 def _read_spots(file: Path) -> pd.DataFrame:

@@ -257,6 +257,12 @@ def test_wrong_arguments_are_refused(arguments: dict, error: type[Exception], ma
         hd.datasets.toy(**arguments)
 
 
+def test_any_size_and_pixel_size_fit_together() -> None:
+    sdata = hd.datasets.toy(size_um=333, mpp=0.37)
+    assert sdata.labels["toy_truth"].shape == (34, 34)
+    assert pixels(sdata).shape == (3, 919, 919)
+
+
 @pytest.mark.parametrize("n_genes", [60, 300])
 def test_any_number_of_genes_in_range(n_genes: int) -> None:
     table = hd.datasets.toy(size_um=300, n_genes=n_genes).tables["table"]

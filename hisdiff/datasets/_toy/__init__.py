@@ -32,6 +32,8 @@ PITCH_UM = 100.0
 RADIUS_UM = 27.5
 GENES = (60, 300)
 SMALLEST_UM = 300.0
+SIZE_STEP_UM = 20.0
+"""A multiple of the pitch of every grid that the tissue is laid out on."""
 
 
 @overload
@@ -61,7 +63,7 @@ def toy(
         None for one section, a number for a list of so many; the first is stained and sequenced in the same way
         whatever the seed, the others differ in stain (colour and strength, white level) and depth (0.4 to 1.6 times).
     size_um
-        Side of the image, at least 300. The default has about 180 spots.
+        Side of the image, at least 300, rounded to 20. The default has about 180 spots.
     mpp
         Micrometres per pixel of the image.
     n_genes
@@ -106,7 +108,7 @@ def _section(name: str, seed: int, index: int, programmes: Programmes, size_um: 
     # A stream each, so that one part can change without another following.
     streams = np.random.SeedSequence([seed, index]).spawn(5)
     for_tissue, for_stain, for_image, for_truth, for_counts = (np.random.default_rng(stream) for stream in streams)
-    size_um = round(size_um / TRUTH_UM) * TRUTH_UM
+    size_um = round(size_um / SIZE_STEP_UM) * SIZE_STEP_UM
     tissue = make_tissue(for_tissue, size_um)
     stain, depth = Stain(), 1.0
     if index > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hisdiff", description="Spatial gene expression from H&E.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo_parser = commands.add_parser("demo", help="fit, predict, evaluate and plot on the toy tissue")
-    demo_parser.add_argument("--out", type=Path, default=Path("hisdiff-demo"), help="folder for the figures and the zarr store")
+    demo_parser.add_argument(
+        "--out", type=Path, default=Path("hisdiff-demo"), help="folder for the figures and the zarr store"
+    )
     demo_parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     demo(arguments.out, seed=arguments.seed)
@@ -49,7 +51,7 @@ def demo(out: Path, *, seed: int = 0) -> None:
     table = hd.tl.evaluate(test)
     table.to_csv(out / "evaluation.csv")
     genes = table["pearson"].sort_values(ascending=False).index[:2].tolist()
-    figures = {
+    figures: dict[str, Any] = {  # one panel is an Axes, several are a Figure
         "gene_map": hd.pl.gene_map(test, genes),
         "uncertainty_map": hd.pl.uncertainty_map(test, genes[0]),
         "evaluation": hd.pl.evaluation(test),

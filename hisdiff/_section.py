@@ -5,6 +5,7 @@ Everything above this module knows SpatialData; nothing below it does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -12,11 +13,11 @@ import numpy as np
 import shapely
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from scipy.sparse import csr_matrix
     from shapely import MultiPolygon, Polygon
 
+Names = Sequence[str] | np.ndarray
+"""Names of genes."""
 Box = tuple[float, float, float, float]
 """``(x0, y0, x1, y1)`` in micrometres."""
 
@@ -55,7 +56,7 @@ class Locations:
     def take(self, rows: np.ndarray) -> Locations:
         """Return the given rows (integers, a slice or a mask)."""
         pick = lambda a: None if a is None else a[rows]  # noqa: E731
-        footprint = self.footprint if np.isscalar(self.footprint) else self.footprint[rows]
+        footprint = self.footprint[rows] if isinstance(self.footprint, np.ndarray) else self.footprint
         return Locations(self.xy_um[rows], footprint, pick(self.array_ij), pick(self.z_um))
 
 
@@ -143,14 +144,14 @@ class Section:
         """Return the section with other names for the same columns of ``counts``."""
         return replace(self, genes=genes)
 
-    def with_panel(self, panel: Sequence[str]) -> Section:
+    def with_panel(self, panel: Names) -> Section:
         """Return the section with its counts on the genes of a panel, in the panel's order; depth is taken over them.
 
         Genes that the section lacks are a ``KeyError``.
         """
-        panel = np.asarray(panel, dtype=str)
+        genes = np.asarray(panel, dtype=str)
         if self.counts is None:
-            return replace(self, genes=panel, depth=None)
+            return replace(self, genes=genes, depth=None)
         where = {gene: i for i, gene in enumerate(self.genes)}
         missing = [gene for gene in panel if gene not in where]
         if missing:
@@ -158,7 +159,7 @@ class Section:
                 f"Section {self.name!r} lacks {len(missing)} of {len(panel)} genes of the panel, such as {missing[:5]}."
             )
         counts = self.counts[:, [where[gene] for gene in panel]].tocsr()
-        return replace(self, genes=panel, counts=counts, depth=depth_of(counts))
+        return replace(self, genes=genes, counts=counts, depth=depth_of(counts))
 
 
 def depth_of(counts: csr_matrix) -> float:

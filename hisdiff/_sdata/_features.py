@@ -11,8 +11,8 @@ from hisdiff import _keys
 from hisdiff._section import FeatureSpec, Locations
 
 if TYPE_CHECKING:
-    from hisdiff._sdata._image import PyramidImage
     from hisdiff._sdata._locate import Place
+    from hisdiff._section import ImageSource
 
 # Locations closer than this (um) are the same place.
 _SAME_PLACE_UM = 1e-3
@@ -42,7 +42,7 @@ class StoredFeatures:
         std: np.ndarray,
         spots: Locations | None = None,
         values: np.ndarray | None = None,
-        image: PyramidImage | None = None,
+        image: ImageSource | None = None,
         fingerprint: str = "",
         encoder: Any = None,
     ) -> None:
@@ -79,7 +79,7 @@ class StoredFeatures:
         return embed_locations(self._encoder, self._image, xy_um, patch_um=self.spec.patch_um)
 
 
-def stored_features(place: Place, spots: Locations, image: PyramidImage | None) -> StoredFeatures | None:
+def stored_features(place: Place, spots: Locations, image: ImageSource | None) -> StoredFeatures | None:
     """Return the embedding of a place that ``hd.pp.embed`` recorded, or None where there is no record of it."""
     table = place.table
     record = embedding_record(table)

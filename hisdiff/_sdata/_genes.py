@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from hisdiff._section import Names
+
 # Columns in which readers of the field put the other kind of name.
 _ALTERNATIVES = (
     "gene_ids",
@@ -27,7 +29,7 @@ _ALTERNATIVES = (
 )
 
 
-def gene_names(table: AnnData, like: Sequence[str] | None = None) -> np.ndarray:
+def gene_names(table: AnnData, like: Names | None = None) -> np.ndarray:
     """Return the names of the genes of a table.
 
     Parameters
@@ -62,13 +64,13 @@ def shared_genes(tables: Sequence[AnnData]) -> list[np.ndarray]:
     return named
 
 
-def rows_of(panel: Sequence[str], names: Sequence[str]) -> np.ndarray:
+def rows_of(panel: Names, names: Names) -> np.ndarray:
     """Return where each gene of a panel is among ``names``, -1 where it is not."""
     where = {name: i for i, name in enumerate(names)}
     return np.array([where.get(gene, -1) for gene in panel], dtype=np.int64)
 
 
-def check_panel_present(panel: Sequence[str], names: Sequence[str], what: str) -> None:
+def check_panel_present(panel: Names, names: Names, what: str) -> None:
     """Raise where fewer than half of a panel's genes are among ``names``."""
     found = int((rows_of(panel, names) >= 0).sum())
     if found < len(panel) / 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,7 @@ WHITE = 255
 MAX_ENLARGEMENT = 4.0
 
 
-def levels_of(element: DataArray | DataTree) -> list[DataArray]:
+def levels_of(element: Any) -> list[DataArray]:
     """Return the pyramid levels of an image element, finest first."""
     if hasattr(element, "children"):
         return [

@@ -159,9 +159,8 @@ def _spots(place: Place) -> Locations:
     scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
     footprint: np.ndarray | float
     if "radius" in element.columns:
-        footprint = element["radius"].to_numpy(dtype=float)[where] * scale
-        if len(footprint) and np.ptp(footprint) < 1e-6 * footprint[0]:
-            footprint = float(footprint[0])
+        radii = element["radius"].to_numpy(dtype=float)[where] * scale
+        footprint = float(radii[0]) if len(radii) and np.ptp(radii) < 1e-6 * radii[0] else radii
     else:
         footprint = np.asarray(shapely.transform(geometry, lambda p: p @ to_um[:2, :2].T + to_um[:2, 2]))
     return Locations(xy, footprint, _array_ij(table, place.rows))

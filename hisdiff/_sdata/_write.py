@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from hisdiff._sdata._locate import Place
-    from hisdiff._section import Prediction
+    from hisdiff._section import Names, Prediction
 
 MAX_LAYER_BYTES = 2 * 1024**3
 
@@ -129,7 +129,7 @@ def write_lattice(place: Place, xy_um: np.ndarray, radius_um: float) -> None:
     _replace_lattice_table(place, table)
 
 
-def with_panel(place: Place, genes: Sequence[str]) -> AnnData:
+def with_panel(place: Place, genes: Names) -> AnnData:
     """Return the lattice's table with the genes of a panel in place of its own, X still empty (NaN)."""
     old = place.table
     values = np.full((old.n_obs, len(genes)), np.nan, dtype=np.float32)

@@ -30,6 +30,21 @@ class Knowledge:
     interval_factor: np.ndarray
 
 
+class Config(Protocol):
+    """Settings of a method: a frozen dataclass that JSON can hold."""
+
+    @classmethod
+    def preset(cls, name: str) -> Config:
+        """Return the settings of a name."""
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> Config:
+        """Return the default settings with some changed; an unknown name is an error."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, from which ``from_dict`` makes the same settings."""
+
+
 class Fitted(Protocol):
     """A fitted method. Holds arrays and plain settings only, so that it can be saved without pickling."""
 
@@ -68,9 +83,8 @@ class Method(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     """Which of ``counts``, ``image``, ``features``, ``lattice`` a training section must have."""
-    config_type: ClassVar[type]
-    """Frozen dataclass with ``preset(name)``, ``to_dict()`` and ``from_dict(mapping)``."""
-    fitted_type: ClassVar[type]
+    config_type: ClassVar[type[Config]]
+    fitted_type: ClassVar[type[Fitted]]
 
     def fit(
         self,

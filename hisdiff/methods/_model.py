@@ -19,10 +19,11 @@ from hisdiff.methods._hub import push
 from hisdiff.methods._ood import EmbeddingDistribution
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from scipy.sparse import csr_matrix
 
+    from hisdiff._section import Names
     from hisdiff.methods._base import Fitted
 
 _FORMAT = 1
@@ -62,13 +63,13 @@ class Cohort:
     depth: float
     spots: np.ndarray = field(repr=False)
 
-    def contains(self, counts: csr_matrix, genes: Sequence[str]) -> bool:
+    def contains(self, counts: csr_matrix, genes: Names) -> bool:
         """Whether more than one in a hundred of the spots of a section is among those of the cohort."""
         hashes = spot_hashes(counts, genes)
         return bool(len(hashes)) and float(np.isin(hashes, self.spots).mean()) > 0.01
 
 
-def spot_hashes(counts: csr_matrix, genes: Sequence[str]) -> np.ndarray:
+def spot_hashes(counts: csr_matrix, genes: Names) -> np.ndarray:
     """Return a hash of each spot's counts that does not depend on the order of spots or genes, uint64."""
     weights = np.array(
         [int.from_bytes(hashlib.blake2b(g.encode(), digest_size=8).digest(), "little") for g in genes], dtype=np.uint64
@@ -184,12 +185,10 @@ class Model:
         knowledge, ood = _part(arrays, "knowledge"), _part(arrays, "ood")
         fitted.knowledge = Knowledge(**knowledge) if knowledge else None
         fitted.history = meta["history"]
-        features = meta["cohort"].pop("features")
-        cohort = Cohort(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in meta["cohort"].items()},
-            features=None if features is None else FeatureSpec(**features),
-            spots=arrays["cohort.spots"],
-        )
+        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
+        features = facts.pop("features")
+        facts["features"] = None if features is None else FeatureSpec(**features)
+        cohort = Cohort(**facts, spots=arrays["cohort.spots"])
         model = cls(
             meta["method"],
             fitted,

@@ -14,7 +14,7 @@ from hisdiff import _keys, encoders
 from hisdiff._check import positive
 from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
-from hisdiff._sdata._features import embedding_record
+from hisdiff._sdata._features import embedding_record, stored_features
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._sdata._tissue import tissue_key, write_tissue
@@ -103,7 +103,7 @@ def embed(
     """
     if patch_um is not None:
         positive(patch_um, "patch_um")
-    where = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
     items = as_list(data)
     for sdata in items:  # everything is checked before anything is computed
         read_sections(sdata, **where, needs=("image",))
@@ -186,7 +186,7 @@ def _embed_section(
         locations = Locations(lattice_points(tissue, lattice[0]), lattice[1])
         if not len(locations):
             raise ValueError(f"No point of a lattice of {lattice[0]:g} um lies inside the tissue of {place.name!r}.")
-    stored = section.features
+    stored = None if place.table is None else stored_features(place, section.spots, section.image)
     if stored is not None and stored.spec == spec and stored.fingerprint == fingerprint:
         values = stored.at(locations)
         if np.isfinite(values).all():  # rows added since are NaN

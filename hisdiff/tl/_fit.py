@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from hisdiff._section import FeatureSpec, Section
+    from hisdiff._section import FeatureSpec, Names, Section
     from hisdiff.methods._base import Method
 
 
@@ -104,7 +104,7 @@ def fit(
     """
     fitter, seed = method_named(method), seed_of(rng)
     config = config_of(fitter, config)
-    where = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
     items = as_list(data)
     held_out = [] if validation is None else as_list(validation)
     if any(a is b for a in items for b in held_out):
@@ -200,7 +200,7 @@ def _common_features(items: Sequence[SpatialData], where: Mapping[str, Any]) -> 
 
 
 def _sections(
-    sdata: SpatialData, panel: Sequence[str], where: Mapping[str, Any], layer: str | None, needs: frozenset[str]
+    sdata: SpatialData, panel: Names, where: Mapping[str, Any], layer: str | None, needs: frozenset[str]
 ) -> list[Bound]:
     return [
         Bound(bound.section.renamed(gene_names(bound.place.table, like=panel)).with_panel(panel), bound.place)

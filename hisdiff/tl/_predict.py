@@ -125,7 +125,7 @@ def predict(
         "seed": seed_of(rng),
     }
     options["keep_draws"] = _kept(keep_draws, options["n_draws"])
-    where = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
     run = {"device": device, "progress": progress}
     items = as_list(data)
     jobs = [(sdata, _model_for(sdata, model)) for sdata in items]

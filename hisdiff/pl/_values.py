@@ -114,7 +114,7 @@ def values_of(place: Place, column: int, gene: str, info: LayerInfo) -> np.ndarr
     """Return the shown values of one gene at the locations of a section, float64 ``(n,)``."""
     table = place.sdata.tables[place.table_key]
     matrix = table.X if info.name is None else table.layers[info.name]
-    values = matrix[place.rows][:, [column]]
+    values = matrix[:, [column]][place.rows]
     values = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=float).ravel()
     if len(values) and not np.isfinite(values).any():
         reason = (

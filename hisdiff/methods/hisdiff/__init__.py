@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hisdiff.methods.hisdiff._config import HisDiffConfig
 from hisdiff.methods.hisdiff._fit import fit_factor_model
+from hisdiff.methods.hisdiff._fit_gene import fit_gene_model
 from hisdiff.methods.hisdiff._model import FittedHisDiff
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Section
 
-_FITTERS = {"mlp": fit_factor_model}
+_FITTERS = {"mlp": fit_factor_model, "dit": fit_gene_model}
 
 
 class HisDiff:

@@ -171,6 +171,7 @@ class HisDiffConfig:
             clip=1.0,
             warmup=20,
             validate_every=50,
+            patience=3,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -57,9 +57,7 @@ class Sizes:
     def of(cls, config: HisDiffConfig, n_genes: int, embedding_dim: int) -> Sizes:
         """Return the published sizes, or without raw targets those of a conditioner as narrow as the network."""
         if config.standardise:
-            hidden = 4 * config.width
-            learned = config.sampler == "ddpm"
-            return cls(n_genes, embedding_dim, config.width, config.heads, hidden, learn_variance=learned)
+            return cls(n_genes, embedding_dim, config.width, config.heads, 4 * config.width, learn_variance=False)
         width = -(-embedding_dim // _ATTENTION_HEADS) * _ATTENTION_HEADS
         return cls(n_genes, embedding_dim, width, _ATTENTION_HEADS, 1024)
 
@@ -174,14 +172,14 @@ class GeneModel:
         """
         where = resolve_device(device)
         network = self.network.to(where).eval()
-        schedule, kind = path_of(self.config.sampler, n_steps)
+        schedule = schedule_of(self.config, n_steps)
         # Beyond the depths of training counts are scaled: the network knows nothing there.
         inside = float(np.clip(depth, *self.depths)) if self.config.standardise else depth
         condition = self.condition(section, locations, inside, where)
         noise = BlockNoise.for_rows(seed, len(locations))
         rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
         for draw in range(n_draws):
-            parts = [self._sample(network, condition, schedule, kind, noise, draw, r) for r in rows]
+            parts = [self._sample(network, condition, schedule, noise, draw, r) for r in rows]
             yield Draw(rescaled(np.concatenate(parts), depth - inside))
 
     @torch.inference_mode()
@@ -201,10 +199,16 @@ class GeneModel:
         return torch.cat(parts)
 
     def context(self, section: Section, locations: Locations) -> Context:
-        """Return the context of locations as the network takes it."""
-        return scaled_context(
-            section, locations, self.config, self.pitch_um, self.scale, embedding_dim=self.sizes.embedding_dim
-        )
+        """Return the context of locations, with embeddings as the network takes them."""
+        context = context_of(section, locations, scaling=self.config.scalings[0], pitch_um=self.pitch_um)
+        has, needs = context.own.shape[1], self.sizes.embedding_dim
+        if has != needs:
+            sides = 2 if self.config.scalings[0] == "both" else 1
+            raise ValueError(
+                f"The embedding of section {section.name!r} has {has // sides} values, but the model was trained on "
+                f"{needs // sides}; embed the section with the encoder that the model was trained with."
+            )
+        return replace(context, own=self.scale.embedding(context.own), anchors=self.scale.embedding(context.anchors))
 
     @torch.inference_mode()
     def _sample(
@@ -212,7 +216,6 @@ class GeneModel:
         network: GeneNetwork,
         condition: Tensor,
         schedule: Schedule,
-        kind: Kind,
         noise: BlockNoise,
         draw: int,
         rows: np.ndarray,
@@ -226,7 +229,8 @@ class GeneModel:
         autocast = _AUTOCAST.get(self.config.precision) if where.type == "cuda" else None
         told = condition[torch.from_numpy(rows).to(where)]
         closed = denoiser(network.denoiser, schedule, told, autocast=autocast)
-        x = SAMPLERS[self.config.sampler](closed, normal(0), schedule, kind=kind, noise=normal)
+        sampler, kind = SAMPLERS[self.config.sampler], kind_of(self.config)
+        x = sampler(closed, normal(0), schedule, kind=kind, noise=normal)
         center, scale = self.scale.targets
         return x.float().cpu().numpy() * scale + center
 
@@ -267,37 +271,21 @@ class GeneModel:
         )
 
 
-def path_of(sampler: str, n_steps: int) -> tuple[Schedule, Kind]:
-    """Return the path that a sampler follows in ``n_steps``, and what a network for it predicts."""
-    if sampler in FLOW_SAMPLERS:
-        return Schedule.straight(n_steps, FLOW_SCALE), "velocity"
-    return Schedule.from_betas(linear_betas()).respace(n_steps), "epsilon"
+def kind_of(config: HisDiffConfig) -> Kind:
+    """Return what the network predicts: the noise as published, or what a few hundred steps of training learn better.
 
-
-def scaled_context(
-    section: Section,
-    locations: Locations,
-    config: HisDiffConfig,
-    pitch_um: float | None,
-    scale: Scale,
-    *,
-    embedding_dim: int,
-) -> Context:
-    """Return the context of locations with embeddings standardised by ``scale``.
-
-    Raises
-    ------
-    ValueError
-        If the section's embedding has another width than ``embedding_dim``.
+    An error in the noise is an error a hundred times larger in the clean value where there is hardly any signal.
     """
-    context = context_of(section, locations, scaling=config.scalings[0], pitch_um=pitch_um)
-    if context.own.shape[1] != embedding_dim:
-        sides = 2 if config.scalings[0] == "both" else 1
-        raise ValueError(
-            f"The embedding of section {section.name!r} has {context.own.shape[1] // sides} values, but the model was "
-            f"trained on {embedding_dim // sides}; embed the section with the encoder that the model was trained with."
-        )
-    return type(context)(scale.embedding(context.own), scale.embedding(context.anchors), context.near, context.wide)
+    if config.sampler in FLOW_SAMPLERS:
+        return "velocity"
+    return "v" if config.standardise else "epsilon"
+
+
+def schedule_of(config: HisDiffConfig, n_steps: int) -> Schedule:
+    """Return the path that the sampler follows in ``n_steps``."""
+    if config.sampler in FLOW_SAMPLERS:
+        return Schedule.straight(n_steps, FLOW_SCALE)
+    return Schedule.from_betas(linear_betas()).respace(n_steps)
 
 
 def rescaled(values: np.ndarray, shift: float) -> np.ndarray:

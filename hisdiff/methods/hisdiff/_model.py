@@ -13,6 +13,7 @@ from hisdiff._log import progress as progress_bar
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods.hisdiff._config import HisDiffConfig
 from hisdiff.methods.hisdiff._fast import FactorModel
+from hisdiff.methods.hisdiff._gene_model import GeneModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ class Generator(Protocol):
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
 
 
-GENERATORS = {"mlp": FactorModel}
+GENERATORS: dict[str, type[FactorModel] | type[GeneModel]] = {"mlp": FactorModel, "dit": GeneModel}
 """Denoiser of the configuration -> what makes draws."""
 
 

@@ -15,8 +15,9 @@ from hisdiff.methods._context import context_of
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._ridge_features import TrainingSpots
 from hisdiff.methods._training import generator_for, train
-from hisdiff.methods.hisdiff._gene_loss import OCTAVES, Anchors, GeneLoss, HeldOutLoss
-from hisdiff.methods.hisdiff._gene_model import GeneModel, GeneNetwork, Scale, Sizes
+from hisdiff.methods.hisdiff._gene_loss import Anchors, GeneLoss, HeldOutLoss
+from hisdiff.methods.hisdiff._gene_model import GeneModel, GeneNetwork, Sizes
+from hisdiff.methods.hisdiff._gene_scale import GeneScale
 from hisdiff.methods.hisdiff._initialise import initialise
 from hisdiff.methods.hisdiff._model import FittedHisDiff
 
@@ -94,6 +95,16 @@ class _Rows:
         """Return which spots of a section are meant."""
         return self.spots.kept[index][self.mask[self.spots.section == index]]
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Counts ``(n, G)``."""
+        return np.rint(np.exp2(self.spots.measured[self.mask]) - 1)
+
+    @property
+    def depths(self) -> np.ndarray:
+        """Depth of each spot's section ``(n,)``."""
+        return np.asarray(self.spots.depths)[self.spots.section[self.mask]]
+
     def embeddings(self, config: HisDiffConfig) -> np.ndarray:
         """Return the embeddings ``(n, D)``."""
         scaling, pitch = config.scalings[0], self.spots.pitch_um
@@ -110,12 +121,11 @@ class _Rows:
         for i, section in enumerate(self.spots.sections):
             context, rows = model.context(section, section.spots), self.locations(i)
             near, wide = (np.where(a >= 0, a + offset, -1)[rows] for a in (context.near, context.wide))
-            parts.append((context.own[rows], near, wide, np.full(len(rows), self.spots.depths[i] - model.depth)))
+            parts.append((context.own[rows], near, wide))
             anchors.append(context.anchors)
             offset += len(context.anchors)
-        own, near, wide, depth = (np.concatenate(values) for values in zip(*parts))
-        counts = np.rint(np.exp2(self.spots.measured[self.mask]) - 1)
-        arrays = {"own": own, "near": near, "wide": wide, "depth": depth, "counts": counts}
+        own, near, wide = (np.concatenate(values) for values in zip(*parts))
+        arrays = {"own": own, "near": near, "wide": wide, "depth": self.depths, "counts": self.counts}
         tensors = {
             name: torch.from_numpy(a.astype(np.int64 if name in ("near", "wide") else np.float32))
             for name, a in arrays.items()
@@ -163,17 +173,18 @@ def _train(
 def _new_model(rows: _Rows, config: HisDiffConfig, seed: int) -> GeneModel:
     """Return a model with starting weights, scaled by the spots it will be trained on."""
     spots = rows.spots
-    embeddings, targets = rows.embeddings(config), spots.measured[rows.mask]
-    n_genes, width = targets.shape[1], embeddings.shape[1]
-    sizes = Sizes.of(config, n_genes, width)
+    embeddings, n_genes = rows.embeddings(config), spots.measured.shape[1]
+    sizes = Sizes.of(config, n_genes, embeddings.shape[1])
+    scale = GeneScale.identity(sizes.embedding_dim, n_genes)
+    if config.standardise:
+        scale = GeneScale.fit(embeddings, rows.counts, rows.depths)
     network = initialise(GeneNetwork(config, sizes), generator_for(seed, -1))
     return GeneModel(
         config,
         sizes,
         network,
-        Scale.fit(embeddings, targets) if config.standardise else Scale.identity(width, n_genes),
+        scale,
         depth=float(np.median(spots.depths)),
-        depths=(min(spots.depths) - OCTAVES, max(spots.depths)),
         pitch_um=spots.pitch_um,
     )
 

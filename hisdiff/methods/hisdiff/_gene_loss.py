@@ -11,6 +11,7 @@ from torch import nn
 from hisdiff.methods._training import LossOutput, Validation, generator_for
 from hisdiff.methods.hisdiff._diffusion import GaussianDiffusion
 from hisdiff.methods.hisdiff._gene_model import FLOW_SCALE, kind_of
+from hisdiff.methods.hisdiff._gene_scale import OCTAVES
 from hisdiff.methods.hisdiff._parametrisation import target
 from hisdiff.methods.hisdiff._schedule import linear_betas
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from hisdiff.methods.hisdiff._gene_model import GeneModel
 
-OCTAVES = 4.0
-"""How far counts are thinned in training, log2."""
 _THINNED = 0.5  # part of the rows
 _LOOK_ROWS = 1024
 _BATCH = 128
@@ -51,7 +50,7 @@ class GeneLoss(nn.Module):
     """The network of a model with its loss.
 
     Batches have ``own`` ``(B, D)``, ``near`` ``(B, 9)`` and ``wide`` ``(B, 49)`` rows of the anchors, ``counts``
-    ``(B, G)`` and ``depth`` ``(B,)``, relative to the model's.
+    ``(B, G)`` and ``depth`` ``(B,)``, that of the section.
     """
 
     def __init__(self, model: GeneModel, anchors: Anchors) -> None:
@@ -60,11 +59,16 @@ class GeneLoss(nn.Module):
         self.standardise = model.config.standardise
         self.kind = kind_of(model.config)
         self.diffusion = GaussianDiffusion(linear_betas())
+        self.depth = model.depth
         center, scale = model.scale.targets
         schedule = self.diffusion.schedule
-        tables = {"center": center, "scale": scale, "alpha": schedule.alpha, "sigma": schedule.sigma}
+        tables = {
+            "depths": model.scale.depths, "center": center, "scale": scale,
+            "alpha": schedule.alpha, "sigma": schedule.sigma,
+        }  # fmt: skip
         for name, values in tables.items():
             self.register_buffer(name, torch.from_numpy(values.astype(np.float32)), persistent=False)
+        self.depths: Tensor
         self.center: Tensor
         self.scale: Tensor
         self.alpha: Tensor
@@ -96,13 +100,15 @@ class GeneLoss(nn.Module):
         generator
             Source of the noise.
         """
-        x0 = (torch.log2(1 + batch["counts"]) - self.center) / self.scale
+        # Held-out sections may be deeper than all that the network is trained on.
+        depth = batch["depth"].clamp(self.depths[0], self.depths[-1])
+        x0 = self._standardised(torch.log2(1 + batch["counts"]), depth)
         condition = self.network.conditioner.at(
             batch["own"],
             anchors.on(x0.device),
             batch["near"],
             batch["wide"],
-            batch["depth"] if self.standardise else None,
+            depth - self.depth if self.standardise else None,
         )
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         if self.kind == "velocity":
@@ -116,6 +122,19 @@ class GeneLoss(nn.Module):
             return {"mse": (output - target(self.kind, x0, noise, alpha, sigma)).square().mean(-1)}
         mse, bound = self.diffusion.losses(output, x0, x_t, t, noise)
         return {"mse": mse} if bound is None else {"mse": mse, "vb": bound}
+
+    def _standardised(self, values: Tensor, depth: Tensor) -> Tensor:
+        """Standardise log2(1 + count) ``(B, G)`` as ``GeneScale.at`` says for each row's depth."""
+        last = len(self.depths) - 1
+        if last == 0:
+            return (values - self.center[0]) / self.scale[0]
+        span = (self.depths[-1] - self.depths[0]) / last
+        place = (depth - self.depths[0]) / span
+        low = place.long().clamp(max=last - 1)
+        share = (place - low)[:, None]
+        return (values - torch.lerp(self.center[low], self.center[low + 1], share)) / torch.lerp(
+            self.scale[low], self.scale[low + 1], share
+        )
 
 
 class HeldOutLoss:

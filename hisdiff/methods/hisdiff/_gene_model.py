@@ -12,10 +12,10 @@ from torch import nn
 from hisdiff._device import resolve_device
 from hisdiff.methods._context import context_of
 from hisdiff.methods._noise import BlockNoise
-from hisdiff.methods._pca import column_scale
 from hisdiff.methods.hisdiff._conditioner import Conditioner
 from hisdiff.methods.hisdiff._dit import DiT
 from hisdiff.methods.hisdiff._fast import Draw
+from hisdiff.methods.hisdiff._gene_scale import GeneScale
 from hisdiff.methods.hisdiff._samplers import SAMPLERS, denoiser
 from hisdiff.methods.hisdiff._schedule import Schedule, linear_betas
 
@@ -80,39 +80,6 @@ class GeneNetwork(nn.Module):
         )
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Centre and spread of training embeddings ``(D,)`` and of log2(1 + count) ``(G,)``, by which both are standardised."""
-
-    inputs: tuple[np.ndarray, np.ndarray]
-    targets: tuple[np.ndarray, np.ndarray]
-
-    @classmethod
-    def fit(cls, inputs: np.ndarray, targets: np.ndarray) -> Scale:
-        """Measure embeddings ``(n, D)`` and targets ``(n, G)``."""
-        return cls(_column_scale(inputs), _column_scale(targets))
-
-    @classmethod
-    def identity(cls, embedding_dim: int, n_genes: int) -> Scale:
-        """Leave both as they are."""
-        return cls(*((np.zeros(n, np.float32), np.ones(n, np.float32)) for n in (embedding_dim, n_genes)))
-
-    def embedding(self, values: np.ndarray) -> np.ndarray:
-        """Standardise embeddings ``(n, D)``."""
-        center, scale = self.inputs
-        return (values - center) / scale
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return arrays."""
-        return {"scale/inputs": np.stack(self.inputs), "scale/targets": np.stack(self.targets)}
-
-    @classmethod
-    def from_state(cls, arrays: Mapping[str, np.ndarray]) -> Scale:
-        """Rebuild what ``state`` described."""
-        inputs, targets = arrays["scale/inputs"], arrays["scale/targets"]
-        return cls((inputs[0], inputs[1]), (targets[0], targets[1]))
-
-
 class GeneModel:
     """Expression drawn by denoising the whole gene vector.
 
@@ -126,8 +93,6 @@ class GeneModel:
         How embeddings and expression are standardised.
     depth
         log2 of the median total count over the panel of the training sections.
-    depths
-        Least and greatest depth that the network was trained at.
     pitch_um
         Distance between anchors; None for that of a section's own spots.
     """
@@ -139,14 +104,13 @@ class GeneModel:
         config: HisDiffConfig,
         sizes: Sizes,
         network: GeneNetwork,
-        scale: Scale,
+        scale: GeneScale,
         *,
         depth: float,
-        depths: tuple[float, float],
         pitch_um: float | None,
     ) -> None:
         self.config, self.sizes, self.network, self.scale = config, sizes, network, scale
-        self.depth, self.depths, self.pitch_um = depth, depths, pitch_um
+        self.depth, self.pitch_um = depth, pitch_um
 
     def draws(
         self,
@@ -174,13 +138,14 @@ class GeneModel:
         network = self.network.to(where).eval()
         schedule = schedule_of(self.config, n_steps)
         # Beyond the depths of training counts are scaled: the network knows nothing there.
-        inside = float(np.clip(depth, *self.depths)) if self.config.standardise else depth
+        inside = self.scale.inside(depth) if self.config.standardise else depth
+        center, scale = self.scale.at(inside)
         condition = self.condition(section, locations, inside, where)
         noise = BlockNoise.for_rows(seed, len(locations))
         rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
         for draw in range(n_draws):
             parts = [self._sample(network, condition, schedule, noise, draw, r) for r in rows]
-            yield Draw(rescaled(np.concatenate(parts), depth - inside))
+            yield Draw(rescaled(np.concatenate(parts) * scale + center, depth - inside))
 
     @torch.inference_mode()
     def condition(self, section: Section, locations: Locations, depth: float, device: torch.device) -> Tensor:
@@ -231,8 +196,7 @@ class GeneModel:
         closed = denoiser(network.denoiser, schedule, told, autocast=autocast)
         sampler, kind = SAMPLERS[self.config.sampler], kind_of(self.config)
         x = sampler(closed, normal(0), schedule, kind=kind, noise=normal)
-        center, scale = self.scale.targets
-        return x.float().cpu().numpy() * scale + center
+        return x.float().cpu().numpy()
 
     def _chunk_rows(self) -> int:
         return max(1, _CHUNK_VALUES // (self.sizes.n_genes * self.config.width))
@@ -243,7 +207,6 @@ class GeneModel:
         settings = {
             "sizes": asdict(self.sizes),
             "depth": self.depth,
-            "depths": list(self.depths),
             "pitch_um": self.pitch_um,
         }
         return arrays | self.scale.state(), settings
@@ -259,14 +222,12 @@ class GeneModel:
         network.load_state_dict(
             {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}
         )
-        low, high = settings["depths"]
         return cls(
             config,
             sizes,
             network.eval(),
-            Scale.from_state(arrays),
+            GeneScale.from_state(arrays),
             depth=settings["depth"],
-            depths=(low, high),
             pitch_um=settings["pitch_um"],
         )
 
@@ -293,8 +254,3 @@ def rescaled(values: np.ndarray, shift: float) -> np.ndarray:
     if shift == 0:
         return values
     return np.log2(1 + np.maximum(np.exp2(values) - 1, 0) * np.float32(2.0**shift))
-
-
-def _column_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    center, scale = column_scale(values)
-    return center.astype(np.float32), scale.astype(np.float32)

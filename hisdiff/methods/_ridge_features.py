@@ -84,10 +84,12 @@ class TrainingSpots:
     centred
         ``targets`` with the mean of each section moved to the mean of all: what a section has more or less of as a
         whole is mostly how it was handled, and slopes fitted to it mislead elsewhere.
+    weight
+        ``(n,)`` 1 in a section of this depth, less in shallower ones: the relative variance of a count is one over it.
     depths
         log2 of the median total count over the panel, one for each section.
     depth
-        That of the cohort, the median of ``depths`` unless given.
+        That of the deepest section unless given: noise can be added to deep sections, not taken from shallow ones.
     pitch_um
         Median distance between spots; None where no section has two.
     """
@@ -99,6 +101,7 @@ class TrainingSpots:
     measured: np.ndarray
     targets: np.ndarray
     centred: np.ndarray
+    weight: np.ndarray
     depths: tuple[float, ...]
     depth: float
     pitch_um: float | None
@@ -115,20 +118,24 @@ class TrainingSpots:
                 f"section(s) {[s.name for s in sections]} have {n}."
             )
         depths = tuple(depth_of(s.counts[rows]) for s, rows in counted)
-        depth = float(np.median(depths)) if depth is None else depth
+        depth = max(depths) if depth is None else depth
         counts = [s.counts[rows].toarray().astype(np.float64) for s, rows in counted]
         targets = [np.log2(1 + c * 2.0 ** (depth - own)) for c, own in zip(counts, depths)]
         means = [t.mean(axis=0) for t in targets]
+        weights = [min(1.0, 2.0 ** (own - depth)) for own in depths]
+        sizes = [len(rows) for _, rows in counted]
         xy = [s.spots.xy_um[rows] for s, rows in counted]
         pitches = [pitch_of(p) for p in xy if len(p) > 1]
         return cls(
             sections=tuple(s for s, _ in counted),
             kept=tuple(rows for _, rows in counted),
-            section=np.repeat(np.arange(len(counted)), [len(rows) for _, rows in counted]),
+            section=np.repeat(np.arange(len(counted)), sizes),
             fold=folds_of(xy, n_blocks),
             measured=np.log2(1 + np.concatenate(counts)),
             targets=np.concatenate(targets),
-            centred=np.concatenate([t - m for t, m in zip(targets, means)]) + np.mean(means, axis=0),
+            centred=np.concatenate([t - m for t, m in zip(targets, means)])
+            + np.average(means, axis=0, weights=weights),
+            weight=np.repeat(weights, sizes),
             depths=depths,
             depth=depth,
             pitch_um=float(np.median(pitches)) if pitches else None,

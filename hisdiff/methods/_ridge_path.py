@@ -25,14 +25,14 @@ class Moments:
     Attributes
     ----------
     n
-        Number of spots.
+        Number of spots, each as much as it weighs.
     x, y
-        ``(p,)``, ``(G,)`` sums of features and of targets.
+        ``(p,)``, ``(G,)`` weighted sums of features and of targets.
     xx, xy, yy
-        ``(p, p)``, ``(p, G)``, ``(G,)`` sums of their products, and of squared targets.
+        ``(p, p)``, ``(p, G)``, ``(G,)`` weighted sums of their products, and of squared targets.
     """
 
-    n: int
+    n: float
     x: np.ndarray
     y: np.ndarray
     xx: np.ndarray
@@ -40,10 +40,13 @@ class Moments:
     yy: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, targets: np.ndarray) -> Moments:
-        """Sum over spots with features ``(n, p)`` and targets ``(n, G)``."""
+    def of(cls, features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Moments:
+        """Sum over spots with features ``(n, p)``, targets ``(n, G)`` and weights ``(n,)``."""
         x, y = features.astype(np.float64), targets.astype(np.float64)
-        return cls(len(x), x.sum(axis=0), y.sum(axis=0), x.T @ x, x.T @ y, np.einsum("ng,ng->g", y, y))
+        wx, wy = weights[:, None] * x, weights[:, None] * y
+        return cls(
+            float(weights.sum()), wx.sum(axis=0), wy.sum(axis=0), x.T @ wx, x.T @ wy, np.einsum("ng,ng->g", y, wy)
+        )
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(*(a + b for a, b in zip(astuple(self), astuple(other))))
@@ -57,7 +60,7 @@ class Moments:
 
     def centred(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return sums of products of deviations from the mean: ``(p, p)``, ``(p, G)``, ``(G,)``; zero for flat targets."""
-        n = max(self.n, 1)
+        n = max(self.n, _FLAT)
         yy = self.yy - self.y**2 / n
         return (
             self.xx - np.outer(self.x, self.x) / n,
@@ -100,6 +103,6 @@ def held_out_correlations(training: Moments, held_out: Moments, alphas: Sequence
     return result
 
 
-def _unit(n: int, xx: np.ndarray) -> float:
-    length = float(np.trace(xx)) / max(n, 1)
+def _unit(n: float, xx: np.ndarray) -> float:
+    length = float(np.trace(xx)) / max(n, _FLAT)
     return length if length > 0 else 1.0

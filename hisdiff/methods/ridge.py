@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _CALIBRATION_DRAWS = 16
 # A correlation that is better by less is no reason to prefer another scaling.
 _TIE = 0.005
+# Sections at least this deep, as part of the deepest, give residuals.
+_DEEP = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class RidgeConfig:
 class FittedRidge:
     """A fitted ridge.
 
-    Expression is modelled as log2(1 + count) at one depth, that of the cohort. For another depth the counts are scaled;
-    draws for a shallower one also get the noise of the counts that were not read.
+    Expression is modelled as log2(1 + count) at one depth, that of the deepest training section. For another depth the
+    counts are scaled; draws for a shallower one also get the noise of the counts that were not read.
 
     Attributes
     ----------
@@ -109,6 +111,8 @@ class FittedRidge:
         ``(m, G)``, out of fold, log2.
     depth
         log2 of the median total count over the panel that ``intercept`` and ``residuals`` belong to.
+    usual_depth
+        That of the median training section, which a section without counts is predicted at.
     """
 
     def __init__(
@@ -119,8 +123,10 @@ class FittedRidge:
         intercept: np.ndarray,
         residuals: np.ndarray,
         depth: float,
+        usual_depth: float,
     ) -> None:
-        self.genes, self.projection, self.depth = np.asarray(genes), projection, depth
+        self.genes, self.projection = np.asarray(genes), projection
+        self.depth, self.usual_depth = depth, usual_depth
         self.slopes, self.intercept, self.residuals = slopes, intercept, residuals
         self.knowledge: Knowledge | None = None
         self.history: list[dict[str, float]] = []
@@ -147,7 +153,7 @@ class FittedRidge:
         """
         mean = self._regression(section, locations)
         if depth is None:
-            depth = self.depth if section.depth is None or not np.isfinite(section.depth) else section.depth
+            depth = self.usual_depth if section.depth is None or not np.isfinite(section.depth) else section.depth
         spots = section.spots
         whole = mean if spots is None or spots is locations else self._regression(section, spots)
         return self._around(mean, depth - self._depth_of(whole), n_draws, keep_draws, units, seed)
@@ -197,19 +203,19 @@ class FittedRidge:
             "intercept": self.intercept,
             "residuals": self.residuals,
         }
-        return arrays, {"scaling": projection.scaling, "pitch_um": projection.pitch_um, "depth": self.depth}
+        settings = {"scaling": projection.scaling, "pitch_um": projection.pitch_um}
+        return arrays, settings | {"depth": self.depth, "usual_depth": self.usual_depth}
 
     @classmethod
     def from_state(
         cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
     ) -> FittedRidge:
         """Rebuild what ``state`` described."""
+        settings = dict(settings)
         projection = Projection(
-            settings["scaling"], settings["pitch_um"], arrays["center"], arrays["scale"], arrays["axes"]
+            settings.pop("scaling"), settings.pop("pitch_um"), arrays["center"], arrays["scale"], arrays["axes"]
         )
-        return cls(
-            genes, projection, arrays["slopes"], arrays["intercept"], arrays["residuals"], float(settings["depth"])
-        )
+        return cls(genes, projection, arrays["slopes"], arrays["intercept"], arrays["residuals"], **settings)
 
 
 def at_depth(log2_values: np.ndarray, shift: float) -> np.ndarray:
@@ -264,14 +270,10 @@ class Ridge:
         projection, alpha, history = _choose(training, watched, config)
         features = training.features(projection)
         held_out = _out_of_fold(features, training, alpha)
-        residuals = training.targets - held_out
-        if len(residuals) > config.n_residuals:
-            some = np.random.default_rng(seed).choice(len(residuals), config.n_residuals, replace=False)
-            residuals = residuals[np.sort(some)]
-        slopes, intercept = solve(Moments.of(features, training.centred), alpha)
-        fitted = FittedRidge(
-            sections[0].genes, projection, slopes, intercept, residuals.astype(np.float32), training.depth
-        )
+        residuals = _residuals(training, held_out, config.n_residuals, seed)
+        slopes, intercept = solve(Moments.of(features, training.centred, training.weight), alpha)
+        usual = float(np.median(training.depths))
+        fitted = FittedRidge(sections[0].genes, projection, slopes, intercept, residuals, training.depth, usual)
         fitted.history = history
         fitted.knowledge = _knowledge(fitted, training, held_out, seed)
         logger.info(
@@ -306,29 +308,44 @@ def _choose(
     return projection, alpha, history
 
 
-def _mean_over_genes(scores: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+def _mean_over_genes(scores: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarray:
     """Return the mean over folds, weighted by spots, and over genes that vary; ``(alphas,)``, -1 where none does."""
     stacked = np.stack(scores)  # (folds, alphas, G)
     weights = np.where(np.isfinite(stacked), np.asarray(sizes, dtype=np.float64)[:, None, None], 0)
     total = weights.sum(axis=(0, 2))
-    return np.where(total > 0, (weights * np.nan_to_num(stacked)).sum(axis=(0, 2)) / np.maximum(total, 1), -1)
+    return np.where(total > 0, (weights * np.nan_to_num(stacked)).sum(axis=(0, 2)) / np.where(total > 0, total, 1), -1)
 
 
 def _moments(spots: TrainingSpots, projection: Projection) -> list[Moments]:
     features = spots.features(projection)
-    return [Moments.of(features[spots.fold == f], spots.centred[spots.fold == f]) for f in range(spots.fold.max() + 1)]
+    return [_sum(features, spots, spots.fold == f) for f in range(spots.fold.max() + 1)]
+
+
+def _sum(features: np.ndarray, spots: TrainingSpots, rows: np.ndarray) -> Moments:
+    return Moments.of(features[rows], spots.centred[rows], spots.weight[rows])
 
 
 def _out_of_fold(features: np.ndarray, training: TrainingSpots, alpha: float) -> np.ndarray:
     """Predict every spot by a fit without its fold, float64 ``(n, G)``."""
     folds = [training.fold == f for f in range(training.fold.max() + 1)]
-    parts = [Moments.of(features[rows], training.centred[rows]) for rows in folds]
+    parts = [_sum(features, training, rows) for rows in folds]
     whole = sum(parts[1:], start=parts[0])
     predicted = np.empty_like(training.targets)
     for rows, part in zip(folds, parts):
         slopes, intercept = solve(whole - part, alpha)
         predicted[rows] = features[rows] @ slopes + intercept
     return predicted
+
+
+def _residuals(training: TrainingSpots, held_out: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Return residual vectors to draw from, float32 ``(m, G)``.
+
+    Those of shallow sections are left out: they are mostly the noise of few counts, which is added where it belongs.
+    """
+    rows = np.flatnonzero(training.weight >= _DEEP)
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    return (training.targets[rows] - held_out[rows]).astype(np.float32)
 
 
 def _knowledge(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndarray, seed: int) -> Knowledge:

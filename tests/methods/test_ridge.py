@@ -123,6 +123,25 @@ def test_a_shallower_section_gets_its_own_depth_and_keeps_the_ranking(fitted):
     np.testing.assert_allclose(draw[:, :6].var(0), measured[:, :6].var(0), rtol=0.5)
 
 
+def test_a_shallow_section_in_the_cohort_does_not_spoil_draws_of_deep_ones(cohort):
+    test = section("T", 7)
+    mixed = Ridge().fit([*cohort[:2], section("S", 3, level=-1.0)], RidgeConfig())
+    assert mixed.depth == pytest.approx(max(s.depth for s in cohort[:2]))
+    prediction = mixed.predict(test, test.spots, n_draws=1, keep_draws=1)
+    measured = log2(test)
+    assert pearson(measured, prediction.mean)[:6].min() > 0.8
+    np.testing.assert_allclose(prediction.draws[0][:, :6].var(0), measured[:, :6].var(0), rtol=0.5)
+
+
+def test_a_section_without_counts_is_predicted_as_deep_as_the_median_section(cohort):
+    fitted = Ridge().fit([*cohort[:2], section("S", 3, level=1.0)], RidgeConfig())
+    test = section("T", 7)
+    bare = Section("T", GENES, None, test.spots, None, test.features)
+    counts = fitted.predict(bare, bare.spots, n_draws=1, units="counts").mean
+    assert np.log2(np.median(counts.sum(1))) == pytest.approx(fitted.usual_depth, abs=0.02)
+    assert fitted.usual_depth < fitted.depth
+
+
 def test_counts_are_expected_counts_not_the_transform_of_a_mean(fitted):
     test = section("T", 7)
     counts = fitted.predict(test, test.spots, n_draws=16, units="counts")

@@ -18,12 +18,14 @@ from hisdiff.methods.hisdiff._mlp import StackedMLP
 from hisdiff.methods.hisdiff._samplers import SAMPLERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hisdiff._section import Locations, Section
     from hisdiff.methods.hisdiff._config import HisDiffConfig
 
 _CHUNK = 16_384
+# A section whose means are off by more than a factor of 8 is a case of its own, not one of stain.
+_MOST_SHIFT = 3.0
 # What the numbers of a draw are for; the second argument of BlockNoise.normal.
 _SCORES, _SPECIFIC, _COUNTING = range(3)
 
@@ -42,6 +44,40 @@ class Draw(NamedTuple):
 
     values: np.ndarray
     expected: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class DepthGauge:
+    """Measures the depth of a section by its predicted means.
+
+    A stain that the training sections do not have moves all means of a section up or down together. Where the depth of
+    a section is known, that falls out when the means are first brought to the depth they are meant to be at.
+
+    Attributes
+    ----------
+    depth
+        log2 of the median total count over the panel that means are meant to be at.
+    bias
+        By how much left-out training sections are deeper than their means say, on average.
+    """
+
+    depth: float
+    bias: float
+
+    @classmethod
+    def fit(cls, means: Sequence[np.ndarray], depth: float) -> DepthGauge:
+        """Calibrate on out-of-fold means ``(n_s, G)`` of sections whose counts were scaled to ``depth``."""
+        return cls(depth, float(np.mean([depth - cls(depth, 0.0).read(mean) for mean in means])))
+
+    def read(self, mean: np.ndarray) -> float:
+        """Return the depth that means ``(n, G)`` at a section's spots amount to."""
+        totals = count_rate(mean).sum(axis=1)
+        return float(np.log2(np.median(totals[totals > 0]))) + self.bias if (totals > 0).any() else self.depth
+
+    def align(self, mean: np.ndarray, spots_mean: np.ndarray) -> np.ndarray:
+        """Bring means to ``depth``, by what those at the section's spots amount to."""
+        shift = float(np.clip(self.depth - self.read(spots_mean), -_MOST_SHIFT, _MOST_SHIFT))
+        return count_mean(mean, shift)
 
 
 @dataclass(frozen=True)
@@ -75,10 +111,10 @@ class FactorModel:
 
     Attributes
     ----------
-    mean, summary, factors, flow
+    mean, gauge, summary, factors, flow
         The parts.
     depth
-        log2 of the median total count over the panel that they belong to.
+        log2 of the median total count over the panel of a usual section, to predict at where nothing else is known.
     """
 
     kind: ClassVar[str] = "mlp"
@@ -87,13 +123,14 @@ class FactorModel:
         self,
         config: HisDiffConfig,
         mean: ConditionalMean,
+        gauge: DepthGauge,
         summary: Summary,
         factors: Factors,
         flow: FactorFlow,
         depth: float,
     ) -> None:
-        self.config, self.mean, self.summary, self.factors, self.flow = config, mean, summary, factors, flow
-        self.depth = depth
+        self.config, self.mean, self.gauge, self.summary = config, mean, gauge, summary
+        self.factors, self.flow, self.depth = factors, flow, depth
 
     def draws(
         self,
@@ -108,11 +145,17 @@ class FactorModel:
         device: str | None,
     ) -> Iterator[Draw]:
         """Yield draws one at a time."""
-        rows = [np.arange(i, min(i + _CHUNK, len(locations))) for i in range(0, len(locations), _CHUNK)]
-        center = np.concatenate([self.mean(self.mean.features.at(section, locations.take(r))) for r in rows])
+        center = self._means(section, locations)
+        spots = section.spots
+        whole = center if spots is None or spots is locations or not len(spots) else self._means(section, spots)
+        center = self.gauge.align(center, whole)
         yield from self.draws_around(
             center, depth=depth, n_draws=n_draws, n_steps=n_steps, units=units, seed=seed, device=device
         )
+
+    def _means(self, section: Section, locations: Locations) -> np.ndarray:
+        parts = [slice(i, i + _CHUNK) for i in range(0, len(locations), _CHUNK)]
+        return np.concatenate([self.mean(self.mean.features.at(section, locations.take(part))) for part in parts])
 
     def draws_around(
         self,
@@ -126,7 +169,7 @@ class FactorModel:
         device: str | None = None,
         members: np.ndarray | None = None,
     ) -> Iterator[Draw]:
-        """Yield draws around means ``(n, G)``; by default from the members that saw all spots."""
+        """Yield draws around aligned means ``(n, G)``; by default from the members that saw all spots."""
         where = resolve_device(device)
         flow = self.flow.to(where).eval()
         if members is None:
@@ -135,7 +178,7 @@ class FactorModel:
         rows = np.arange(len(center))
         noise = BlockNoise.for_rows(seed, len(center))
         condition = torch.from_numpy(self.summary(center)).to(where)
-        shift = depth - self.depth
+        shift = depth - self.gauge.depth
         k = len(self.factors.loadings)
         for first in range(0, n_draws, len(members)):
             group = range(first, min(first + len(members), n_draws))
@@ -176,7 +219,8 @@ class FactorModel:
         arrays, settings = self.mean.state()
         arrays |= {"summary/center": self.summary.center, "summary/axes": self.summary.axes, **self.factors.state()}
         arrays |= {f"flow/{name}": value.cpu().numpy() for name, value in self.flow.state_dict().items()}
-        return arrays, {"mean": settings, "depth": self.depth}
+        gauge = {"depth": self.gauge.depth, "bias": self.gauge.bias}
+        return arrays, {"mean": settings, "gauge": gauge, "depth": self.depth}
 
     @classmethod
     def from_state(
@@ -189,7 +233,8 @@ class FactorModel:
         flow = new_flow(config, len(factors.loadings), summary.axes.shape[1], weights["member_folds"])
         flow.load_state_dict(weights)
         mean = ConditionalMean.from_state(arrays, settings["mean"])
-        return cls(config, mean, summary, factors, flow, float(settings["depth"]))
+        gauge = DepthGauge(**settings["gauge"])
+        return cls(config, mean, gauge, summary, factors, flow, float(settings["depth"]))
 
 
 def new_flow(config: HisDiffConfig, n_factors: int, n_condition: int, member_folds: torch.Tensor) -> FactorFlow:

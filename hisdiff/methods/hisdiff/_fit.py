@@ -14,7 +14,7 @@ from hisdiff.methods._calibration import knowledge_of
 from hisdiff.methods._ridge_features import TrainingSpots
 from hisdiff.methods._training import Validation, generator_for, train
 from hisdiff.methods.hisdiff._factors import fit_factors
-from hisdiff.methods.hisdiff._fast import FactorModel, Summary, new_flow
+from hisdiff.methods.hisdiff._fast import DepthGauge, FactorModel, Summary, new_flow
 from hisdiff.methods.hisdiff._initialise import initialise
 from hisdiff.methods.hisdiff._mean import cross_fit
 from hisdiff.methods.hisdiff._model import FittedHisDiff
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _VALIDATION_DRAWS = 8
 _KNOWLEDGE_DRAWS = 16
+_DEEP = 0.5
 # Draws of validation and of knowledge must not be those of a later prediction with the same seed.
 _OWN_SEED = 104_729
 
@@ -59,25 +60,34 @@ def fit_factor_model(
         n_components=config.n_components,
         linear=config.linear,
         gammas=config.gammas,
-        alphas=config.penalties,
+        penalties=config.penalties,
         n_landmarks=config.n_landmarks,
         seed=seed,
     )
-    factors, scores = fit_factors(spots.targets, fitted.held_out, spots.section, config.n_factors)
-    spread = np.maximum((spots.targets - fitted.held_out).std(axis=0), 1e-3)
-    summary = Summary.fit(fitted.held_out, spread, config.n_condition)
+    sections_of = [spots.section == s for s in range(len(spots.sections))]
+    gauge = DepthGauge.fit([fitted.held_out[rows] for rows in sections_of], spots.depth)
+    held_out = np.empty_like(fitted.held_out)
+    for rows in sections_of:
+        held_out[rows] = gauge.align(fitted.held_out[rows], fitted.held_out[rows])
+    # Counts of shallow sections, scaled up, are noisier than counting at the cohort's depth is.
+    deep = spots.weight >= _DEEP * spots.weight.max()
+    section = np.unique(spots.section[deep], return_inverse=True)[1]
+    factors, scores = fit_factors(spots.targets[deep], held_out[deep], section, config.n_factors)
+    spread = np.maximum((spots.targets - held_out)[deep].std(axis=0), 1e-3)
+    summary = Summary.fit(held_out[deep], spread, config.n_condition)
     folds = np.unique(spots.fold)
     left_out = folds if len(folds) > 1 else np.empty(0, dtype=np.int64)
     member_folds = torch.from_numpy(np.concatenate([left_out, np.full(config.n_members, -1)]).astype(np.int64))
     flow = initialise(
         new_flow(config, len(factors.loadings), summary.axes.shape[1], member_folds), generator_for(seed, -1)
     )
-    model = FactorModel(config, fitted.mean, summary, factors, flow, spots.depth)
-    watched = _Watched.of(model, spots, fitted.held_out, validation)
+    usual = float(np.median(spots.depths))
+    model = FactorModel(config, fitted.mean, gauge, summary, factors, flow, usual)
+    watched = _Watched.of(model, spots, held_out, validation)
     data = {
         "scores": torch.from_numpy(scores.astype(np.float32)),
-        "condition": torch.from_numpy(summary(fitted.held_out)),
-        "fold": torch.from_numpy(spots.fold),
+        "condition": torch.from_numpy(summary(held_out[deep])),
+        "fold": torch.from_numpy(spots.fold[deep]),
     }
     result = train(
         flow,
@@ -92,9 +102,8 @@ def fit_factor_model(
         desc="fitting hisdiff",
     )
     logger.info(
-        "hisdiff: %s embedding, kernel width %g, penalty %g, %d factors, %d steps kept",
-        fitted.mean.features.projection.scaling, fitted.mean.kernel.gamma, fitted.alpha, len(factors.loadings),
-        result.best_step,
+        "hisdiff: %s embedding, mean explains %.0f %% of left-out variance, %d factors, %d steps kept",
+        fitted.mean.features.projection.scaling, 100 * fitted.explained, len(factors.loadings), result.best_step,
     )  # fmt: skip
     flow.cpu()
     return FittedHisDiff(sections[0].genes, config, model, watched.knowledge(seed), result.history)
@@ -112,14 +121,14 @@ class _Watched:
     ) -> _Watched:
         folds = model.flow.member_folds.cpu().numpy()
         if validation:
-            known = TrainingSpots.of(validation, depth=model.depth)
+            known = TrainingSpots.of(validation, depth=model.gauge.depth)
             features = np.concatenate(
                 [model.mean.features.at(s, s.spots)[rows] for s, rows in zip(known.sections, known.kept)]
             )
             members = np.flatnonzero(folds < 0)
-            center = model.mean(features)
+            center = [model.mean(features[known.section == s]) for s in np.unique(known.section)]
             return cls(model, [
-                _Part(members, center[known.section == s], known.measured[known.section == s], known.depths[s], s)
+                _Part(members, model.gauge.align(center[s], center[s]), known.measured[known.section == s], known.depths[s], s)
                 for s in np.unique(known.section)
             ])  # fmt: skip
         parts = []
@@ -153,7 +162,7 @@ class _Watched:
 
     def _draws(self, flow: nn.Module, part: _Part, n_draws: int, seed: int):
         model = self.model
-        own = FactorModel(model.config, model.mean, model.summary, model.factors, flow, model.depth)
+        own = FactorModel(model.config, model.mean, model.gauge, model.summary, model.factors, flow, model.depth)
         return own.draws_around(
             part.center,
             depth=part.depth,

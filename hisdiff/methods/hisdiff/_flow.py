@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from hisdiff.methods._training import LossOutput
-from hisdiff.methods.hisdiff._mlp import StackedMLP
 from hisdiff.methods.hisdiff._schedule import Schedule
 
 if TYPE_CHECKING:
+    from hisdiff.methods.hisdiff._mlp import StackedMLP
     from collections.abc import Mapping
 
     import numpy as np

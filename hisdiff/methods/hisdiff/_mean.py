@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff.methods._ridge_features import Projection, TrainingSpots
-from hisdiff.methods._ridge_path import Moments, held_out_correlations, solve
+from hisdiff.methods._ridge_path import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 # Directions of the landmarks' kernel below this part of the largest are rounding.
 _FLAT = 1e-8
+_LEAST_SPREAD = 1e-3
+# Of expression; what lies beyond is noise of counting.
+_MOST_COMPONENTS = 40
 
 
 @dataclass(frozen=True)
@@ -56,36 +59,28 @@ class Features:
 
 @dataclass(frozen=True)
 class Kernel:
-    r"""Sum of a linear and a Gaussian kernel, by way of its values at landmarks (Nystroem).
+    r"""Sum of a linear and a Gaussian kernel, :math:`k(a, b) = w\, a^\top b + \exp(-g |a - b|^2)`.
 
-    :math:`k(a, b) = w\, a^\top b + \exp(-g |a - b|^2)`. The linear part goes on where the Gaussian one fades: far from the
-    training tissue, as in another patient. With all training spots as landmarks the result is exact.
-
-    Attributes
-    ----------
-    landmarks
-        ``(m, p)`` features.
-    linear, gamma
-        w and g.
-    whiten
-        ``(m, q)``: values at the landmarks times this are features whose inner products are the kernel.
+    The linear part goes on where the Gaussian one fades: far from the training tissue, as in another patient.
     """
 
-    landmarks: np.ndarray
     linear: float
     gamma: float
-    whiten: np.ndarray
 
-    @classmethod
-    def fit(cls, landmarks: np.ndarray, linear: float, gamma: float) -> Kernel:
-        """Prepare a kernel on landmarks."""
-        values, axes = np.linalg.eigh(_kernel(landmarks, landmarks, linear, gamma))
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return the kernel of ``(n, p)`` and ``(m, p)``, float64 ``(n, m)``."""
+        inner = a @ b.T
+        square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * inner
+        return self.linear * inner + np.exp(-self.gamma * np.maximum(square, 0))
+
+    def whitening(self, landmarks: np.ndarray) -> np.ndarray:
+        """Return ``(m, q)``: values at landmarks times this are features whose inner products are the kernel (Nystroem).
+
+        With all training spots as landmarks that is exact.
+        """
+        values, axes = np.linalg.eigh(self(landmarks, landmarks))
         keep = values > _FLAT * values[-1]
-        return cls(landmarks, linear, gamma, axes[:, keep] / np.sqrt(values[keep]))
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Map features ``(n, p)`` to ``(n, q)``."""
-        return _kernel(features, self.landmarks, self.linear, self.gamma) @ self.whiten
+        return axes[:, keep] / np.sqrt(values[keep])
 
 
 @dataclass(frozen=True)
@@ -96,20 +91,29 @@ class ConditionalMean:
     ----------
     features
         From locations to features.
-    kernel
-        The kernel.
-    slopes, intercept
-        ``(q, G)``, ``(G,)``.
+    landmarks
+        ``(m, p)`` features of the spots that carry the kernels.
+    kernels
+        Of different widths.
+    weights
+        ``(len(kernels), m, r)`` from kernel values to components of expression.
+    components
+        ``(r, G)`` directions of expression.
+    intercept
+        ``(G,)``.
     """
 
     features: Features
-    kernel: Kernel
-    slopes: np.ndarray
+    landmarks: np.ndarray
+    kernels: tuple[Kernel, ...]
+    weights: np.ndarray
+    components: np.ndarray
     intercept: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return the mean at features ``(n, p)``, float64 ``(n, G)``."""
-        return self.kernel(features) @ self.slopes + self.intercept
+        scores = sum(k(features, self.landmarks) @ w for k, w in zip(self.kernels, self.weights) if w.any())
+        return scores @ self.components + self.intercept
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return arrays and plain settings."""
@@ -120,19 +124,13 @@ class ConditionalMean:
             "mean/axes": projection.axes,
             "mean/feature_center": self.features.center,
             "mean/feature_scale": self.features.scale,
-            "mean/landmarks": self.kernel.landmarks,
-            # What slopes are applied to, in one matrix: the kernel's values at the landmarks.
-            "mean/whiten": self.kernel.whiten,
-            "mean/slopes": self.slopes,
+            "mean/landmarks": self.landmarks,
+            "mean/weights": self.weights,
+            "mean/components": self.components,
             "mean/intercept": self.intercept,
         }
-        settings = {
-            "scaling": projection.scaling,
-            "pitch_um": projection.pitch_um,
-            "linear": self.kernel.linear,
-            "gamma": self.kernel.gamma,
-        }
-        return arrays, settings
+        kernels = [{"linear": k.linear, "gamma": k.gamma} for k in self.kernels]
+        return arrays, {"scaling": projection.scaling, "pitch_um": projection.pitch_um, "kernels": kernels}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> ConditionalMean:
@@ -140,8 +138,8 @@ class ConditionalMean:
         of = {name.removeprefix("mean/"): array for name, array in arrays.items() if name.startswith("mean/")}
         projection = Projection(settings["scaling"], settings["pitch_um"], of["center"], of["scale"], of["axes"])
         features = Features(projection, of["feature_center"], of["feature_scale"])
-        kernel = Kernel(of["landmarks"], settings["linear"], settings["gamma"], of["whiten"])
-        return cls(features, kernel, of["slopes"], of["intercept"])
+        kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in settings["kernels"])
+        return cls(features, of["landmarks"], kernels, of["weights"], of["components"], of["intercept"])
 
 
 @dataclass(frozen=True)
@@ -156,17 +154,14 @@ class CrossFitted:
         ``(n, p)`` of the training spots.
     held_out
         ``(n, G)``, each spot predicted by a fit without its fold.
-    score
-        Mean correlation over genes on left-out tissue.
-    alpha
-        The chosen penalty.
+    explained
+        Part of the variance of standardised genes on left-out tissue that the mean explains.
     """
 
     mean: ConditionalMean
     features: np.ndarray
     held_out: np.ndarray
-    score: float
-    alpha: float
+    explained: float
 
 
 def cross_fit(
@@ -176,82 +171,119 @@ def cross_fit(
     n_components: int,
     linear: float,
     gammas: Sequence[float],
-    alphas: Sequence[float],
+    penalties: Sequence[float],
     n_landmarks: int,
     seed: int,
 ) -> CrossFitted:
-    """Fit the mean with the scaling, width and penalty that correlate best with left-out tissue.
+    """Fit the mean, with what predicts left-out tissue best.
+
+    Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
+    best, or no say where none does: how much is cut in common (depth, density) is easily told from the image, what sets
+    cell types apart less so, and one penalty for both would blur the one or let in noise with the other.
 
     Parameters
     ----------
     spots
         Training spots with their folds.
-    scalings, gammas, alphas
-        What there is to choose from.
+    scalings, gammas, penalties
+        What there is to choose from; one scaling is chosen for all.
     n_components
         Principal components of the embedding.
     linear
         Weight of the linear kernel.
     n_landmarks
-        Spots that carry the kernel at most; those are drawn with ``seed``.
+        Spots that carry the kernels at most; those are drawn with ``seed``.
     """
     n = len(spots.centred)
     rows = np.arange(n)
     if n > n_landmarks:
         rows = np.sort(np.random.default_rng(seed).choice(n, n_landmarks, replace=False))
+    intercept = np.average(spots.centred, axis=0, weights=spots.weight)
+    centred = spots.centred - intercept
+    spread = np.maximum(np.sqrt(np.average(np.square(centred), axis=0, weights=spots.weight)), _LEAST_SPREAD)
+    weighed = np.sqrt(spots.weight)[:, None] * centred / spread
+    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MOST_COMPONENTS]
+    targets, components = centred / spread @ axes.T, axes * spread
+    kernels = tuple(Kernel(linear, gamma) for gamma in gammas)
     best: CrossFitted | None = None
     for scaling in scalings:
         projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
         raw = spots.features(projection)
         features = Features.fit(projection, raw)
         values = features.scaled(raw)
-        for gamma in gammas:
-            kernel = Kernel.fit(values[rows], linear, gamma)
-            expanded = kernel(values)
-            parts = _fold_moments(expanded, spots)
-            alpha, score = _best_alpha(parts, alphas)
-            if best is None or score > best.score:
-                slopes, intercept = solve(_total(parts), alpha)
-                mean = ConditionalMean(features, kernel, slopes, intercept)
-                best = CrossFitted(mean, values, _out_of_fold(expanded, parts, spots.fold, alpha), score, alpha)
+        weights, scores, explained = _fit_components(
+            values, rows, kernels, targets, spots.fold, spots.weight, penalties
+        )
+        if best is None or explained > best.explained:
+            mean = ConditionalMean(features, values[rows], kernels, weights, components, intercept)
+            best = CrossFitted(mean, values, scores @ components + intercept, explained)
     if best is None:
-        raise ValueError("There has to be a scaling, a width and a penalty to choose.")
+        raise ValueError("There has to be a scaling to choose.")
     return best
 
 
-def _kernel(a: np.ndarray, b: np.ndarray, linear: float, gamma: float) -> np.ndarray:
-    inner = a @ b.T
-    square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * inner
-    return linear * inner + np.exp(-gamma * np.maximum(square, 0))
+def _fit_components(
+    values: np.ndarray,
+    rows: np.ndarray,
+    kernels: Sequence[Kernel],
+    targets: np.ndarray,
+    fold: np.ndarray,
+    weight: np.ndarray,
+    penalties: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Choose kernel and penalty of each component.
+
+    Returns
+    -------
+    Weights ``(len(kernels), m, r)``, out-of-fold scores ``(n, r)`` and the part of the variance that they explain.
+    """
+    n_folds = int(fold.max()) + 1
+    weights = np.zeros((len(kernels), len(rows), targets.shape[1]))
+    scores = np.zeros_like(targets)
+    if n_folds == 1:  # too few spots to leave any out: nothing is known to be predictable
+        return weights, scores, 0.0
+    least = np.zeros(targets.shape[1])
+    for f in range(n_folds):
+        own, w = targets[fold == f], weight[fold == f]
+        least += w @ np.square(own - np.average(own, axis=0, weights=w))
+    total = least.sum()
+    for which, kernel in enumerate(kernels):
+        whitening = kernel.whitening(values[rows])
+        expanded = kernel(values, values[rows]) @ whitening
+        parts = [Moments.of(expanded[fold == f], targets[fold == f], weight[fold == f]) for f in range(n_folds)]
+        everything = sum(parts[1:], parts[0])
+        errors = sum(_held_out_errors(everything - part, part, penalties) for part in parts)
+        choice, error = errors.argmin(axis=0), errors.min(axis=0)
+        better = error < least
+        for chosen in np.unique(choice[better]):
+            use = better & (choice == chosen)
+            weights[:, :, use] = 0
+            weights[which][:, use] = whitening @ _slopes(everything, penalties[chosen])[:, use]
+            for f, part in enumerate(parts):
+                scores[np.ix_(fold == f, use)] = (
+                    expanded[fold == f] @ _slopes(everything - part, penalties[chosen])[:, use]
+                )
+        least = np.where(better, error, least)
+    return weights, scores, float(1 - least.sum() / max(total, 1e-12))
 
 
-def _fold_moments(expanded: np.ndarray, spots: TrainingSpots) -> list[Moments]:
-    return [Moments.of(expanded[spots.fold == f], spots.centred[spots.fold == f]) for f in range(spots.fold.max() + 1)]
+def _slopes(moments: Moments, penalty: float) -> np.ndarray:
+    """Fit without intercept: targets are centred, and kernels have none to penalise."""
+    return np.linalg.solve(moments.xx + penalty * np.eye(len(moments.xx)), moments.xy)
 
 
-def _total(parts: Sequence[Moments]) -> Moments:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _held_out_errors(training: Moments, held_out: Moments, penalties: Sequence[float]) -> np.ndarray:
+    """Return squared errors of each component on left-out spots for every penalty, ``(len(penalties), r)``.
 
-
-def _best_alpha(parts: Sequence[Moments], alphas: Sequence[float]) -> tuple[float, float]:
-    if len(parts) == 1:  # too few spots to leave any out
-        return float(max(alphas)), 0.0
-    total = _total(parts)
-    correlations = np.stack([held_out_correlations(total - part, part, alphas) for part in parts])
-    told = np.isfinite(correlations)
-    counts = told.sum(axis=(0, 2))
-    scores = np.where(told, correlations, 0).sum(axis=(0, 2)) / np.maximum(counts, 1)
-    best = int(scores.argmax())
-    return float(alphas[best]), float(scores[best])
-
-
-def _out_of_fold(expanded: np.ndarray, parts: Sequence[Moments], fold: np.ndarray, alpha: float) -> np.ndarray:
-    total = _total(parts)
-    result = np.empty((len(expanded), len(total.y)))
-    for f, part in enumerate(parts):
-        slopes, intercept = solve(total - part if len(parts) > 1 else total, alpha)
-        result[fold == f] = expanded[fold == f] @ slopes + intercept
+    The mean error is not counted: what a section has more or less of as a whole is no skill of the image.
+    """
+    eigenvalues, axes = np.linalg.eigh(training.xx)
+    eigenvalues = np.maximum(eigenvalues, 0)
+    target = axes.T @ training.xy
+    xx, xy, yy = held_out.centred()
+    xx, xy = axes.T @ xx @ axes, axes.T @ xy
+    result = np.empty((len(penalties), len(yy)))
+    for row, penalty in zip(result, penalties):
+        slopes = target / (eigenvalues + penalty)[:, None]
+        row[:] = yy - 2 * np.einsum("pg,pg->g", slopes, xy) + np.einsum("pg,pg->g", slopes, xx @ slopes)
     return result

@@ -16,7 +16,8 @@ from hisdiff.methods._context import Scaling
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._noise import BlockNoise
 from hisdiff.methods._ridge_features import Projection, TrainingSpots
-from hisdiff.methods._ridge_path import Moments, held_out_correlations, solve
+from hisdiff.methods._ridge_fit import choose, moments_of, out_of_fold, residuals_of
+from hisdiff.methods._ridge_path import solve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
 # Draws per spot from which the spread of out-of-fold predictions is taken, as many as `predict` makes at spots.
 _CALIBRATION_DRAWS = 16
-# A correlation that is better by less is no reason to prefer another scaling.
-_TIE = 0.005
-# Sections at least this deep, as part of the deepest, give residuals.
-_DEEP = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +153,7 @@ class FittedRidge:
             depth = self.usual_depth if section.depth is None or not np.isfinite(section.depth) else section.depth
         spots = section.spots
         whole = mean if spots is None or spots is locations else self._regression(section, spots)
-        return self._around(mean, depth - self._depth_of(whole), n_draws, keep_draws, units, seed)
+        return self._around(mean, whole, depth, n_draws, keep_draws, units, seed)
 
     def _regression(self, section: Section, locations: Locations) -> np.ndarray:
         return self.projection.features(section, locations) @ self.slopes + self.intercept
@@ -176,9 +173,10 @@ class FittedRidge:
         return float(np.log2(np.median(totals[totals > 0]))) if (totals > 0).any() else self.depth
 
     def _around(
-        self, mean: np.ndarray, shift: float, n_draws: int, keep_draws: int, units: str, seed: int
+        self, mean: np.ndarray, whole: np.ndarray, depth: float, n_draws: int, keep_draws: int, units: str, seed: int
     ) -> Prediction:
-        """Draw around regression values, counts scaled by ``2 ** shift``."""
+        """Draw around regression values, scaled so that those of the ``whole`` section are as deep as asked."""
+        shift, read = depth - self._depth_of(whole), depth - self.depth
         noise = BlockNoise.for_rows(seed_of(seed), len(mean))
         rows = np.arange(len(mean))
         draws = DrawAccumulator(units, keep_draws)
@@ -186,8 +184,8 @@ class FittedRidge:
             pick = ndtr(noise.normal(draw, 0, rows, 1)[:, 0].astype(np.float64))
             chosen = np.minimum((pick * len(self.residuals)).astype(np.int64), len(self.residuals) - 1)
             values = at_depth(mean + self.residuals[chosen], shift)
-            if shift < 0:
-                values = unread(values, shift, noise.normal(draw, 1, rows, mean.shape[1]))
+            if read < 0:
+                values = unread(values, read, noise.normal(draw, 1, rows, mean.shape[1]))
             draws.add(values)
         expected = at_depth(mean, shift) if units == LOG2 else self._expected_counts(mean) * 2.0**shift
         return replace(draws.result(self.genes), mean=expected.astype(np.float32))
@@ -223,14 +221,14 @@ def at_depth(log2_values: np.ndarray, shift: float) -> np.ndarray:
     return np.log2(1 + (np.exp2(np.maximum(log2_values, 0)) - 1) * 2.0**shift)
 
 
-def unread(log2_values: np.ndarray, shift: float, normal: np.ndarray) -> np.ndarray:
-    """Add the noise of reading only a part ``2 ** shift`` of the counts, whose expectation is given.
+def unread(log2_values: np.ndarray, read: float, normal: np.ndarray) -> np.ndarray:
+    """Add the noise of reading only a part ``2 ** read`` of the counts, given what is expected to be read.
 
-    Binomial thinning of a count that is expected to keep ``c`` has variance ``c (1 - 2 ** shift)``. A log-normal factor
-    of mean 1 and that variance stays positive, fades out as the shift goes to zero, and comes from one normal value.
+    Binomial thinning of a count of which ``c`` is expected to stay has variance ``c (1 - 2 ** read)``. A log-normal
+    factor of mean 1 and that variance stays positive, fades out as all is read, and comes from one normal value.
     """
     counts = np.exp2(log2_values) - 1
-    variance = np.log1p((1 - 2.0**shift) / np.maximum(counts, 1e-6))
+    variance = np.log1p((1 - 2.0**read) / np.maximum(counts, 1e-6))
     return np.log2(1 + counts * np.exp(np.sqrt(variance) * normal - variance / 2))
 
 
@@ -267,11 +265,11 @@ class Ridge:
         """
         training = TrainingSpots.of(sections, n_blocks=config.n_blocks)
         watched = TrainingSpots.of(validation, depth=training.depth) if validation else None
-        projection, alpha, history = _choose(training, watched, config)
+        projection, alpha, history = choose(training, watched, config)
         features = training.features(projection)
-        held_out = _out_of_fold(features, training, alpha)
-        residuals = _residuals(training, held_out, config.n_residuals, seed)
-        slopes, intercept = solve(Moments.of(features, training.centred, training.weight), alpha)
+        held_out = out_of_fold(features, training, alpha)
+        residuals = residuals_of(training, held_out, config.n_residuals, seed)
+        slopes, intercept = solve(moments_of(features, training), alpha)
         usual = float(np.median(training.depths))
         fitted = FittedRidge(sections[0].genes, projection, slopes, intercept, residuals, training.depth, usual)
         fitted.history = history
@@ -282,77 +280,11 @@ class Ridge:
         return fitted
 
 
-def _choose(
-    training: TrainingSpots, watched: TrainingSpots | None, config: RidgeConfig
-) -> tuple[Projection, float, list[dict[str, float]]]:
-    """Return projection and penalty with the best held-out correlation, and the path of penalties of that projection."""
-    best: tuple[float, Projection, float, np.ndarray] | None = None
-    for scaling in config.scalings:
-        full = Projection.fit(training.sections, scaling, training.pitch_um, max(config.n_components))
-        width = full.axes.shape[1]
-        folds = _moments(training, full)
-        whole = sum(folds[1:], start=folds[0])
-        splits = [(whole - fold, fold) for fold in folds] if watched is None else []
-        if watched is not None:
-            splits = [(whole, fold) for fold in _moments(watched, full)]
-        for k in sorted({min(k, width) for k in config.n_components}):
-            columns = (np.arange(3)[:, None] * width + np.arange(k)).ravel()
-            scores = [held_out_correlations(a.take(columns), b.take(columns), config.alphas) for a, b in splits]
-            path = _mean_over_genes(scores, [held.n for _, held in splits])
-            at = int(path.argmax())
-            if best is None or path[at] > best[0] + (_TIE if scaling != best[1].scaling else 0):
-                best = (path[at], full.take(k), config.alphas[at], path)
-    assert best is not None  # the configuration holds at least one scaling and one number of components
-    _, projection, alpha, path = best
-    history = [{"step": i, "alpha": a, "held_out_pcc": float(p)} for i, (a, p) in enumerate(zip(config.alphas, path))]
-    return projection, alpha, history
-
-
-def _mean_over_genes(scores: Sequence[np.ndarray], sizes: Sequence[float]) -> np.ndarray:
-    """Return the mean over folds, weighted by spots, and over genes that vary; ``(alphas,)``, -1 where none does."""
-    stacked = np.stack(scores)  # (folds, alphas, G)
-    weights = np.where(np.isfinite(stacked), np.asarray(sizes, dtype=np.float64)[:, None, None], 0)
-    total = weights.sum(axis=(0, 2))
-    return np.where(total > 0, (weights * np.nan_to_num(stacked)).sum(axis=(0, 2)) / np.where(total > 0, total, 1), -1)
-
-
-def _moments(spots: TrainingSpots, projection: Projection) -> list[Moments]:
-    features = spots.features(projection)
-    return [_sum(features, spots, spots.fold == f) for f in range(spots.fold.max() + 1)]
-
-
-def _sum(features: np.ndarray, spots: TrainingSpots, rows: np.ndarray) -> Moments:
-    return Moments.of(features[rows], spots.centred[rows], spots.weight[rows])
-
-
-def _out_of_fold(features: np.ndarray, training: TrainingSpots, alpha: float) -> np.ndarray:
-    """Predict every spot by a fit without its fold, float64 ``(n, G)``."""
-    folds = [training.fold == f for f in range(training.fold.max() + 1)]
-    parts = [_sum(features, training, rows) for rows in folds]
-    whole = sum(parts[1:], start=parts[0])
-    predicted = np.empty_like(training.targets)
-    for rows, part in zip(folds, parts):
-        slopes, intercept = solve(whole - part, alpha)
-        predicted[rows] = features[rows] @ slopes + intercept
-    return predicted
-
-
-def _residuals(training: TrainingSpots, held_out: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Return residual vectors to draw from, float32 ``(m, G)``.
-
-    Those of shallow sections are left out: they are mostly the noise of few counts, which is added where it belongs.
-    """
-    rows = np.flatnonzero(training.weight >= _DEEP)
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    return (training.targets[rows] - held_out[rows]).astype(np.float32)
-
-
 def _knowledge(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndarray, seed: int) -> Knowledge:
     """Predict the training spots out of fold, as deep as each section is, and compare."""
     parts = [held_out[training.section == i] for i in range(len(training.sections))]
     predicted = [
-        fitted._around(part, depth - fitted._depth_of(part), _CALIBRATION_DRAWS, 0, LOG2, seed)
+        fitted._around(part, part, depth, _CALIBRATION_DRAWS, 0, LOG2, seed)
         for part, depth in zip(parts, training.depths)
     ]
     return knowledge_of(

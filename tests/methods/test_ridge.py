@@ -6,7 +6,7 @@ from hisdiff._section import FeatureSpec, Locations, Section
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import coverage
 from hisdiff.methods._base import method
-from hisdiff.methods.ridge import FittedRidge, Ridge, RidgeConfig, unread
+from hisdiff.methods.ridge import FittedRidge, Ridge, RidgeConfig, at_depth, unread
 
 GENES = np.array([f"G{i}" for i in range(8)])
 D = 6
@@ -73,8 +73,8 @@ def test_interval_covers_nine_in_ten_of_a_new_section(fitted):
 def test_draws_carry_the_residuals_of_one_spot_across_genes(fitted):
     test = section("T", 7)
     whole = fitted._regression(test, test.spots)
-    draws = fitted.predict(test, test.spots, n_draws=3, keep_draws=3, depth=fitted._depth_of(whole)).draws
-    possible = np.maximum(whole[0] + fitted.residuals, 0)
+    draws = fitted.predict(test, test.spots, n_draws=3, keep_draws=3, depth=fitted.depth).draws
+    possible = at_depth(whole[0] + fitted.residuals, fitted.depth - fitted._depth_of(whole))
     for draw in draws:
         assert np.abs(possible - draw[0]).max(axis=1).min() < 1e-4
 

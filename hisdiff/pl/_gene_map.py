@@ -42,6 +42,7 @@ def gene_map(
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
+    mpp: float | None = None,
     cmap: str = "viridis",
     alpha: float = 0.95,
     image_alpha: float = 0.7,
@@ -65,6 +66,8 @@ def gene_map(
         Counts are shown as log2(1 + count), predictions on that scale as well.
     table_key, image_key, shapes_key
         Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
     cmap
         Colour map, perceptually uniform by default.
     alpha, image_alpha
@@ -93,7 +96,7 @@ def gene_map(
     >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
     >>> figure = hd.pl.gene_map(sdata, ["TUM01", "IMM02"], layers=["X", "ridge", "ridge_draw0"])
     """
-    view = _view(sdata, table_key, image_key, shapes_key)
+    view = _view(sdata, table_key, image_key, shapes_key, mpp)
     table, what = view.table, view.what
     wanted = default_layers(table, what) if layers is None else [layers] if isinstance(layers, str) else list(layers)
     if not wanted:
@@ -111,6 +114,7 @@ def uncertainty_map(
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
+    mpp: float | None = None,
     cmap: str = "viridis",
     std_cmap: str = "magma",
     alpha: float = 0.95,
@@ -131,6 +135,8 @@ def uncertainty_map(
         Name of the prediction; its spread is the layer ``{layer}_std``.
     table_key, image_key, shapes_key
         Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
     cmap, std_cmap
         Colour maps of the mean and of the standard deviation.
     alpha, image_alpha
@@ -156,7 +162,7 @@ def uncertainty_map(
     >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
     >>> figure = hd.pl.uncertainty_map(sdata, ["TUM01", "IMM02"], "ridge")
     """
-    view = _view(sdata, table_key, image_key, shapes_key)
+    view = _view(sdata, table_key, image_key, shapes_key, mpp)
     table, what = view.table, view.what
     infos = [describe(table, name, what) for name in (layer, _keys.std(layer))]
     style = {"alpha": alpha, "image_alpha": image_alpha, "percentiles": percentiles}
@@ -178,8 +184,12 @@ class _View:
         return str(self.place.table_key)
 
 
-def _view(sdata: SpatialData, table_key: str | None, image_key: Any, shapes_key: str | None) -> _View:
-    bounds = read_sections(sdata, table_key=table_key, image_key=image_key, shapes_key=shapes_key, needs={"image"})
+def _view(
+    sdata: SpatialData, table_key: str | None, image_key: Any, shapes_key: str | None, mpp: float | None
+) -> _View:
+    bounds = read_sections(
+        sdata, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=mpp, needs={"image"}
+    )
     if len(bounds) > 1:
         names = listing(bound.place.name for bound in bounds)
         raise ValueError(f"The table has several sections, {names}; choose one with shapes_key=.")
@@ -207,10 +217,11 @@ def _panels(
     box = _canvas.crop_box(view.spots, view.image.bounds_um)
     pixels = _canvas.read_underlay(view.image, box)
     if ax is None:
-        height = PANEL_INCH * (box[3] - box[1]) / (box[2] - box[0])
+        aspect = (box[3] - box[1]) / (box[2] - box[0])
+        width = PANEL_INCH * min(1.0, 1.5 / aspect)  # a narrow, tall section does not become a mile of figure
         n_bars = len({info.unit for info in infos})
         # Room for the colour bars beside the panels, for the title and the scale bar above and below each.
-        size = (PANEL_INCH * len(infos) + 0.8 * n_bars, (height + 0.65) * len(shown))
+        size = (width * len(infos) + 0.8 * n_bars, (width * aspect + 0.65) * len(shown))
         figure, axes = _canvas.new_figure(len(shown), len(infos), figsize=size, layout="compressed")
     else:
         axes = np.array([[ax]])

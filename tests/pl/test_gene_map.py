@@ -104,6 +104,24 @@ def test_view_is_the_spots_with_a_margin_the_origin_top_left(sdata):
     assert ax.get_images()[0].get_extent() == [x0, x1, y1, y0]
 
 
+def test_a_narrow_section_is_not_drawn_endlessly_tall(make_section):
+    sdata = make_section(mpp=MPP)
+    sdata.tables["table"] = sdata.tables["table"][sdata.tables["table"].obs["array_col"] == 2].copy()
+    width, height = hd.pl.gene_map(sdata, "A00", layers="X").figure.get_size_inches()
+    assert height < 7
+
+
+def test_scale_may_be_stated_where_the_object_has_none(make_section):
+    import spatialdata as sd
+
+    sdata = make_section(mpp=MPP)
+    for element in (sdata.images["s1_image"], sdata.shapes["s1"]):
+        sd.transformations.remove_transformation(element, "um")
+    with pytest.raises(ValueError, match="mpp"):
+        hd.pl.gene_map(sdata, "A00")
+    np.testing.assert_allclose(spots_of(hd.pl.gene_map(sdata, "A00", mpp=4.0)).get_widths(), 100)
+
+
 def test_tissue_is_underneath(sdata):
     ax = hd.pl.gene_map(sdata, "A00", layers="X", image_alpha=0.4)
     image = ax.get_images()[0]

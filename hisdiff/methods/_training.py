@@ -206,6 +206,9 @@ def train(
     with progress(desc=desc, total=options.n_steps, enabled=shown) as bar, _deferred_interrupt() as interrupted:
         bar.update(run.step)
         try:
+            if validate is not None and run.step == 0:
+                run.history.append({"step": 0.0})
+                run.look(validate)  # the weights a module starts with may be good, and none may be better
             while run.step < options.n_steps and not run.finished:
                 run.advance()
                 if validate is not None and (run.step % options.validate_every == 0 or run.step == options.n_steps):

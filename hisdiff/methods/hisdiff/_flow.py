@@ -17,12 +17,12 @@ from hisdiff.methods._training import LossOutput
 from hisdiff.methods.hisdiff._schedule import Schedule
 
 if TYPE_CHECKING:
-    from hisdiff.methods.hisdiff._mlp import StackedMLP
     from collections.abc import Mapping
 
     import numpy as np
     from torch import Tensor
 
+    from hisdiff.methods.hisdiff._mlp import StackedMLP
     from hisdiff.methods.hisdiff._samplers import Sampler
 
 _TIME_SCALE = 1000.0  # the embedding of times is made for steps up to 1000

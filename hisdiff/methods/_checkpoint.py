@@ -41,7 +41,7 @@ def write_folder(path: str | Path, arrays: Mapping[str, np.ndarray], files: Mapp
         raise FileExistsError(f"{path} exists and is no folder of a model; it is left alone. Choose another path.")
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, fresh / WEIGHTS)
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, fresh / WEIGHTS)
         for name, content in files.items():
             text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
             (fresh / name).write_text(text, encoding="utf8")

@@ -30,14 +30,15 @@ def push(model: Model, repo_id: str, *, private: bool, token: str | None) -> str
 
 def _check_licence(model: Model) -> None:
     cohort = model.cohort
+    encoder = "(not recorded)" if cohort.features is None else repr(cohort.features.encoder)
     if cohort.derivatives is None:
         raise PermissionError(
-            f"The licence of encoder {cohort.features.encoder!r} is unknown to hisdiff, and some licences cover models trained on an "
+            f"The licence of encoder {encoder} is unknown to hisdiff, and some licences cover models trained on an "
             f"encoder's output; such a model is not uploaded. Give the encoder's spec its licence and derivatives=True if that is allowed."
         )
     if not cohort.derivatives:
         raise PermissionError(
-            f"The licence of encoder {cohort.features.encoder!r} ({cohort.licence}) does not let models made with it be shared. "
+            f"The licence of encoder {encoder} ({cohort.licence}) does not let models made with it be shared. "
             f"Encoders without such terms: texture, resnet50, h-optimus-0."
         )
 

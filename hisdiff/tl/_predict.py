@@ -17,6 +17,7 @@ from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_counts, read_sections
 from hisdiff._sdata._write import check_layers_writable, set_record, with_panel, write_layers, write_obs, write_var
+from hisdiff.methods._base import method as method_named
 from hisdiff.methods._model import Model
 from hisdiff.pp._embed import ensure_embedding
 
@@ -171,6 +172,11 @@ def _check(sdata: SpatialData, model: Model, stem: str, keep_draws: int, where: 
     """Check everything that can be wrong before the first patch is read."""
     for bound in read_sections(sdata, **where, needs=("image",)):
         features, table = bound.section.features, bound.place.table
+        if features is None and model.cohort.features is None and "features" in method_named(model.method).needs:
+            raise ValueError(
+                f"{bound.place.name!r} has no embedding, and the model does not record its encoder; embed the section first, with "
+                f'the encoder that the model was trained with, e.g. hd.pp.embed(sdata, "uni").'
+            )
         if features is not None and model.cohort.features is not None and features.spec != model.cohort.features:
             has, needs = features.spec, model.cohort.features
             raise ValueError(

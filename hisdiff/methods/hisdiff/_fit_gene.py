@@ -67,7 +67,7 @@ def fit_gene_model(
         watched = _Rows(spots, held_out)
         model, result = _train(_Rows(spots, ~held_out), config, watched, checkpoint=first, **run)
         knowledge = _knowledge(model, watched, seed, device)
-        steps = replace(config, train_steps=result.best_step)
+        steps = replace(config, train_steps=max(result.best_step, 1))
         model, _ = _train(everything, steps, None, checkpoint=last, **run)
         model.config = config
     else:
@@ -178,7 +178,7 @@ def _new_model(rows: _Rows, config: HisDiffConfig, seed: int) -> GeneModel:
     scale = GeneScale.identity(sizes.embedding_dim, n_genes)
     if config.standardise:
         scale = GeneScale.fit(embeddings, rows.counts, rows.depths)
-    network = initialise(GeneNetwork(config, sizes), generator_for(seed, -1))
+    network = initialise(GeneNetwork.of(config, sizes), generator_for(seed, -1))
     return GeneModel(
         config,
         sizes,

@@ -16,6 +16,7 @@ from hisdiff.methods.hisdiff._conditioner import Conditioner
 from hisdiff.methods.hisdiff._dit import DiT
 from hisdiff.methods.hisdiff._fast import Draw
 from hisdiff.methods.hisdiff._gene_scale import GeneScale
+from hisdiff.methods.hisdiff._reference import PUBLISHED_FUSION_HEADS
 from hisdiff.methods.hisdiff._samplers import SAMPLERS, denoiser
 from hisdiff.methods.hisdiff._schedule import Schedule, linear_betas
 
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
     from hisdiff.methods._context import Context
     from hisdiff.methods.hisdiff._config import HisDiffConfig
     from hisdiff.methods.hisdiff._parametrisation import Kind
+    from hisdiff.methods.hisdiff._reference import ReferenceNetwork
 
 FLOW_SAMPLERS = ("euler", "heun")
 """Samplers of flow matching; a network for them is trained on straight paths, all others on the diffusion."""
 FLOW_SCALE = 1000.0
 """The time embedding is made for steps 0 to 999."""
-# The published attention over anchors has eight heads, whatever those over genes.
-_ATTENTION_HEADS = 8
 # Token values worked on at a time: some hundred locations of a small network, a few dozen of the published one.
 _CHUNK_VALUES = 1 << 23
 _CONTEXT_ROWS = 1024
@@ -58,16 +58,21 @@ class Sizes:
         """Return the published sizes, or without raw targets those of a conditioner as narrow as the network."""
         if config.standardise:
             return cls(n_genes, embedding_dim, config.width, config.heads, 4 * config.width, learn_variance=False)
-        width = -(-embedding_dim // _ATTENTION_HEADS) * _ATTENTION_HEADS
-        return cls(n_genes, embedding_dim, width, _ATTENTION_HEADS, 1024)
+        width = -(-embedding_dim // PUBLISHED_FUSION_HEADS) * PUBLISHED_FUSION_HEADS
+        return cls(n_genes, embedding_dim, width, PUBLISHED_FUSION_HEADS, 1024)
 
 
 class GeneNetwork(nn.Module):
     """Conditioner and denoiser."""
 
-    def __init__(self, config: HisDiffConfig, sizes: Sizes) -> None:
+    def __init__(self, conditioner: Conditioner, denoiser: DiT) -> None:
         super().__init__()
-        self.conditioner = Conditioner(
+        self.conditioner, self.denoiser = conditioner, denoiser
+
+    @classmethod
+    def of(cls, config: HisDiffConfig, sizes: Sizes) -> GeneNetwork:
+        """Return a network that is not initialised yet."""
+        conditioner = Conditioner(
             sizes.embedding_dim,
             config.width,
             width=sizes.attention_width,
@@ -75,9 +80,8 @@ class GeneNetwork(nn.Module):
             with_depth=config.standardise,
             fusion_hidden=sizes.fusion_hidden,
         )
-        self.denoiser = DiT(
-            sizes.n_genes, config.width, config.depth, config.heads, sizes.mlp_ratio, sizes.learn_variance
-        )
+        width, depth, heads = config.width, config.depth, config.heads
+        return cls(conditioner, DiT(sizes.n_genes, width, depth, heads, sizes.mlp_ratio, sizes.learn_variance))
 
 
 class GeneModel:
@@ -138,7 +142,8 @@ class GeneModel:
         network = self.network.to(where).eval()
         schedule = schedule_of(self.config, n_steps)
         # Beyond the depths of training counts are scaled: the network knows nothing there.
-        inside = self.scale.inside(depth) if self.config.standardise else depth
+        depth = depth if self.config.standardise else 0.0
+        inside = self.scale.inside(depth)
         center, scale = self.scale.at(inside)
         condition = self.condition(section, locations, inside, where)
         noise = BlockNoise.for_rows(seed, len(locations))
@@ -217,7 +222,7 @@ class GeneModel:
     ) -> GeneModel:
         """Rebuild what ``state`` described."""
         sizes = Sizes(**settings["sizes"])
-        network = GeneNetwork(config, sizes)
+        network = GeneNetwork.of(config, sizes)
         prefix = "network/"
         network.load_state_dict(
             {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}
@@ -230,6 +235,21 @@ class GeneModel:
             depth=settings["depth"],
             pitch_um=settings["pitch_um"],
         )
+
+
+def published_model(config: HisDiffConfig, reference: ReferenceNetwork) -> GeneModel:
+    """Return the model that a checkpoint of the published code stands for."""
+    sizes = Sizes(
+        reference.sizes.n_genes,
+        reference.sizes.embedding_dim,
+        attention_width=reference.sizes.embedding_dim,
+        attention_heads=PUBLISHED_FUSION_HEADS,
+        fusion_hidden=reference.sizes.fusion_hidden,
+        mlp_ratio=reference.sizes.mlp_ratio,
+    )
+    network = GeneNetwork(reference.conditioner, reference.network)
+    scale = GeneScale.identity(sizes.embedding_dim, sizes.n_genes)
+    return GeneModel(config, sizes, network, scale, depth=0.0, pitch_um=None)
 
 
 def kind_of(config: HisDiffConfig) -> Kind:

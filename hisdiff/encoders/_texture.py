@@ -3,7 +3,7 @@
 An image is unmixed into haematoxylin, eosin and total optical density. On a pyramid of these, Gaussian derivatives of
 first and second order give responses that turn with the image only in known ways: slope, darkness and brightness of
 blobs, strength of lines. What describes a window is the matrix of second moments of all responses over it: means,
-variances, correlations between filters and stains, and the structure tensor, from which anisotropy follows.
+variances, correlations between filters and stains, and the structure tensor, from which energy and anisotropy follow.
 Moments add up over pixels, so that any window, patch or cell of a grid can be described from the same responses.
 """
 
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
 
 _PX = 448
 _MPP = 0.7
-_LEVELS = 4
+_LEVELS = 5
 _WINDOWS_PX = (224, 448)
 _STRIP = 32
 """Rows filtered at a time: a strip with its responses stays in the cache."""
 
-# Optical density of haematoxylin, eosin and diaminobenzidine in red, green and blue; Ruifrok & Johnston (2001). The third
-# is there for what the first two do not explain, and is not used.
+# Optical density of haematoxylin, eosin and residual in red, green and blue; Ruifrok & Johnston (2001), Table 1.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 _UNMIX = np.vstack([np.linalg.inv(_STAINS).T[:2], np.full(3, 1 / 3)]).astype(np.float32)
@@ -44,7 +43,8 @@ _SCALARS = np.r_[0:_C, 3 * _C : _K]
 """Responses that do not change when the image is turned: all but the two derivatives."""
 
 _PAIRS = np.triu_indices(len(_SCALARS), 1)
-_FEATURES = 3 * len(_SCALARS) - _C + 2 * len(_PAIRS[0]) + _C
+_FLOOR = np.float64(1e-3)
+_FEATURES = 2 * len(_SCALARS) + 2 * len(_PAIRS[0]) + 2 * _C
 _DIM = _FEATURES * (len(_WINDOWS_PX) * _LEVELS - 1)
 
 SPEC = EncoderSpec(
@@ -168,16 +168,22 @@ def responses(densities: np.ndarray) -> np.ndarray:
 
 
 def describe(moments: np.ndarray) -> np.ndarray:
-    """Turn second moments of responses, ``(K + 1, K + 1)``, into features that do not change when the image is turned.
-
-    Means, logarithms of means (of what is never negative) and of standard deviations, correlations and covariances
-    between responses, and the anisotropy of each stain's structure tensor.
-    """
+    """Turn second moments of responses, ``(K + 1, K + 1)``, into features that do not change when the image is turned."""
     mean = moments[_K, _SCALARS]
     covariance = moments[np.ix_(_SCALARS, _SCALARS)] - np.outer(mean, mean)
     deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-10))
     correlation = covariance / (np.outer(deviation, deviation) + 1e-6)
-    xx, yy, xy = (np.diag(moments[a, b]) for a, b in ((_DX, _DX), (_DY, _DY), (_DX, _DY)))
-    anisotropy = np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-6)  # difference over sum of the tensor's eigenvalues
-    logs = np.log(np.concatenate([mean[_C:], deviation]) + 1e-3)
-    return np.concatenate([mean, logs, correlation[_PAIRS], covariance[_PAIRS], anisotropy])
+    # Structure tensor of each stain: its trace is energy, its eigenvalues' difference over the trace is anisotropy.
+    along = np.diag(moments[_DX, _DX]), np.diag(moments[_DY, _DY])
+    energy = along[0] + along[1]
+    anisotropy = np.hypot(along[0] - along[1], 2 * np.diag(moments[_DX, _DY])) / (energy + 1e-6)
+    return np.concatenate(
+        [
+            mean,
+            np.log(deviation + _FLOOR),
+            correlation[_PAIRS],
+            covariance[_PAIRS],
+            np.log(energy + 1e-6),
+            anisotropy,
+        ]
+    )

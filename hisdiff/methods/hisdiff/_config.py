@@ -27,7 +27,7 @@ class HisDiffConfig:
         ``"mlp"``: flow matching over expression factors around a closed-form conditional mean, counts on top.
         ``"dit"``: diffusion over the gene vector with one token per gene and attention to the surroundings.
     scalings
-        How embeddings are scaled; for ``"mlp"`` the best on left-out tissue, for ``"dit"`` the first.
+        How embeddings are scaled; ``"mlp"`` averages over them, ``"dit"`` takes the first.
     standardise
         ``"dit"``: whether genes are standardised and depth is part of the condition.
     n_components
@@ -52,11 +52,11 @@ class HisDiffConfig:
     """
 
     denoiser: Denoiser = "mlp"
-    scalings: tuple[Scaling, ...] = ("standardised", "both")
+    scalings: tuple[Scaling, ...] = ("raw", "standardised", "both")
     standardise: bool = True
     n_components: int = 64
     linear: float = 0.3
-    gammas: tuple[float, ...] = (0.15, 0.3, 0.6)
+    gammas: tuple[float, ...] = (0.3, 0.6, 1.5)
     penalties: tuple[float, ...] = (0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 50.0)
     n_landmarks: int = 1000
     n_factors: int = 16

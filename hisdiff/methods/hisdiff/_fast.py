@@ -145,17 +145,18 @@ class FactorModel:
         device: str | None,
     ) -> Iterator[Draw]:
         """Yield draws one at a time."""
-        center = self._means(section, locations)
+        center = self.means(section, locations)
         spots = section.spots
-        whole = center if spots is None or spots is locations or not len(spots) else self._means(section, spots)
+        whole = center if spots is None or spots is locations or not len(spots) else self.means(section, spots)
         center = self.gauge.align(center, whole)
         yield from self.draws_around(
             center, depth=depth, n_draws=n_draws, n_steps=n_steps, units=units, seed=seed, device=device
         )
 
-    def _means(self, section: Section, locations: Locations) -> np.ndarray:
+    def means(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return means ``(n, G)`` at the cohort's depth, not aligned."""
         parts = [slice(i, i + _CHUNK) for i in range(0, len(locations), _CHUNK)]
-        return np.concatenate([self.mean(self.mean.features.at(section, locations.take(part))) for part in parts])
+        return np.concatenate([self.mean(section, locations.take(part)) for part in parts])
 
     def draws_around(
         self,

@@ -102,8 +102,8 @@ def fit_factor_model(
         desc="fitting hisdiff",
     )
     logger.info(
-        "hisdiff: %s embedding, mean explains %.0f %% of left-out variance, %d factors, %d steps kept",
-        fitted.mean.features.projection.scaling, 100 * fitted.explained, len(factors.loadings), result.best_step,
+        "hisdiff: mean explains %.0f %% of left-out variance, %d factors, %d steps kept",
+        100 * fitted.explained, len(factors.loadings), result.best_step,
     )  # fmt: skip
     flow.cpu()
     return FittedHisDiff(sections[0].genes, config, model, watched.knowledge(seed), result.history)
@@ -122,11 +122,8 @@ class _Watched:
         folds = model.flow.member_folds.cpu().numpy()
         if validation:
             known = TrainingSpots.of(validation, depth=model.gauge.depth)
-            features = np.concatenate(
-                [model.mean.features.at(s, s.spots)[rows] for s, rows in zip(known.sections, known.kept)]
-            )
             members = np.flatnonzero(folds < 0)
-            center = [model.mean(features[known.section == s]) for s in np.unique(known.section)]
+            center = [model.means(s, s.spots)[rows] for s, rows in zip(known.sections, known.kept)]
             return cls(model, [
                 _Part(members, model.gauge.align(center[s], center[s]), known.measured[known.section == s], known.depths[s], s)
                 for s in np.unique(known.section)

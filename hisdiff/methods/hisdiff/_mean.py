@@ -59,17 +59,19 @@ class Features:
 
 @dataclass(frozen=True)
 class Kernel:
-    r"""Sum of a linear and a Gaussian kernel, :math:`k(a, b) = w\, a^\top b + \exp(-g |a - b|^2)`.
+    r"""Sum of a linear and a Gaussian kernel, :math:`k(a, b) = w\, a^\top b + \exp(-g |a - b|^2)`; linear alone without g.
 
     The linear part goes on where the Gaussian one fades: far from the training tissue, as in another patient.
     """
 
     linear: float
-    gamma: float
+    gamma: float | None
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the kernel of ``(n, p)`` and ``(m, p)``, float64 ``(n, m)``."""
         inner = a @ b.T
+        if self.gamma is None:
+            return self.linear * inner
         square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * inner
         return self.linear * inner + np.exp(-self.gamma * np.maximum(square, 0))
 
@@ -84,8 +86,8 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class ConditionalMean:
-    """Mean of log2(1 + count) at the cohort's depth, given morphology.
+class KernelMean:
+    """Mean as a function of embeddings scaled in one way.
 
     Attributes
     ----------
@@ -94,52 +96,79 @@ class ConditionalMean:
     landmarks
         ``(m, p)`` features of the spots that carry the kernels.
     kernels
-        Of different widths.
+        A linear one, and Gaussian ones of different widths.
     weights
         ``(len(kernels), m, r)`` from kernel values to components of expression.
-    components
-        ``(r, G)`` directions of expression.
-    intercept
-        ``(G,)``.
     """
 
     features: Features
     landmarks: np.ndarray
     kernels: tuple[Kernel, ...]
     weights: np.ndarray
+
+    def __call__(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return components of the mean, float64 ``(n, r)``."""
+        features = self.features.at(section, locations)
+        used = [(k, w) for k, w in zip(self.kernels, self.weights) if w.any()]
+        start = np.zeros((len(features), self.weights.shape[2]))
+        return sum((k(features, self.landmarks) @ w for k, w in used), start)
+
+
+@dataclass(frozen=True)
+class ConditionalMean:
+    """Mean of log2(1 + count) at the cohort's depth, given morphology.
+
+    Attributes
+    ----------
+    members
+        Whose components are averaged.
+    components
+        ``(r, G)`` directions of expression.
+    intercept
+        ``(G,)``.
+    """
+
+    members: tuple[KernelMean, ...]
     components: np.ndarray
     intercept: np.ndarray
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Return the mean at features ``(n, p)``, float64 ``(n, G)``."""
-        scores = sum(k(features, self.landmarks) @ w for k, w in zip(self.kernels, self.weights) if w.any())
+    def __call__(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return the mean at locations, float64 ``(n, G)``."""
+        scores = np.mean([member(section, locations) for member in self.members], axis=0)
         return scores @ self.components + self.intercept
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return arrays and plain settings."""
-        projection = self.features.projection
-        arrays = {
-            "mean/center": projection.center,
-            "mean/scale": projection.scale,
-            "mean/axes": projection.axes,
-            "mean/feature_center": self.features.center,
-            "mean/feature_scale": self.features.scale,
-            "mean/landmarks": self.landmarks,
-            "mean/weights": self.weights,
-            "mean/components": self.components,
-            "mean/intercept": self.intercept,
-        }
-        kernels = [{"linear": k.linear, "gamma": k.gamma} for k in self.kernels]
-        return arrays, {"scaling": projection.scaling, "pitch_um": projection.pitch_um, "kernels": kernels}
+        arrays = {"mean/components": self.components, "mean/intercept": self.intercept}
+        settings = []
+        for i, member in enumerate(self.members):
+            projection = member.features.projection
+            of = {
+                "center": projection.center,
+                "scale": projection.scale,
+                "axes": projection.axes,
+                "feature_center": member.features.center,
+                "feature_scale": member.features.scale,
+                "landmarks": member.landmarks,
+                "weights": member.weights,
+            }
+            arrays |= {f"mean/{i}/{name}": array for name, array in of.items()}
+            kernels = [{"linear": k.linear, "gamma": k.gamma} for k in member.kernels]
+            settings.append({"scaling": projection.scaling, "pitch_um": projection.pitch_um, "kernels": kernels})
+        return arrays, {"members": settings}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> ConditionalMean:
         """Rebuild what ``state`` described."""
-        of = {name.removeprefix("mean/"): array for name, array in arrays.items() if name.startswith("mean/")}
-        projection = Projection(settings["scaling"], settings["pitch_um"], of["center"], of["scale"], of["axes"])
-        features = Features(projection, of["feature_center"], of["feature_scale"])
-        kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in settings["kernels"])
-        return cls(features, of["landmarks"], kernels, of["weights"], of["components"], of["intercept"])
+        members = []
+        for i, own in enumerate(settings["members"]):
+            prefix = f"mean/{i}/"
+            of = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            projection = Projection(own["scaling"], own["pitch_um"], of["center"], of["scale"], of["axes"])
+            features = Features(projection, of["feature_center"], of["feature_scale"])
+            kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in own["kernels"])
+            members.append(KernelMean(features, of["landmarks"], kernels, of["weights"]))
+        return cls(tuple(members), arrays["mean/components"], arrays["mean/intercept"])
 
 
 @dataclass(frozen=True)
@@ -150,16 +179,13 @@ class CrossFitted:
     ----------
     mean
         Fitted on all spots.
-    features
-        ``(n, p)`` of the training spots.
     held_out
         ``(n, G)``, each spot predicted by a fit without its fold.
     explained
-        Part of the variance of standardised genes on left-out tissue that the mean explains.
+        Part of the variance of standardised genes on left-out tissue that its members explain, on average.
     """
 
     mean: ConditionalMean
-    features: np.ndarray
     held_out: np.ndarray
     explained: float
 
@@ -175,22 +201,26 @@ def cross_fit(
     n_landmarks: int,
     seed: int,
 ) -> CrossFitted:
-    """Fit the mean, with what predicts left-out tissue best.
+    """Fit the mean.
 
     Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
-    best, or no say where none does: how much is cut in common (depth, density) is easily told from the image, what sets
-    cell types apart less so, and one penalty for both would blur the one or let in noise with the other.
+    best on left-out tissue, or no say where none does: how much is cut in common (depth, density) is easily told from
+    the image, what sets cell types apart less so, and one penalty for both would blur the one or let in noise with the
+    other. This is done for each scaling of the embedding, with a linear kernel and with Gaussian ones, and the results
+    are averaged: they err differently, the most so in tissue unlike that of the training.
 
     Parameters
     ----------
     spots
         Training spots with their folds.
-    scalings, gammas, penalties
-        What there is to choose from; one scaling is chosen for all.
+    scalings
+        Of the embedding.
     n_components
         Principal components of the embedding.
     linear
-        Weight of the linear kernel.
+        Weight of the linear kernel beside a Gaussian one.
+    gammas, penalties
+        What there is to choose from.
     n_landmarks
         Spots that carry the kernels at most; those are drawn with ``seed``.
     """
@@ -204,22 +234,22 @@ def cross_fit(
     weighed = np.sqrt(spots.weight)[:, None] * centred / spread
     axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MOST_COMPONENTS]
     targets, components = centred / spread @ axes.T, axes * spread
-    kernels = tuple(Kernel(linear, gamma) for gamma in gammas)
-    best: CrossFitted | None = None
+    families = ((Kernel(1.0, None),), tuple(Kernel(linear, gamma) for gamma in gammas))
+    members, scores, explained = [], np.zeros_like(targets), []
     for scaling in scalings:
         projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
         raw = spots.features(projection)
         features = Features.fit(projection, raw)
         values = features.scaled(raw)
-        weights, scores, explained = _fit_components(
-            values, rows, kernels, targets, spots.fold, spots.weight, penalties
-        )
-        if best is None or explained > best.explained:
-            mean = ConditionalMean(features, values[rows], kernels, weights, components, intercept)
-            best = CrossFitted(mean, values, scores @ components + intercept, explained)
-    if best is None:
-        raise ValueError("There has to be a scaling to choose.")
-    return best
+        weights = []
+        for kernels in families:
+            own, held_out, share = _fit_components(values, rows, kernels, targets, spots.fold, spots.weight, penalties)
+            weights.append(own / len(families))
+            scores += held_out / (len(families) * len(scalings))
+            explained.append(share)
+        members.append(KernelMean(features, values[rows], sum(families, ()), np.concatenate(weights)))
+    mean = ConditionalMean(tuple(members), components, intercept)
+    return CrossFitted(mean, scores @ components + intercept, float(np.mean(explained)))
 
 
 def _fit_components(

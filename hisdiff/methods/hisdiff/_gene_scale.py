@@ -12,7 +12,7 @@ from hisdiff.methods._pca import column_scale
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OCTAVES = 4.0
+OCTAVES = 5.0
 """How far below the depth of their section counts are thinned in training, log2."""
 _STEP = 0.5
 # A gene that is hardly ever seen at a low depth would otherwise have values of hundreds where it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def predict(
     key_added
         Stem of the layers' names; None for the name of the method.
     inplace
-        Write, or return the predictions.
+        Write, or return the predictions. An embedding that is missing is stored all the same.
     rng
         Seed, or a Generator, of which one number is drawn.
     device
@@ -212,7 +213,7 @@ def _predict(
 
 
 def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
-    """Add the section's own counts on the panel where it has them, zero for genes that it lacks."""
+    """Add the section's own counts, on the genes of the panel that it has."""
     table, section = bound.place.table, bound.section
     if bound.place.table_key == _keys.LATTICE_TABLE or table.n_vars == 0:
         return bound
@@ -229,8 +230,6 @@ def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
         missing = sorted(set(model.genes) - set(there))
         logger.warning("%s: %d of the model's %d genes are not in the table and are left out: %s",
                        bound.place.name, len(missing), len(model.genes), listing(missing, 6))  # fmt: skip
-    from dataclasses import replace
-
     return Bound(replace(section, genes=names, counts=counts).with_panel(there), bound.place)
 
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Locations, Section
 
+_LEAST_SPOTS = 4
+# Spots from which principal axes are found; more do not move a hundred of them.
+_MAX_ROWS = 10_000
+_CHUNK = 4096
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -42,7 +47,9 @@ class Projection:
     @classmethod
     def fit(cls, sections: Sequence[Section], scaling: Scaling, pitch_um: float | None, k: int) -> Projection:
         """Find the principal axes of the embeddings at the spots of training sections."""
-        own = np.concatenate([context_of(s, s.spots, scaling=scaling, pitch_um=pitch_um).own for s in sections])
+        own = np.concatenate(
+            [_some(context_of(s, s.spots, scaling=scaling, pitch_um=pitch_um).own, len(sections)) for s in sections]
+        )
         center, scale = column_scale(own)
         axes, _ = principal_axes((own - center) / scale, k)
         return cls(scaling, pitch_um, center, scale, axes)
@@ -59,10 +66,16 @@ class Projection:
         return replace(self, axes=self.axes[:, :k])
 
     def _project(self, embeddings: np.ndarray) -> np.ndarray:
-        return ((embeddings - self.center) / self.scale) @ self.axes
+        out = np.empty((len(embeddings), self.axes.shape[1]))
+        for start in range(0, len(embeddings), _CHUNK):  # long embeddings in float64 are large
+            rows = slice(start, start + _CHUNK)
+            out[rows] = ((embeddings[rows] - self.center) / self.scale) @ self.axes
+        return out
 
 
-_LEAST_SPOTS = 4
+def _some(values: np.ndarray, n_sections: int) -> np.ndarray:
+    """Return evenly spaced rows, as many as the section's share of those that principal axes are found from."""
+    return values[:: max(1, len(values) * n_sections // _MAX_ROWS)]
 
 
 @dataclass(frozen=True)

@@ -247,3 +247,14 @@ def test_config_survives_a_round_trip_and_names_what_is_wrong():
 
 def test_is_found_by_name():
     assert isinstance(method("ridge"), Ridge)
+
+
+def test_large_cohorts_are_projected_in_parts_to_the_same_features(cohort, monkeypatch):
+    from hisdiff.methods import _ridge_features as module
+
+    projection = module.Projection.fit(cohort, "raw", 200.0, 4)
+    whole = projection.features(cohort[0], cohort[0].spots)
+    monkeypatch.setattr(module, "_CHUNK", 50)
+    np.testing.assert_allclose(projection.features(cohort[0], cohort[0].spots), whole, rtol=1e-6)
+    monkeypatch.setattr(module, "_MAX_ROWS", 100)
+    assert module.Projection.fit(cohort, "raw", 200.0, 4).axes.shape == (D, 4)

@@ -155,6 +155,10 @@ def uncertainty_map(
     ValueError
         A gene is not modelled, or it cannot be told which table, image or section is meant.
 
+    Notes
+    -----
+    The standard deviation of ``n`` draws has a relative error of about ``1 / sqrt(2 (n - 1))``, a fifth for 16.
+
     Examples
     --------
     >>> import hisdiff as hd

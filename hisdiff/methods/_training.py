@@ -22,7 +22,7 @@ from hisdiff._log import logger, progress
 from hisdiff.methods._checkpoint import read_folder, write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -377,9 +377,11 @@ class _Run:
         self.optimizer.load_state_dict(saved)
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a checkpoint has to agree on; the number of steps may grow."""
+        """Return what a checkpoint has to agree on; the number of steps may grow unless the rate depends on it."""
         options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
-        del options["n_steps"], options["checkpoint_every"]
+        del options["checkpoint_every"]
+        if not self.options.cosine:  # the rate then depends on where the run is to end
+            del options["n_steps"]
         shapes = {name: list(parameter.shape) for name, parameter in self.module.state_dict().items()}
         return {"options": options, "seed": self.seed, "rows": self.n_rows, "shapes": shapes}
 
@@ -403,11 +405,11 @@ def _accelerator(options: TrainingOptions, device: str | None) -> Any:
     return Accelerator(mixed_precision=precision, cpu=wanted.type == "cpu")
 
 
-def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def _average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     """Return an exponential moving average whose memory grows with the number of steps, up to ``decay``."""
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], n: Tensor | int) -> None:
         # Without the ramp the starting weights would weigh in for 1 / (1 - decay) steps.
         weight = 1 - min(decay, (1 + float(n)) / (10 + float(n)))
         for a, c in zip(averaged, current):

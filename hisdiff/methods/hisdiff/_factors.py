@@ -110,9 +110,8 @@ def count_mean(mean: np.ndarray, shift: float = 0.0) -> np.ndarray:
     mean = np.maximum(mean, 0)
     if shift == 0:
         return mean
-    grid, rates, _ = _poisson_moments()
     # Far up, log2(1 + count) follows the logarithm of the rate.
-    inside = np.interp(np.minimum(mean, _TOP), grid, _mean_of_rate(rates * 2.0**shift))
+    inside = np.interp(np.minimum(mean, _TOP), _poisson_moments()[0], _means_at(round(float(shift), 6)))
     return inside + np.maximum(mean - _TOP, 0)
 
 
@@ -157,20 +156,19 @@ def _poisson_moments() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return grid, np.interp(grid, mean, rates), np.interp(grid, mean, np.maximum(square - mean**2, 0))
 
 
-def _mean_of_rate(rates: np.ndarray) -> np.ndarray:
-    return _moments_of_rate(rates)[0]
+@lru_cache(maxsize=64)
+def _means_at(shift: float) -> np.ndarray:
+    """Return E log2(1 + Poisson) along the grid, rates scaled."""
+    return _moments_of_rate(_poisson_moments()[1] * 2.0**shift)[0]
 
 
 def _moments_of_rate(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return E and E of the square of log2(1 + Poisson(rate))."""
     mean, square = np.empty_like(rates), np.empty_like(rates)
     for i, rate in enumerate(rates):
-        width = 9 * np.sqrt(rate) + 12
         # Sums over many counts need no more than some hundred nodes.
-        counts = np.unique(np.round(np.linspace(max(rate - width, 0), rate + width, 600)))
-        weight = np.exp(counts * np.log(max(rate, 1e-300)) - rate - gammaln(counts + 1))
-        weight /= weight.sum()
-        value = np.log2(1 + counts)
+        counts = np.unique(np.round(np.linspace(*_support(rate), 600)))
+        weight, value = _poisson_weights(counts, rate), np.log2(1 + counts)
         mean[i], square[i] = weight @ value, weight @ value**2
     return mean, square
 
@@ -178,8 +176,23 @@ def _moments_of_rate(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=8)
 def _quantiles(shift: float) -> np.ndarray:
     """Return log2(1 + count) at each mean of the grid and each level, float32."""
-    from scipy.stats import poisson
-
-    _, rates, _ = _poisson_moments()
     levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
-    return np.log2(1 + poisson.ppf(levels, (rates * 2.0**shift)[:, None])).astype(np.float32)
+    rates = _poisson_moments()[1] * 2.0**shift
+    table = np.empty((len(rates), _LEVELS), dtype=np.float32)
+    for row, rate in zip(table, rates):
+        low, high = _support(rate)
+        counts = np.arange(np.floor(low), np.ceil(high) + 1)
+        below = np.cumsum(_poisson_weights(counts, rate))
+        row[:] = np.log2(1 + counts[np.searchsorted(below, levels).clip(max=len(counts) - 1)])
+    return table
+
+
+def _support(rate: float) -> tuple[float, float]:
+    """Return an interval outside which there is nothing to speak of."""
+    width = 9 * np.sqrt(rate) + 12
+    return max(rate - width, 0.0), rate + width
+
+
+def _poisson_weights(counts: np.ndarray, rate: float) -> np.ndarray:
+    weights = np.exp(counts * np.log(max(rate, 1e-300)) - rate - gammaln(counts + 1))
+    return weights / weights.sum()

@@ -155,7 +155,7 @@ class FactorModel:
 
     def means(self, section: Section, locations: Locations) -> np.ndarray:
         """Return means ``(n, G)`` at the cohort's depth, not aligned."""
-        parts = [slice(i, i + _CHUNK) for i in range(0, len(locations), _CHUNK)]
+        parts = np.split(np.arange(len(locations)), range(_CHUNK, len(locations), _CHUNK))
         return np.concatenate([self.mean(section, locations.take(part)) for part in parts])
 
     def draws_around(

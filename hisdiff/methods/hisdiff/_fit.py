@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +16,13 @@ from hisdiff.methods._ridge_features import TrainingSpots
 from hisdiff.methods._training import Validation, generator_for, train
 from hisdiff.methods.hisdiff._factors import fit_factors
 from hisdiff.methods.hisdiff._fast import DepthGauge, FactorModel, Summary, new_flow
+from hisdiff.methods.hisdiff._flow import FactorFlow
 from hisdiff.methods.hisdiff._initialise import initialise
 from hisdiff.methods.hisdiff._mean import cross_fit
 from hisdiff.methods.hisdiff._model import FittedHisDiff
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from hisdiff._section import Section
     from hisdiff.methods._base import Knowledge
     from hisdiff.methods.hisdiff._config import HisDiffConfig
+    from hisdiff.methods.hisdiff._fast import Draw
 
 _VALIDATION_DRAWS = 8
 _KNOWLEDGE_DRAWS = 16
@@ -109,26 +112,48 @@ def fit_factor_model(
     return FittedHisDiff(sections[0].genes, config, model, watched.knowledge(seed), result.history)
 
 
-class _Watched:
-    """Held-out tissue, and which members of the flow have not seen it."""
+@dataclass(frozen=True)
+class _Part:
+    """Spots of one section, and the members of the flow that have not seen them.
 
-    def __init__(self, model: FactorModel, parts: list[_Part]) -> None:
-        self.model, self.parts = model, parts
+    Attributes
+    ----------
+    members
+        Indices of those members.
+    center, measured
+        ``(n, G)`` aligned mean, by a fit that has not seen the spots either, and log2(1 + count).
+    depth, section
+        Depth and index of the section.
+    """
+
+    members: np.ndarray
+    center: np.ndarray
+    measured: np.ndarray
+    depth: float
+    section: int
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Held-out tissue."""
+
+    model: FactorModel
+    parts: list[_Part]
 
     @classmethod
     def of(
         cls, model: FactorModel, spots: TrainingSpots, held_out: np.ndarray, validation: Sequence[Section]
     ) -> _Watched:
         folds = model.flow.member_folds.cpu().numpy()
+        parts: list[_Part] = []
         if validation:
             known = TrainingSpots.of(validation, depth=model.gauge.depth)
             members = np.flatnonzero(folds < 0)
             center = [model.means(s, s.spots)[rows] for s, rows in zip(known.sections, known.kept)]
-            return cls(model, [
-                _Part(members, model.gauge.align(center[s], center[s]), known.measured[known.section == s], known.depths[s], s)
-                for s in np.unique(known.section)
-            ])  # fmt: skip
-        parts = []
+            for s, own in enumerate(center):
+                measured = known.measured[known.section == s]
+                parts.append(_Part(members, model.gauge.align(own, own), measured, known.depths[s], s))
+            return cls(model, parts)
         for section in np.unique(spots.section):
             for fold in np.unique(spots.fold[spots.section == section]):
                 rows = (spots.fold == fold) & (spots.section == section)
@@ -157,8 +182,10 @@ class _Watched:
         measured = np.concatenate([part.measured for part in self.parts])
         return knowledge_of(measured, np.concatenate(mean), np.concatenate(std), section)
 
-    def _draws(self, flow: nn.Module, part: _Part, n_draws: int, seed: int):
+    def _draws(self, flow: nn.Module, part: _Part, n_draws: int, seed: int) -> Iterator[Draw]:
         model = self.model
+        if not isinstance(flow, FactorFlow):
+            raise TypeError(f"A flow makes draws, not a {type(flow).__name__}.")
         own = FactorModel(model.config, model.mean, model.gauge, model.summary, model.factors, flow, model.depth)
         return own.draws_around(
             part.center,
@@ -170,12 +197,3 @@ class _Watched:
             device=str(flow.member_folds.device),
             members=part.members,
         )
-
-
-class _Part:
-    """Spots of one section that some members have not seen."""
-
-    def __init__(
-        self, members: np.ndarray, center: np.ndarray, measured: np.ndarray, depth: float, section: int
-    ) -> None:
-        self.members, self.center, self.measured, self.depth, self.section = members, center, measured, depth, section

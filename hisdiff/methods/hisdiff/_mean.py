@@ -282,7 +282,7 @@ def _fit_components(
         expanded = kernel(values, values[rows]) @ whitening
         parts = [Moments.of(expanded[fold == f], targets[fold == f], weight[fold == f]) for f in range(n_folds)]
         everything = sum(parts[1:], parts[0])
-        errors = sum(_held_out_errors(everything - part, part, penalties) for part in parts)
+        errors = np.sum([_held_out_errors(everything - part, part, penalties) for part in parts], axis=0)
         choice, error = errors.argmin(axis=0), errors.min(axis=0)
         better = error < least
         for chosen in np.unique(choice[better]):

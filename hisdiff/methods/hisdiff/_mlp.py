@@ -88,7 +88,10 @@ class StackedMLP(nn.Module):
         super().__init__()
         self.dropout, self.condition_dropout = dropout, condition_dropout
         self.sizes = {"n_values": n_values, "n_condition": n_condition, "width": width, "depth": depth}
-        self.time = TimestepEmbedder(width, 64)
+        # Torch's own layers take their first weights from the global generator, which is put back: `initialise` gives
+        # them others.
+        with torch.random.fork_rng(devices=[]):
+            self.time = TimestepEmbedder(width, 64)
         self.enter = StackedLinear(n_members, n_values, width)
         self.fuse_in = StackedLinear(n_members, n_condition, width)
         self.fuse_out = StackedLinear(n_members, width, width)

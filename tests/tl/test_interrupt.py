@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+import hisdiff as hd
+from hisdiff._settings import settings
+from hisdiff.methods import _training
+
+TINY = {
+    "scalings": ["standardised"], "gammas": [0.3], "penalties": [1.0, 5.0], "n_components": 4, "n_factors": 2,
+    "width": 8, "depth": 1, "n_members": 1, "train_steps": 20, "validate_every": 5, "n_steps": 2, "patience": None,
+}  # fmt: skip
+
+
+def test_an_interrupted_fit_leaves_a_checkpoint_that_the_same_call_goes_on_from(
+    coloured_sections, monkeypatch, caplog
+) -> None:
+    train = coloured_sections[:2]
+    expected = hd.tl.fit(train, config=TINY)
+    advance, calls = _training._Run.advance, []
+
+    def interrupted(run) -> None:
+        calls.append(run)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        advance(run)
+
+    for sdata in train:
+        sdata.attrs.clear()
+    monkeypatch.setattr(_training._Run, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hd.tl.fit(train, config=TINY)
+    assert "resume=True goes on from" in caplog.text
+    assert all("hisdiff" not in sdata.attrs for sdata in train)
+    monkeypatch.setattr(_training._Run, "advance", advance)
+    resumed = hd.tl.fit(train, config=TINY, resume=True)
+    assert resumed.id == expected.id
+    assert not any((settings.cache_dir / "checkpoints").iterdir())

@@ -44,7 +44,9 @@ class Context:
         """Return the mean embedding over the anchors that ``indices`` names, float32 ``(n, D)``."""
         there = indices >= 0
         weights = there / there.sum(axis=1, keepdims=True)
-        return np.einsum("nk,nkd->nd", weights, self.anchors[np.where(there, indices, 0)], optimize=True).astype(np.float32)
+        return np.einsum("nk,nkd->nd", weights, self.anchors[np.where(there, indices, 0)], optimize=True).astype(
+            np.float32
+        )
 
 
 def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitch_um: float | None = None) -> Context:
@@ -83,7 +85,9 @@ def _anchors(section: Section, pitch_um: float | None) -> Locations:
         if 1 / _PITCH_TOLERANCE <= ratio <= _PITCH_TOLERANCE:
             return spots
     if section.tissue is None or pitch_um is None:
-        raise ValueError(f"Section {section.name!r} has neither spots at {pitch_um} um nor a tissue outline to lay a lattice in.")
+        raise ValueError(
+            f"Section {section.name!r} has neither spots at {pitch_um} um nor a tissue outline to lay a lattice in."
+        )
     xy = lattice_points(section.tissue, pitch_um)
     return Locations(xy, pitch_um / 4)
 

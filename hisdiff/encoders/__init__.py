@@ -5,7 +5,7 @@ In: patches, uint8 ``(B, px, px, 3)``, at the pixel size an encoder was made for
 """
 
 from hisdiff.encoders._base import Encoder, EncoderSpec
-from hisdiff.encoders._registry import get, info, licence_of
+from hisdiff.encoders._registry import get, info
 from hisdiff.encoders._registry import names as list
 
-__all__ = ["Encoder", "EncoderSpec", "get", "info", "licence_of", "list"]
+__all__ = ["Encoder", "EncoderSpec", "get", "info", "list"]

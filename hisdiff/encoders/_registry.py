@@ -111,9 +111,3 @@ def info() -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index.name = "encoder"
     return table
-
-
-def licence_of(encoder: str) -> tuple[str, bool | None]:
-    """Return the licence of a named encoder and whether models trained on its embeddings may be shared (None: unknown)."""
-    spec = _SPECS.get(encoder)
-    return ("unknown", None) if spec is None else (spec.licence, spec.derivatives)

@@ -27,7 +27,7 @@ _WINDOWS_PX = (224, 448)
 _STRIP = 32
 """Rows filtered at a time: a strip with its responses stays in the cache."""
 
-# Optical density of haematoxylin, eosin and residual in red, green and blue; Ruifrok & Johnston (2001), Table 1.
+# Optical density of haematoxylin, eosin and diaminobenzidine (unused) in red, green and blue; Ruifrok & Johnston (2001), Table 1.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 _UNMIX = np.vstack([np.linalg.inv(_STAINS).T[:2], np.full(3, 1 / 3)]).astype(np.float32)

@@ -19,7 +19,21 @@ _FITTERS = {"mlp": fit_factor_model, "dit": fit_gene_model}
 
 
 class HisDiff:
-    """Learn p(expression | morphology) and draw from it."""
+    r"""Learn p(expression | morphology) and draw from it.
+
+    With the denoiser ``"mlp"`` (preset ``"fast"``) a draw is made of three parts:
+
+    1. the conditional mean, by kernel ridge regression on principal components of a spot's own embedding and of the means
+       over 9 and 49 anchors; closed form, chosen and cross-fitted on left-out tissue,
+    2. scores of the common factors of what the mean leaves, from a flow (flow matching, residual MLP with adaptive norm)
+       that sees the predicted mean; it starts at the Gaussian factor model and is kept as far as it improves the energy
+       score of left-out tissue, which on a few hundred spots may be not at all,
+    3. counts, Poisson around the rates. Another depth scales the rates, so that the noise of shallow counts needs no
+       learning.
+
+    Regression first and a generative model for what it leaves is the plan of CorrDiff (Mardani et al., 2025). With the
+    denoiser ``"dit"`` (presets ``"dit"`` and ``"paper"``) the whole gene vector is diffused by the published network.
+    """
 
     name: ClassVar[str] = "hisdiff"
     needs: ClassVar[frozenset[str]] = frozenset({"counts", "features"})

@@ -36,12 +36,21 @@ class Locations:
         ``(n, 2)`` integer (row, col) on the capture array, where there is one.
     z_um
         ``(n,)`` height, where sections are stacked.
+    cell_um
+        Side of the cells of a grid whose row and column ``array_ij`` tells, or None for locations of another kind.
     """
 
     xy_um: np.ndarray
     footprint: float | np.ndarray
     array_ij: np.ndarray | None = None
     z_um: np.ndarray | None = None
+    cell_um: float | None = None
+
+    @classmethod
+    def cells(cls, ij: np.ndarray, resolution_um: float) -> Locations:
+        """Return cells ``(n, 2)``, (row, column), of the grid anchored at the origin of um."""
+        xy = (np.asarray(ij)[:, ::-1] + 0.5) * resolution_um
+        return cls(xy, resolution_um / np.sqrt(np.pi), np.asarray(ij, dtype=np.int64), cell_um=float(resolution_um))
 
     def __len__(self) -> int:
         return len(self.xy_um)
@@ -57,7 +66,7 @@ class Locations:
         """Return the given rows (integers, a slice or a mask)."""
         pick = lambda a: None if a is None else a[rows]  # noqa: E731
         footprint = self.footprint[rows] if isinstance(self.footprint, np.ndarray) else self.footprint
-        return Locations(self.xy_um[rows], footprint, pick(self.array_ij), pick(self.z_um))
+        return Locations(self.xy_um[rows], footprint, pick(self.array_ij), pick(self.z_um), self.cell_um)
 
 
 @runtime_checkable
@@ -111,6 +120,22 @@ class FeatureSource(Protocol):
         """Return raw embeddings, float32 ``(n, D)``; those stored at spots are not computed again."""
 
 
+@runtime_checkable
+class DenseSource(Protocol):
+    """Dense embedding of one section: a raw vector for every cell of a grid, computed once per tile of image.
+
+    What a cell's vector describes has a fixed size in um (``spec.patch_um``), whatever the cells' size; it depends on the
+    place alone, not on the box that is asked for.
+    """
+
+    spec: FeatureSpec
+    mean: np.ndarray  # (D,), over a 200 um lattice inside the tissue
+    std: np.ndarray  # (D,)
+
+    def raster(self, box_um: Box, resolution_um: float) -> np.ndarray:
+        """Return float32 ``(rows, columns, D)``, one vector for each cell of a box whose sides are whole cells."""
+
+
 @dataclass(frozen=True)
 class Section:
     """One tissue section.
@@ -129,6 +154,8 @@ class Section:
         Sources, or None where the section has none.
     tissue
         Polygons in um, or None.
+    dense
+        Dense embedding, or None where the encoder has none.
     """
 
     name: str
@@ -139,6 +166,7 @@ class Section:
     features: FeatureSource | None = None
     tissue: Polygon | MultiPolygon | None = None
     depth: float | None = field(default=None)
+    dense: DenseSource | None = None
 
     def renamed(self, genes: np.ndarray) -> Section:
         """Return the section with other names for the same columns of ``counts``."""

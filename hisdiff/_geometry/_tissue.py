@@ -61,7 +61,9 @@ def _evidence(rgb: np.ndarray) -> np.ndarray:
     density = -np.log10(np.clip(rgb, 1, None) / np.maximum(background, 1))
     total = np.clip(density, 0, None).mean(axis=-1)
     colour = density.max(axis=-1) - density.min(axis=-1)
-    contrast = np.sqrt(np.clip(ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2, 0, None)) / 255
+    contrast = (
+        np.sqrt(np.clip(ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2, 0, None)) / 255
+    )
     return np.sqrt((total + colour) * contrast)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -45,6 +45,36 @@ class Config(Protocol):
         """Return plain values, from which ``from_dict`` makes the same settings."""
 
 
+class Field(Protocol):
+    """Expected expression anywhere in one section, once what concerns the section as a whole has been computed.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    footprint_um2
+        Area that the counts refer to, mostly that of a training spot.
+    n_draws
+        How many draws there are; 1 for methods that give one value only.
+    fitted_to_section
+        Whether the section's own counts are in it already, so that nothing is left to calibrate.
+    """
+
+    genes: np.ndarray
+    footprint_um2: float
+    n_draws: int
+    fitted_to_section: bool
+
+    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+        """Yield one draw after the other, float32 ``(n, G)``.
+
+        Expected counts of a footprint of ``footprint_um2`` filled with tissue like that of the cell, without the noise
+        of counting; a cell's own count is that times its share of the area. A value depends on the cell and the
+        section, not on which cells are asked for together. ``cells`` are of a grid (``Locations.cells``), at most a few
+        blocks of it, close together. NaN where a method knows nothing.
+        """
+
+
 class Fitted(Protocol):
     """A fitted method. Holds arrays and plain settings only, so that it can be saved without pickling."""
 
@@ -68,6 +98,19 @@ class Fitted(Protocol):
         progress: bool | None = None,
     ) -> Prediction:
         """Predict at locations of a section, in the order of ``genes``."""
+
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Field:
+        """Prepare predictions finer than the spots; for methods that can, see ``hisdiff.methods._field`` for a default."""
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._geometry._grid import BLOCK
+
+if TYPE_CHECKING:
+    from hisdiff._section import Locations
+
 ROW_BLOCK = 4096
 """Rows of a spot table that share a block."""
-CELL_BLOCK = 64
-"""Side of a block of grid cells."""
-
 _LANES = 8  # 32-bit words that Philox gives per tick of its counter, one for a value
 _CHUNK = 64  # rows made at a time, so that intermediate values stay in the cache
 _OFFSET_BITS = 64
@@ -57,8 +60,15 @@ class BlockNoise:
         ij = np.asarray(ij, dtype=np.int64)
         if ij.ndim != 2 or ij.shape[1] != 2:
             raise ValueError(f"Cells of a grid are given as (n, 2) rows and columns, not as {ij.shape}.")
-        block, inside = np.divmod(ij, CELL_BLOCK)
-        return cls(seed, block, inside[:, 0] * CELL_BLOCK + inside[:, 1])
+        block, inside = np.divmod(ij, BLOCK)
+        return cls(seed, block, inside[:, 0] * BLOCK + inside[:, 1])
+
+    @classmethod
+    def at(cls, seed: int, locations: Locations) -> BlockNoise:
+        """Noise of the cells of a grid, or of the rows of other locations."""
+        if locations.cell_um is not None:
+            return cls.for_grid(seed, locations.array_ij)
+        return cls.for_rows(seed, len(locations))
 
     def normal(self, draw: int, step: int, rows: np.ndarray, width: int) -> np.ndarray:
         """Return the noise of one draw at one step.

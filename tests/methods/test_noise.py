@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hisdiff.methods._noise import CELL_BLOCK, ROW_BLOCK, BlockNoise
+from hisdiff._geometry._grid import BLOCK
+from hisdiff.methods._noise import ROW_BLOCK, BlockNoise
 
 N, WIDTH = ROW_BLOCK + 500, 13
 
@@ -69,7 +70,7 @@ def test_a_grid_cell_has_one_value_in_whatever_tile_it_lies():
 
 
 def test_grid_blocks_with_exchanged_coordinates_differ():
-    ij = np.array([[0, CELL_BLOCK], [CELL_BLOCK, 0], [-CELL_BLOCK, 0], [0, -CELL_BLOCK]])
+    ij = np.array([[0, BLOCK], [BLOCK, 0], [-BLOCK, 0], [0, -BLOCK]])
     first = BlockNoise.for_grid(0, ij).normal(0, 0, np.arange(4), 1)
     assert len(np.unique(first)) == 4
 

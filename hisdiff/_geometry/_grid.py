@@ -1,0 +1,100 @@
+"""Grids of square cells anchored at the origin of ``um``, and how much of a cell lies in a footprint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon, Polygon
+
+    from hisdiff._section import Locations
+
+BLOCK = 64
+"""Side of a block of cells: the unit of tiles, of rows of a table on a grid, and of noise."""
+
+# Segments of a quarter of a disc: its area is right to one in two thousand.
+_QUARTER_SEGMENTS = 32
+
+
+def cells_within(tissue: Polygon | MultiPolygon, resolution_um: float) -> np.ndarray:
+    """Return the cells whose centre lies inside an outline, int64 ``(n, 2)`` as (row, column), block by block.
+
+    Cell ``(i, j)`` spans ``[j r, (j + 1) r)`` in x and ``[i r, (i + 1) r)`` in y, so that cropping a section does not
+    move its cells.
+    """
+    x0, y0, x1, y1 = tissue.bounds
+    rows = np.arange(np.floor(y0 / resolution_um), np.ceil(y1 / resolution_um), dtype=np.int64)
+    columns = np.arange(np.floor(x0 / resolution_um), np.ceil(x1 / resolution_um), dtype=np.int64)
+    shapely.prepare(tissue)
+    xs = (columns + 0.5) * resolution_um
+    found = []
+    for start in range(0, len(rows), BLOCK):  # a slide has too many cells to test all at once
+        some = rows[start : start + BLOCK]
+        y, x = np.meshgrid((some + 0.5) * resolution_um, xs, indexing="ij")
+        i, j = np.nonzero(shapely.contains_xy(tissue, x, y))
+        found.append(np.stack([some[i], columns[j]], axis=1))
+    return by_block(np.concatenate(found) if found else np.empty((0, 2), dtype=np.int64))
+
+
+def by_block(ij: np.ndarray) -> np.ndarray:
+    """Order cells by block, row by row of blocks, and row by row inside a block."""
+    block = ij // BLOCK
+    return ij[np.lexsort((ij[:, 1], ij[:, 0], block[:, 1], block[:, 0]))]
+
+
+def block_slices(ij: np.ndarray) -> list[slice]:
+    """Return the rows of each block of cells that are ordered by block."""
+    if not len(ij):
+        return []
+    block = ij // BLOCK
+    starts = np.flatnonzero((block[1:] != block[:-1]).any(axis=1)) + 1
+    edges = np.concatenate([[0], starts, [len(ij)]])
+    return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:])]
+
+
+def overlap(footprints: Locations, ij: np.ndarray, resolution_um: float) -> sparse.csr_matrix:
+    """Return the part of each cell's area that lies in each footprint, csr ``(len(footprints), len(ij))`` in 0..1.
+
+    Parameters
+    ----------
+    footprints
+        Discs or outlines.
+    ij
+        ``(n, 2)`` cells as (row, column).
+    resolution_um
+        Side of a cell.
+    """
+    shapes = outlines(footprints)
+    number = {(int(i), int(j)): k for k, (i, j) in enumerate(ij)}
+    bounds = shapely.bounds(shapes) / resolution_um
+    which, cells = [], []
+    for n, (x0, y0, x1, y1) in enumerate(bounds):
+        for i in range(int(np.floor(y0)), int(np.ceil(y1))):
+            for j in range(int(np.floor(x0)), int(np.ceil(x1))):
+                k = number.get((i, j))
+                if k is not None:
+                    which.append(n)
+                    cells.append(k)
+    rows, columns = np.asarray(which, dtype=np.int64), np.asarray(cells, dtype=np.int64)
+    corner = ij[columns][:, ::-1] * resolution_um
+    boxes = shapely.box(corner[:, 0], corner[:, 1], corner[:, 0] + resolution_um, corner[:, 1] + resolution_um)
+    share = shapely.area(shapely.intersection(shapes[rows], boxes)) / resolution_um**2
+    result = sparse.csr_matrix((share, (rows, columns)), shape=(len(shapes), len(ij)))
+    result.eliminate_zeros()
+    return result
+
+
+def outlines(footprints: Locations) -> np.ndarray:
+    """Return footprints as polygons in um, ``(n,)``; squares for the cells of a grid."""
+    if footprints.cell_um is not None:
+        half = footprints.cell_um / 2
+        x, y = footprints.xy_um.T
+        return shapely.box(x - half, y - half, x + half, y + half)
+    shape = footprints.footprint
+    if isinstance(shape, np.ndarray) and shape.dtype == object:
+        return shape
+    return shapely.buffer(shapely.points(footprints.xy_um), footprints.radius_um, quad_segs=_QUARTER_SEGMENTS)

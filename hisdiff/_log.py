@@ -28,7 +28,14 @@ if not logger.handlers:
     logger.addHandler(_handler)
 
 
-def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | None = None, enabled: bool | None = None):
+def progress(
+    iterable: Iterable[T] | None = None,
+    *,
+    desc: str,
+    total: int | None = None,
+    initial: int = 0,
+    enabled: bool | None = None,
+):
     """Wrap an iterable in a progress bar, or return a manual one when ``iterable`` is None.
 
     Parameters
@@ -39,6 +46,8 @@ def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | Non
         Text in front of the bar.
     total
         Number of steps, where the iterable has no length.
+    initial
+        Steps that were done before.
     enabled
         True, False, or None for the package's setting (shown on a terminal or in a notebook).
     """
@@ -49,4 +58,6 @@ def progress(iterable: Iterable[T] | None = None, *, desc: str, total: int | Non
     if enabled is None:
         enabled = settings.progress
     # tqdm's own `disable=None` means: off when the output is no terminal; notebooks are handled by tqdm.auto.
-    return tqdm(iterable, desc=desc, total=total, disable=None if enabled is None else not enabled, leave=False)
+    return tqdm(
+        iterable, desc=desc, total=total, initial=initial, disable=None if enabled is None else not enabled, leave=False
+    )

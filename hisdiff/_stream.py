@@ -1,0 +1,227 @@
+"""Run work tile by tile into arrays that need not fit into memory, and go on where a run was stopped.
+
+A tile's work is a pure function of the plan. Arrays lie in a folder of their own beside the final place, so that a run
+that was killed leaves nothing that looks like a result; whoever called moves the finished arrays into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff._log import logger
+from hisdiff._log import progress as progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+Region = tuple[slice, ...]
+"""Where a tile's part of an array goes."""
+
+_PLAN, _FINISHED, _ARRAYS = "plan.json", "finished.txt", "arrays"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An array that tiles fill.
+
+    Attributes
+    ----------
+    shape, dtype
+        Of the whole array.
+    chunks
+        Of the array on disk. A tile that fills whole chunks is written fastest.
+    fill
+        Value where no tile writes.
+    """
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str = "float32"
+    fill: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, and uncompressed on disk."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+def run(
+    folder: str | os.PathLike[str] | None,
+    plan: Mapping[str, Any],
+    outputs: Mapping[str, Output],
+    regions: Sequence[Mapping[str, Region]],
+    work: Callable[[int], Mapping[str, np.ndarray]],
+    *,
+    desc: str = "tiles",
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Fill arrays tile by tile.
+
+    Parameters
+    ----------
+    folder
+        Where the arrays are written, beside the final place and on the same disk; a folder that an earlier run with the
+        same plan left there is continued, one of another plan is replaced. None fills arrays in memory.
+    plan
+        What decides the values, as JSON can hold it: model, seed, resolution, image. Outputs and regions count with it.
+    outputs
+        The arrays by name.
+    regions
+        For each tile, where its part of each array goes; tiles do not overlap. Arrays that a tile does not name keep
+        what they hold.
+    work
+        Returns the parts of tile ``k``, by name.
+    desc, progress
+        Text of the progress bar, and whether to show it (None: the package's setting).
+
+    Returns
+    -------
+    The arrays by name: lazy dask arrays that read from ``folder``, or numpy arrays.
+
+    Raises
+    ------
+    FileExistsError
+        If ``folder`` exists and no earlier run made it.
+    OSError
+        If the disk is full; the tiles that are finished stay, and the next run goes on from them.
+    """
+    if folder is None:
+        arrays = {name: np.full(o.shape, o.fill, dtype=o.dtype) for name, o in outputs.items()}
+        with progress_bar(None, desc=desc, total=len(regions), enabled=progress) as bar:
+            for k in range(len(regions)):
+                _fill(arrays, regions[k], work(k), k)
+                bar.update()
+        return arrays
+
+    import dask.array as da
+
+    place = Path(folder)
+    need = sum(output.nbytes for output in outputs.values())
+    try:
+        stored = _open(place, _digest(plan, outputs, regions), outputs)
+        finished = _read_finished(place)
+    except FileExistsError:
+        raise
+    except OSError as err:
+        raise _full(err, place, need, "Preparing the arrays", 0) from err
+    if finished:
+        logger.info("%s: going on from %d of %d finished in %s", desc, len(finished), len(regions), place)
+    with progress_bar(None, desc=desc, total=len(regions), initial=len(finished), enabled=progress) as bar:
+        for k in range(len(regions)):
+            if k in finished:
+                continue
+            parts = work(k)
+            try:
+                _fill(stored, regions[k], parts, k)
+                _record(place, k)
+            except OSError as err:
+                what = f"Writing tile {k + 1} of {len(regions)}"
+                raise _full(err, place, need, what, len(finished)) from err
+            finished.add(k)
+            bar.update()
+    return {name: da.from_zarr(array) for name, array in stored.items()}
+
+
+def discard(folder: str | os.PathLike[str]) -> None:
+    """Remove the folder of a run, finished or not; a folder that no run made is left alone."""
+    place = Path(folder)
+    if (place / _PLAN).is_file():
+        shutil.rmtree(place)
+
+
+def _digest(plan: Mapping[str, Any], outputs: Mapping[str, Output], regions: Sequence[Mapping[str, Region]]) -> str:
+    what = {
+        "plan": plan,
+        "outputs": {name: asdict(output) for name, output in outputs.items()},
+        "regions": [{name: [[s.start, s.stop] for s in parts] for name, parts in tile.items()} for tile in regions],
+    }
+    text = json.dumps(what, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return a numpy scalar or array as JSON can hold it."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"A plan holds plain values, not {type(value).__name__} {value!r}.")
+
+
+def _open(place: Path, digest: str, outputs: Mapping[str, Output]) -> dict[str, Any]:
+    """Return the arrays on disk: those of an earlier run with the same plan, or new ones."""
+    import zarr
+
+    if place.exists():
+        if not (place / _PLAN).is_file():
+            raise FileExistsError(
+                f"{place} exists and holds no unfinished run; it is left alone. Move it out of the way."
+            )
+        if json.loads((place / _PLAN).read_text())["digest"] == digest:
+            return {name: zarr.open_array(place / _ARRAYS / name, mode="r+") for name in outputs}
+        logger.info("an unfinished run of another plan in %s is replaced", place)
+        shutil.rmtree(place)
+    # Made elsewhere and renamed, so that a folder in place is always whole.
+    new = place.with_name(f"{place.name}.new")
+    if new.exists():
+        shutil.rmtree(new)
+    new.mkdir(parents=True)
+    for name, output in outputs.items():
+        zarr.create_array(
+            new / _ARRAYS / name, shape=output.shape, chunks=output.chunks, dtype=output.dtype, fill_value=output.fill
+        )
+    (new / _PLAN).write_text(json.dumps({"digest": digest}))
+    new.rename(place)
+    return {name: zarr.open_array(place / _ARRAYS / name, mode="r+") for name in outputs}
+
+
+def _read_finished(place: Path) -> set[int]:
+    """Return the tiles that are on disk; a last line cut off by the end of a process does not count."""
+    file = place / _FINISHED
+    if not file.exists():
+        return set()
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        file.write_text(whole)
+    return {int(line) for line in whole.split()}
+
+
+def _record(place: Path, k: int) -> None:
+    with (place / _FINISHED).open("a") as file:
+        file.write(f"{k}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fill(arrays: Mapping[str, Any], region: Mapping[str, Region], parts: Mapping[str, np.ndarray], k: int) -> None:
+    if set(parts) != set(region):
+        raise ValueError(f"Tile {k} should give {sorted(region)} and gave {sorted(parts)}.")
+    for name, part in parts.items():
+        where = region[name]
+        array = arrays[name]
+        shape = tuple(len(range(*s.indices(n))) for s, n in zip(where, array.shape)) + array.shape[len(where) :]
+        if part.shape != shape:
+            raise ValueError(f"Tile {k} should give {name!r} of shape {shape} and gave {part.shape}.")
+        array[where] = np.asarray(part, dtype=array.dtype)
+
+
+def _full(err: OSError, place: Path, need: int, what: str, finished: int) -> OSError:
+    home = next(parent for parent in (place, *place.parents) if parent.exists())
+    free = shutil.disk_usage(home).free
+    kept = (
+        f" The {finished} finished tile(s) are kept: with more room, the same call goes on from them."
+        if finished
+        else ""
+    )
+    return OSError(
+        err.errno,
+        f"{what} in {place} failed ({err.strerror or err}): {free / 1e9:.2f} GB are free there, and the whole result takes up to "
+        f"{need / 1e9:.2f} GB before compression.{kept} Nothing was written to the object; the folder can be deleted.",
+    )

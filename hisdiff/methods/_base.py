@@ -157,6 +157,7 @@ def method(name: str) -> Method:
 
 METHODS = {
     "hisdiff": "hisdiff.methods.hisdiff:HisDiff",
+    "istar": "hisdiff.methods.istar:IStar",
     "ridge": "hisdiff.methods.ridge:Ridge",
 }
 """Method name -> ``module:class``."""

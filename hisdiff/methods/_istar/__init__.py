@@ -1,0 +1,1 @@
+"""Parts of the superpixel network with weak supervision."""

@@ -28,6 +28,11 @@ SPATIAL = "spatial"
 ARRAY_ROW = "array_row"
 ARRAY_COL = "array_col"
 
+# tables finer than the spots
+PARENT_SPOT = "spot"  # obs: the nearest measured spot
+SPOT_DISTANCE = "spot_distance_um"  # obs: and how far away it is
+FINE_STD = "std"
+
 # uns["hisdiff"][...]
 EMBEDDING_RECORD = "embedding"
 PREDICTIONS = "predictions"
@@ -48,6 +53,11 @@ def std(stem: str) -> str:
 def draw(stem: str, index: int) -> str:
     """Name of the layer that holds one draw."""
     return f"{stem}_draw{index}"
+
+
+def fine_draw(index: int) -> str:
+    """Name of the layer of a table finer than the spots that holds one draw."""
+    return f"draw{index}"
 
 
 def modelled(stem: str = STEM) -> str:

@@ -56,6 +56,11 @@ def block_slices(ij: np.ndarray) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:])]
 
 
+def cells_touching(footprints: Locations, resolution_um: float) -> np.ndarray:
+    """Return the cells that the bounding box of any footprint touches, int64 ``(n, 2)``, sorted."""
+    return np.unique(_candidates(footprints, resolution_um)[1], axis=0)
+
+
 def overlap(footprints: Locations, ij: np.ndarray, resolution_um: float) -> sparse.csr_matrix:
     """Return the part of each cell's area that lies in each footprint, csr ``(len(footprints), len(ij))`` in 0..1.
 
@@ -64,28 +69,44 @@ def overlap(footprints: Locations, ij: np.ndarray, resolution_um: float) -> spar
     footprints
         Discs or outlines.
     ij
-        ``(n, 2)`` cells as (row, column).
+        ``(n, 2)`` cells as (row, column), each once.
     resolution_um
         Side of a cell.
     """
     shapes = outlines(footprints)
-    number = {(int(i), int(j)): k for k, (i, j) in enumerate(ij)}
-    bounds = shapely.bounds(shapes) / resolution_um
-    which, cells = [], []
-    for n, (x0, y0, x1, y1) in enumerate(bounds):
-        for i in range(int(np.floor(y0)), int(np.ceil(y1))):
-            for j in range(int(np.floor(x0)), int(np.ceil(x1))):
-                k = number.get((i, j))
-                if k is not None:
-                    which.append(n)
-                    cells.append(k)
-    rows, columns = np.asarray(which, dtype=np.int64), np.asarray(cells, dtype=np.int64)
+    which, cells = _candidates(footprints, resolution_um)
+    columns = _rows_in(cells, ij)
+    which, columns = which[columns >= 0], columns[columns >= 0]
     corner = ij[columns][:, ::-1] * resolution_um
     boxes = shapely.box(corner[:, 0], corner[:, 1], corner[:, 0] + resolution_um, corner[:, 1] + resolution_um)
-    share = shapely.area(shapely.intersection(shapes[rows], boxes)) / resolution_um**2
-    result = sparse.csr_matrix((share, (rows, columns)), shape=(len(shapes), len(ij)))
+    share = shapely.area(shapely.intersection(shapes[which], boxes)) / resolution_um**2
+    result = sparse.csr_matrix((share, (which, columns)), shape=(len(shapes), len(ij)))
     result.eliminate_zeros()
     return result
+
+
+def _candidates(footprints: Locations, resolution_um: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of a footprint's row and a cell ``(n, 2)`` of its bounding box."""
+    bounds = shapely.bounds(outlines(footprints)).reshape(-1, 4) / resolution_um
+    first = np.floor(bounds[:, :2] + 1e-9).astype(np.int64)
+    size = np.maximum(np.ceil(bounds[:, 2:] - 1e-9).astype(np.int64) - first, 1)
+    count = size.prod(axis=1)
+    which = np.repeat(np.arange(len(bounds)), count)
+    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    row, column = np.divmod(place, size[which, 0])
+    return which, np.stack([first[which, 1] + row, first[which, 0] + column], axis=1)
+
+
+def _rows_in(wanted: np.ndarray, ij: np.ndarray) -> np.ndarray:
+    """Return the row of ``ij`` that each wanted cell has, -1 where it has none."""
+    if not len(ij) or not len(wanted):
+        return np.full(len(wanted), -1)
+    least = np.minimum(wanted.min(axis=0), ij.min(axis=0))
+    width = max(wanted[:, 1].max(), ij[:, 1].max()) - least[1] + 1
+    keys, asked = ((a[:, 0] - least[0]) * width + a[:, 1] - least[1] for a in (ij, wanted))
+    order = np.argsort(keys)
+    place = np.minimum(np.searchsorted(keys, asked, sorter=order), len(keys) - 1)
+    return np.where(keys[order[place]] == asked, order[place], -1)
 
 
 def outlines(footprints: Locations) -> np.ndarray:

@@ -24,10 +24,13 @@ class Knowledge:
         ``(G,)`` out-of-fold Pearson correlation of each gene.
     interval_factor
         ``(G,)`` factor k_g of the 90 % interval ``max(0, mean +- k_g sd)``.
+    gamma_shape
+        ``(G,)`` a_g: counts have the variance m + m^2 / a around predicted counts m.
     """
 
     cv_pcc: np.ndarray
     interval_factor: np.ndarray
+    gamma_shape: np.ndarray
 
 
 class Config(Protocol):
@@ -57,13 +60,20 @@ class Field(Protocol):
     n_draws
         How many draws there are; 1 for methods that give one value only.
     fitted_to_section
-        Whether the section's own counts are in it already, so that nothing is left to calibrate.
+        Whether the section's own counts are in it already, so that nothing is left to bring into agreement with them.
+    gamma_shape
+        ``(G,)`` a_g of ``hisdiff.methods._agreement``: how far counts scatter around predictions beyond counting
+        noise; None where that is not known.
     """
 
     genes: np.ndarray
     footprint_um2: float
     n_draws: int
     fitted_to_section: bool
+    gamma_shape: np.ndarray | None
+
+    def mean(self, cells: Locations) -> np.ndarray | None:
+        """Return the expectation of the draws, float32 ``(n, G)``, or None where the mean of draws is all there is."""
 
     def draws(self, cells: Locations) -> Iterator[np.ndarray]:
         """Yield one draw after the other, float32 ``(n, G)``.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOWEST, _HIGHEST = 0.4, 8.0
+_SHAPES = (0.1, 100.0)
+_TOP = 30.0  # log2 of more counts than a gene can have
 # Halvings of the range of log k_g: to less than one in a thousand.
 _HALVINGS = 12
 # Sampling variance of log k_g is about this over n: an interval end is a quantile, var(quantile) = p (1 - p) / (n f^2)
@@ -41,7 +43,30 @@ def knowledge_of(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, sectio
     weights = np.where(np.isfinite(correlations), np.bincount(index)[:, None], 0)
     total = weights.sum(axis=0)
     cv_pcc = np.where(total > 0, (weights * np.nan_to_num(correlations)).sum(axis=0) / np.maximum(total, 1), np.nan)
-    return Knowledge(cv_pcc=cv_pcc, interval_factor=interval_factor(measured, mean, std))
+    return Knowledge(
+        cv_pcc=cv_pcc,
+        interval_factor=interval_factor(measured, mean, std),
+        gamma_shape=gamma_shape(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
+    )
+
+
+def gamma_shape(counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return the shape a_g of each gene's gamma-Poisson distribution around predicted counts, ``(G,)``.
+
+    By moments: counts have the variance m + m^2 / a around predictions m. One factor per gene first makes the two agree
+    in total, since an offset is no scatter. Bounded, as a gene that follows its prediction more closely than counting
+    allows, or not at all, tells little about a.
+
+    Parameters
+    ----------
+    counts, predicted
+        ``(n, G)``, measured, and predicted out of fold.
+    """
+    total = predicted.sum(axis=0)
+    mean = predicted * (counts.sum(axis=0) / np.where(total > 0, total, 1))
+    excess = np.square(counts - mean).sum(axis=0) - mean.sum(axis=0)
+    square = np.square(mean).sum(axis=0)
+    return np.clip(square / np.maximum(excess, 1e-12), *_SHAPES)
 
 
 def interval_factor(measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -41,6 +41,14 @@ class DrawAccumulator:
         if self.units == COUNTS:
             np.exp2(draw, out=draw)
             draw -= 1
+        self._take(draw)
+
+    def add_counts(self, counts: np.ndarray) -> None:
+        """Take in one draw of expected counts ``(n, G)``; the array is left as it is."""
+        draw = np.maximum(counts, 0, dtype=np.float32)
+        self._take(np.log2(1 + draw) if self.units == LOG2 else draw)
+
+    def _take(self, draw: np.ndarray) -> None:
         self.n_draws += 1
         if len(self._kept) < self.keep:
             self._kept.append(draw.copy())

@@ -105,6 +105,8 @@ class TrainingSpots:
         That of the deepest section unless given: noise can be added to deep sections, not taken from shallow ones.
     pitch_um
         Median distance between spots; None where no section has two.
+    radius_um
+        Median radius of the disc of a footprint's area.
     """
 
     sections: tuple[Section, ...]
@@ -118,6 +120,7 @@ class TrainingSpots:
     depths: tuple[float, ...]
     depth: float
     pitch_um: float | None
+    radius_um: float
 
     @classmethod
     def of(cls, sections: Sequence[Section], *, depth: float | None = None, n_blocks: int = 5) -> TrainingSpots:
@@ -152,6 +155,7 @@ class TrainingSpots:
             depths=depths,
             depth=depth,
             pitch_um=float(np.median(pitches)) if pitches else None,
+            radius_um=float(np.median(np.concatenate([s.spots.radius_um for s, _ in counted]))),
         )
 
     def features(self, projection: Projection) -> np.ndarray:

@@ -14,6 +14,7 @@ from hisdiff._log import logger
 from hisdiff.methods._calibration import knowledge_of
 from hisdiff.methods._context import Scaling
 from hisdiff.methods._draws import DrawAccumulator
+from hisdiff.methods._field import PatchField
 from hisdiff.methods._noise import BlockNoise
 from hisdiff.methods._ridge_features import Projection, TrainingSpots
 from hisdiff.methods._ridge_fit import choose, moments_of, out_of_fold, residuals_of
@@ -110,6 +111,8 @@ class FittedRidge:
         log2 of the median total count over the panel that ``intercept`` and ``residuals`` belong to.
     usual_depth
         That of the median training section, which a section without counts is predicted at.
+    radius_um
+        Of a training spot.
     """
 
     def __init__(
@@ -121,9 +124,10 @@ class FittedRidge:
         residuals: np.ndarray,
         depth: float,
         usual_depth: float,
+        radius_um: float,
     ) -> None:
         self.genes, self.projection = np.asarray(genes), projection
-        self.depth, self.usual_depth = depth, usual_depth
+        self.depth, self.usual_depth, self.radius_um = depth, usual_depth, radius_um
         self.slopes, self.intercept, self.residuals = slopes, intercept, residuals
         self.knowledge: Knowledge | None = None
         self.history: list[dict[str, float]] = []
@@ -153,7 +157,21 @@ class FittedRidge:
             depth = self.usual_depth if section.depth is None or not np.isfinite(section.depth) else section.depth
         spots = section.spots
         whole = mean if spots is None or spots is locations else self._regression(section, spots)
-        return self._around(mean, whole, depth, n_draws, keep_draws, units, seed)
+        return self._around(mean, whole, depth, n_draws, keep_draws, units, BlockNoise.at(seed_of(seed), locations))
+
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> PatchField:
+        """Return predictions anywhere: every cell like a spot around it."""
+        return PatchField(self, section, np.pi * self.radius_um**2, n_draws, {"depth": depth, "seed": seed})
 
     def _regression(self, section: Section, locations: Locations) -> np.ndarray:
         return self.projection.features(section, locations) @ self.slopes + self.intercept
@@ -173,11 +191,17 @@ class FittedRidge:
         return float(np.log2(np.median(totals[totals > 0]))) if (totals > 0).any() else self.depth
 
     def _around(
-        self, mean: np.ndarray, whole: np.ndarray, depth: float, n_draws: int, keep_draws: int, units: str, seed: int
+        self,
+        mean: np.ndarray,
+        whole: np.ndarray,
+        depth: float,
+        n_draws: int,
+        keep_draws: int,
+        units: str,
+        noise: BlockNoise,
     ) -> Prediction:
         """Draw around regression values, scaled so that those of the ``whole`` section are as deep as asked."""
         shift, read = depth - self._depth_of(whole), depth - self.depth
-        noise = BlockNoise.for_rows(seed_of(seed), len(mean))
         rows = np.arange(len(mean))
         draws = DrawAccumulator(units, keep_draws)
         for draw in range(positive(n_draws, "n_draws", integer=True)):
@@ -202,7 +226,7 @@ class FittedRidge:
             "residuals": self.residuals,
         }
         settings = {"scaling": projection.scaling, "pitch_um": projection.pitch_um}
-        return arrays, settings | {"depth": self.depth, "usual_depth": self.usual_depth}
+        return arrays, settings | {"depth": self.depth, "usual_depth": self.usual_depth, "radius_um": self.radius_um}
 
     @classmethod
     def from_state(
@@ -271,7 +295,9 @@ class Ridge:
         residuals = residuals_of(training, held_out, config.n_residuals, seed)
         slopes, intercept = solve(moments_of(features, training), alpha)
         usual = float(np.median(training.depths))
-        fitted = FittedRidge(sections[0].genes, projection, slopes, intercept, residuals, training.depth, usual)
+        fitted = FittedRidge(
+            sections[0].genes, projection, slopes, intercept, residuals, training.depth, usual, training.radius_um
+        )
         fitted.history = history
         fitted.knowledge = _knowledge(fitted, training, held_out, seed)
         logger.info(
@@ -284,7 +310,7 @@ def _knowledge(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndarra
     """Predict the training spots out of fold, as deep as each section is, and compare."""
     parts = [held_out[training.section == i] for i in range(len(training.sections))]
     predicted = [
-        fitted._around(part, part, depth, _CALIBRATION_DRAWS, 0, LOG2, seed)
+        fitted._around(part, part, depth, _CALIBRATION_DRAWS, 0, LOG2, BlockNoise.for_rows(seed, len(part)))
         for part, depth in zip(parts, training.depths)
     ]
     return knowledge_of(

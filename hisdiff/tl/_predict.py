@@ -1,8 +1,9 @@
-"""Predict expression at the spots of a section, or on the lattice of one that has only an image."""
+"""Predict expression: at spots, on the lattice of a section that has only an image, or finer than the spots."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from hisdiff._sdata._write import check_layers_writable, set_record, with_panel,
 from hisdiff.methods._base import method as method_named
 from hisdiff.methods._model import Model
 from hisdiff.pp._embed import ensure_embedding
+from hisdiff.tl._target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,16 +34,20 @@ if TYPE_CHECKING:
 
 N_DRAWS = 16
 KEEP_DRAWS = 1
+FINE_DRAWS = 4
 
 
 def predict(
     data: SpatialData | Sequence[SpatialData],
     model: Model | str | Path | None = None,
     *,
+    resolution_um: float | None = None,
+    at: str | None = None,
     n_draws: int | None = None,
     n_steps: int | None = None,
     keep_draws: int | None = None,
     units: str | None = None,
+    calibrate: str | None = None,
     depth: float | None = None,
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
@@ -57,7 +63,8 @@ def predict(
     """Predict expression from the image.
 
     At the spots of a section with a table, measured or not; at a lattice of the model's pitch in a section that has
-    only an image. A section that was not embedded yet is embedded with the model's encoder first.
+    only an image. With ``resolution_um`` on a grid finer than the spots, with ``at`` at the shapes of any element: cells,
+    nuclei, annotations, bins. A section that was not embedded yet is embedded with the model's encoder first.
 
     Parameters
     ----------
@@ -65,14 +72,24 @@ def predict(
         One SpatialData or a sequence of them.
     model
         A model, the folder of one, or None for the one that was fitted on this object.
+    resolution_um
+        Side of the cells of a grid over the tissue, in um.
+    at
+        A shapes or labels element to predict at, by the area of its shapes.
     n_draws
-        Draws of the whole gene vector per spot; None for 16. Their mean is the point prediction.
+        Draws of the whole gene vector per location; None for 16 at spots, 4 elsewhere. Their mean is the prediction.
     n_steps
         Steps of the sampler; None for the model's own.
     keep_draws
-        How many single draws to store; None for 1.
+        How many single draws to store; None for 1 at spots, none elsewhere.
     units
-        ``"log2"``: mean and spread of log2(1 + count), the default; ``"counts"``: of counts.
+        ``"log2"``: mean and spread of log2(1 + count), the default at spots; ``"counts"``: of counts, the default
+        elsewhere, where they are expected counts, without the noise of counting.
+    calibrate
+        How predictions elsewhere agree with the section's measured spots. ``"shrink"``, the default: the cells of a
+        spot's footprint are scaled by (y + a) / (m + a), y its count and m what was predicted for it, with the a of each
+        gene from the training sections; draws are scaled by draws from the distribution of which that is the mean.
+        ``"exact"``: they add up to the count. ``"none"``.
     depth
         log2 of the median total count over the panel to predict at; None for the section's own where it has counts,
         else the median of the training sections.
@@ -83,7 +100,7 @@ def predict(
     mpp
         Micrometres per pixel, where the image has no coordinate system ``um``.
     key_added
-        Stem of the layers' names; None for the name of the method.
+        Stem of the names of layers, or of the new table and element; None for the name of the method.
     inplace
         Write, or return the predictions. An embedding that is missing is stored all the same.
     rng
@@ -100,14 +117,19 @@ def predict(
     ``var["hisdiff_modelled"]``, ``["hisdiff_cv_pcc"]``, ``["hisdiff_interval_factor"]``; ``obs["hisdiff_ood"]`` (bool:
     the patch looks like nothing the model was trained on); and ``uns["hisdiff"]["predictions"]["hisdiff"]``. A section
     that has only an image gets the table ``lattice`` with the genes of the panel.
-    Or the predictions, an AnnData (spots x panel) per section with the same layers.
+    With ``resolution_um=16``: the table ``hisdiff_16um`` (cells x panel; ``X`` the mean, layer ``"std"``, ``"draw0"``, ...;
+    ``obs["spot"]`` and ``obs["spot_distance_um"]`` the nearest measured spot) on the labels ``hisdiff_16um_cells``.
+    With ``at="nuclei"``: the table ``hisdiff_nuclei`` on that element. An object with several sections gets one for each,
+    with its region at the end of the names.
+    Or the predictions, an AnnData (locations x panel) per section with the same layers.
 
     Raises
     ------
     KeyError
         If no model is given and none was fitted on this object.
     ValueError
-        If the embedding is of another encoder than the model's, fewer than half of its genes are in the table, a layer
+        If the grid is finer than a pixel or no cell lies in the tissue, both ``resolution_um`` and ``at`` are given,
+        the embedding is of another encoder than the model's, fewer than half of its genes are in the table, a layer
         of that name was not written by hisdiff, or the image or its scale is missing.
 
     Examples
@@ -119,31 +141,33 @@ def predict(
     >>> sorted(sdata.tables["table"].layers)
     ['ridge', 'ridge_draw0', 'ridge_std']
     """
+    fine = resolution_um is not None or at is not None
+    usual = FINE_DRAWS if fine else N_DRAWS
     options = {
-        "n_draws": positive(N_DRAWS if n_draws is None else n_draws, "n_draws", integer=True),
+        "n_draws": positive(usual if n_draws is None else n_draws, "n_draws", integer=True),
         "n_steps": None if n_steps is None else positive(n_steps, "n_steps", integer=True),
-        "units": one_of(units or _keys.LOG2, (_keys.LOG2, _keys.COUNTS), "units"),
+        "units": one_of(units or (_keys.COUNTS if fine else _keys.LOG2), (_keys.LOG2, _keys.COUNTS), "units"),
         "depth": depth,
         "seed": seed_of(rng),
     }
-    options["keep_draws"] = _kept(keep_draws, options["n_draws"])
+    options["keep_draws"] = _kept(keep_draws, options["n_draws"], 0 if fine else KEEP_DRAWS)
+    target = Target.of(resolution_um, at, calibrate)
     where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
     run = {"device": device, "progress": progress}
     items = as_list(data)
     jobs = [(sdata, _model_for(sdata, model)) for sdata in items]
     for sdata, used in jobs:
-        _check(sdata, used, key_added or used.method, options["keep_draws"], where)
-    results = [
-        _predict(sdata, used, key_added or used.method, where, layer, options, run, inplace) for sdata, used in jobs
-    ]
+        _check(sdata, used, key_added or used.method, options["keep_draws"], where, target)
+    one = _predict if target is None else partial(_predict_fine, target)
+    results = [one(sdata, used, key_added or used.method, where, layer, options, run, inplace) for sdata, used in jobs]
     if inplace:
         return None
     return results if isinstance(data, (list, tuple)) else results[0]
 
 
-def _kept(keep_draws: int | None, n_draws: int) -> int:
+def _kept(keep_draws: int | None, n_draws: int, usual: int) -> int:
     if keep_draws is None:
-        return min(KEEP_DRAWS, n_draws)
+        return min(usual, n_draws)
     if keep_draws != 0:
         positive(keep_draws, "keep_draws", integer=True)
     if keep_draws > n_draws:
@@ -169,9 +193,15 @@ def _model_for(sdata: SpatialData, model: Model | str | Path | None) -> Model:
     return found
 
 
-def _check(sdata: SpatialData, model: Model, stem: str, keep_draws: int, where: Mapping[str, Any]) -> None:
+def _check(
+    sdata: SpatialData, model: Model, stem: str, keep_draws: int, where: Mapping[str, Any], target: Target | None
+) -> None:
     """Check everything that can be wrong before the first patch is read."""
-    for bound in read_sections(sdata, **where, needs=("image",)):
+    bounds = read_sections(sdata, **where, needs=("image",))
+    if target is not None:
+        for bound in bounds:
+            target.check(bound, stem, several=len(bounds) > 1)
+    for bound in bounds:
         features, table = bound.section.features, bound.place.table
         if features is None and model.cohort.features is None and "features" in method_named(model.method).needs:
             raise ValueError(
@@ -186,7 +216,8 @@ def _check(sdata: SpatialData, model: Model, stem: str, keep_draws: int, where: 
             )
         if table is not None and bound.place.table_key != _keys.LATTICE_TABLE:
             check_panel_present(model.genes, gene_names(table, like=model.genes), f"table {bound.place.table_key!r}")
-            check_layers_writable(table, stem, keep_draws, f"Table {bound.place.table_key!r}")
+            if target is None:
+                check_layers_writable(table, stem, keep_draws, f"Table {bound.place.table_key!r}")
 
 
 def _predict(
@@ -199,17 +230,45 @@ def _predict(
     run: Mapping[str, Any],
     inplace: bool,
 ) -> AnnData | None:
-    ensure_embedding(sdata, model.cohort.features, where, run, lattice=(model.cohort.pitch_um, model.cohort.radius_um))
-    if locate(sdata, **where)[0].table_key is None:
-        where = {**where, "table_key": _keys.LATTICE_TABLE}
-    bounds = read_sections(sdata, **where, needs=("image", "features"))
-    bounds = [_with_counts(bound, model, layer) for bound in bounds]
+    bounds = [_with_counts(bound, model, layer) for bound in _prepared(sdata, model, where, run)]
     predictions = [model.fitted.predict(bound.section, bound.section.spots, **options, **run) for bound in bounds]
     record = _record(bounds, model, options)
     if not inplace:
         return ad.concat([_as_anndata(b, p, stem) for b, p in zip(bounds, predictions)], merge="same")
     _write(bounds, predictions, model, stem, record)
     return None
+
+
+def _predict_fine(
+    target: Target,
+    sdata: SpatialData,
+    model: Model,
+    stem: str,
+    where: Mapping[str, Any],
+    layer: str | None,
+    options: Mapping[str, Any],
+    run: Mapping[str, Any],
+    inplace: bool,
+) -> AnnData | list[AnnData] | None:
+    bounds = [_with_counts(bound, model, layer) for bound in _prepared(sdata, model, where, run)]
+    results = []
+    for bound in bounds:
+        record = _record([bound], model, options)
+        results.append(
+            target.predict(bound, model, stem, options, run, record, several=len(bounds) > 1, inplace=inplace)
+        )
+    return None if inplace else results if len(results) > 1 else results[0]
+
+
+def _prepared(sdata: SpatialData, model: Model, where: Mapping[str, Any], run: Mapping[str, Any]) -> list[Bound]:
+    """Read sections after making what the model needs of them."""
+    needs = {"image", *(method_named(model.method).needs & {"features"})}
+    if "features" in needs:
+        lattice = (model.cohort.pitch_um, model.cohort.radius_um)
+        ensure_embedding(sdata, model.cohort.features, where, run, lattice=lattice)
+    if locate(sdata, **where)[0].table_key is None and _keys.LATTICE_TABLE in sdata.tables:
+        where = {**where, "table_key": _keys.LATTICE_TABLE}
+    return read_sections(sdata, **where, needs=needs)
 
 
 def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:

@@ -149,8 +149,9 @@ class FactorModel:
         spots = section.spots
         whole = center if spots is None or spots is locations or not len(spots) else self.means(section, spots)
         center = self.gauge.align(center, whole)
+        noise = BlockNoise.at(seed, locations)
         yield from self.draws_around(
-            center, depth=depth, n_draws=n_draws, n_steps=n_steps, units=units, seed=seed, device=device
+            center, depth=depth, n_draws=n_draws, n_steps=n_steps, units=units, seed=seed, noise=noise, device=device
         )
 
     def means(self, section: Section, locations: Locations) -> np.ndarray:
@@ -167,6 +168,7 @@ class FactorModel:
         n_steps: int,
         units: str,
         seed: int,
+        noise: BlockNoise | None = None,
         device: str | None = None,
         members: np.ndarray | None = None,
     ) -> Iterator[Draw]:
@@ -177,7 +179,8 @@ class FactorModel:
             members = np.flatnonzero(flow.member_folds.cpu().numpy() < 0)
         flow = flow.take(members)
         rows = np.arange(len(center))
-        noise = BlockNoise.for_rows(seed, len(center))
+        if noise is None:
+            noise = BlockNoise.for_rows(seed, len(center))
         condition = torch.from_numpy(self.summary(center)).to(where)
         shift = depth - self.gauge.depth
         k = len(self.factors.loadings)

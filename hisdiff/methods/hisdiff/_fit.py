@@ -109,7 +109,7 @@ def fit_factor_model(
         100 * fitted.explained, len(factors.loadings), result.best_step,
     )  # fmt: skip
     flow.cpu()
-    return FittedHisDiff(sections[0].genes, config, model, watched.knowledge(seed), result.history)
+    return FittedHisDiff(sections[0].genes, config, model, watched.knowledge(seed), result.history, spots.radius_um)
 
 
 @dataclass(frozen=True)

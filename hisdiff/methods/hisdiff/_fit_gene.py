@@ -81,7 +81,7 @@ def fit_gene_model(
         result.best_step, len(spots.section), model.sizes.n_genes, model.sizes.embedding_dim,
     )  # fmt: skip
     model.network.cpu()
-    return FittedHisDiff(sections[0].genes, config, model, knowledge, result.history)
+    return FittedHisDiff(sections[0].genes, config, model, knowledge, result.history, spots.radius_um)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hisdiff._check import positive, seed_of
 from hisdiff._keys import LOG2
 from hisdiff._log import progress as progress_bar
 from hisdiff.methods._draws import DrawAccumulator
+from hisdiff.methods._field import PatchField
 from hisdiff.methods.hisdiff._config import HisDiffConfig
 from hisdiff.methods.hisdiff._fast import FactorModel
 from hisdiff.methods.hisdiff._gene_model import GeneModel
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff.methods._base import Knowledge
+    from hisdiff.methods._base import Field, Knowledge
     from hisdiff.methods.hisdiff._fast import Draw
 
 
@@ -63,6 +64,8 @@ class FittedHisDiff:
         Accuracy and interval factors measured on left-out training tissue.
     history
         Training curve.
+    radius_um
+        Of a training spot, to which counts refer; NaN where that is not known.
     """
 
     def __init__(
@@ -72,9 +75,10 @@ class FittedHisDiff:
         generator: Generator,
         knowledge: Knowledge | None = None,
         history: list[dict[str, float]] | None = None,
+        radius_um: float = float("nan"),
     ) -> None:
         self.genes, self.config, self.generator = np.asarray(genes), config, generator
-        self.knowledge, self.history = knowledge, history or []
+        self.knowledge, self.history, self.radius_um = knowledge, history or [], radius_um
 
     def predict(
         self,
@@ -117,10 +121,30 @@ class FittedHisDiff:
         result = draws.result(self.genes)
         return result if total is None else replace(result, mean=(total / n_draws).astype(np.float32))
 
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Field:
+        """Return predictions anywhere in a section."""
+        radius = self.radius_um
+        if not np.isfinite(radius):
+            if section.spots is None:
+                raise ValueError(f"Neither the model nor section {section.name!r} tells the size of a spot.")
+            radius = float(np.median(section.spots.radius_um))
+        options = {"n_steps": n_steps, "depth": depth, "seed": seed, "device": device, "progress": False}
+        return PatchField(self, section, np.pi * radius**2, n_draws, options)
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays, settings = self.generator.state()
-        return arrays, {"config": self.config.to_dict(), "generator": settings}
+        return arrays, {"config": self.config.to_dict(), "generator": settings, "radius_um": self.radius_um}
 
     @classmethod
     def from_state(
@@ -128,4 +152,5 @@ class FittedHisDiff:
     ) -> FittedHisDiff:
         """Rebuild what ``state`` described."""
         config = HisDiffConfig.from_dict(settings["config"])
-        return cls(genes, config, GENERATORS[config.denoiser].from_state(config, arrays, settings["generator"]))
+        generator = GENERATORS[config.denoiser].from_state(config, arrays, settings["generator"])
+        return cls(genes, config, generator, radius_um=settings["radius_um"])

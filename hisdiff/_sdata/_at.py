@@ -1,0 +1,71 @@
+"""Any shapes or labels element as locations at which expression is predicted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from hisdiff._check import listing, present
+from hisdiff._sdata._locate import finest, matrix_to, shared_systems
+from hisdiff._section import Locations
+
+if TYPE_CHECKING:
+    from hisdiff._sdata._locate import Place
+
+
+def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
+    """Return the shapes of an element as locations in um, and their index.
+
+    Raises
+    ------
+    KeyError
+        If there is no such shapes or labels element.
+    ValueError
+        If it shares no coordinate system with the image, holds nothing, or holds what has no area.
+    """
+    sdata = place.sdata
+    present(key, [*sdata.shapes, *sdata.labels], "shapes or labels element")
+    element = sdata[key]
+    if key in sdata.labels:
+        from spatialdata import to_polygons
+
+        element = to_polygons(element)
+    assert place.image_key is not None
+    image = finest(sdata, place.image_key)
+    systems = shared_systems(element, image)
+    if not systems:
+        raise ValueError(
+            f"Element {key!r} and image {place.image_key!r} share no coordinate system; those of the image are "
+            f"{listing(_systems(image))}, those of the element {listing(_systems(element))}."
+        )
+    to_um = np.diag([place.mpp, place.mpp, 1.0])
+    to_um = to_um @ np.linalg.inv(matrix_to(image, systems[0])) @ matrix_to(element, systems[0])
+    geometry = np.asarray(element.geometry)
+    if not len(geometry):
+        raise ValueError(f"Element {key!r} holds no shape.")
+    return _locations(geometry, element, to_um, key), element.index.to_numpy()
+
+
+def _locations(geometry: np.ndarray, element: Any, to_um: np.ndarray, key: str) -> Locations:
+    def moved(points: np.ndarray) -> np.ndarray:
+        return points @ to_um[:2, :2].T + to_um[:2, 2]
+
+    xy = moved(shapely.get_coordinates(shapely.centroid(geometry)))
+    if "radius" in element.columns:
+        scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
+        return Locations(xy, element["radius"].to_numpy(dtype=float) * scale)
+    outlines = np.asarray(shapely.make_valid(shapely.transform(geometry, moved)))
+    empty = np.flatnonzero(~(shapely.area(outlines) > 0))
+    if len(empty):
+        raise ValueError(
+            f"{len(empty)} shape(s) of element {key!r} have no area, such as {listing(element.index[empty], 4)}."
+        )
+    return Locations(xy, outlines)
+
+
+def _systems(element: Any) -> list[str]:
+    from spatialdata.transformations import get_transformation
+
+    return list(get_transformation(element, get_all=True))

@@ -1,0 +1,108 @@
+"""Fields: predictions anywhere in a section, from methods that predict location by location; and noise that is smooth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from hisdiff._keys import COUNTS
+from hisdiff.methods._noise import BlockNoise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from hisdiff._section import Locations, Prediction, Section
+    from hisdiff.methods._base import Fitted
+
+# A node further away than this many spacings has no say.
+_REACH = 2
+# Spread of a node's say, in spacings: below .6 the field would show its nodes.
+_SPREAD = 0.7
+
+
+@dataclass
+class PatchField:
+    """Every cell is predicted like a spot around it: exact, and one pass of the encoder per cell.
+
+    Attributes
+    ----------
+    fitted, section, options
+        The method, where it predicts, and what to call its ``predict`` with.
+    footprint_um2
+        Area of a training spot.
+    n_draws
+        How many draws.
+    """
+
+    fitted: Fitted
+    section: Section
+    footprint_um2: float
+    n_draws: int
+    options: Mapping[str, Any]
+    fitted_to_section: bool = False
+    _last: tuple[Locations, Prediction] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        knowledge = self.fitted.knowledge
+        self.genes = self.fitted.genes
+        self.gamma_shape = None if knowledge is None else knowledge.gamma_shape
+
+    def mean(self, cells: Locations) -> np.ndarray:
+        """Return the expectation; see ``Field``."""
+        return self._predict(cells).mean
+
+    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+        """Yield draws; see ``Field``."""
+        drawn = self._predict(cells).draws
+        assert drawn is not None
+        yield from drawn
+
+    def _predict(self, cells: Locations) -> Prediction:
+        if self._last is None or self._last[0] is not cells:  # an encoder's pass over all cells is not made twice
+            made = self.fitted.predict(
+                self.section, cells, n_draws=self.n_draws, keep_draws=self.n_draws, units=COUNTS, **self.options
+            )
+            self._last = cells, made
+        return self._last[1]
+
+
+class SmoothNoise:
+    """Gaussian noise of variance 1 that varies smoothly over a plane.
+
+    White noise at the nodes of a square lattice anchored at the origin of um is blended by Gaussian weights, so that a
+    value depends on place, seed, draw and purpose alone. The correlation falls to one half within about a spacing.
+
+    Parameters
+    ----------
+    seed
+        Integer of zero or above.
+    xy_um
+        ``(n, 2)`` places.
+    spacing_um
+        Of the nodes.
+    """
+
+    def __init__(self, seed: int, xy_um: np.ndarray, spacing_um: float) -> None:
+        place = np.asarray(xy_um)[:, ::-1] / spacing_um - 0.5  # (row, column) in spacings from the first node
+        first = np.floor(place).astype(np.int64)
+        offsets = np.arange(1 - _REACH, _REACH + 1)
+        around = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
+        nodes = first[:, None] + around
+        square = np.square(place[:, None] - nodes).sum(axis=2)
+        # Down to zero at the edge of the reach, so that no step shows where nodes come and go.
+        edge = np.clip(1 - np.abs(place[:, None] - nodes) / _REACH, 0, None).prod(axis=2)
+        weights = np.exp(-square / (2 * _SPREAD**2)) * edge
+        weights /= np.sqrt(np.square(weights).sum(axis=1, keepdims=True))
+        used, index = np.unique(nodes.reshape(-1, 2), axis=0, return_inverse=True)
+        row = np.repeat(np.arange(len(place)), len(around))
+        self._blend = sparse.csr_matrix((weights.ravel(), (row, index.ravel())), shape=(len(place), len(used)))
+        self._noise = BlockNoise.for_grid(seed, used)
+
+    def normal(self, draw: int, purpose: int, width: int) -> np.ndarray:
+        """Return float32 ``(n, width)``, standard normal at every place."""
+        white = self._noise.normal(draw, purpose, np.arange(len(self._noise)), width)
+        return (self._blend @ white).astype(np.float32)

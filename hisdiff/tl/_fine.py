@@ -1,0 +1,187 @@
+"""Predict expression finer than the spots: cells of a grid, or any shapes, in agreement with the spots measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff import _keys
+from hisdiff._geometry._grid import BLOCK, block_slices, by_block, cells_touching, overlap
+from hisdiff._log import progress
+from hisdiff._section import Locations, Prediction
+from hisdiff.methods._agreement import Agreement
+from hisdiff.methods._draws import DrawAccumulator
+from hisdiff.methods._noise import BlockNoise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hisdiff._section import Section
+    from hisdiff.methods._agreement import Factors
+    from hisdiff.methods._base import Field
+
+# Values of one array of a tile: some hundred MB for the half dozen arrays that are alive at a time.
+_TILE_VALUES = 2e7
+# Purpose of the noise of factors; those of a method's own draws are small numbers.
+_FACTORS = 1000
+# Cells a footprint or a shape is made of, across: enough for its outline, few enough to be quick.
+_CELLS_ACROSS = 3
+_FINEST_UM, _COARSEST_UM = 4.0, 16.0
+
+
+@dataclass(frozen=True)
+class FinePredictor:
+    """What is needed to predict any cells of a section.
+
+    Attributes
+    ----------
+    field
+        Expected expression anywhere in the section.
+    agreement, mean_factors, draw_factors
+        How cells are brought into agreement with measured spots; None where they are not.
+    resolution_um
+        Side of a cell.
+    units, keep_draws
+        See ``hd.tl.predict``.
+    """
+
+    field: Field
+    resolution_um: float
+    units: str
+    keep_draws: int
+    agreement: Agreement | None = None
+    mean_factors: Factors | None = None
+    draw_factors: tuple[Factors, ...] = ()
+
+    def cells(self, ij: np.ndarray) -> Prediction:
+        """Predict cells ``(n, 2)``, (row, column)."""
+        return self._summarise(Locations.cells(ij, self.resolution_um), None)
+
+    def locations(self, where: Locations) -> Prediction:
+        """Predict locations with a footprint, as the sums over the cells in it, by area."""
+        ij = cells_of(where, self.resolution_um)
+        return self._summarise(Locations.cells(ij, self.resolution_um), overlap(where, ij, self.resolution_um))
+
+    def _summarise(self, cells: Locations, share: Any) -> Prediction:
+        area = self.resolution_um**2 / self.field.footprint_um2
+        blend = None if self.agreement is None else self.agreement.blend(cells)
+
+        def finished(rates: np.ndarray, factors: Factors | None) -> np.ndarray:
+            counts = rates * np.float32(area)
+            if blend is not None and factors is not None:
+                counts = blend(counts, factors)
+            return counts if share is None else share @ counts
+
+        draws = DrawAccumulator(self.units, self.keep_draws)
+        for index, rates in enumerate(self.field.draws(cells)):
+            draws.add_counts(finished(rates, self.draw_factors[index] if self.draw_factors else None))
+        result = draws.result(self.field.genes)
+        expected = self.field.mean(cells) if self.units == _keys.COUNTS else None
+        if expected is None:
+            return result
+        mean = finished(expected, self.mean_factors).astype(np.float32)
+        return Prediction(mean, result.std, result.genes, result.units, result.draws, result.obs)
+
+
+def fine_predictor(
+    section: Section, field: Field, resolution_um: float, *, calibrate: str, units: str, keep_draws: int, seed: int
+) -> FinePredictor:
+    """Prepare predictions of a section's cells; where it was measured, the factors of its spots are found first."""
+    plain = FinePredictor(field, resolution_um, units, keep_draws)
+    shape = field.gamma_shape
+    if calibrate == "none" or section.counts is None or field.fitted_to_section or section.spots is None:
+        return plain
+    if shape is None:
+        shape = np.ones(len(field.genes))
+    counts = _on_panel(section, field.genes)
+    measured = np.flatnonzero(np.nansum(counts, axis=1) > 0)
+    if not len(measured):
+        return plain
+    spots, counts = section.spots.take(measured), counts[measured]
+    agreement = Agreement(spots, counts, shape, exact=calibrate == "exact")
+    sums = _footprint_sums(spots, field, resolution_um)
+    noise = BlockNoise.for_rows(seed, len(section.spots))
+    factors = []
+    for draw, predicted in enumerate(sums[1:]):
+        normal = None if calibrate == "exact" else noise.normal(draw, _FACTORS, measured, counts.shape[1])
+        factors.append(agreement.factors(predicted, normal))
+    mean = sums[0] if np.isfinite(sums[0]).any() else sums[1:].mean(axis=0)
+    return FinePredictor(field, resolution_um, units, keep_draws, agreement, agreement.factors(mean), tuple(factors))
+
+
+def _on_panel(section: Section, genes: np.ndarray) -> np.ndarray:
+    """Return a section's counts in the order of a panel, NaN for genes that it lacks."""
+    assert section.counts is not None
+    where = {gene: i for i, gene in enumerate(section.genes)}
+    columns = np.array([where.get(gene, -1) for gene in genes])
+    result = np.full((section.counts.shape[0], len(genes)), np.nan)
+    result[:, columns >= 0] = section.counts[:, columns[columns >= 0]].toarray()
+    return result
+
+
+def _footprint_sums(spots: Locations, field: Field, resolution_um: float) -> np.ndarray:
+    """Return what is predicted in the footprints of spots: expectation and draws, ``(1 + draws, n, G)``."""
+    area = resolution_um**2 / field.footprint_um2
+    sums = np.full((1 + field.n_draws, len(spots), len(field.genes)), np.nan)
+    for rows in groups_of(spots, resolution_um, len(field.genes)):
+        some = spots.take(rows)
+        ij = cells_of(some, resolution_um)
+        share = overlap(some, ij, resolution_um) * area
+        cells = Locations.cells(ij, resolution_um)
+        expected = field.mean(cells)
+        if expected is not None:
+            sums[0, rows] = share @ expected
+        for draw, rates in enumerate(field.draws(cells)):
+            sums[1 + draw, rows] = share @ rates
+    return sums
+
+
+def cells_of(where: Locations, resolution_um: float) -> np.ndarray:
+    """Return the cells that any of the footprints touches, int64 ``(n, 2)`` in the order of blocks."""
+    return by_block(cells_touching(where, resolution_um))
+
+
+def groups_of(where: Locations, resolution_um: float, n_genes: int) -> Iterator[np.ndarray]:
+    """Yield rows of locations that lie together, few enough for one tile."""
+    most = max(1, _TILE_VALUES / n_genes)
+    block = np.floor(where.xy_um[:, ::-1] / (resolution_um * BLOCK)).astype(np.int64)
+    order = np.lexsort((np.arange(len(where)), block[:, 1], block[:, 0]))
+    size = np.ceil((2 * where.radius_um[order] / resolution_um + 1) ** 2)
+    tile = (np.cumsum(size) // most).astype(np.int64)
+    for number in np.unique(tile):
+        yield order[tile == number]
+
+
+def tiles_of(ij: np.ndarray, n_genes: int) -> list[slice]:
+    """Return runs of whole blocks of cells, few enough for one tile each."""
+    most = max(1, _TILE_VALUES / n_genes)
+    tiles: list[slice] = []
+    for block in block_slices(ij):
+        if tiles and block.stop - tiles[-1].start <= most:
+            tiles[-1] = slice(tiles[-1].start, block.stop)
+        else:
+            tiles.append(block)
+    return tiles
+
+
+def predict_locations(predictor: FinePredictor, where: Locations, *, show: bool | None) -> Prediction:
+    """Predict many locations, group by group."""
+    n_genes = len(predictor.field.genes)
+    mean = np.full((len(where), n_genes), np.nan, dtype=np.float32)
+    std = mean.copy()
+    kept = np.full((predictor.keep_draws, len(where), n_genes), np.nan, dtype=np.float32)
+    groups = list(groups_of(where, predictor.resolution_um, n_genes))
+    for rows in progress(groups, desc="predicting", enabled=show):
+        part = predictor.locations(where.take(rows))
+        mean[rows], std[rows] = part.mean, part.std
+        if part.draws is not None:
+            kept[:, rows] = part.draws
+    return Prediction(mean, std, predictor.field.genes, predictor.units, kept if len(kept) else None)
+
+
+def resolution_for(where: Locations, mpp: float) -> float:
+    """Return the side of cells, in um, that outline footprints well: a third of their width, 4 to 16 um."""
+    width = 2 * float(np.median(where.radius_um))
+    return max(min(max(width / _CELLS_ACROSS, _FINEST_UM), _COARSEST_UM), mpp)

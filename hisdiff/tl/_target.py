@@ -1,0 +1,183 @@
+"""Where a prediction finer than the spots goes: the cells of a grid, or the shapes of an element."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from hisdiff._check import one_of, positive
+from hisdiff._geometry._grid import cells_within, outlines
+from hisdiff._log import progress
+from hisdiff._sdata._at import read_locations
+from hisdiff._sdata._fine import cells_labels, check_names_free, fine_table, write_fine
+from hisdiff._section import Locations, Prediction
+from hisdiff.methods._agreement import MODES
+from hisdiff.pp._tissue import outline_of
+from hisdiff.tl._fine import fine_predictor, predict_locations, resolution_for, tiles_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+    from hisdiff._sdata._read import Bound
+    from hisdiff._section import Section
+    from hisdiff.methods._model import Model
+    from hisdiff.tl._fine import FinePredictor
+
+
+@dataclass(frozen=True)
+class Target:
+    """What ``hd.tl.predict`` was asked for beside the spots.
+
+    Attributes
+    ----------
+    resolution_um
+        Side of cells, or None.
+    at
+        Element, or None.
+    calibrate
+        One of ``MODES``.
+    """
+
+    resolution_um: float | None
+    at: str | None
+    calibrate: str
+
+    @classmethod
+    def of(cls, resolution_um: float | None, at: str | None, calibrate: str | None) -> Target | None:
+        """Check the arguments; None where neither a resolution nor an element is asked for."""
+        if resolution_um is None and at is None:
+            if calibrate is not None:
+                raise ValueError(
+                    "calibrate= is for predictions with resolution_um= or at=; spots have counts of their own."
+                )
+            return None
+        if resolution_um is not None and at is not None:
+            raise ValueError(f"Either resolution_um={resolution_um:g} or at={at!r} tells where to predict, not both.")
+        if resolution_um is not None:
+            positive(resolution_um, "resolution_um")
+        return cls(resolution_um, at, one_of(calibrate or MODES[0], MODES, "calibrate"))
+
+    def names(self, bound: Bound, stem: str, *, several: bool) -> tuple[str, str]:
+        """Return the names of the table and of the element that it annotates."""
+        suffix = f"_{bound.place.name}" if several else ""
+        if self.at is not None:
+            return f"{stem}_{self.at}{suffix}", self.at
+        table = f"{stem}_{self.resolution_um:g}um"
+        return table + suffix, f"{table}_cells{suffix}"
+
+    def check(self, bound: Bound, stem: str, *, several: bool) -> None:
+        """Raise, before any work, for what cannot be done."""
+        place, image = bound.place, bound.section.image
+        table_key, region = self.names(bound, stem, several=several)
+        check_names_free(place.sdata, table_key, None if self.at is not None else region)
+        if self.at is not None:
+            read_locations(place, self.at)
+            return
+        assert image is not None
+        assert self.resolution_um is not None
+        if self.resolution_um < image.mpp:
+            raise ValueError(
+                f"resolution_um={self.resolution_um:g} is finer than a pixel of image {place.image_key!r} ({image.mpp:.3g} um)."
+            )
+        x0, y0, x1, y1 = image.bounds_um
+        if self.resolution_um > min(x1 - x0, y1 - y0):
+            raise ValueError(
+                f"resolution_um={self.resolution_um:g} is larger than image {place.image_key!r} ({x1 - x0:.0f} x {y1 - y0:.0f} um)."
+            )
+
+    def predict(
+        self,
+        bound: Bound,
+        model: Model,
+        stem: str,
+        options: Mapping[str, Any],
+        run: Mapping[str, Any],
+        record: dict[str, Any],
+        *,
+        several: bool,
+        inplace: bool,
+    ) -> AnnData | None:
+        """Predict one section, and write a table of its own or return it."""
+        place, section = bound.place, _with_tissue(bound)
+        assert section.image is not None
+        if self.at is not None:
+            where, instances = read_locations(place, self.at)
+            resolution = resolution_for(where, section.image.mpp)
+        else:
+            assert self.resolution_um is not None
+            resolution = self.resolution_um
+            ij = cells_within(_area(section), resolution)
+            if not len(ij):
+                raise ValueError(f"No cell of {resolution:g} um has its centre in the tissue of {place.name!r}.")
+            where, instances = Locations.cells(ij, resolution), np.arange(1, len(ij) + 1)
+        field = model.fitted.field(
+            section,
+            n_draws=options["n_draws"],
+            n_steps=options["n_steps"],
+            depth=options["depth"],
+            seed=options["seed"],
+            **run,
+        )
+        predictor = fine_predictor(
+            section,
+            field,
+            resolution,
+            calibrate=self.calibrate,
+            units=options["units"],
+            keep_draws=options["keep_draws"],
+            seed=options["seed"],
+        )
+        if self.at is not None:
+            prediction = predict_locations(predictor, where, show=run["progress"])
+        else:
+            prediction = _predict_cells(predictor, where, show=run["progress"])
+        table_key, region = self.names(bound, stem, several=several)
+        used = predictor.agreement is not None
+        record |= {
+            "calibration": self.calibrate if used else "none",
+            "resolution_um": resolution,
+            "n_draws": field.n_draws,
+            "uses_section_counts": record["uses_section_counts"] or used or field.fitted_to_section,
+        }
+        spots = section.spots if section.counts is not None else None
+        table = fine_table(place, region, instances, where, prediction, record, stem, spots)
+        if not inplace:
+            return table
+        labels = None if self.at is not None else cells_labels(place, where.array_ij, resolution)
+        write_fine(place, table_key, region, table, labels)
+        return None
+
+
+def _with_tissue(bound: Bound) -> Section:
+    """Return the section with an outline, found in the image where none is stored."""
+    section = bound.section
+    if section.tissue is not None:
+        return section
+    return replace(section, tissue=outline_of(section.image, bound.place.image_key))
+
+
+def _area(section: Section) -> Any:
+    """Return the tissue with the footprints of measured spots, so that every one of them has its cells."""
+    if section.counts is None or section.spots is None:
+        return section.tissue
+    return shapely.union_all([section.tissue, *outlines(section.spots)])
+
+
+def _predict_cells(predictor: FinePredictor, where: Locations, *, show: bool | None) -> Prediction:
+    """Predict the cells of a grid tile by tile."""
+    assert where.array_ij is not None
+    n_genes, tiles = len(predictor.field.genes), tiles_of(where.array_ij, len(predictor.field.genes))
+    mean = np.empty((len(where), n_genes), dtype=np.float32)
+    std = np.empty_like(mean)
+    kept = np.empty((predictor.keep_draws, len(where), n_genes), dtype=np.float32)
+    for rows in progress(tiles, desc="predicting", enabled=show):
+        part = predictor.cells(where.array_ij[rows])
+        mean[rows], std[rows] = part.mean, part.std
+        if part.draws is not None:
+            kept[:, rows] = part.draws
+    return Prediction(mean, std, predictor.field.genes, predictor.units, kept if len(kept) else None)

@@ -136,6 +136,8 @@ class Method(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     """Which of ``counts``, ``image``, ``features``, ``lattice`` a training section must have."""
+    needs_to_predict: ClassVar[frozenset[str]]
+    """Which of them a section must have to be predicted."""
     config_type: ClassVar[type[Config]]
     fitted_type: ClassVar[type[Fitted]]
 
@@ -169,5 +171,6 @@ METHODS = {
     "hisdiff": "hisdiff.methods.hisdiff:HisDiff",
     "istar": "hisdiff.methods.istar:IStar",
     "ridge": "hisdiff.methods.ridge:Ridge",
+    "tesla": "hisdiff.methods.tesla:Tesla",
 }
 """Method name -> ``module:class``."""

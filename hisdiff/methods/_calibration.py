@@ -35,19 +35,26 @@ def knowledge_of(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, sectio
     mean, std
         ``(n, G)``, predicted for the same spots by fits that had not seen them, from at least two draws.
     sections
-        ``(n,)`` section of each spot. Correlations are taken inside sections and averaged, weighted by spots, since
-        differences between sections are no skill.
+        ``(n,)`` section of each spot.
+    """
+    return Knowledge(
+        cv_pcc=cv_pcc_of(measured, mean, sections),
+        interval_factor=interval_factor(measured, mean, std),
+        gamma_shape=gamma_shape(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
+    )
+
+
+def cv_pcc_of(measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> np.ndarray:
+    """Return the correlation of each gene, ``(G,)``; the arguments are those of ``knowledge_of``.
+
+    Correlations are taken inside sections and averaged, weighted by spots, since differences between sections are no
+    skill.
     """
     names, index = np.unique(sections, return_inverse=True)
     correlations = np.stack([pearson(measured[index == i], mean[index == i]) for i in range(len(names))])
     weights = np.where(np.isfinite(correlations), np.bincount(index)[:, None], 0)
     total = weights.sum(axis=0)
-    cv_pcc = np.where(total > 0, (weights * np.nan_to_num(correlations)).sum(axis=0) / np.maximum(total, 1), np.nan)
-    return Knowledge(
-        cv_pcc=cv_pcc,
-        interval_factor=interval_factor(measured, mean, std),
-        gamma_shape=gamma_shape(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
-    )
+    return np.where(total > 0, (weights * np.nan_to_num(correlations)).sum(axis=0) / np.maximum(total, 1), np.nan)
 
 
 def gamma_shape(counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -214,6 +214,7 @@ class IStar:
 
     name: ClassVar[str] = "istar"
     needs: ClassVar[frozenset[str]] = frozenset({"counts", "image", "features"})
+    needs_to_predict: ClassVar[frozenset[str]] = frozenset({"image", "features"})
     config_type: ClassVar[type] = IStarConfig
     fitted_type: ClassVar[type] = FittedIStar
 

@@ -267,6 +267,7 @@ class Ridge:
 
     name: ClassVar[str] = "ridge"
     needs: ClassVar[frozenset[str]] = frozenset({"counts", "features"})
+    needs_to_predict: ClassVar[frozenset[str]] = frozenset({"image", "features"})
     config_type: ClassVar[type] = RidgeConfig
     fitted_type: ClassVar[type] = FittedRidge
 

@@ -232,4 +232,6 @@ def _coverage(
     if _keys.interval_factor(layer) not in table.var:
         return float("nan")
     factor = table.var[_keys.interval_factor(layer)].to_numpy(dtype=float)[rows_of(genes, table.var_names)]
+    if not np.isfinite(factor).any():
+        return float("nan")  # a method that gives one value knows no interval
     return float(np.nanmean(coverage(measured, mean, std, factor)))

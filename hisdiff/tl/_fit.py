@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def fit(
     data
         Sections with an image and raw counts: one SpatialData or a sequence of them.
     method
-        ``"hisdiff"`` or ``"ridge"``.
+        ``"hisdiff"``, ``"ridge"`` or ``"tesla"``.
     config
         Name of a preset (``"fast"``, and ``"paper"`` for ``hisdiff``), a mapping of options that differ from ``"fast"``,
         or the method's own configuration.
@@ -202,10 +203,12 @@ def _common_features(items: Sequence[SpatialData], where: Mapping[str, Any]) -> 
 def _sections(
     sdata: SpatialData, panel: Names, where: Mapping[str, Any], layer: str | None, needs: frozenset[str]
 ) -> list[Bound]:
-    return [
-        Bound(bound.section.renamed(gene_names(bound.place.table, like=panel)).with_panel(panel), bound.place)
-        for bound in read_sections(sdata, **where, layer=layer, needs=needs)
-    ]
+    found = []
+    for bound in read_sections(sdata, **where, layer=layer, needs=needs):
+        section = bound.section.renamed(gene_names(bound.place.table, like=panel)).with_panel(panel)
+        # An embedding that the method does not look at is no condition for using the model later.
+        found.append(Bound(section if "features" in needs else replace(section, features=None), bound.place))
+    return found
 
 
 def _check_embeddings(bounds: Sequence[Bound]) -> None:

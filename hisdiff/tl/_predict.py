@@ -197,13 +197,21 @@ def _check(
     sdata: SpatialData, model: Model, stem: str, keep_draws: int, where: Mapping[str, Any], target: Target | None
 ) -> None:
     """Check everything that can be wrong before the first patch is read."""
-    bounds = read_sections(sdata, **where, needs=("image",))
+    required = method_named(model.method).needs_to_predict
+    bounds = read_sections(sdata, **where, needs=required & {"image"})
     if target is not None:
         for bound in bounds:
             target.check(bound, stem, several=len(bounds) > 1)
     for bound in bounds:
         features, table = bound.section.features, bound.place.table
-        if features is None and model.cohort.features is None and "features" in method_named(model.method).needs:
+        if "counts" in required and (
+            table is None or table.n_vars == 0 or bound.place.table_key == _keys.LATTICE_TABLE
+        ):
+            raise ValueError(
+                f"Method {model.method!r} refines the counts of a section, and {bound.place.name!r} has none; a section with an image only "
+                f"is for methods that learn from other sections, such as 'hisdiff'."
+            )
+        if features is None and model.cohort.features is None and "features" in required:
             raise ValueError(
                 f"{bound.place.name!r} has no embedding, and the model does not record its encoder; embed the section first, with "
                 f'the encoder that the model was trained with, e.g. hd.pp.embed(sdata, "uni").'
@@ -262,7 +270,7 @@ def _predict_fine(
 
 def _prepared(sdata: SpatialData, model: Model, where: Mapping[str, Any], run: Mapping[str, Any]) -> list[Bound]:
     """Read sections after making what the model needs of them."""
-    needs = {"image", *(method_named(model.method).needs & {"features"})}
+    needs = method_named(model.method).needs_to_predict - {"counts"}
     if "features" in needs:
         lattice = (model.cohort.pitch_um, model.cohort.radius_um)
         ensure_embedding(sdata, model.cohort.features, where, run, lattice=lattice)

@@ -37,6 +37,7 @@ class HisDiff:
 
     name: ClassVar[str] = "hisdiff"
     needs: ClassVar[frozenset[str]] = frozenset({"counts", "features"})
+    needs_to_predict: ClassVar[frozenset[str]] = frozenset({"image", "features"})
     config_type: ClassVar[type] = HisDiffConfig
     fitted_type: ClassVar[type] = FittedHisDiff
 

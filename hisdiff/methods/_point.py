@@ -1,0 +1,36 @@
+"""What methods share that give one value for a place instead of draws, from the counts of the section itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff._check import one_of
+from hisdiff._keys import COUNTS, LOG2
+from hisdiff._section import Prediction
+
+if TYPE_CHECKING:
+    from hisdiff._section import Section
+
+
+def point_prediction(
+    counts: np.ndarray, genes: np.ndarray, units: str, obs: dict[str, np.ndarray] | None = None
+) -> Prediction:
+    """Return expected counts ``(n, G)`` as a prediction without draws; its spread is unknown (NaN)."""
+    one_of(units, (LOG2, COUNTS), "units")
+    mean = (np.log2(1 + counts) if units == LOG2 else counts).astype(np.float32)
+    return Prediction(mean, np.full_like(mean, np.nan), genes, units, None, dict(obs or {}))
+
+
+def depth_factor(section: Section, depth: float | None) -> float:
+    """Return the factor that brings a section's expected counts to a depth; None is the section's own."""
+    if depth is None or section.depth is None or not np.isfinite(section.depth):
+        return 1.0
+    return float(2.0 ** (depth - section.depth))
+
+
+def columns_of(genes: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """Return the column of each gene among the available ones, int64 ``(G,)``, -1 where it is not there."""
+    where = {gene: i for i, gene in enumerate(available)}
+    return np.array([where.get(gene, -1) for gene in genes], dtype=np.int64)

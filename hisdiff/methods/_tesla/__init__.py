@@ -1,0 +1,1 @@
+"""Parts of the method `tesla`: colour of superpixels, weights of neighbouring spots."""

@@ -73,6 +73,7 @@ class TeslaField:
 
     n_draws = 1
     fitted_to_section = True
+    gamma_shape = None
 
     def __init__(self, section: Section, genes: np.ndarray, config: TeslaConfig, depth: float | None) -> None:
         self.genes, self.map = genes, TeslaMap(section, config)
@@ -83,6 +84,9 @@ class TeslaField:
         self._known = columns >= 0
         # Dense: spots are few, and a sparse product with ten neighbours each fills in most of it anyway, ten times slower.
         self._log_counts = np.log1p(section.counts[:, columns[self._known]].toarray().astype(np.float32))
+
+    def mean(self, cells: Locations) -> None:
+        """Return None: the one value is all there is."""
 
     def draws(self, cells: Locations) -> Iterator[np.ndarray]:
         """Yield the one value of each cell, float32 ``(n, G)``; NaN where no spot is near enough."""
@@ -224,4 +228,5 @@ def _knowledge(fitted: FittedTesla, sections: Sequence[Section]) -> Knowledge:
         filled.append(np.log2(1 + field.of(weights[near])))
         number.append(np.full(int(near.sum()), i))
     correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(filled), np.concatenate(number))
-    return Knowledge(correlation, np.full(len(fitted.genes), np.nan))
+    unknown = np.full(len(fitted.genes), np.nan)
+    return Knowledge(correlation, interval_factor=unknown, gamma_shape=unknown)

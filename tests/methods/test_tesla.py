@@ -269,3 +269,27 @@ def test_configuration() -> None:
         with pytest.raises(error, match=text):
             TeslaConfig.from_dict(options)
     assert isinstance(method("tesla"), Tesla)
+
+
+def test_the_public_calls_write_spots_and_a_fine_map_that_keeps_within_the_measured_range(make_section) -> None:
+    import hisdiff as hd
+
+    sdata = make_section(side=5)
+    model = hd.tl.fit(sdata, method="tesla", config={"step_um": 50})
+    hd.tl.predict(sdata)
+    hd.tl.predict(sdata, resolution_um=50)
+    fine = sdata.tables["tesla_50um"]
+    record = fine.uns["hisdiff"]["predictions"]["tesla"]
+    assert (record["n_draws"], record["calibration"], record["uses_section_counts"]) == (1, "none", True)
+    share = 50**2 / (np.pi * 25**2)
+    columns = sdata.tables["table"].var_names.get_indexer(fine.var_names)
+    highest = sdata.tables["table"].X.toarray().max(axis=0)[columns]
+    known = np.isfinite(fine.X).all(axis=1)
+    assert known.mean() > 0.8
+    assert (fine.X[known] <= share * highest * (1 + 1e-5)).all()
+    assert np.isfinite(model.knowledge.cv_pcc).all()
+    np.testing.assert_allclose(
+        2 ** sdata.tables["table"].layers["tesla"][:, columns] - 1,
+        sdata.tables["table"].X.toarray()[:, columns],
+        atol=0.1,
+    )

@@ -12,6 +12,7 @@ from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
+from hisdiff._sdata._dense import dense_features
 from hisdiff._sdata._features import stored_features
 from hisdiff._sdata._genes import gene_names
 from hisdiff._sdata._image import PyramidImage
@@ -95,8 +96,10 @@ def _read(place: Place, layer: str | None, needs: frozenset[str]) -> Bound:
         features = stored_features(place, spots, image)
     if "features" in needs and features is None:
         raise ValueError(f"Section {place.name!r} has no embedding; make it with hd.pp.embed(sdata).")
+    tissue = read_tissue(place)
+    dense = None if features is None else dense_features(features.spec.encoder, image, tissue, features.spec.revision)
     return Bound(
-        Section(place.name, genes, counts, spots, image, features, read_tissue(place)),
+        Section(place.name, genes, counts, spots, image, features, tissue, dense=dense),
         place,
     )
 

@@ -4,8 +4,8 @@ In: patches, uint8 ``(B, px, px, 3)``, at the pixel size an encoder was made for
 ``texture`` needs no weights; the others are vision transformers, some with gated weights (:func:`info`).
 """
 
-from hisdiff.encoders._base import Encoder, EncoderSpec
+from hisdiff.encoders._base import DenseEncoder, DenseSpec, Encoder, EncoderSpec
 from hisdiff.encoders._registry import get, info
 from hisdiff.encoders._registry import names as list
 
-__all__ = ["Encoder", "EncoderSpec", "get", "info", "list"]
+__all__ = ["DenseEncoder", "DenseSpec", "Encoder", "EncoderSpec", "get", "info", "list"]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from hisdiff._section import FeatureSpec
+
 if TYPE_CHECKING:
     import numpy as np
+
+    from hisdiff._section import Box, ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +58,48 @@ class Encoder(Protocol):
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
         """Embed patches, uint8 ``(B, input_px, input_px, 3)``, into float32 ``(B, dim)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseSpec:
+    """Facts about the dense form of an encoder.
+
+    Attributes
+    ----------
+    revision
+        Changes when the values change.
+    dim
+        Length of the vector of a place.
+    mpp
+        Micrometres per pixel at which the image is read.
+    window_um
+        Side of the surroundings that a vector describes.
+    """
+
+    revision: str
+    dim: int
+    mpp: float
+    window_um: float
+
+
+@runtime_checkable
+class DenseEncoder(Encoder, Protocol):
+    """An encoder that also describes every place of an image, from one pass over tiles of it."""
+
+    @property
+    def dense_spec(self) -> DenseSpec | None:
+        """Facts about the dense form, or None where this encoder has none."""
+
+    def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
+        """Describe the cells of a box whose sides are whole cells, float32 ``(rows, columns, dim)``.
+
+        A cell's vector depends on its place alone, not on the box.
+        """
+
+
+def dense_spec_of(encoder: Encoder) -> FeatureSpec | None:
+    """Return what decides the values of an encoder's dense embedding, or None where it has no dense form."""
+    spec = getattr(encoder, "dense_spec", None)
+    if spec is None:
+        return None
+    return FeatureSpec(encoder.spec.name, spec.revision, spec.dim, spec.mpp, spec.window_um)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from hisdiff._check import one_of
-from hisdiff.encoders._base import Encoder, EncoderSpec
+from hisdiff._check import listing, one_of
+from hisdiff.encoders._base import Encoder, EncoderSpec, dense_spec_of
 from hisdiff.encoders._recipes import RECIPES
 from hisdiff.encoders._texture import SPEC as TEXTURE
 from hisdiff.encoders._texture import TextureEncoder
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from hisdiff.encoders._base import DenseEncoder
 
 _LOCAL = "local-dir:"
 _SPECS: dict[str, EncoderSpec] = {TEXTURE.name: TEXTURE, **{name: recipe.spec for name, recipe in RECIPES.items()}}
@@ -84,6 +86,24 @@ def get(encoder: str | Encoder) -> Encoder:
     from hisdiff.encoders import _timm
 
     return _timm.from_recipe(recipe, free)
+
+
+def may_be_dense(encoder: str | Encoder) -> bool:
+    """Whether an encoder has a dense form, told without its weights; of a local folder only its files would tell."""
+    if not isinstance(encoder, str):
+        return dense_spec_of(encoder) is not None
+    return encoder == TEXTURE.name or encoder.startswith(_LOCAL)
+
+
+def require_dense(encoder: Encoder) -> DenseEncoder:
+    """Return an encoder that has a dense form; of another, raise ``ValueError`` and name those that have one."""
+    if dense_spec_of(encoder) is None:
+        able = [name for name in names() if may_be_dense(name)]
+        raise ValueError(
+            f"Encoder {encoder.spec.name!r} has no dense form: it gives one vector for a patch, none for the places in it. "
+            f"Encoders that have one: {listing(able)}."
+        )
+    return cast("DenseEncoder", encoder)
 
 
 def info() -> pd.DataFrame:

@@ -20,6 +20,9 @@ from hisdiff.encoders._base import EncoderSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hisdiff._section import Box, ImageSource
+    from hisdiff.encoders._base import DenseSpec
+
 _PX = 448
 _MPP = 0.7
 _LEVELS = 5
@@ -81,6 +84,19 @@ class TextureEncoder:
         # One patch a thread: products this small gain nothing from threads of their own, and would fight for cores.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(cpu_count()) as pool:
             return np.stack(list(pool.map(_embed, patches)))
+
+    @property
+    def dense_spec(self) -> DenseSpec:
+        """Facts about the dense form."""
+        from hisdiff.encoders import _texture_dense  # it builds on this module
+
+        return _texture_dense.SPEC
+
+    def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
+        """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
+        from hisdiff.encoders import _texture_dense
+
+        return _texture_dense.encode_dense(image, box_um, resolution_um)
 
 
 def _embed(patch: np.ndarray) -> np.ndarray:

@@ -1,0 +1,106 @@
+"""Dense embeddings of a section as a :class:`~hisdiff._section.DenseSource`, computed when they are asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from hisdiff import encoders
+from hisdiff.encoders._anchored import anchored
+from hisdiff.encoders._base import dense_spec_of
+from hisdiff.encoders._embed import tissue_lattice
+from hisdiff.encoders._registry import may_be_dense, require_dense
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon, Polygon
+
+    from hisdiff._section import Box, FeatureSpec, ImageSource
+    from hisdiff.encoders import DenseEncoder, Encoder
+
+# The cell around a point of the lattice: about a token of a vision transformer.
+_POINT_UM = 8.0
+
+
+class DenseFeatures:
+    """Dense embedding of a section.
+
+    Parameters
+    ----------
+    encoder
+        An encoder, or the name of one that is looked up when it is first needed.
+    image
+        What is embedded.
+    tissue
+        Outline in um, inside which the statistics are taken; None for the whole image.
+    revision
+        Revision that the encoder is to have, where it is looked up by name.
+    """
+
+    def __init__(
+        self,
+        encoder: str | Encoder,
+        image: ImageSource,
+        tissue: Polygon | MultiPolygon | None,
+        revision: str | None = None,
+    ) -> None:
+        self._given, self._image, self._tissue, self._revision = encoder, image, tissue, revision
+
+    @cached_property
+    def encoder(self) -> DenseEncoder:
+        """The encoder, looked up."""
+        encoder = encoders.get(self._given)
+        if self._revision is not None and encoder.spec.revision != self._revision:
+            raise ValueError(
+                f"The stored embedding is of {self._given!r} revision {self._revision!r}, the encoder at hand is revision "
+                f"{encoder.spec.revision!r}; embed again with hd.pp.embed."
+            )
+        return require_dense(encoder)
+
+    @cached_property
+    def spec(self) -> FeatureSpec:
+        """What decides the values."""
+        return dense_spec_of(self.encoder)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over a 200 um lattice inside the tissue, float32 ``(D,)``."""
+        return self._statistics[0]
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation over the lattice, float32 ``(D,)``."""
+        return self._statistics[1]
+
+    def raster(self, box_um: Box, resolution_um: float) -> np.ndarray:
+        """Return float32 ``(rows, columns, D)``, one vector for each cell of a box whose sides are whole cells."""
+        return self.encoder.encode_dense(self._pixels, box_um, resolution_um)
+
+    @cached_property
+    def _pixels(self) -> ImageSource:
+        return anchored(self._image, self.spec.mpp)
+
+    @cached_property
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        tissue = self._tissue if self._tissue is not None else shapely.box(*self._image.bounds_um)
+        half = _POINT_UM / 2
+        points = tissue_lattice(tissue)
+        vectors = np.stack(
+            [self.raster((x - half, y - half, x + half, y + half), _POINT_UM)[0, 0] for x, y in points]
+        ).astype(np.float64)
+        std = vectors.std(axis=0) if len(points) > 1 else np.ones(vectors.shape[1])
+        return vectors.mean(axis=0).astype(np.float32), std.astype(np.float32)
+
+
+def dense_features(
+    encoder: str | Encoder,
+    image: ImageSource | None,
+    tissue: Polygon | MultiPolygon | None,
+    revision: str | None = None,
+) -> DenseFeatures | None:
+    """Return the dense embedding of a section, or None where there is no image or the encoder has no dense form."""
+    if image is None or not may_be_dense(encoder):
+        return None
+    return DenseFeatures(encoder, image, tissue, revision)

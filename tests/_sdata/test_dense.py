@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hisdiff as hd
+from hisdiff._sdata._dense import dense_features
+from hisdiff._sdata._read import read_sections
+from hisdiff._section import DenseSource
+from hisdiff.encoders import _texture_dense
+
+
+@pytest.fixture
+def embedded(make_section):
+    sdata = make_section(side=4)
+    hd.pp.embed(sdata)
+    return sdata
+
+
+def test_a_section_has_the_dense_form_of_its_encoder_and_nothing_is_computed_before_it_is_asked_for(
+    embedded, monkeypatch
+):
+    monkeypatch.setattr(_texture_dense, "_encode_tile", None)
+    section = read_sections(embedded)[0].section
+    assert section.dense.spec.encoder == "texture"
+    monkeypatch.undo()
+    assert isinstance(section.dense, DenseSource)
+    raster = section.dense.raster((96, 80, 144, 112), 8.0)
+    assert raster.shape == (4, 6, section.dense.spec.dim)
+
+
+def test_statistics_are_those_of_the_lattice_inside_the_tissue(embedded):
+    from hisdiff.encoders._embed import tissue_lattice
+
+    section = read_sections(embedded)[0].section
+    points = tissue_lattice(section.tissue)
+    vectors = np.stack([section.dense.raster((x - 4, y - 4, x + 4, y + 4), 8.0)[0, 0] for x, y in points])
+    np.testing.assert_allclose(section.dense.mean, vectors.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(section.dense.std, vectors.std(axis=0), rtol=1e-4)
+
+
+def test_without_a_dense_form_or_an_image_there_is_no_source(make_section, colour_encoder):
+    sdata = make_section(side=4)
+    assert read_sections(sdata)[0].section.dense is None  # nothing says which encoder is meant
+    hd.pp.embed(sdata, colour_encoder)
+    section = read_sections(sdata)[0].section
+    assert section.dense is None
+    assert dense_features("texture", None, section.tissue) is None
+
+
+def test_another_revision_than_the_stored_one_is_an_error(embedded):
+    section = read_sections(embedded)[0].section
+    dense = dense_features("texture", section.image, section.tissue, revision="0")
+    with pytest.raises(ValueError, match=r"revision '0', the encoder at hand is revision '1'"):
+        _ = dense.spec

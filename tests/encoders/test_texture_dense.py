@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hisdiff import encoders
+from hisdiff._sdata._image import PyramidImage
+from hisdiff.encoders import _texture_dense as dense
+from hisdiff.encoders._anchored import anchored
+from hisdiff.encoders._base import dense_spec_of
+from hisdiff.encoders._texture import responses
+
+
+class Array:
+    """An image source at 0.7 um per pixel over an array; white outside."""
+
+    mpp = 0.7
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self.bounds_um = (0.0, 0.0, pixels.shape[1] * 0.7, pixels.shape[0] * 0.7)
+
+    def read(self, box_um, mpp):
+        x0, y0, x1, y1 = (round(side / mpp) for side in box_um)
+        height, width = self.pixels.shape[:2]
+        out = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
+        ys, xs = np.arange(max(y0, 0), min(y1, height)), np.arange(max(x0, 0), min(x1, width))
+        if len(ys) and len(xs):
+            out[np.ix_(ys - y0, xs - x0)] = self.pixels[np.ix_(ys, xs)]
+        return out
+
+
+@pytest.fixture(scope="module")
+def image() -> Array:
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(60, 255, (60, 60, 3)).repeat(16, 0).repeat(16, 1)
+    return Array(np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("resolution", [8.0, 14.0, 30.0])
+def test_a_vector_depends_on_the_place_and_not_on_the_box(image, resolution):
+    texture = encoders.get("texture")
+    whole = texture.encode_dense(image, (0, 0, 20 * resolution, 20 * resolution), resolution)
+    assert whole.shape == (20, 20, texture.dense_spec.dim)
+    assert whole.dtype == np.float32
+    part = texture.encode_dense(image, (7 * resolution, 3 * resolution, 9 * resolution, 14 * resolution), resolution)
+    np.testing.assert_allclose(part, whole[3:14, 7:9], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mpp", [0.35, 0.46, 0.689])
+def test_that_holds_for_images_that_are_resampled(mpp):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(235, 255, (3, 900, 900), dtype=np.uint8)  # pale: where one grey level shows most
+    source = PyramidImage(_element(pixels), mpp)
+    texture = encoders.get("texture")
+    whole = texture.encode_dense(source, (0, 0, 300, 300), 10.0)
+    part = texture.encode_dense(source, (130, 70, 220, 180), 10.0)
+    np.testing.assert_allclose(part, whole[7:18, 13:22], rtol=0, atol=1e-5)
+
+
+def _element(pixels: np.ndarray):
+    from xarray import DataArray
+
+    return DataArray(pixels, dims=("c", "y", "x"))
+
+
+def test_tiles_leave_no_seam(image, monkeypatch):
+    texture = encoders.get("texture")
+    box = (0, 0, 300, 240)
+    whole = texture.encode_dense(image, box, 12.0)
+    monkeypatch.setattr(dense, "_TILE", 64)
+    np.testing.assert_allclose(texture.encode_dense(image, box, 12.0), whole, rtol=0, atol=1e-5)
+
+
+def test_a_plain_image_has_the_same_texture_everywhere():
+    plain = Array(np.full((600, 600, 3), (200, 120, 160), dtype=np.uint8))
+    inner = encoders.get("texture").encode_dense(plain, (100, 100, 300, 300), 10.0)
+    np.testing.assert_allclose(inner, np.broadcast_to(inner[0, 0], inner.shape), rtol=0, atol=1e-5)
+
+
+def test_the_texture_moves_with_the_image(image):
+    side = 5.6  # a block: what the coarsest level moves by
+    moved = Array(np.roll(image.pixels, (16, 8), axis=(0, 1)))
+    texture = encoders.get("texture")
+    before = texture.encode_dense(image, (30 * side, 30 * side, 40 * side, 40 * side), side)
+    after = texture.encode_dense(moved, (31 * side, 32 * side, 41 * side, 42 * side), side)
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
+
+
+def test_what_is_out_of_reach_does_not_count(image):
+    texture = encoders.get("texture")
+    box = (300.0, 300.0, 310.0, 310.0)
+    before = texture.encode_dense(image, box, 10.0)
+    reach = dense._HALO + dense._BLOCK
+    changed = np.zeros_like(image.pixels)
+    near = slice(round(305 / 0.7) - reach, round(305 / 0.7) + reach)
+    changed[near, near] = image.pixels[near, near]
+    np.testing.assert_array_equal(texture.encode_dense(Array(changed), box, 10.0), before)
+
+
+def test_the_windows_have_the_size_that_is_stated():
+    centres = np.array([400.3])
+    blocks = np.arange(100) * dense._BLOCK
+    for sigma, side_um in zip(dense._SIGMAS_PX, dense._WINDOWS_UM):
+        weights = dense._weights(centres, 100, sigma)[0]
+        spread = np.sqrt(np.sum(weights * (blocks - centres) ** 2)) * 0.7
+        assert spread == pytest.approx(side_um / np.sqrt(12), rel=0.03)
+        assert np.sum(weights * blocks) == pytest.approx(centres[0], abs=0.1)
+
+
+def test_block_moments_are_means_over_pixels():
+    densities = np.random.default_rng(0).uniform(0, 1, (3, 48, 40)).astype(np.float32)
+    moments = dense.block_moments(densities, 8)
+    response = responses(densities)  # without the outer two pixels
+    inside = response[:, 6:14, 14:22].reshape(len(response), -1)  # block (1, 2)
+    scalars = inside[dense._SCALARS]
+    dx, dy = inside[dense._DX], inside[dense._DY]
+    expected = [scalars.mean(1), (scalars**2).mean(1), (dx**2).mean(1), (dy**2).mean(1), (dx * dy).mean(1)]
+    np.testing.assert_allclose(moments[:, 1, 2], np.concatenate(expected), rtol=1e-5, atol=1e-7)
+
+
+def test_the_dense_spec_says_what_decides_the_values(colour_encoder):
+    spec = dense_spec_of(encoders.get("texture"))
+    assert (spec.encoder, spec.dim, spec.mpp, spec.patch_um) == ("texture", 144, 0.7, 32.0)
+    assert dense_spec_of(colour_encoder) is None
+
+
+def test_an_anchored_image_is_read_at_its_own_resolution_only(image):
+    source = anchored(image, 0.7)
+    assert anchored(source, 0.7) is source
+    np.testing.assert_array_equal(source.read((70, 140, 350, 420), 0.7), image.read((70, 140, 350, 420), 0.7))
+    with pytest.raises(ValueError, match=r"0\.7 um per pixel here, not 1"):
+        source.read((0, 0, 10, 10), 1.0)

@@ -128,9 +128,17 @@ class DenseSource(Protocol):
     place alone, not on the box that is asked for.
     """
 
-    spec: FeatureSpec
-    mean: np.ndarray  # (D,), over a 200 um lattice inside the tissue
-    std: np.ndarray  # (D,)
+    @property
+    def spec(self) -> FeatureSpec:
+        """What decides the values."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean ``(D,)`` over a 200 um lattice inside the tissue."""
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation ``(D,)`` over the lattice."""
 
     def raster(self, box_um: Box, resolution_um: float) -> np.ndarray:
         """Return float32 ``(rows, columns, D)``, one vector for each cell of a box whose sides are whole cells."""

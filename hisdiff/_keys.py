@@ -37,6 +37,8 @@ FINE_STD = "std"
 EMBEDDING_RECORD = "embedding"
 PREDICTIONS = "predictions"
 EVALUATION = "evaluation"
+COEXPRESSION = "coexpression"
+ENRICHMENT = "enrichment"
 GENES = "genes"
 WRITTEN = "written"  # in sdata.attrs["hisdiff"]: elements and tables that hisdiff made
 
@@ -78,3 +80,33 @@ def interval_factor(stem: str = STEM) -> str:
 def ood(stem: str = STEM) -> str:
     """Name of the ``obs`` column that flags patches unlike any that the model was trained on."""
     return f"{stem}_ood"
+
+
+def coexpression(stem: str = STEM) -> str:
+    """Name of the ``varp`` matrix of coexpression."""
+    return f"{stem}_coexpression"
+
+
+def coexpression_fdr(stem: str = STEM) -> str:
+    """Name of the ``varp`` matrix of false discovery rates of coexpression."""
+    return f"{stem}_coexpression_fdr"
+
+
+def module(stem: str = STEM) -> str:
+    """Name of the ``var`` column with the module of each gene."""
+    return f"{stem}_module"
+
+
+def module_scores(stem: str = STEM) -> str:
+    """Name of the ``obsm`` frame with the scores of modules."""
+    return f"{stem}_modules"
+
+
+def pathways(stem: str = STEM) -> str:
+    """Name of the ``obsm`` frame with the scores of gene sets."""
+    return f"{stem}_pathways"
+
+
+def ranking(stem: str = STEM) -> str:
+    """Name of the ``varm`` frame with the statistic that genes were ranked by."""
+    return f"{stem}_ranking"

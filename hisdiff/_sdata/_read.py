@@ -21,7 +21,7 @@ from hisdiff._sdata._tissue import read_tissue
 from hisdiff._section import Locations, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -115,7 +115,12 @@ def read_counts(table: AnnData, layer: str | None, *, what: str) -> sparse.csr_m
     if hasattr(values, "to_memory"):
         values = values.to_memory()
     counts = sparse.csr_matrix(values)
-    data = counts.data
+    check_counts(counts.data, where, table.layers)
+    return counts.astype(np.float32)
+
+
+def check_counts(data: np.ndarray, where: str, layers: Iterable[str]) -> None:
+    """Raise where values are no raw counts: numbers that are finite, not negative, and whole."""
     if data.dtype.kind == "b" or not np.issubdtype(data.dtype, np.number):
         raise TypeError(f"Counts are numbers, but {where} has dtype {data.dtype}.")
     if not np.isfinite(data).all():
@@ -126,9 +131,8 @@ def read_counts(table: AnnData, layer: str | None, *, what: str) -> sparse.csr_m
         example = data[np.argmax(np.abs(data - np.round(data)))]
         raise ValueError(
             f"There are values that are not whole numbers in {where}, such as {example:g}; raw counts are needed. "
-            f"If they are in a layer, name it with layer= (layers: {listing(table.layers)})."
+            f"If they are in a layer, name it with layer= (layers: {listing(layers)})."
         )
-    return counts.astype(np.float32)
 
 
 def _check_unique(genes: np.ndarray, place: Place) -> None:

@@ -12,13 +12,14 @@ from hisdiff import _keys
 from hisdiff._check import listing, one_of, present
 from hisdiff._log import logger
 from hisdiff._sdata._genes import gene_names, rows_of
+from hisdiff._sdata._graph import nearest
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import as_list, read_counts
 from hisdiff._sdata._write import records
 from hisdiff._stats._accuracy import mae, mse, pearson, rvd, spearman, top_means
 from hisdiff._stats._proper import coverage, energy_score
 from hisdiff._stats._resample import random_spots
-from hisdiff._stats._spatial import knn_weights, moran_mae
+from hisdiff._stats._spatial import moran_mae
 from hisdiff._stats._structure import coexpression_agreement, normalize_depth
 
 if TYPE_CHECKING:
@@ -114,12 +115,14 @@ def evaluate(
         },
         index=pd.Index(genes, name="gene"),
     )
-    weights = _neighbours(table, rows)
+    weights = nearest(table, rows)
     views = {"mean": mean}
     if draws is not None:
         views["draw"] = draws[0]
     if control is not None:
-        views["random_spots"] = random_spots(_measured(control, table_key, genes), len(rows), 1, int(record["seed"]))[0]
+        views["random_spots"] = random_spots(
+            control_values(control, table_key, genes), len(rows), 1, int(record["seed"])
+        )[0]
     summary = {name: _figures(measured, view, weights) for name, view in views.items()}
     if normalize is not None:
         flat = normalize_depth(measured)
@@ -190,17 +193,10 @@ def _values(table: AnnData, layer: str, rows: np.ndarray, genes: Sequence[str]) 
     return np.asarray(table.layers[layer])[np.ix_(rows, rows_of(genes, table.var_names))]
 
 
-def _neighbours(table: AnnData, rows: np.ndarray) -> csr_matrix:
-    """Return neighbour weights in which spots of different sections are no neighbours."""
-    xy = np.asarray(table.obsm[_keys.SPATIAL], dtype=float)[rows]
-    attrs = table.uns.get("spatialdata_attrs")
-    if attrs is not None:
-        section = pd.factorize(table.obs[attrs["region_key"]].to_numpy()[rows])[0]
-        xy = np.column_stack([xy, section * 1e3 * max(float(np.ptp(xy)), 1.0)])
-    return knn_weights(xy)
-
-
-def _measured(control: SpatialData | Sequence[SpatialData], table_key: str | None, genes: np.ndarray) -> np.ndarray:
+def control_values(
+    control: SpatialData | Sequence[SpatialData], table_key: str | None, genes: np.ndarray
+) -> np.ndarray:
+    """Return log2(1 + count) of the measured spots of training sections, float32 ``(m, G)``."""
     parts = []
     for sdata in as_list(control):
         table = _table(sdata, table_key)

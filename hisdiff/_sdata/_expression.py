@@ -1,0 +1,282 @@
+"""Expression of a layer on log2(1 + count), read in blocks of genes, with every location scaled to one total."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from hisdiff import _keys
+from hisdiff._check import listing, present
+from hisdiff._sdata._locate import made_here, resolve_table
+from hisdiff._sdata._read import check_counts
+from hisdiff._sdata._write import records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+X = "X"
+"""What measured counts are called where a layer is named."""
+MAX_BYTES = 4 * 1024**3
+# Values of a block of genes that is turned into log2(1 + count) at once.
+_BLOCK_VALUES = 2**24
+# Rows that tell counts from other scales.
+_LOOK = 1000
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One layer of a table at some locations and genes.
+
+    Attributes
+    ----------
+    layer
+        Its name, ``"X"`` for X.
+    genes
+        ``(G,)`` names.
+    rows
+        ``(n,)`` rows of the table.
+    matrix
+        ``(n, P)`` dense or csc, as stored, over the whole panel.
+    columns
+        ``(G,)`` columns of ``matrix``.
+    take_log
+        Whether ``matrix`` holds counts.
+    scale
+        ``(n, 1)`` factor of the counts of each location, or None.
+    """
+
+    layer: str
+    genes: np.ndarray
+    rows: np.ndarray
+    matrix: Any
+    columns: np.ndarray
+    take_log: bool
+    scale: np.ndarray | None = None
+
+    def block(self, genes: slice) -> np.ndarray:
+        """Return log2(1 + count) of a block of genes, float32 ``(n, width)``."""
+        values = _dense(self.matrix, self.columns[genes])
+        if self.scale is None:
+            return np.log2(1 + values) if self.take_log else values
+        counts = values if self.take_log else np.exp2(np.maximum(values, 0)) - 1
+        return np.log2(1 + counts * self.scale)
+
+    def values(self) -> np.ndarray:
+        """Return all values, float32 ``(n, G)``."""
+        return self.block(slice(None))
+
+
+def table_of(data: Any, table_key: str | None, what: str) -> AnnData:
+    """Return the table of a SpatialData, or the AnnData itself."""
+    if not hasattr(data, "tables"):
+        if not hasattr(data, "var_names"):
+            raise TypeError(f"data is a SpatialData or an AnnData, not {type(data).__name__}.")
+        if table_key is not None:
+            raise ValueError(f"table_key={table_key!r} chooses a table of a SpatialData, but data is an AnnData.")
+        return data
+    key = resolve_table(data, table_key)
+    if key is None:
+        raise KeyError(f"The object has no table, so no expression for {what}; predict with hd.tl.predict(sdata).")
+    return data.tables[key]
+
+
+def read_expression(
+    table: AnnData,
+    layers: str | None | Sequence[str | None],
+    *,
+    genes: Sequence[str] | None = None,
+    normalize: str | None = "depth",
+    at_least: tuple[int, int] = (3, 2),
+) -> list[Expression]:
+    """Read layers at the locations and genes that all of them cover.
+
+    Parameters
+    ----------
+    layers
+        Names; None or ``"X"`` for X. X holds raw counts, or, in a table that hisdiff made, a prediction. Layers of a
+        prediction are in its units. Any other layer is taken as counts where it holds whole numbers, else as
+        log2(1 + count).
+    genes
+        Names; None for the panel: the genes that the predictions among ``layers`` cover, else those that the table's
+        predictions cover, else the selected ones, else all.
+    normalize
+        ``"depth"`` scales every location to the same total over the panel, whatever ``genes`` is.
+    at_least
+        Least number of locations and of genes.
+    """
+    names = [layers] if layers is None or isinstance(layers, str) else list(layers)
+    if not names:
+        raise ValueError("There is no layer: layer is empty.")
+    names = [X if name is None else name for name in names]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"Layers are named more than once: {listing(sorted(repeated))}.")
+    for name in names:
+        _check_layer(table, name)
+    if not table.var_names.is_unique:
+        raise ValueError(
+            "The table has gene names more than once; make them unique with adata.var_names_make_unique()."
+        )
+    panel = panel_columns(table, names)
+    chosen = _choose(table, panel, genes, at_least[1], names)
+    matrices = [_matrix(table, name, panel) for name in names]
+    logs = [_in_counts(table, name, matrix) for name, matrix in zip(names, matrices)]
+    rows = np.flatnonzero(np.logical_and.reduce([_covered(table, m, name) for name, m in zip(names, matrices)]))
+    if len(rows) < at_least[0]:
+        raise ValueError(
+            f"At least {at_least[0]} locations are needed, but {listing(names)} covers {len(rows)} of {table.n_obs}."
+        )
+    found = []
+    for name, matrix, log in zip(names, matrices, logs):
+        matrix = matrix if len(rows) == table.n_obs else matrix[rows]
+        scale = _depth_scale(matrix, log, name) if normalize == "depth" else None
+        found.append(Expression(name, table.var_names[panel[chosen]].to_numpy(str), rows, matrix, chosen, log, scale))
+    return found
+
+
+def stem_of(table: AnnData, layer: str) -> str | None:
+    """Return the prediction that a layer belongs to, or None."""
+    made = records(table, _keys.PREDICTIONS)
+    if layer == X:
+        return next(iter(made), None) if made_here(table) else None
+    for stem in made:
+        if layer in (stem, _keys.std(stem)) or re.fullmatch(rf"{re.escape(stem)}_draw\d+", layer):
+            return stem
+    return None
+
+
+def draw_layers(table: AnnData, stem: str) -> list[str]:
+    """Return the layers that hold draws of a prediction, in their order."""
+    found = [name for name in table.layers if re.fullmatch(rf"{re.escape(stem)}_draw\d+", name)]
+    return sorted(found, key=lambda name: int(name.rsplit("draw", 1)[1]))
+
+
+def panel_columns(table: AnnData, layers: Sequence[str]) -> np.ndarray:
+    """Return the columns of the genes that were modelled, or selected, or all."""
+    stems = [stem_of(table, layer) for layer in layers]
+    asked = [stem for stem in stems if stem is not None]
+    flags = [_keys.modelled(stem) for stem in asked or records(table, _keys.PREDICTIONS)]
+    flags = [flag for flag in dict.fromkeys(flags) if flag in table.var] or [_keys.SELECTED]
+    there = np.ones(table.n_vars, dtype=bool)
+    for flag in flags:
+        if flag in table.var and table.var[flag].any():
+            there &= table.var[flag].to_numpy(dtype=bool)
+    return np.flatnonzero(there)
+
+
+def _check_layer(table: AnnData, name: str) -> None:
+    if name == X:
+        if table.X is None or table.n_vars == 0:
+            raise ValueError(f"The table has nothing in X; its layers are {listing(table.layers)}.")
+        return
+    if name not in table.layers:
+        present(name, [X, *table.layers], "layer")
+    stem = stem_of(table, name)
+    if stem is not None and name == _keys.std(stem):
+        raise ValueError(f"Layer {name!r} is the spread over draws, no expression; name {stem!r} or one of its draws.")
+
+
+def _choose(
+    table: AnnData, panel: np.ndarray, genes: Sequence[str] | None, least: int, layers: Sequence[str]
+) -> np.ndarray:
+    """Return positions in the panel."""
+    if genes is None:
+        chosen = np.arange(len(panel))
+    else:
+        genes = [genes] if isinstance(genes, str) else list(genes)
+        where = table.var_names[panel].get_indexer(genes)
+        for gene, position in zip(genes, where):
+            present(gene, table.var_names, "gene")
+            if position < 0:
+                raise ValueError(f"Gene {gene!r} is not among the {len(panel)} modelled genes of {listing(layers)}.")
+        repeated = sorted({gene for gene in genes if genes.count(gene) > 1})
+        if repeated:
+            raise ValueError(f"Genes are named more than once: {listing(repeated)}.")
+        chosen = np.asarray(where)
+    if len(chosen) < least:
+        raise ValueError(f"At least {least} genes are needed, not {len(chosen)}.")
+    return chosen
+
+
+def _matrix(table: AnnData, name: str, panel: np.ndarray) -> Any:
+    """Return all rows of the panel, dense or csc, in memory."""
+    stored = table.X if name == X else table.layers[name]
+    size = 4 * table.n_obs * len(panel)
+    if size > MAX_BYTES and not sparse.issparse(stored):
+        raise ValueError(
+            f"{table.n_obs} locations x {len(panel)} genes of {name!r} take {size / 1024**3:.1f} GB, above the limit of "
+            f"{MAX_BYTES / 1024**3:.0f} GB; take fewer locations, such as adata[::10], or fewer genes."
+        )
+    if hasattr(stored, "to_memory"):  # a table that is backed by a file
+        stored = stored.to_memory()
+    stored = stored if len(panel) == table.n_vars else stored[:, panel]
+    if hasattr(stored, "compute"):  # a dask array
+        stored = stored.compute()
+    return sparse.csc_matrix(stored) if sparse.issparse(stored) else np.asarray(stored)
+
+
+def _in_counts(table: AnnData, name: str, matrix: Any) -> bool:
+    """Return whether values are counts, after checking that they are where they must be."""
+    stem = stem_of(table, name)
+    if stem is not None:
+        return records(table, _keys.PREDICTIONS)[stem]["units"] == _keys.COUNTS
+    if name == X and made_here(table):
+        return True
+    if name == X:
+        for block in [matrix.data] if sparse.issparse(matrix) else _row_blocks(matrix):
+            check_counts(block, "X", table.layers)
+        return True
+    look = matrix[:_LOOK]
+    look = look.data if sparse.issparse(look) else look
+    if look.dtype.kind not in "iuf":
+        raise TypeError(f"Layer {name!r} holds {look.dtype}, not numbers.")
+    look = look[np.isfinite(look)]
+    return bool(np.all((look >= 0) & (look == np.round(look))))
+
+
+def _covered(table: AnnData, matrix: Any, name: str) -> np.ndarray:
+    """Return which rows have values; NaN in a part of a row is an error."""
+    if sparse.issparse(matrix):
+        if not np.isfinite(matrix.data).all():
+            raise ValueError(f"There are NaN or infinite values in {name!r}.")
+        return np.ones(matrix.shape[0], dtype=bool)
+    there = np.concatenate([np.isfinite(block).sum(axis=1) for block in _row_blocks(matrix)])
+    partial = (there > 0) & (there < matrix.shape[1])
+    if partial.any():
+        spots = table.obs_names[partial].to_numpy()
+        raise ValueError(
+            f"There are NaN or infinite values in {name!r} at {len(spots)} locations, such as {listing(spots, 3)}."
+        )
+    return there > 0
+
+
+def _row_blocks(matrix: np.ndarray) -> list[np.ndarray]:
+    height = max(1, _BLOCK_VALUES // max(matrix.shape[1], 1))
+    return [matrix[start : start + height] for start in range(0, matrix.shape[0], height)]
+
+
+def _depth_scale(matrix: Any, in_counts: bool, name: str) -> np.ndarray:
+    """Return the factor that brings every location to the median total, float32 ``(n, 1)``; 0 where there is nothing."""
+    if in_counts:
+        totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+    else:
+        blocks = _row_blocks(matrix.toarray() if sparse.issparse(matrix) else matrix)
+        if min(float(block.min(initial=0)) for block in blocks) < -1:
+            raise ValueError(
+                f"Layer {name!r} has values far below zero, so it is not on log2(1 + count); use normalize=None for it."
+            )
+        totals = np.concatenate([(np.exp2(np.maximum(b, 0, dtype=np.float64)) - 1).sum(axis=1) for b in blocks])
+    there = totals > 0
+    total = float(np.median(totals[there])) if there.any() else 1.0
+    return np.where(there, total / np.where(there, totals, 1), 0).astype(np.float32)[:, None]
+
+
+def _dense(matrix: Any, columns: np.ndarray) -> np.ndarray:
+    values = matrix[:, columns]
+    return np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)

@@ -1,0 +1,274 @@
+"""Which genes go together, and the modules that they form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from hisdiff import _keys
+from hisdiff._check import listing, one_of, positive, seed_of
+from hisdiff._log import logger
+from hisdiff._sdata._expression import MAX_BYTES, read_expression, table_of
+from hisdiff._sdata._graph import spatial_weights
+from hisdiff._sdata._write import records, set_record
+from hisdiff._stats._coexpression import correlations, lee, permutation_fdr, unit_columns
+from hisdiff._stats._modules import hierarchical_modules, leiden_modules, module_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._expression import Expression
+
+METHODS = ("spearman", "pearson", "lee")
+MODULES = ("leiden", "hierarchical")
+MAX_GENES = 10_000
+"""A matrix of so many genes takes 400 MB."""
+
+
+def coexpression(
+    data: SpatialData | AnnData,
+    genes: Sequence[str] | None = None,
+    *,
+    layer: str | None | Sequence[str | None],
+    method: str = "spearman",
+    normalize: str | None = "depth",
+    modules: str | None = "leiden",
+    resolution: float = 1.0,
+    min_genes: int = 3,
+    n_perms: int | None = None,
+    table_key: str | None = None,
+    key_added: str | None = None,
+    inplace: bool = True,
+    rng: int | np.random.Generator = 0,
+) -> pd.DataFrame | None:
+    """Correlate genes over spots or cells, and group them into modules.
+
+    Use single draws of a prediction, not its mean: the mean over draws is smooth, so that its genes look far more alike
+    than measured ones. Several draws give several matrices, which are averaged.
+
+    Parameters
+    ----------
+    data
+        A SpatialData, or a table of spots or cells.
+    genes
+        Genes to correlate. None: the genes that the prediction covers; for measured counts those that the table's
+        predictions cover, else the selected ones, else all.
+    layer
+        Layer, or several of them, such as ``["hisdiff_draw0", "hisdiff_draw1"]``. None or ``"X"``: measured counts, taken
+        as log2(1 + count); in a table that hisdiff made, the prediction. A layer that is not of a prediction is taken as
+        counts where it holds whole numbers, else as log2(1 + count).
+    method
+        ``"spearman"``, ``"pearson"``, or ``"lee"``: Lee's L, the correlation between what the neighbours of a location
+        have of the two genes, on squidpy's graph ``obsp["spatial_connectivities"]`` (without one: the 6 nearest).
+    normalize
+        ``"depth"``: every location is scaled to the same total count over the modelled genes first. None: as it is; most
+        correlation is then sequencing depth and cell density.
+    modules
+        ``"leiden"``: modularity on the graph of each gene's strongest positive and negative partners, where negative
+        ones are pushed apart. ``"hierarchical"``: average linkage, cut where the silhouette is highest. None: no modules.
+    resolution
+        Of ``"leiden"``: above 1 for more and smaller modules.
+    min_genes
+        Genes of smaller modules are in none.
+    n_perms
+        Number of permutations for the significance of every pair, None for none. Each gene is permuted over the
+        locations on its own. Spots are no independent samples (neighbours are alike), so significance is overstated:
+        read it as a filter. With p permutations no p-value is below 1 / (p + 1).
+    table_key
+        Table to use, where several could be meant; needed for a table that hisdiff made.
+    key_added
+        Stem of the slots, None for ``"hisdiff"``. Name one for each layer that :func:`hisdiff.pl.coexpression` is to
+        compare, such as ``"measured"``.
+    inplace
+        Write into the table; if not, return the matrix.
+    rng
+        Seed of the permutations and of Leiden.
+
+    Returns
+    -------
+    None, after writing
+
+    - ``varp["hisdiff_coexpression"]``: float32 genes x genes; dense where all genes of the table take part, else csr
+      with entries for the genes that do;
+    - ``varp["hisdiff_coexpression_fdr"]`` with ``n_perms``: false discovery rates, in the same form;
+    - ``var["hisdiff_module"]``: categories ``M1`` (the largest), ``M2``, ...; missing for genes in no module;
+    - ``obsm["hisdiff_modules"]``: frame, locations x modules, mean standard score of a module's genes (of their ranks, with
+      ``"spearman"``; mean over the layers); NaN at locations that the layer does not cover;
+    - ``uns["hisdiff"]["coexpression"]["hisdiff"]``: genes, layers, method, seed.
+
+    With ``inplace=False`` the matrix as a frame, whose ``attrs["module"]`` maps gene to module and whose
+    ``attrs["fdr"]`` is an array, or None. A gene that is constant is correlated with nothing (0, also with itself), is
+    in no module, and is named in the log.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer or gene.
+    ValueError
+        If values are NaN at a covered location, X holds no counts, a gene is outside the panel or named twice, there are
+        fewer than three locations or two genes, all genes are constant, the matrix would be too large, or a slot holds
+        something that hisdiff did not write.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> hd.tl.coexpression(sdata, layer="X")
+    >>> sdata.tables["table"].varp["hisdiff_coexpression"].shape
+    (120, 120)
+    """
+    one_of(method, METHODS, "method")
+    if normalize is not None:
+        one_of(normalize, ("depth",), "normalize")
+    if modules is not None:
+        one_of(modules, MODULES, "modules")
+    positive(resolution, "resolution")
+    positive(min_genes, "min_genes", integer=True)
+    if n_perms is not None:
+        positive(n_perms, "n_perms", integer=True)
+    seed = seed_of(rng)
+    stem = key_added or _keys.STEM
+    table = table_of(data, table_key, "coexpression")
+    if inplace:
+        _check_slots(table, stem)
+    layers = read_expression(table, layer, genes=genes, normalize=normalize)
+    if len(layers[0].genes) > MAX_GENES:
+        raise ValueError(
+            f"{len(layers[0].genes)} genes give a matrix of {4 * len(layers[0].genes) ** 2 / 1024**3:.1f} GB; name at most "
+            f"{MAX_GENES} with genes=, or choose some with hd.pp.select_genes(sdata)."
+        )
+
+    statistic = _statistic(method, table, layers[0].rows)
+    ranked, keep = method == "spearman", n_perms is not None or len(layers) == 1
+    units, matrix = _average(layers, statistic, ranked=ranked, keep=keep)
+    constant = np.diag(matrix) <= 0
+    if constant.all():
+        raise ValueError(f"All {len(constant)} genes are constant in {listing(e.layer for e in layers)}.")
+    if constant.any():
+        logger.warning("%d genes are constant, and correlated with none: %s", constant.sum(), listing(layers[0].genes[constant], 6))  # fmt: skip
+    labels = _labels(matrix, modules, resolution, min_genes, seed)
+    fdr = None if n_perms is None else permutation_fdr(units, statistic, matrix, n_perms, seed)
+    names = np.array([f"M{label + 1}" if label >= 0 else "" for label in labels])
+    if not inplace:
+        result = pd.DataFrame(matrix, index=layers[0].genes, columns=layers[0].genes)
+        result.attrs = {"module": dict(zip(result.index, names.tolist())), "fdr": fdr}
+        return result
+    scores = None if modules is None else _scores(layers, units, labels, ranked)
+    record = {
+        "genes": layers[0].genes, "layers": np.array([e.layer for e in layers]), "method": method,
+        "normalize": normalize or "none", "modules": modules or "none", "resolution": float(resolution),
+        "n_perms": int(n_perms or 0), "seed": seed, "version": _keys.VERSION,
+    }  # fmt: skip
+    _write(table, stem, layers[0], matrix, fdr, names, scores, record)
+    return None
+
+
+def coexpression_matrix(expression: Expression, method: str, table: AnnData) -> np.ndarray:
+    """Return the matrix of one layer, float32 ``(G, G)``."""
+    return _average([expression], _statistic(method, table, expression.rows), ranked=method == "spearman", keep=False)[
+        1
+    ]
+
+
+def _statistic(method: str, table: AnnData, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    if method != "lee":
+        return correlations
+    weights = spatial_weights(table, rows)
+    return lambda units: lee(units, weights)
+
+
+def _average(
+    layers: Sequence[Expression], statistic: Callable[[np.ndarray], np.ndarray], *, ranked: bool, keep: bool
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return unit columns of every layer (where they are kept) and the mean of the matrices."""
+    n, n_genes = len(layers[0].rows), len(layers[0].genes)
+    held = len(layers) if keep else 1
+    if 4 * n * n_genes * held > MAX_BYTES:
+        raise ValueError(
+            f"{held} layer(s) of {n} locations x {n_genes} genes take {4 * n * n_genes * held / 1024**3:.1f} GB, above the limit of "
+            f"{MAX_BYTES / 1024**3:.0f} GB; take fewer locations, such as adata[::10], or fewer genes."
+        )
+    kept, total = [], np.zeros((n_genes, n_genes), dtype=np.float32)
+    for expression in layers:
+        units = unit_columns(expression.block, n, n_genes, ranked=ranked)
+        total += statistic(units)
+        if keep:
+            kept.append(units)
+    return kept, total / len(layers)
+
+
+def _labels(matrix: np.ndarray, modules: str | None, resolution: float, min_genes: int, seed: int) -> np.ndarray:
+    if modules == "leiden":
+        return leiden_modules(matrix, resolution=resolution, min_genes=min_genes, seed=seed)
+    if modules == "hierarchical":
+        return hierarchical_modules(matrix, min_genes=min_genes)
+    return np.full(len(matrix), -1)
+
+
+def _scores(layers: Sequence[Expression], units: list[np.ndarray], labels: np.ndarray, ranked: bool) -> np.ndarray:
+    shape = (len(layers[0].rows), len(labels))
+    of_layers = units or (unit_columns(expression.block, *shape, ranked=ranked) for expression in layers)
+    return np.mean([module_scores(each, labels) for each in of_layers], axis=0)
+
+
+def _check_slots(table: AnnData, stem: str) -> None:
+    """Raise where a slot is taken by something that hisdiff did not write."""
+    if stem in records(table, _keys.COEXPRESSION):
+        return
+    for home, slots, name in (
+        ("varp", table.varp, _keys.coexpression(stem)),
+        ("varp", table.varp, _keys.coexpression_fdr(stem)),
+        ("var", table.var, _keys.module(stem)),
+        ("obsm", table.obsm, _keys.module_scores(stem)),
+    ):
+        if name in slots:
+            raise ValueError(
+                f"{home}[{name!r}] exists and was not written by hisdiff; choose other names with key_added=."
+            )
+
+
+def _write(
+    table: AnnData,
+    stem: str,
+    expression: Expression,
+    matrix: np.ndarray,
+    fdr: np.ndarray | None,
+    names: np.ndarray,
+    scores: np.ndarray | None,
+    record: dict[str, Any],
+) -> None:
+    columns = table.var_names.get_indexer(expression.genes)
+    table.varp[_keys.coexpression(stem)] = _spread(matrix, columns, table.n_vars)
+    # What an earlier call left and this one does not make would be of other genes.
+    table.varp.pop(_keys.coexpression_fdr(stem), None)
+    table.obsm.pop(_keys.module_scores(stem), None)
+    table.var.drop(columns=_keys.module(stem), errors="ignore", inplace=True)
+    if fdr is not None:
+        table.varp[_keys.coexpression_fdr(stem)] = _spread(fdr, columns, table.n_vars)
+    if scores is not None:
+        modules = [f"M{i + 1}" for i in range(scores.shape[1])]
+        column = np.full(table.n_vars, -1)
+        column[columns] = [modules.index(name) if name else -1 for name in names]
+        table.var[_keys.module(stem)] = pd.Categorical.from_codes(column, categories=pd.Index(modules, dtype=object))
+        values = np.full((table.n_obs, len(modules)), np.nan, dtype=np.float32)
+        values[expression.rows] = scores
+        table.obsm[_keys.module_scores(stem)] = pd.DataFrame(values, index=table.obs_names, columns=modules)
+        logger.info("coexpression of %d genes at %d locations: %d modules, of %s genes", len(names), len(scores),
+                    len(modules), listing((names == module).sum() for module in modules))  # fmt: skip
+    set_record(table, _keys.COEXPRESSION, stem, record)
+
+
+def _spread(matrix: np.ndarray, columns: np.ndarray, n_vars: int) -> np.ndarray | sparse.csr_matrix:
+    """Return a matrix over all genes of the table; entries of genes that take no part are absent."""
+    if len(columns) == n_vars:
+        result = np.empty_like(matrix)
+        result[np.ix_(columns, columns)] = matrix
+        return result
+    row, column = np.repeat(columns, len(columns)), np.tile(columns, len(columns))
+    return sparse.csr_matrix((matrix.ravel(), (row, column)), shape=(n_vars, n_vars))

@@ -1,0 +1,178 @@
+"""How well predictions keep the measured structure between genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._check import one_of, positive, present, seed_of
+from hisdiff._sdata._expression import X, draw_layers, panel_columns, read_expression, table_of
+from hisdiff._sdata._write import records
+from hisdiff._stats._coexpression import correlations, matrix_agreement, unit_columns
+from hisdiff._stats._modules import leiden_modules
+from hisdiff._stats._resample import random_spots
+from hisdiff._stats._structure import normalize_depth
+from hisdiff.tl._evaluate import control_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+METHODS = ("spearman", "pearson")
+
+
+def coexpression_agreement(
+    data: SpatialData | AnnData,
+    genes: Sequence[str] | None = None,
+    *,
+    layers: str | Sequence[str] | None = None,
+    truth: str | None = None,
+    method: str = "spearman",
+    normalize: str | None = "depth",
+    resolution: float = 1.0,
+    control: SpatialData | Sequence[SpatialData] | None = None,
+    table_key: str | None = None,
+    rng: int | np.random.Generator = 0,
+) -> pd.DataFrame:
+    """Compare the coexpression of predictions with the measured one.
+
+    Structure alone is no skill: spots of another section, drawn at random, have it too. ``control`` shows what they
+    reach.
+
+    Parameters
+    ----------
+    data
+        Object with predictions in units ``"log2"`` or ``"counts"`` and with measured counts of the same locations.
+    genes
+        Genes to compare; None for those that all the layers cover.
+    layers
+        Names of predictions, whose mean and draws are both shown, or of single layers. None: all predictions.
+    truth
+        Layer with the measured counts, None for X.
+    method
+        ``"spearman"`` or ``"pearson"``.
+    normalize
+        ``"depth"`` adds the figures after scaling every location to the same total count; None leaves them out.
+    resolution
+        Of the modules, as in :func:`coexpression`.
+    control
+        Training sections: adds the figures of their measured spots, drawn at random.
+    table_key
+        Table to use, where several could be meant.
+    rng
+        Seed of Leiden and of what is drawn at random.
+
+    Returns
+    -------
+    A frame with one row per layer and view. ``view`` is ``"mean"`` (of the draws: smooth, so that genes look more alike
+    than they are), ``"draw"`` (mean of the figures of single draws; the one to compare with the measurement), ``"draws"``
+    (the matrices of the kept draws averaged, where there are several), ``"layer"``; and ``"resampled"`` for the measured
+    locations drawn again with replacement, which tells how far figures move by chance. Columns:
+
+    - ``r``, ``mae``: correlation and mean absolute difference of the entries off the diagonal, over genes that vary in
+      the measurement; a gene that is constant in the prediction counts as correlated with none;
+    - ``module_ari``: adjusted Rand index of the modules;
+    - ``r_norm``, ``mae_norm``, ``module_ari_norm``: the same, depth-normalised.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer or gene, or no prediction.
+    ValueError
+        As in :func:`coexpression`; also if no gene varies in the measurement.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> train, test = hd.datasets.toy(n_sections=2, size_um=600)
+    >>> hd.tl.predict(test, hd.tl.fit(train, method="ridge"))
+    >>> frame = hd.tl.coexpression_agreement(test, control=train)
+    >>> list(frame["view"])
+    ['mean', 'draw', 'random spots', 'resampled']
+    """
+    one_of(method, METHODS, "method")
+    if normalize is not None:
+        one_of(normalize, ("depth",), "normalize")
+    positive(resolution, "resolution")
+    seed = seed_of(rng)
+    table = table_of(data, table_key, "coexpression")
+    measured = truth or X
+    views = layer_views(table, layers)
+    names = list(dict.fromkeys([measured, *(name for _, _, parts in views for name in parts)]))
+    rows = [(layer, view) for layer, view, _ in views]
+    rows += [("control", "random spots")] if control is not None else []
+    rows += [(measured, "resampled")]
+    frame = pd.DataFrame(rows, columns=["layer", "view"])
+
+    random = None
+    if control is not None:
+        panel = table.var_names[panel_columns(table, names)].to_numpy(str)
+        random = (panel, control_values(control, table_key, panel))
+    for suffix, scaling in (("", None), ("_norm", normalize)):
+        if suffix and scaling is None:
+            continue
+        read = {e.layer: e for e in read_expression(table, names, genes=genes, normalize=scaling)}
+        base = read[measured]
+        shape = (len(base.rows), len(base.genes))
+
+        def matrix(block: Callable[[slice], np.ndarray], shape: tuple[int, int] = shape) -> np.ndarray:
+            return correlations(unit_columns(block, *shape, ranked=method == "spearman"))
+
+        matrices = {name: matrix(e.block) for name, e in read.items()}
+        true = matrices[measured]
+        if not (np.diag(true) > 0).any():
+            raise ValueError(f"All {shape[1]} genes are constant in {measured!r}.")
+        groups = [_compared(parts, view, matrices) for _, view, parts in views]
+        if random is not None:
+            values = random_spots(random[1], shape[0], 1, seed)[0]
+            values = normalize_depth(values) if scaling else values
+            values = values[:, pd.Index(random[0]).get_indexer(base.genes)]
+            groups.append([matrix(_reader(values))])
+        again = np.random.default_rng(seed).integers(shape[0], size=shape[0])
+        groups.append([matrix(_reader(base.values()[again]))])
+        figures = pd.DataFrame([_figures(true, group, resolution, seed) for group in groups]).add_suffix(suffix)
+        frame = pd.concat([frame, figures], axis=1)
+    return frame
+
+
+def layer_views(table: AnnData, layers: str | Sequence[str] | None) -> list[tuple[str, str, list[str]]]:
+    """Return ``(layer, view, names of layers)``: a prediction as its mean and as its draws, another layer as itself."""
+    made = [name for name in records(table, _keys.PREDICTIONS) if name in table.layers]
+    if layers is None and not made:
+        raise KeyError("The table has no prediction to compare; make one with hd.tl.predict(sdata), or name layers=.")
+    wanted = made if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise ValueError("There is no layer: layers is empty.")
+    views = []
+    for name in wanted:
+        present(name, [X, *table.layers], "layer")
+        draws = draw_layers(table, name) if name in made else []
+        views.append((name, "mean" if name in made else "layer", [name]))
+        views += [(name, "draw", draws)] if draws else []
+        views += [(name, "draws", draws)] if len(draws) > 1 else []
+    return views
+
+
+def _compared(parts: Sequence[str], view: str, matrices: dict[str, np.ndarray]) -> list[np.ndarray]:
+    each = [matrices[name] for name in parts]
+    return [np.mean(each, axis=0)] if view == "draws" else each
+
+
+def _reader(values: np.ndarray) -> Callable[[slice], np.ndarray]:
+    return lambda genes: values[:, genes]
+
+
+def _figures(true: np.ndarray, others: Sequence[np.ndarray], resolution: float, seed: int) -> dict[str, Any]:
+    """Return the mean of the figures of several matrices."""
+    from sklearn.metrics import adjusted_rand_score
+
+    varies = np.diag(true) > 0
+    labels = lambda matrix: leiden_modules(matrix, resolution=resolution, min_genes=1, seed=seed)[varies]  # noqa: E731
+    modules = labels(true)
+    rows = [(*matrix_agreement(true, other), adjusted_rand_score(modules, labels(other))) for other in others]
+    return dict(zip(("r", "mae", "module_ari"), np.mean(rows, axis=0).tolist()))

@@ -1,4 +1,4 @@
-"""Dense embeddings of a section as a :class:`~hisdiff._section.DenseSource`, computed when they are asked for."""
+"""Dense embeddings of a section as a :class:`~hisdiff._section.DenseSource`: stored ones are read, others computed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import shapely
 
 from hisdiff import encoders
+from hisdiff._sdata._grid import stored_embedding, stored_statistics
+from hisdiff._sdata._image import fingerprint
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import dense_spec_of
 from hisdiff.encoders._embed import tissue_lattice
@@ -17,6 +19,7 @@ from hisdiff.encoders._registry import may_be_dense, require_dense
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
 
+    from hisdiff._sdata._locate import Place
     from hisdiff._section import Box, FeatureSpec, ImageSource
     from hisdiff.encoders import DenseEncoder, Encoder
 
@@ -25,16 +28,18 @@ _POINT_UM = 8.0
 
 
 class DenseFeatures:
-    """Dense embedding of a section.
+    """Dense embedding of a section; nothing is computed, and no encoder looked up, before it is asked for.
 
     Parameters
     ----------
     encoder
-        An encoder, or the name of one that is looked up when it is first needed.
+        An encoder, or the name of one.
     image
         What is embedded.
     tissue
         Outline in um, inside which the statistics are taken; None for the whole image.
+    place
+        Where grids that ``hd.pp.grid`` stored are looked for, or None to compute everything.
     revision
         Revision that the encoder is to have, where it is looked up by name.
     """
@@ -44,9 +49,10 @@ class DenseFeatures:
         encoder: str | Encoder,
         image: ImageSource,
         tissue: Polygon | MultiPolygon | None,
+        place: Place | None = None,
         revision: str | None = None,
     ) -> None:
-        self._given, self._image, self._tissue, self._revision = encoder, image, tissue, revision
+        self._given, self._image, self._tissue, self._place, self._revision = encoder, image, tissue, place, revision
 
     @cached_property
     def encoder(self) -> DenseEncoder:
@@ -76,7 +82,38 @@ class DenseFeatures:
 
     def raster(self, box_um: Box, resolution_um: float) -> np.ndarray:
         """Return float32 ``(rows, columns, D)``, one vector for each cell of a box whose sides are whole cells."""
+        stored = None
+        if self._place is not None:
+            stored = stored_embedding(self._place, self.spec, self._known_by, resolution_um)
+        if stored is None:
+            return self._compute(box_um, resolution_um)
+        window, array = stored
+        rows, columns = window.parts(box_um)
+        out = np.full((rows.stop - rows.start, columns.stop - columns.start, self.spec.dim), np.nan, dtype=np.float32)
+        inside = [slice(max(s.start, 0), max(min(s.stop, n), 0)) for s, n in zip((rows, columns), window.shape)]
+        if all(s.start < s.stop for s in inside):
+            part = np.asarray(array[:, inside[0], inside[1]])
+            y, x = (slice(s.start - t.start, s.stop - t.start) for s, t in zip(inside, (rows, columns)))
+            out[y, x] = np.moveaxis(part, 0, -1)
+        return self._completed(out, box_um, resolution_um)
+
+    def _completed(self, out: np.ndarray, box_um: Box, resolution_um: float) -> np.ndarray:
+        """Compute the smallest box around the cells that the stored grid does not hold."""
+        missing = np.isnan(out[..., 0])
+        if missing.any():
+            (top, bottom), (left, right) = ((some.min(), some.max() + 1) for some in np.nonzero(missing))
+            x0, y0 = box_um[:2]
+            box = tuple(start + n * resolution_um for start, n in ((x0, left), (y0, top), (x0, right), (y0, bottom)))
+            computed = self._compute(box, resolution_um)
+            out[top:bottom, left:right][missing[top:bottom, left:right]] = computed[missing[top:bottom, left:right]]
+        return out
+
+    def _compute(self, box_um: Box, resolution_um: float) -> np.ndarray:
         return self.encoder.encode_dense(self._pixels, box_um, resolution_um)
+
+    @cached_property
+    def _known_by(self) -> str:
+        return fingerprint(self._image)
 
     @cached_property
     def _pixels(self) -> ImageSource:
@@ -84,23 +121,28 @@ class DenseFeatures:
 
     @cached_property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._place is not None:
+            stored = stored_statistics(self._place, self.spec, self._known_by)
+            if stored is not None:
+                return stored
         tissue = self._tissue if self._tissue is not None else shapely.box(*self._image.bounds_um)
         half = _POINT_UM / 2
         points = tissue_lattice(tissue)
         vectors = np.stack(
-            [self.raster((x - half, y - half, x + half, y + half), _POINT_UM)[0, 0] for x, y in points]
+            [self._compute((x - half, y - half, x + half, y + half), _POINT_UM)[0, 0] for x, y in points]
         ).astype(np.float64)
         std = vectors.std(axis=0) if len(points) > 1 else np.ones(vectors.shape[1])
         return vectors.mean(axis=0).astype(np.float32), std.astype(np.float32)
 
 
 def dense_features(
-    encoder: str | Encoder,
+    place: Place | None,
     image: ImageSource | None,
+    encoder: str | Encoder,
     tissue: Polygon | MultiPolygon | None,
     revision: str | None = None,
 ) -> DenseFeatures | None:
     """Return the dense embedding of a section, or None where there is no image or the encoder has no dense form."""
     if image is None or not may_be_dense(encoder):
         return None
-    return DenseFeatures(encoder, image, tissue, revision)
+    return DenseFeatures(encoder, image, tissue, place, revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from xarray import DataArray, DataTree
 
-    from hisdiff._section import Box
+    from hisdiff._section import Box, ImageSource
 
 WHITE = 255
 # Largest enlargement that reading does without being asked twice: a patch enlarged more shows nothing new.
@@ -24,6 +25,13 @@ def levels_of(element: Any) -> list[DataArray]:
             next(iter(element[name].data_vars.values())) for name in sorted(element.children, key=lambda n: int(n[5:]))
         ]
     return [element]
+
+
+def fingerprint(image: ImageSource) -> str:
+    """Return a digest of a small view of an image, by which it is known again."""
+    x0, y0, x1, y1 = image.bounds_um
+    view = image.read(image.bounds_um, max(x1 - x0, y1 - y0) / 256)
+    return hashlib.sha256(view.tobytes()).hexdigest()[:16]
 
 
 class PyramidImage:

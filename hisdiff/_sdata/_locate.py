@@ -12,6 +12,7 @@ from spatialdata.transformations import get_transformation
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, present
 from hisdiff._geometry import similarity_scale
+from hisdiff._sdata._written import written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,8 +157,8 @@ def _image_only(sdata: SpatialData, image_key: str | Mapping[str, str] | None, m
 
 def rgb_images(sdata: SpatialData) -> list[str]:
     """Return the names of the images that may show H&E."""
-    # Dense embeddings are image elements as well, of many channels.
-    return [key for key in sdata.images if finest(sdata, key).sizes["c"] in (1, 3, 4)]
+    # Dense embeddings are image elements as well, mostly of many channels.
+    return [key for key in sdata.images if finest(sdata, key).sizes["c"] in (1, 3, 4) and written(sdata, key) is None]
 
 
 def finest(sdata: SpatialData, image_key: str) -> Any:

@@ -97,7 +97,11 @@ def _read(place: Place, layer: str | None, needs: frozenset[str]) -> Bound:
     if "features" in needs and features is None:
         raise ValueError(f"Section {place.name!r} has no embedding; make it with hd.pp.embed(sdata).")
     tissue = read_tissue(place)
-    dense = None if features is None else dense_features(features.spec.encoder, image, tissue, features.spec.revision)
+    dense = (
+        None
+        if features is None
+        else dense_features(place, image, features.spec.encoder, tissue, features.spec.revision)
+    )
     return Bound(
         Section(place.name, genes, counts, spots, image, features, tissue, dense=dense),
         place,

@@ -70,10 +70,10 @@ def _centres(start_um: float, stop_um: float, resolution_um: float) -> np.ndarra
 
 
 def _runs(centres_px: np.ndarray) -> list[slice]:
-    """Cut cells along an axis into those of each tile of a lattice of tiles."""
-    edges = np.flatnonzero(np.diff(np.floor(centres_px / _TILE))) + 1
-    cuts = [0, *edges.tolist(), len(centres_px)]
-    return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
+    """Cut cells along an axis into runs of about the same length, none longer than a tile."""
+    n_tiles = min(int(np.ceil((centres_px[-1] - centres_px[0] + 1) / _TILE)), len(centres_px))
+    cuts = np.linspace(0, len(centres_px), n_tiles + 1).round().astype(int)
+    return [slice(a, b) for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist())]
 
 
 def _encode_tile(image: ImageSource, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:

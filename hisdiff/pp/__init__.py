@@ -1,11 +1,12 @@
-"""Preparation: genes, tissue, embedding.
+"""Preparation: genes, tissue, embedding, grids.
 
-In: a :class:`~spatialdata.SpatialData` of :mod:`hisdiff.io` (or several). Out: ``var`` and ``obsm`` of its table and a
-shapes element, under names that start with ``hisdiff`` (and ``tissue``).
+In: a :class:`~spatialdata.SpatialData` of :mod:`hisdiff.io` (or several). Out: ``var`` and ``obsm`` of its table, a
+shapes element, labels and an image, under names that start with ``hisdiff`` (and ``tissue``, ``grid``).
 """
 
 from hisdiff.pp._embed import embed
 from hisdiff.pp._genes import select_genes
+from hisdiff.pp._grid import grid
 from hisdiff.pp._tissue import tissue_mask
 
-__all__ = ["embed", "select_genes", "tissue_mask"]
+__all__ = ["embed", "grid", "select_genes", "tissue_mask"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from hisdiff._check import positive
 from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record, stored_features
+from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._sdata._tissue import tissue_key, write_tissue
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._sdata._locate import Place
-    from hisdiff._section import ImageSource
     from hisdiff.encoders import Encoder
 
 # Lattice of a section without spots: that of Visium.
@@ -180,21 +179,21 @@ def _embed_section(
 ) -> _Embedded:
     section, place = bound.section, bound.place
     tissue = section.tissue if section.tissue is not None else _tissue(bound)
-    fingerprint = _fingerprint(section.image)
+    known_by = fingerprint(section.image)
     locations = section.spots
     if locations is None:
         locations = Locations(lattice_points(tissue, lattice[0]), lattice[1])
         if not len(locations):
             raise ValueError(f"No point of a lattice of {lattice[0]:g} um lies inside the tissue of {place.name!r}.")
     stored = None if place.table is None else stored_features(place, section.spots, section.image)
-    if stored is not None and stored.spec == spec and stored.fingerprint == fingerprint:
+    if stored is not None and stored.spec == spec and stored.fingerprint == known_by:
         values = stored.at(locations)
         if np.isfinite(values).all():  # rows added since are NaN
             logger.info("%s: embedding of encoder %r is there already", place.name, spec.encoder)
-            return _Embedded(bound, tissue, locations, values, stored.mean, stored.std, fingerprint)
+            return _Embedded(bound, tissue, locations, values, stored.mean, stored.std, known_by)
     values = embed_locations(encoder, section.image, locations.xy_um, patch_um=spec.patch_um, **run)
     mean, std = lattice_statistics(encoder, section.image, tissue, patch_um=spec.patch_um, **run)
-    return _Embedded(bound, tissue, locations, values, mean, std, fingerprint)
+    return _Embedded(bound, tissue, locations, values, mean, std, known_by)
 
 
 def _tissue(bound: Bound) -> MultiPolygon:
@@ -208,13 +207,6 @@ def _tissue(bound: Bound) -> MultiPolygon:
     logger.warning("%s: no tissue was found in the image; the hull of the spots is taken for it", section.name)
     radius = float(np.median(section.spots.radius_um))
     return MultiPolygon([shapely.convex_hull(shapely.MultiPoint(section.spots.xy_um)).buffer(radius)])
-
-
-def _fingerprint(image: ImageSource) -> str:
-    """Return a digest of a small view of an image, by which it is known again."""
-    x0, y0, x1, y1 = image.bounds_um
-    view = image.read(image.bounds_um, max(x1 - x0, y1 - y0) / 256)
-    return hashlib.sha256(view.tobytes()).hexdigest()[:16]
 
 
 def _licence(encoder: Encoder) -> dict[str, str]:

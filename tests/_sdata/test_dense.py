@@ -45,11 +45,11 @@ def test_without_a_dense_form_or_an_image_there_is_no_source(make_section, colou
     hd.pp.embed(sdata, colour_encoder)
     section = read_sections(sdata)[0].section
     assert section.dense is None
-    assert dense_features("texture", None, section.tissue) is None
+    assert dense_features(None, None, "texture", section.tissue) is None
 
 
 def test_another_revision_than_the_stored_one_is_an_error(embedded):
     section = read_sections(embedded)[0].section
-    dense = dense_features("texture", section.image, section.tissue, revision="0")
+    dense = dense_features(None, section.image, "texture", section.tissue, revision="0")
     with pytest.raises(ValueError, match=r"revision '0', the encoder at hand is revision '1'"):
         _ = dense.spec

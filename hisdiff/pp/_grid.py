@@ -1,0 +1,235 @@
+"""Grids of cells finer than spots, with their dense embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+
+from hisdiff import _stream, encoders
+from hisdiff._check import positive
+from hisdiff._geometry._grid import cells_within
+from hisdiff._log import logger
+from hisdiff._sdata._dense import DenseFeatures
+from hisdiff._sdata._features import embedding_record
+from hisdiff._sdata._grid import Window, embedding_element, embedding_key, embedding_note, grid_key, labels_element
+from hisdiff._sdata._image import fingerprint
+from hisdiff._sdata._read import Bound, as_list, read_sections
+from hisdiff._sdata._store import check_room, put, working_folder
+from hisdiff._sdata._tissue import tissue_key, write_tissue
+from hisdiff._sdata._written import check_free
+from hisdiff.encoders._base import dense_spec_of
+from hisdiff.encoders._registry import require_dense
+from hisdiff.pp._tissue import outline_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from shapely import MultiPolygon, Polygon
+    from spatialdata import SpatialData
+
+    from hisdiff.encoders import DenseEncoder, Encoder
+
+# Values of a chunk of the embedding: some 10 MB.
+_CHUNK_VALUES = 2**21
+_REGION_UM = 1000.0
+"""Least side of what is embedded at once: what lies around it is read and filtered as well."""
+_MOST_CHUNKS = 4
+# Vectors longer than this are kept in half precision; networks that give such run in bfloat16 anyway.
+_LONGEST_IN_FLOAT32 = 256
+
+
+def grid(
+    data: SpatialData | Sequence[SpatialData],
+    resolution_um: float,
+    *,
+    encoder: str | Encoder | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    mpp: float | None = None,
+    key_added: str | None = None,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> None:
+    """Lay a grid of square cells over the tissue and embed every cell.
+
+    Cells are anchored at the origin of the coordinate system ``um``, so that cropping a section does not move them.
+    What a cell's vector describes has a fixed size in um and does not depend on the cells' side. Each part of the image
+    is worked on once, not once for every cell. For an object that is backed by a zarr store the embedding is written
+    there as it comes: memory does not grow with the slide, and a call that was stopped is continued by the same call.
+
+    Parameters
+    ----------
+    data
+        One SpatialData or a sequence of them, with an H&E image each.
+    resolution_um
+        Side of a cell in um.
+    encoder
+        Name of an encoder that has a dense form, or an object (:class:`hisdiff.encoders.DenseEncoder`); None for that of
+        the section's embedding, or ``"texture"`` where there is none.
+    table_key, image_key, shapes_key
+        What to use where several could be meant; ``image_key`` may map regions to images.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    key_added
+        Name of the labels; by default ``grid_{resolution_um:g}um``, followed by ``_<image>`` where the object has several
+        images.
+    device
+        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
+    progress
+        Show a progress bar; None for the package's setting.
+
+    Returns
+    -------
+    None, and sets the labels element ``key_added`` (int32, 1 to n for the cells whose centre lies in the tissue, 0 for no
+    cell), the image element ``{key_added}_embedding`` (float32, or float16 where vectors are longer than 256; D x rows x
+    columns, NaN where nothing was embedded) of the same pixels, and the shapes element ``tissue`` where there is none.
+    Those of an earlier call are replaced.
+
+    Raises
+    ------
+    ValueError
+        If the resolution is finer than a pixel or larger than the tissue, no cell lies in the tissue, no tissue is found,
+        the encoder has no dense form, a name is taken by something that hisdiff did not write, or an object without a
+        zarr store would have to hold more than 2 GB.
+    OSError
+        If the disk is full; the object is as it was, and the same call goes on where it stopped.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=400)
+    >>> hd.pp.grid(sdata, 20)
+    >>> sdata.labels["grid_20um"].shape == sdata.images["grid_20um_embedding"].shape[1:]
+    True
+    """
+    positive(resolution_um, "resolution_um")
+    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    jobs = []
+    for sdata in as_list(data):  # everything is checked before anything is computed
+        bounds = {bound.place.image_key: bound for bound in read_sections(sdata, **where, needs=("image",))}
+        if key_added is not None and len(bounds) > 1:
+            raise ValueError(
+                f"key_added={key_added!r} names one grid, but the sections have images {sorted(bounds)}; name one with image_key=."
+            )
+        jobs += [_prepare(bound, float(resolution_um), encoder, key_added) for bound in bounds.values()]
+    for job in jobs:
+        if device is not None and hasattr(job.encoder, "to"):
+            job.encoder.to(device)
+        _run(job, progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A grid that has passed all checks."""
+
+    bound: Bound
+    key: str
+    tissue: Polygon | MultiPolygon
+    encoder: DenseEncoder
+    ij: np.ndarray
+    window: Window
+
+    @property
+    def name(self) -> str:
+        return self.bound.place.image_key
+
+    @property
+    def output(self) -> _stream.Output:
+        dim = dense_spec_of(self.encoder).dim
+        dtype = "float32" if dim <= _LONGEST_IN_FLOAT32 else "float16"
+        # A power of two, so that chunks of different encoders and windows compare.
+        side = 2 ** int(np.log2(max(np.sqrt(_CHUNK_VALUES / dim), 16)))
+        return _stream.Output((dim, *self.window.shape), (dim, side, side), dtype, float("nan"))
+
+
+def _prepare(bound: Bound, resolution_um: float, encoder: str | Encoder | None, key_added: str | None) -> _Job:
+    section, place = bound.section, bound.place
+    if resolution_um < place.mpp:
+        raise ValueError(
+            f"resolution_um={resolution_um:g} is finer than a pixel of image {place.image_key!r}, which has {place.mpp:.4g} um per pixel."
+        )
+    key = key_added or grid_key(place.sdata, place.image_key, resolution_um)
+    for name in (key, embedding_key(key)):
+        check_free(place.sdata, name)
+    if encoder is None:
+        record = None if place.table is None else embedding_record(place.table)
+        encoder = "texture" if record is None else record["encoder"]
+    able = require_dense(encoders.get(encoder))
+    tissue = section.tissue if section.tissue is not None else outline_of(section.image, place.image_key)
+    x0, y0, x1, y1 = tissue.bounds
+    if resolution_um > max(x1 - x0, y1 - y0):
+        raise ValueError(
+            f"resolution_um={resolution_um:g} is larger than the tissue of {place.name!r}, which spans {x1 - x0:.0f} x {y1 - y0:.0f} um."
+        )
+    ij = cells_within(tissue, resolution_um)
+    if not len(ij):
+        raise ValueError(
+            f"No cell of a grid of {resolution_um:g} um has its centre inside the tissue of {place.name!r} ({tissue.area:.0f} um2)."
+        )
+    if len(ij) > np.iinfo(np.int32).max:
+        raise ValueError(f"A grid of {len(ij)} cells is too fine: labels number up to {np.iinfo(np.int32).max}.")
+    job = _Job(bound, key, tissue, able, ij, Window.around(ij, resolution_um))
+    what = f"The embedding of {len(ij)} cells of {resolution_um:g} um by encoder {able.spec.name!r}"
+    check_room(place.sdata, job.output.nbytes, what)
+    return job
+
+
+def _run(job: _Job, progress: bool | None) -> None:
+    section, place = job.bound.section, job.bound.place
+    sdata, window = place.sdata, job.window
+    labels = labels_element(place, window, job.ij)
+    source = DenseFeatures(job.encoder, section.image, job.tissue)
+    regions = _regions(window, job.ij, job.output)
+    known_by = fingerprint(section.image)
+
+    def work(k: int) -> dict[str, np.ndarray]:
+        _, rows, columns = regions[k]["embedding"]
+        return {"embedding": np.moveaxis(source.raster(window.box_um(rows, columns), window.resolution_um), -1, 0)}
+
+    plan = {
+        "image": job.name,
+        "mpp": place.mpp,
+        "fingerprint": known_by,
+        "window": [window.row, window.column],
+        "resolution_um": window.resolution_um,
+        "encoder": source.spec.to_dict(),
+    }
+    folder = working_folder(sdata, embedding_key(job.key))
+    arrays = _stream.run(
+        folder, plan, {"embedding": job.output}, regions, work, desc=f"grid ({source.spec.encoder})", progress=progress
+    )
+    names = [f"{source.spec.encoder}_{i}" for i in range(source.spec.dim)]
+    values = arrays["embedding"]
+    if isinstance(values, np.ndarray):
+        values = da.from_array(values, chunks=job.output.chunks)
+    elements = {job.key: labels, embedding_key(job.key): embedding_element(place, window, values, names)}
+    note = embedding_note(place, window, source.spec, fingerprint=known_by, mean=source.mean, std=source.std)
+    notes = {job.key: {"resolution_um": window.resolution_um}, embedding_key(job.key): note}
+    put(sdata, elements, notes)
+    if section.tissue is None:
+        write_tissue(place, tissue_key(sdata, place.image_key), job.tissue)
+    if folder is not None:
+        _stream.discard(folder)
+    logger.info("wrote labels %r and image %r: %d cells x %d", *elements, len(job.ij), source.spec.dim)
+
+
+def _regions(window: Window, ij: np.ndarray, output: _stream.Output) -> list[dict[str, _stream.Region]]:
+    """Cut a window into squares of whole chunks; those without a cell are left out."""
+    chunk = output.chunks[1]
+    side = chunk * int(np.clip(np.ceil(_REGION_UM / (chunk * window.resolution_um)), 1, _MOST_CHUNKS))
+    rows, columns = window.shape
+    taken = np.unique((ij - [window.row, window.column]) // side, axis=0)
+    return [
+        {
+            "embedding": (
+                slice(0, output.shape[0]),
+                slice(i * side, min((i + 1) * side, rows)),
+                slice(j * side, min((j + 1) * side, columns)),
+            )
+        }
+        for i, j in taken.tolist()
+    ]

@@ -172,5 +172,6 @@ METHODS = {
     "istar": "hisdiff.methods.istar:IStar",
     "ridge": "hisdiff.methods.ridge:Ridge",
     "tesla": "hisdiff.methods.tesla:Tesla",
+    "xfuse": "hisdiff.methods.xfuse:XFuse",
 }
 """Method name -> ``module:class``."""

@@ -14,10 +14,11 @@ from hisdiff._device import resolve_device
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._section import Prediction
-from hisdiff.methods._calibration import knowledge_of
+from hisdiff.methods._calibration import gamma_shape, knowledge_of
 from hisdiff.methods._istar._config import IStarConfig
 from hisdiff.methods._istar._network import Ensemble, FootprintLoss, Superpixels
-from hisdiff.methods._istar._superpixels import Footprints, Inputs, dense_rasters, inside, scaled_under, vectors_of
+from hisdiff.methods._istar._superpixels import Footprints, Inputs, dense_rasters, vectors_of
+from hisdiff.methods._istar._training_spots import are_discs, check_dense, gather, kept_rows
 from hisdiff.methods._training import train
 
 if TYPE_CHECKING:
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
     from hisdiff._section import Locations, Section
     from hisdiff.methods._base import Knowledge
 
-_LEAST_SPOTS = 2
 # Superpixels that the networks see at a time.
 _CHUNK = 4096
+# Training spots whose footprints they see at a time.
+_SPOTS = 32
+# Side of a raster that is asked for at a time, in cells: a block's.
+_RASTER = 64
 
 
 class FittedIStar:
@@ -47,6 +51,8 @@ class FittedIStar:
         Area of the footprint that counts refer to.
     depth
         log2 of the median total count over the panel that ``low`` and ``span`` belong to.
+    gamma_shape
+        ``(G,)``, see ``hisdiff.methods._agreement``, from the training spots.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class FittedIStar:
         self.genes, self.config, self.network, self.inputs = np.asarray(genes), config, network.eval(), inputs
         self.low, self.span = np.asarray(low, dtype=np.float32), np.asarray(span, dtype=np.float32)
         self.footprint_um2, self.depth = footprint_um2, depth
+        self.gamma_shape: np.ndarray | None = None
         self.knowledge: Knowledge | None = None
         self.history: list[dict[str, float]] = []
 
@@ -85,9 +92,9 @@ class FittedIStar:
         Draws are the members of the ensemble, so that there are never more than it has. The mean is their median, as
         published, and the standard deviation their spread. There are no steps and nothing random.
         """
-        _check_dense(section)
+        check_dense(section)
         footprints = Footprints.of(
-            locations, self.config.superpixel_um, whole_discs=self.config.reference_compat and _are_discs(locations)
+            locations, self.config.superpixel_um, whole_discs=self.config.reference_compat and are_discs(locations)
         )
         members = min(n_draws, self.network.n_members)
         network = self.network.to(resolve_device(device))
@@ -117,7 +124,7 @@ class FittedIStar:
         progress: bool | None = None,
     ) -> EnsembleField:
         """Prepare predictions finer than the spots; draws are members of the ensemble."""
-        _check_dense(section)
+        check_dense(section)
         return EnsembleField(self, section, min(n_draws, self.network.n_members), self._factor(section, depth), device)
 
     def _factor(self, section: Section, depth: float | None) -> float:
@@ -146,6 +153,8 @@ class FittedIStar:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
         arrays |= {"low": self.low, "span": self.span}
+        if self.gamma_shape is not None:
+            arrays["gamma_shape"] = self.gamma_shape
         if self.inputs.axes is not None:
             arrays |= {"center": self.inputs.center, "axes": self.inputs.axes}
         settings = {
@@ -166,9 +175,11 @@ class FittedIStar:
         named = {name.removeprefix("network."): a for name, a in arrays.items() if name.startswith("network.")}
         network.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
         inputs = Inputs(not config.reference_compat, arrays.get("center"), arrays.get("axes"))
-        return cls(
+        fitted = cls(
             genes, config, network, inputs, arrays["low"], arrays["span"], settings["footprint_um2"], settings["depth"]
         )
+        fitted.gamma_shape = arrays.get("gamma_shape")
+        return fitted
 
 
 class EnsembleField:
@@ -183,16 +194,28 @@ class EnsembleField:
     def __init__(self, fitted: FittedIStar, section: Section, n_draws: int, factor: float, device: str | None) -> None:
         self.genes, self.footprint_um2, self.n_draws = fitted.genes, fitted.footprint_um2, n_draws
         self._fitted, self._section, self._factor = fitted, section, factor
+        self.gamma_shape = fitted.gamma_shape
         self._network = fitted.network.to(resolve_device(device))
+        self._last: tuple[Locations, np.ndarray] | None = None
+
+    def mean(self, cells: Locations) -> np.ndarray:
+        """Return the median over members, as published."""
+        return np.median(self._members(cells), axis=0)
 
     def draws(self, cells: Locations) -> Iterator[np.ndarray]:
         """Yield the expected counts of a footprint, one member after the other, float32 ``(n, G)``."""
+        yield from self._members(cells)
+
+    def _members(self, cells: Locations) -> np.ndarray:
+        """Return the expected counts of a footprint as each member has them, ``(E, n, G)``."""
+        if self._last is not None and self._last[0] is cells:  # mean and draws of the same cells cost one pass
+            return self._last[1]
         parts = max(1, int(np.ceil(cells.cell_um / self._fitted.config.superpixel_um - 1e-9)))
         fine_um = cells.cell_um / parts
         out = np.empty((self.n_draws, len(cells), len(self.genes)), dtype=np.float32)
         i, j = np.meshgrid(np.arange(parts), np.arange(parts), indexing="ij")
         offsets = np.stack([i, j], axis=-1).reshape(-1, 2)
-        tile = max(1, 64 // parts)  # the raster of a tile stays small
+        tile = max(1, _RASTER // parts)  # the raster of a tile stays small
         _, tiles = np.unique(cells.array_ij // tile, axis=0, return_inverse=True)
         for number in range(int(tiles.max(initial=-1)) + 1):
             rows = np.flatnonzero(tiles.ravel() == number)
@@ -200,8 +223,9 @@ class EnsembleField:
             vectors = vectors_of(self._section.dense, ij, fine_um)
             each = self._fitted._members(self._network, self._fitted.inputs.of(self._section.dense, vectors))
             out[:, rows] = each[: self.n_draws].reshape(self.n_draws, len(rows), parts**2, -1).mean(axis=2)
-        for member in out:
-            yield self._fitted._counts(member, self._factor)
+        out = self._fitted._counts(out, self._factor)
+        self._last = cells, out
+        return out
 
 
 class IStar:
@@ -236,8 +260,8 @@ class IStar:
         them. Without any, it knows nothing.
         """
         for section in (*sections, *validation):
-            _check_dense(section)
-        kept = [_kept(section) for section in sections]
+            check_dense(section)
+        kept = [kept_rows(section) for section in sections]
         depth = float(np.median([s.depth for s in sections if np.isfinite(s.depth)] or [0.0]))
         spots = [s.spots.take(rows) for s, rows in zip(sections, kept)]
         areas = [np.pi * part.radius_um**2 for part in spots]
@@ -252,15 +276,16 @@ class IStar:
         low, span = every.min(axis=0), np.ptp(every, axis=0)
         target = (every - low) / (span + 1e-12)
 
-        inputs, cells, share, superpixels = _gather(sections, spots, config)
+        inputs, cells, share, superpixels = gather(sections, spots, config)
         start = None if config.reference_compat else target.mean(axis=0)
         network = Ensemble(config.n_members, superpixels.shape[1], config.width, len(low), seed=seed, start=start)
         logger.info(
             "istar: %d members on %d spots, %d superpixels of %g um and %d inputs",
             config.n_members, len(target), len(superpixels), config.superpixel_um, superpixels.shape[1],
         )  # fmt: skip
+        module = FootprintLoss(network, Superpixels(superpixels), config.footprint_sample)
         result = train(
-            FootprintLoss(network, Superpixels(superpixels), config.footprint_sample),
+            module,
             {"cells": torch.from_numpy(cells), "share": torch.from_numpy(share), "target": torch.from_numpy(target)},
             config.training(len(target)),
             seed=seed,
@@ -270,63 +295,23 @@ class IStar:
             progress_bar=progress,
             desc="fitting istar",
         )
+        told = _means(module, cells, share)
         fitted = FittedIStar(sections[0].genes, config, network.cpu(), inputs, low, span, footprint_um2, depth)
+        fitted.gamma_shape = gamma_shape(every, fitted._counts(told, 1.0))
         fitted.history = result.history
         if validation:
             fitted.knowledge = _knowledge(fitted, validation, device)
         return fitted
 
 
-def _gather(
-    sections: Sequence[Section], spots: Sequence[Locations], config: IStarConfig
-) -> tuple[Inputs, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the inputs, and what the loss needs of all sections: rows of superpixels, their shares, their features."""
-    whole = config.reference_compat
-    inputs = Inputs(standardise=not whole)
-    footprints = [Footprints.of(part, config.superpixel_um, whole_discs=whole and _are_discs(part)) for part in spots]
-    scaled = [scaled_under(s.dense, f, config.superpixel_um, inputs) for s, f in zip(sections, footprints)]
-    inputs = Inputs.fit(scaled, config.n_components, standardise=not whole)
-    padded = [f.padded() for f in footprints]
-    longest = max(cells.shape[1] for cells, _ in padded)
-    offsets = np.cumsum([0, *(len(part) for part in scaled)])
-    wide = [np.pad(a, ((0, 0), (0, longest - a.shape[1]))) for a, _ in padded]
-    share = [np.pad(a, ((0, 0), (0, longest - a.shape[1]))) for _, a in padded]
-    cells = np.concatenate([a + offset for a, offset in zip(wide, offsets)])
-    projected = [
-        inputs.projected(part[start : start + _CHUNK]) for part in scaled for start in range(0, len(part), _CHUNK)
-    ]
-    return inputs, cells, np.concatenate(share), np.concatenate(projected)
-
-
-def _kept(section: Section) -> np.ndarray:
-    """Return the rows of spots that can be trained on, saying what is left out."""
-    whole = inside(section.spots, section.image)
-    if not whole.all():
-        logger.warning(
-            "istar: %d of %d spots of %r reach over the edge of the image and are left out",
-            int((~whole).sum()), len(whole), section.name,
-        )  # fmt: skip
-    rows = np.flatnonzero(whole)
-    if len(rows) < _LEAST_SPOTS:
-        raise ValueError(
-            f"iStar needs at least {_LEAST_SPOTS} spots whose footprint lies inside the image; "
-            f"section {section.name!r} has {len(rows)} of {len(whole)}."
-        )
-    return rows
-
-
-def _check_dense(section: Section) -> None:
-    if section.dense is None:
-        encoder = "none" if section.features is None else repr(section.features.spec.encoder)
-        raise ValueError(
-            f"iStar needs a dense embedding, which the encoder of section {section.name!r} ({encoder}) does not give; embed "
-            f'it with one that does, such as hd.pp.embed(sdata, "texture").'
-        )
-
-
-def _are_discs(locations: Locations) -> bool:
-    outlines = isinstance(locations.footprint, np.ndarray) and locations.footprint.dtype == object
-    return locations.cell_um is None and not outlines
+@torch.inference_mode()
+def _means(module: FootprintLoss, cells: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the median over members of the mean over each training footprint, ``(n, G)``."""
+    device, parts = module.network.weights[0].device, []
+    for rows in np.array_split(np.arange(len(cells)), -(-len(cells) // _SPOTS)):
+        batch = (torch.from_numpy(a[rows]).to(device) for a in (cells, share))
+        parts.append(np.median(module.footprint_means(*batch).cpu().numpy(), axis=0))
+    return np.concatenate(parts)
 
 
 def _knowledge(fitted: FittedIStar, validation: Sequence[Section], device: str | None) -> Knowledge:

@@ -12,7 +12,12 @@ from scipy import sparse
 import hisdiff as hd
 from hisdiff.methods._base import method as method_named
 
-METHODS: dict[str, dict] = {"ridge": {}, "tesla": {"step_um": 40}}
+METHODS: dict[str, dict] = {
+    "istar": {"most_steps": 3, "width": 8, "n_members": 2},
+    "ridge": {},
+    "tesla": {"step_um": 40},
+    "xfuse": {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 16, "n_steps": 2, "n_metagenes": 2},
+}
 
 
 def state(sdata) -> tuple:
@@ -24,8 +29,26 @@ def state(sdata) -> tuple:
 
 
 @pytest.fixture(params=METHODS)
-def method(request) -> str:
+def method(request, monkeypatch) -> str:
+    if request.param == "istar":
+        from hisdiff._sdata import _read
+
+        monkeypatch.setattr(_read, "dense_features", lambda place, image, *_: DenseColour(image))
     return request.param
+
+
+class DenseColour:
+    """The colour of every place: a dense embedding that costs nothing."""
+
+    mean, std = np.full(3, 150.0, np.float32), np.full(3, 40.0, np.float32)
+
+    def __init__(self, image) -> None:
+        from hisdiff._section import FeatureSpec
+
+        self.image, self.spec = image, FeatureSpec("colour", "1", 3, 2.0, 8.0)
+
+    def raster(self, box_um, resolution_um) -> np.ndarray:
+        return self.image.read(box_um, resolution_um).astype(np.float32)
 
 
 @pytest.fixture

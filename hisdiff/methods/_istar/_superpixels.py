@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from scipy import sparse
 
-from hisdiff._geometry._grid import block_slices, by_block, outlines, overlap
+from hisdiff._geometry._grid import block_slices, by_block, cells_touching, outlines, overlap
 from hisdiff.methods._pca import column_scale, principal_axes
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Footprints:
         """Find them, by area, or as discs of whole superpixels around a rounded centre (as published)."""
         if whole_discs:
             return cls._discs(spots, superpixel_um)
-        ij = _under(spots, superpixel_um)
+        ij = by_block(cells_touching(spots, superpixel_um))
         share = overlap(spots, ij, superpixel_um)
         used = share.getnnz(axis=0) > 0
         return cls(ij[used], _rows_sum_to_one(share[:, used]))
@@ -76,16 +76,6 @@ def disc(radius: float) -> np.ndarray:
     return np.stack([i, j], axis=-1)[i**2 + j**2 <= radius**2]
 
 
-def _under(spots: Locations, superpixel_um: float) -> np.ndarray:
-    """Return the superpixels of the boxes around footprints, block by block."""
-    x0, y0, x1, y1 = (shapely.bounds(outlines(spots)) / superpixel_um).T
-    first = np.floor(np.stack([y0, x0], axis=1)).astype(np.int64)
-    sizes = np.ceil(np.stack([y1, x1], axis=1)).astype(np.int64) - first
-    reach = np.stack(np.meshgrid(*(np.arange(m) for m in sizes.max(axis=0)), indexing="ij"), axis=-1).reshape(-1, 2)
-    ij = (first[:, None] + reach)[(reach < sizes[:, None]).all(axis=-1)]
-    return by_block(np.unique(ij, axis=0))
-
-
 def _rows_sum_to_one(share: sparse.csr_matrix) -> sparse.csr_matrix:
     total = np.asarray(share.sum(axis=1)).ravel()
     return (sparse.diags(1 / np.where(total > 0, total, 1)) @ share).tocsr()
@@ -108,9 +98,9 @@ def dense_rasters(dense: DenseSource, ij: np.ndarray, resolution_um: float) -> I
 
 def vectors_of(dense: DenseSource, ij: np.ndarray, resolution_um: float) -> np.ndarray:
     """Return the raw vectors ``(k, D)`` of cells that lie close together."""
-    (i0, j0), (i1, j1) = ij.min(axis=0), ij.max(axis=0) + 1
+    (i0, j0), (i1, j1) = ij.min(axis=0).tolist(), (ij.max(axis=0) + 1).tolist()
     box = (j0 * resolution_um, i0 * resolution_um, j1 * resolution_um, i1 * resolution_um)
-    return dense.raster(tuple(map(float, box)), resolution_um)[ij[:, 0] - i0, ij[:, 1] - j0]
+    return dense.raster(box, resolution_um)[ij[:, 0] - i0, ij[:, 1] - j0]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""XFuse: a joint generative model of image and counts, which learns its features itself.
+
+A re-implementation from the mathematics of Bergenstråhle et al., Nature Biotechnology 2022
+(doi:10.1038/s41587-021-01075-3).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from hisdiff._keys import COUNTS, LOG2
+from hisdiff._log import logger
+from hisdiff.methods._calibration import gamma_shape, knowledge_of
+from hisdiff.methods.xfuse._config import XFuseConfig
+from hisdiff.methods.xfuse._fit import covariates_of, fit_model, start
+from hisdiff.methods.xfuse._fitted import FittedXFuse, digest_of
+from hisdiff.methods.xfuse._patches import Slides
+from hisdiff.methods.xfuse._slides import Slide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hisdiff._section import Section
+    from hisdiff.methods._base import Knowledge
+    from hisdiff.methods.xfuse._model import XFuseModel
+
+__all__ = ["FittedXFuse", "XFuse", "XFuseConfig"]
+
+_LEAST_SPOTS = 2
+_KNOWLEDGE_DRAWS = 16
+
+
+class XFuse:
+    """Latent images at several resolutions explain both the colours of the section and the counts of its spots.
+
+    Expression at a pixel is a scale times a mixture of metagenes, whose profiles are shared by all sections; both follow
+    from the latent image, which an encoder reads off the section's image alone. Sections without counts are therefore
+    predicted like any other.
+    """
+
+    name: ClassVar[str] = "xfuse"
+    needs: ClassVar[frozenset[str]] = frozenset({"counts", "image"})
+    needs_to_predict: ClassVar[frozenset[str]] = frozenset({"image"})
+    config_type: ClassVar[type] = XFuseConfig
+    fitted_type: ClassVar[type] = FittedXFuse
+
+    def fit(
+        self,
+        sections: Sequence[Section],
+        config: XFuseConfig,
+        *,
+        validation: Sequence[Section] = (),
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> FittedXFuse:
+        """Fit on sections that share one panel (``Section.with_panel``); some may lack counts, not all.
+
+        ``validation`` sections are not used for fitting; what the model knows about its own accuracy is measured on
+        them. Without any, it knows nothing.
+        """
+        covariates_of(config, [section.name for section in sections])  # complains before anything is read
+        n = sum(0 if s.counts is None else len(s.spots) for s in sections)
+        if n < _LEAST_SPOTS:
+            raise ValueError(
+                f"XFuse needs at least {_LEAST_SPOTS} spots; section(s) {[s.name for s in sections]} have {n}."
+            )
+        for section in sections:
+            if section.image is None:
+                raise ValueError(f"XFuse needs an image, and section {section.name!r} has none.")
+        slides = [Slide.of(section, config.image_mpp, config.step_px) for section in sections]
+        logger.info(
+            "xfuse: %d slide(s) of %s pixels, %d spots, %d genes",
+            len(slides), ", ".join("{} x {}".format(*slide.shape) for slide in slides), n, len(sections[0].genes),
+        )  # fmt: skip
+        model, history = fit_model(
+            config, start(config, slides, seed=seed), Slides(slides),
+            seed=seed, device=device, progress=progress, checkpoint=checkpoint, resume=resume,
+        )  # fmt: skip
+        model.cpu()
+        area = float(np.median(np.concatenate([s.areas for s in slides]))) * config.image_mpp**2
+        known = {digest_of(s): (i, float(_depth(s))) for i, s in enumerate(sections) if s.counts is not None}
+        fitted = FittedXFuse(sections[0].genes, config, model, area, _plain_depth(model, sections), known)
+        fitted.history = history
+        fitted.gamma_shape = _scatter(fitted, sections, seed, device)
+        if validation:
+            fitted.knowledge = _knowledge(fitted, validation, seed, device)
+        return fitted
+
+
+def _depth(section: Section) -> float:
+    return section.depth if section.depth is not None and np.isfinite(section.depth) else 0.0
+
+
+def _plain_depth(model: XFuseModel, sections: Sequence[Section]) -> float:
+    """Return the depth of a section without effects: that of the training sections less what their effects add."""
+    mean = (model.baseline + model.logit).detach().exp()
+    effects = model.effects(None)
+    added = ((effects.rate + effects.logit).detach().exp() @ mean / mean.sum()).log2()
+    own = [_depth(s) - float(added[i]) for i, s in enumerate(sections) if s.counts is not None]
+    return float(np.mean(own))
+
+
+def _scatter(fitted: FittedXFuse, sections: Sequence[Section], seed: int, device: str | None) -> np.ndarray:
+    """Return how far the counts of training spots scatter around what is predicted for them, ``(G,)``."""
+    counted = [s for s in sections if s.counts is not None]
+    told = [fitted.predict(s, s.spots, n_draws=1, units=COUNTS, seed=seed, device=device).mean for s in counted]
+    return gamma_shape(np.concatenate([s.counts.toarray() for s in counted]), np.concatenate(told))
+
+
+def _knowledge(fitted: FittedXFuse, validation: Sequence[Section], seed: int, device: str | None) -> Knowledge:
+    """Measure accuracy and interval factors on sections that were not trained on."""
+    told = [
+        fitted.predict(s, s.spots, n_draws=_KNOWLEDGE_DRAWS, units=LOG2, seed=seed, device=device) for s in validation
+    ]
+    return knowledge_of(
+        np.concatenate([np.log2(1 + s.counts.toarray()) for s in validation]),
+        np.concatenate([p.mean for p in told]),
+        np.concatenate([p.std for p in told]),
+        np.repeat(np.arange(len(validation)), [len(s.spots) for s in validation]),
+    )

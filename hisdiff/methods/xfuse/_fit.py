@@ -1,0 +1,140 @@
+"""Training in stretches, between which metagenes are split and dropped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hisdiff._log import logger
+from hisdiff.methods._training import generator_for, train
+from hisdiff.methods.xfuse._metagenes import contributions, drop, keep, resized, split
+from hisdiff.methods.xfuse._model import FAST_GENES, FAST_POSTERIORS, Covariate, XFuseLoss, XFuseModel
+from hisdiff.methods.xfuse._network import inverse_softplus, last_of
+from hisdiff.methods.xfuse._start import fit_spots, profiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hisdiff.methods.xfuse._config import XFuseConfig
+    from hisdiff.methods.xfuse._patches import Slides
+    from hisdiff.methods.xfuse._slides import Slide
+
+_FINAL_DRAWS = 10
+_SECTION = "section"
+
+
+def covariates_of(config: XFuseConfig, names: Sequence[str]) -> list[Covariate]:
+    """Return the covariates of some sections; each of several sections is a level of its own unless told otherwise."""
+    for name, levels in config.covariates.items():
+        if len(levels) != len(names):
+            raise ValueError(f"Covariate {name!r} has {len(levels)} levels for {len(names)} sections.")
+        if all(level is None for level in levels):
+            raise ValueError(f"Covariate {name!r} has no known level.")
+    found = [Covariate.of(name, levels) for name, levels in config.covariates.items()]
+    if config.section_effects and len(names) > 1:
+        unique = [f"{i}:{name}" for i, name in enumerate(names)]  # two sections may have one name
+        found.append(Covariate.of(_SECTION, unique))
+    return found
+
+
+def start(config: XFuseConfig, slides: Sequence[Slide], *, seed: int) -> XFuseModel:
+    """Return a model that begins at the counts of the spots and the colours of the images."""
+    counted = [slide for slide in slides if len(slide.counts)]
+    counts = np.concatenate([slide.counts for slide in counted])
+    log_rate, logit = fit_spots(counts, seed=seed)
+    gamma = profiles(counts, config.n_metagenes, seed=seed) if config.start == "profiles" else None
+    n = 1 if gamma is None else len(gamma)
+    with torch.random.fork_rng(devices=[]):  # layers start from the global generator
+        torch.random.manual_seed(seed % 2**63)
+        covariates = covariates_of(config, [slide.name for slide in slides])
+        model = XFuseModel(config, counts.shape[1], n, len(slides), covariates)
+    area = float(np.mean(np.concatenate([slide.areas for slide in counted])))
+    with torch.no_grad():
+        model.baseline_.copy_(torch.from_numpy(log_rate) / FAST_GENES)
+        model.logit_.copy_(torch.from_numpy(logit) / FAST_GENES)
+        last = last_of(model.scale_head)
+        last.weight.normal_(0, 1e-5, generator=generator_for(seed, 0))
+        last.bias.fill_(float(inverse_softplus(torch.tensor(1 / area))))
+        if gamma is not None and n > 1:
+            model.metagenes.mean_.copy_(torch.from_numpy(gamma) / FAST_POSTERIORS)
+        pixels = torch.from_numpy(np.concatenate([slide.image.reshape(3, -1) for slide in slides], axis=1))
+        model.image_heads.start(pixels.mean(dim=1).clamp(-0.95, 0.95), pixels.std(dim=1).clamp(min=1e-2))
+    return model
+
+
+def fit_model(
+    config: XFuseConfig,
+    model: XFuseModel,
+    slides: Slides,
+    *,
+    seed: int,
+    device: str | None,
+    progress: bool | None,
+    checkpoint: Path | None,
+    resume: bool,
+) -> tuple[XFuseModel, list[dict[str, float]]]:
+    """Train a model; return it, with the metagenes that it ended with, and the training curve."""
+    rows = np.repeat(np.arange(len(slides.shapes)), slides.n_patches(config.patch_px))
+    data = {"section": torch.from_numpy(rows)}
+    forest: list[Any] = list(range(model.n_metagenes))
+    history: list[dict[str, float]] = []
+    stretches = _stretches(config)
+    for number, n_steps in enumerate(stretches):
+        result = train(
+            XFuseLoss(model, slides),
+            data,
+            config.training(n_steps),
+            seed=seed + 7919 * number,
+            device=device,
+            checkpoint=None if checkpoint is None else checkpoint / f"stretch-{number}",
+            resume=resume,
+            progress_bar=progress,
+            desc="fitting xfuse" if len(stretches) == 1 else f"fitting xfuse ({number + 1}/{len(stretches)})",
+        )
+        done = sum(stretches[:number])
+        history += [
+            {**row, "step": row["step"] + done, "metagenes": float(model.n_metagenes)} for row in result.history
+        ]
+        if number + 1 < len(stretches):
+            model, forest = _grown(model, forest, slides, seed + number, done / config.n_steps)
+    if config.prune and model.n_metagenes > 1:
+        gains = contributions(model, slides, seed=seed, n_draws=_FINAL_DRAWS).tolist()
+        kept = [m for m, gain in enumerate(gains) if gain < 0] or [int(np.argmin(gains))]
+        if len(kept) < model.n_metagenes:
+            logger.info("xfuse: %d of %d metagenes contribute; the others are dropped", len(kept), model.n_metagenes)
+            model = resized(model, kept, jitter=config.jitter, seed=seed)
+    return model.eval(), history
+
+
+def _stretches(config: XFuseConfig) -> list[int]:
+    """Return the steps of each stretch: the number of metagenes changes between them, not in the last one."""
+    if config.strategy == "none":
+        return [config.n_steps]
+    whole = max(1, config.n_steps // config.grow_every)
+    return [config.grow_every] * (whole - 1) + [config.n_steps - config.grow_every * (whole - 1)]
+
+
+def _grown(
+    model: XFuseModel, forest: list[Any], slides: Slides, seed: int, done: float
+) -> tuple[XFuseModel, list[Any]]:
+    """Drop metagenes that do not contribute and add some."""
+    config = model.config
+    gains = contributions(model, slides, seed=seed).tolist()
+    if config.strategy == "split":
+        kept, old = keep(drop(forest, gains))
+        forest, sources = split(kept, config.most_metagenes)
+        sources = [old[source] for source in sources]
+    else:
+        useful = [m for m, gain in enumerate(gains) if gain < 0] or [int(np.argmin(gains))]
+        spare = [m for m, gain in enumerate(gains) if gain >= 0 and m not in useful]
+        # Fewer and fewer are kept in reserve, down to one at the end.
+        n_spare = max(1, round(config.n_extra + done * (1 - config.n_extra)))
+        sources = [*useful, *spare[:n_spare], *(useful * n_spare)[: max(0, n_spare - len(spare))]]
+        sources = sources[: config.most_metagenes]
+        forest = list(range(len(sources)))
+    n = sum(gain < 0 for gain in gains)
+    logger.info("xfuse: %d of %d metagenes contribute; going on with %d", n, len(gains), len(sources))
+    return resized(model, sources, jitter=config.jitter, seed=seed), forest

@@ -1,0 +1,257 @@
+"""A fitted joint model: predictions at spots, and a field for anything finer."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hisdiff._device import resolve_device
+from hisdiff._geometry._grid import cells_touching, overlap
+from hisdiff._keys import COUNTS, LOG2
+from hisdiff._section import Locations, Prediction
+from hisdiff.methods._draws import DrawAccumulator
+from hisdiff.methods._noise import ROW_BLOCK
+from hisdiff.methods._training import generator_for
+from hisdiff.methods.xfuse._config import XFuseConfig
+from hisdiff.methods.xfuse._model import Covariate, XFuseModel
+from hisdiff.methods.xfuse._render import Canvas, box_means
+from hisdiff.methods.xfuse._slides import Slide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hisdiff._section import Section
+    from hisdiff.methods._base import Knowledge
+
+# Counts drawn for every draw of the expected ones: the mean of log2(1 + count) needs more than one.
+_COUNTINGS = 4
+_EFFECTS, _COUNTING = 1, 2  # keep the noise of genes, of counting and of pixels apart
+"""Streams of random numbers."""
+
+
+class FittedXFuse:
+    """A fitted joint model.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    config, model
+        Settings and network.
+    footprint_um2
+        Area of the median training spot.
+    depth
+        log2 of the median total count over the panel of a section without effects of its own.
+    known
+        By what training sections are known by (``digest_of``): their number and depth.
+    gamma_shape
+        ``(G,)``, see ``hisdiff.methods._agreement``, from the training spots.
+    """
+
+    def __init__(
+        self,
+        genes: np.ndarray,
+        config: XFuseConfig,
+        model: XFuseModel,
+        footprint_um2: float,
+        depth: float,
+        known: Mapping[str, tuple[int, float]],
+    ) -> None:
+        self.genes, self.config, self.model = np.asarray(genes), config, model.eval()
+        self.footprint_um2, self.depth, self.known = footprint_um2, depth, dict(known)
+        self.gamma_shape: np.ndarray | None = None
+        self.knowledge: Knowledge | None = None
+        self.history: list[dict[str, float]] = []
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = LOG2,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict at locations of a section, in the order of ``genes``.
+
+        A draw is one of all latent variables and of the counts given them. The mean is that over draws, of several
+        countings each; in units ``"counts"``, of expected counts.
+        """
+        field = self.field(section, n_draws=n_draws, depth=depth, seed=seed, device=device)
+        exposure = field.exposure(locations)
+        draws, mean = DrawAccumulator(units, keep_draws), np.zeros((len(locations), len(self.genes)))
+        for k in range(n_draws):
+            rate, odds, factor = field.rates(exposure[k], k)
+            rng = [np.random.default_rng([seed, k, _COUNTING, start]) for start in range(0, len(rate), ROW_BLOCK)]
+            if units == COUNTS:
+                mean += rate * odds * factor
+            for n in range(1 if units == COUNTS else _COUNTINGS):
+                counted = np.concatenate(
+                    [r.poisson(r.gamma(rate[i : i + ROW_BLOCK]) * odds * factor)
+                     for r, i in zip(rng, range(0, len(rate), ROW_BLOCK))]
+                ) if len(rate) else np.zeros(rate.shape)  # fmt: skip
+                values = np.log2(1 + counted)
+                if n == 0:
+                    draws.add(values)
+                if units == LOG2:
+                    mean += values / _COUNTINGS
+        result = draws.result(self.genes)
+        return Prediction((mean / n_draws).astype(np.float32), result.std, self.genes, units, result.draws)
+
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> PixelField:
+        """Prepare predictions finer than the spots: draws of the latent variables of the whole section."""
+        if section.image is None:
+            raise ValueError(f"XFuse predicts from an image, and section {section.name!r} has none.")
+        slide = Slide.of(section, self.config.image_mpp, self.config.step_px)
+        model = self.model.to(resolve_device(device))
+        return PixelField(
+            self, Canvas(model, slide, n_draws, seed), self._trained_on(section), self._factor(section, depth)
+        )
+
+    def _trained_on(self, section: Section) -> int | None:
+        """Return the number of a section among those of the training, or None."""
+        found = self.known.get(digest_of(section))
+        return None if found is None else found[0]
+
+    def _factor(self, section: Section, depth: float | None) -> float:
+        """Return what expected counts are multiplied by: the depth wanted over that which the model has for the section."""
+        found = self.known.get(digest_of(section))
+        own = section.depth if section.depth is not None and np.isfinite(section.depth) else None
+        wanted = own if depth is None else depth
+        if found is not None:
+            return 1.0 if depth is None else float(2.0 ** (depth - found[1]))
+        return 1.0 if wanted is None else float(2.0 ** (wanted - self.depth))
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+        arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
+        if self.gamma_shape is not None:
+            arrays["gamma_shape"] = self.gamma_shape
+        settings = {
+            "config": self.config.to_dict(),
+            "n_metagenes": self.model.n_metagenes,
+            "n_sections": self.model.n_sections,
+            "covariates": [[c.name, list(c.levels), list(c.codes)] for c in self.model.covariates],
+            "footprint_um2": self.footprint_um2,
+            "depth": self.depth,
+            "known": {name: list(of) for name, of in self.known.items()},
+        }
+        return arrays, settings
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+    ) -> FittedXFuse:
+        """Rebuild what ``state`` described."""
+        config = XFuseConfig.from_dict(settings["config"])
+        covariates = [Covariate(name, tuple(levels), tuple(codes)) for name, levels, codes in settings["covariates"]]
+        model = XFuseModel(config, len(genes), settings["n_metagenes"], settings["n_sections"], covariates)
+        named = {name.removeprefix("model."): a for name, a in arrays.items() if name.startswith("model.")}
+        model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
+        known = {name: (int(of[0]), float(of[1])) for name, of in settings["known"].items()}
+        fitted = cls(genes, config, model, settings["footprint_um2"], settings["depth"], known)
+        fitted.gamma_shape = arrays.get("gamma_shape")
+        return fitted
+
+
+class PixelField:
+    """Draws of the expected counts anywhere in a section; see :class:`~hisdiff.methods._base.Field`.
+
+    One draw has one value of everything that concerns genes, and one image of latent variables.
+    """
+
+    fitted_to_section = False
+
+    def __init__(self, fitted: FittedXFuse, canvas: Canvas, trained_on: int | None, factor: float) -> None:
+        self.genes, self.footprint_um2, self.n_draws = fitted.genes, fitted.footprint_um2, canvas.n_draws
+        self.gamma_shape = fitted.gamma_shape
+        self._canvas, self._factor, self._mpp = canvas, factor, fitted.config.image_mpp
+        self._genes = [self._draw_genes(k, trained_on) for k in range(canvas.n_draws)]
+
+    @torch.no_grad()
+    def _draw_genes(self, k: int, trained_on: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return profiles ``(K, G)`` and ``exp(logit)`` ``(G,)`` of one draw; a new section has no effects of its own."""
+        model = self._canvas.model
+        device = model.baseline_.device
+        effects = model.effects(generator_for(self._canvas.seed, k, _EFFECTS, device))
+        profile, logit = model.baseline + effects.metagenes, model.logit
+        if trained_on is not None:
+            profile, logit = profile + effects.rate[trained_on], logit + effects.logit[trained_on]
+        return profile.exp().cpu().numpy(), logit.exp().cpu().numpy()
+
+    def mean(self, cells: Locations) -> None:
+        """Return None: the mean of draws is all there is."""
+
+    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+        """Yield the expected counts of a footprint, one draw after the other, float32 ``(n, G)``."""
+        if not len(cells):
+            for _ in range(self.n_draws):
+                yield np.empty((0, len(self.genes)), dtype=np.float32)
+            return
+        side = cells.cell_um / self._mpp
+        corner = cells.array_ij * side
+        first = np.floor(corner.min(axis=0) + 1e-9).astype(int)
+        size = np.ceil(corner.max(axis=0) + side - 1e-9).astype(int) - first
+        maps = self._canvas.window(tuple(first.tolist()), tuple(size.tolist()))
+        near = np.clip(corner - first, 0, size)
+        boxes = np.concatenate([near, np.minimum(near + side, size)], axis=1)
+        area = self.footprint_um2 / self._mpp**2
+        for k in range(self.n_draws):
+            profile, odds = self._genes[k]
+            density = box_means(maps[k], boxes).T * area
+            yield ((density @ profile) * odds * self._factor).astype(np.float32)
+
+    def exposure(self, locations: Locations) -> np.ndarray:
+        """Return scale times activity summed over the pixels of each footprint, ``(draws, n, K)``.
+
+        A footprint that reaches over the edge of the image is taken to go on as it is inside.
+        """
+        ij = cells_touching(locations, self._mpp)
+        share = overlap(locations, ij, self._mpp)
+        out = np.zeros((self.n_draws, len(locations), self._canvas.model.n_metagenes))
+        covered = np.zeros(len(locations))
+        tile = 256
+        _, which = np.unique(ij // tile, axis=0, return_inverse=True)
+        for number in range(int(which.max(initial=-1)) + 1):
+            columns = np.flatnonzero(which.ravel() == number)
+            first = ij[columns].min(axis=0)
+            size = ij[columns].max(axis=0) + 1 - first
+            inside = ij[columns] - first
+            maps = self._canvas.window(tuple(first.tolist()), tuple(size.tolist()))[..., inside[:, 0], inside[:, 1]]
+            part = share[:, columns]
+            covered += part @ np.isfinite(maps[0, 0])
+            for k in range(self.n_draws):
+                out[k] += part @ np.nan_to_num(maps[k]).T
+        area = np.asarray(share.sum(axis=1)).ravel()
+        return out * np.where(covered > 0, area / np.maximum(covered, 1e-9), 0)[:, None]
+
+    def rates(self, exposure: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return the rates of a draw ``(n, G)``, mean over rate ``(G,)``, and the factor of depth."""
+        profile, odds = self._genes[k]
+        return exposure @ profile + 1e-8, odds, self._factor
+
+
+def digest_of(section: Section) -> str:
+    """Return what a section is known by: its name and where its spots are."""
+    if section.spots is None:
+        return section.name
+    places = np.round(section.spots.xy_um * 10).astype(np.int64)
+    return f"{section.name}:{hashlib.blake2b(np.ascontiguousarray(places).tobytes(), digest_size=8).hexdigest()}"

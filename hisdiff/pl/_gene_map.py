@@ -96,7 +96,7 @@ def gene_map(
     >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
     >>> figure = hd.pl.gene_map(sdata, ["TUM01", "IMM02"], layers=["X", "ridge", "ridge_draw0"])
     """
-    view = _view(sdata, table_key, image_key, shapes_key, mpp)
+    view = view_of(sdata, table_key, image_key, shapes_key, mpp)
     table, what = view.table, view.what
     wanted = default_layers(table, what) if layers is None else [layers] if isinstance(layers, str) else list(layers)
     if not wanted:
@@ -166,7 +166,7 @@ def uncertainty_map(
     >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
     >>> figure = hd.pl.uncertainty_map(sdata, ["TUM01", "IMM02"], "ridge")
     """
-    view = _view(sdata, table_key, image_key, shapes_key, mpp)
+    view = view_of(sdata, table_key, image_key, shapes_key, mpp)
     table, what = view.table, view.what
     infos = [describe(table, name, what) for name in (layer, _keys.std(layer))]
     style = {"alpha": alpha, "image_alpha": image_alpha, "percentiles": percentiles}
@@ -175,7 +175,7 @@ def uncertainty_map(
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """One section with all that a map needs."""
 
     place: Place
@@ -188,9 +188,9 @@ class _View:
         return str(self.place.table_key)
 
 
-def _view(
+def view_of(
     sdata: SpatialData, table_key: str | None, image_key: Any, shapes_key: str | None, mpp: float | None
-) -> _View:
+) -> View:
     bounds = read_sections(
         sdata, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=mpp, needs={"image"}
     )
@@ -202,11 +202,11 @@ def _view(
         raise ValueError(
             "There is no table, so nothing to show on the image; predict with hd.tl.predict(sdata, model) first."
         )
-    return _View(place, place.table, section.spots, section.image)
+    return View(place, place.table, section.spots, section.image)
 
 
 def _panels(
-    view: _View,
+    view: View,
     columns: dict[str, int],
     infos: list[LayerInfo],
     cmaps: list[str],
@@ -250,7 +250,7 @@ def _panels(
     return axes[0, 0] if single else figure
 
 
-def _strange(view: _View, info: LayerInfo) -> np.ndarray:
+def _strange(view: View, info: LayerInfo) -> np.ndarray:
     """Return which spots look like nothing the model was trained on, where the spread is shown."""
     name = _keys.ood(info.stem or _keys.STEM)
     if not info.is_spread or name not in view.table.obs:

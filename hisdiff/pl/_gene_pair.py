@@ -1,0 +1,132 @@
+"""Two genes against each other, measured and predicted, with their maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff._check import one_of
+from hisdiff._sdata._expression import X, read_expression
+from hisdiff.pl import _canvas
+from hisdiff.pl._gene_map import PANEL_INCH, view_of
+from hisdiff.pl._values import LOG_COUNTS, default_layers, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
+    from spatialdata import SpatialData
+
+POINT = "#0072b2"
+
+
+def gene_pair(
+    sdata: SpatialData,
+    x: str,
+    y: str,
+    *,
+    layers: str | None | Sequence[str | None] = None,
+    normalize: str | None = "depth",
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    mpp: float | None = None,
+    cmap: str = "viridis",
+    image_alpha: float = 0.7,
+    percentiles: tuple[float, float] = (1.0, 99.0),
+) -> Figure:
+    """Show two genes against each other at every spot, and where each is high.
+
+    One row per layer: the scatter, with Spearman's correlation, and the map of each gene. Scatters share their axes, and
+    the maps of a gene their colour scale.
+
+    Parameters
+    ----------
+    sdata
+        A section with an image and a table.
+    x, y
+        Names of the genes.
+    layers
+        Layer names, one row each; None or ``"X"`` is the table's X. Default: measured counts and ``"hisdiff"``, as far
+        as they exist. Name a draw: the mean of draws is smooth, and genes look more alike in it.
+    normalize
+        ``"depth"``: every spot is scaled to the same total count over the modelled genes, as in
+        :func:`hisdiff.tl.coexpression`; None: as it is.
+    table_key, image_key, shapes_key
+        Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    cmap
+        Colour map, perceptually uniform by default.
+    image_alpha
+        Opacity of the image under the spots.
+    percentiles
+        Ends of each gene's colour scale.
+
+    Returns
+    -------
+    The Figure, with three panels per layer.
+
+    Raises
+    ------
+    KeyError
+        A gene or layer does not exist.
+    ValueError
+        A gene is not modelled, the genes are the same, or it cannot be told which table, image or section is meant.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> figure = hd.pl.gene_pair(sdata, "TUM01", "IMM02")
+    """
+    if normalize is not None:
+        one_of(normalize, ("depth",), "normalize")
+    if x == y:
+        raise ValueError(f"Two different genes are needed, not {x!r} twice.")
+    view = view_of(sdata, table_key, image_key, shapes_key, mpp)
+    wanted = default_layers(view.table, view.what) if layers is None else [layers] if isinstance(layers, str) else list(layers)  # fmt: skip
+    infos = [describe(view.table, layer, view.what) for layer in wanted]
+    names = [X if layer is None else layer for layer in wanted]
+    found = read_expression(view.table, names, genes=[x, y], normalize=normalize)
+    spots = np.flatnonzero(np.isin(view.place.rows, found[0].rows))
+    rows = np.isin(found[0].rows, view.place.rows)
+    values = [expression.values()[rows].astype(float) for expression in found]
+    locations = view.spots.take(spots)
+    box = _canvas.crop_box(view.spots, view.image.bounds_um)
+    pixels = _canvas.read_underlay(view.image, box)
+    norms = [_canvas.shared_norm([each[:, gene] for each in values], percentiles) for gene in (0, 1)]
+    low, high = np.min(values, axis=(0, 1)), np.max(values, axis=(0, 1))
+    pad = 0.05 * np.maximum(high - low, 1e-3)
+    unit = LOG_COUNTS + (", depth-normalised" if normalize else "")
+
+    aspect = (box[3] - box[1]) / (box[2] - box[0])
+    size = (PANEL_INCH * 3 + 1.6, (PANEL_INCH * min(max(aspect, 0.8), 1.5) + 0.5) * len(values))
+    figure, axes = _canvas.new_figure(len(values), 3, figsize=size, layout="constrained")
+    for panels, info, each in zip(axes, infos, values):
+        scatter = panels[0]
+        scatter.scatter(*each.T, s=12, color=POINT, alpha=0.6, linewidths=0, rasterized=True)
+        scatter.set(
+            xlim=(low[0] - pad[0], high[0] + pad[0]), ylim=(low[1] - pad[1], high[1] + pad[1]), xlabel=x, ylabel=y
+        )
+        scatter.set_title(f"{info.label}, {_correlation(each)}", loc="left", fontsize="medium")
+        scatter.set_box_aspect(1)
+        scatter.spines[["top", "right"]].set_visible(False)
+        for gene, name, panel, norm in zip((0, 1), (x, y), panels[1:], norms):
+            _canvas.frame(panel, box)
+            _canvas.draw_underlay(panel, pixels, box, image_alpha)
+            drawn = _canvas.draw_locations(panel, locations, each[:, gene], norm=norm, cmap=cmap, alpha=0.95)
+            _canvas.scale_bar(panel, box)
+            panel.set_title(f"{name}, {info.label}", loc="left", fontsize="medium")
+            extend = _canvas.extend_of(norm, [other[:, gene] for other in values])
+            figure.colorbar(drawn, ax=panel, label=unit, extend=extend, fraction=0.045, pad=0.02, aspect=22)
+    return figure
+
+
+def _correlation(values: np.ndarray) -> str:
+    from scipy.stats import spearmanr
+
+    if (np.ptp(values, axis=0) == 0).any():
+        return "one gene is constant"
+    return f"ρ = {spearmanr(*values.T)[0]:.2f}"

@@ -1,0 +1,107 @@
+"""Matrices of coexpression as plots need them: dense, with modules, titles and colours."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from hisdiff import _keys
+from hisdiff._check import listing, present
+from hisdiff._sdata._expression import X
+from hisdiff._sdata._write import records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+# Okabe-Ito and three more: told apart with any colour vision, and named in the legend besides.
+MODULE_COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000", "#8c6bb1", "#8c510a", "#80cdc1",
+)  # fmt: skip
+NO_MODULE = "#d9d9d9"
+NAMES = {"spearman": "Spearman's correlation", "pearson": "Pearson's correlation", "lee": "Lee's L"}
+
+
+def colour_of(label: int) -> str:
+    """Return the colour of a module, grey for none."""
+    return NO_MODULE if label < 0 else MODULE_COLOURS[label % len(MODULE_COLOURS)]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix with the modules of its genes (-1 for none)."""
+
+    title: str
+    genes: np.ndarray
+    matrix: np.ndarray
+    labels: np.ndarray
+    record: dict[str, Any]
+
+    def take(self, genes: Sequence[str]) -> Matrix:
+        where = {gene: i for i, gene in enumerate(self.genes)}
+        rows = np.array([where[gene] for gene in genes])
+        return Matrix(self.title, self.genes[rows], self.matrix[np.ix_(rows, rows)], self.labels[rows], self.record)
+
+    def matched(self, first: np.ndarray) -> Matrix:
+        """Return the result with its modules numbered as those of the first matrix that they share most genes with."""
+        from scipy.optimize import linear_sum_assignment
+
+        n = [int(labels.max(initial=-1)) + 1 for labels in (self.labels, first)]
+        shared = np.array([[((self.labels == i) & (first == j)).sum() for j in range(n[1])] for i in range(n[0])])
+        pairs = zip(*linear_sum_assignment(-shared.reshape(n)))
+        names = {own: other for own, other in pairs if shared[own, other]}
+        free = [i for i in range(sum(n)) if i >= n[1]]
+        names |= dict(zip((i for i in range(n[0]) if i not in names), free))
+        return Matrix(
+            self.title, self.genes, self.matrix, np.array([names.get(int(i), -1) for i in self.labels]), self.record
+        )
+
+
+def matrices_of(table: AnnData, keys: str | Sequence[str] | None) -> list[Matrix]:
+    made = records(table, _keys.COEXPRESSION)
+    wanted = list(made) if keys is None else [keys] if isinstance(keys, str) else list(keys)
+    for key in wanted or [_keys.STEM]:
+        if key not in made or _keys.coexpression(key) not in table.varp:
+            added = "" if key == _keys.STEM else f", key_added={key!r}"
+            raise KeyError(
+                f"There is no coexpression {key!r}; available: {listing(made)}. Make it with hd.tl.coexpression(sdata, layer=...{added})."
+            )
+    found = []
+    for key in wanted:
+        matrix = table.varp[_keys.coexpression(key)]
+        genes = np.array([gene for gene in np.asarray(made[key]["genes"], dtype=str) if gene in table.var_names])
+        columns = table.var_names.get_indexer(genes)
+        part = matrix[columns][:, columns]
+        labels = np.full(len(genes), -1)
+        if _keys.module(key) in table.var:
+            labels = table.var[_keys.module(key)].cat.codes.to_numpy()[columns].astype(np.int64)
+        values = np.asarray(part.toarray() if sparse.issparse(part) else part)
+        found.append(Matrix(_title(key, made[key]), genes, values, labels, made[key]))
+    return found
+
+
+def _title(key: str, record: dict[str, Any]) -> str:
+    layers = [str(name) for name in record["layers"]]
+    stems = {re.sub(r"_draw\d+$", "", name) for name in layers}
+    several = f"{len(layers)} draws of {stems.pop()}" if len(stems) == 1 else f"{len(layers)} layers averaged"
+    text = "measured" if layers == [X] else layers[0] if len(layers) == 1 else several
+    return text if key in (_keys.STEM, text) else f"{key}: {text}"
+
+
+def label_of(record: dict[str, Any]) -> str:
+    return NAMES[record["method"]] + (", depth-normalised" if record["normalize"] == "depth" else "")
+
+
+def common_genes(results: Sequence[Matrix], genes: Sequence[str] | None) -> list[str]:
+    shared = [gene for gene in results[0].genes if all(gene in set(result.genes) for result in results[1:])]
+    if genes is not None:
+        genes = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+        shared = [present(gene, shared, "gene with coexpression:") for gene in genes]
+    if len(shared) < 2:
+        raise ValueError(f"At least two genes are needed that all matrices have, not {len(shared)}.")
+    return shared

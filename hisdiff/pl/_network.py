@@ -1,0 +1,171 @@
+"""The network of the strongest pairs of genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
+
+from hisdiff import _keys
+from hisdiff._check import positive
+from hisdiff._sdata._expression import table_of
+from hisdiff.pl import _canvas
+from hisdiff.pl._matrices import colour_of, common_genes, label_of, matrices_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from spatialdata import SpatialData
+
+NEGATIVE = "#b2182b"
+
+
+def coexpression_network(
+    data: SpatialData | AnnData,
+    key: str = _keys.STEM,
+    *,
+    n_edges: int = 100,
+    genes: Sequence[str] | None = None,
+    table_key: str | None = None,
+    rng: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Show the strongest pairs of genes as a network.
+
+    Nodes are genes, coloured by module, larger with more partners; lines are pairs, solid for positive and dashed for
+    negative coexpression, wider for stronger. Genes without a pair among the strongest are not shown. Names that would
+    lie over another name are left out, those of genes with the fewest partners first.
+
+    Parameters
+    ----------
+    data
+        Object on which :func:`hisdiff.tl.coexpression` was run.
+    key
+        Stem of the matrix.
+    n_edges
+        Number of pairs.
+    genes
+        Genes among which pairs are looked for; None for all of the matrix.
+    table_key
+        Table to use, where several could be meant.
+    rng
+        Seed of the layout.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    The Axes.
+
+    Raises
+    ------
+    KeyError
+        If there is no such matrix or gene.
+    ValueError
+        If no pair has coexpression.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> hd.tl.coexpression(sdata, layer="X")
+    >>> axes = hd.pl.coexpression_network(sdata, n_edges=40)
+    """
+    import networkx as nx
+
+    positive(n_edges, "n_edges", integer=True)
+    table = table_of(data, table_key, "coexpression")
+    result = matrices_of(table, key)[0]
+    result = result.take(common_genes([result], genes))
+    a, b = np.triu_indices(len(result.genes), k=1)
+    strength = np.abs(result.matrix[a, b])
+    best = np.argsort(-strength, kind="stable")[:n_edges]
+    best = best[strength[best] > 0]
+    if len(best) == 0:
+        raise ValueError(f"No pair of the {len(result.genes)} genes has coexpression in {key!r}.")
+    graph = nx.Graph()
+    for i, j, weight in zip(a[best], b[best], result.matrix[a, b][best]):
+        graph.add_edge(int(i), int(j), weight=float(abs(weight)), sign=float(np.sign(weight)))
+    place = _place(graph, rng)
+
+    if ax is None:
+        _, axes = _canvas.new_figure(1, 1, figsize=(6.4, 5.2), layout="constrained")
+        ax = axes[0, 0]
+    widths = Normalize(float(strength[best].min()) * 0.8, float(strength[best].max()))
+    for i, j, edge in graph.edges(data=True):
+        (x0, y0), (x1, y1) = place[i], place[j]
+        ax.plot([x0, x1], [y0, y1], color="0.7" if edge["sign"] > 0 else NEGATIVE, linewidth=0.4 + 1.8 * widths(edge["weight"]),
+                linestyle="-" if edge["sign"] > 0 else "--", zorder=1, solid_capstyle="round")  # fmt: skip
+    nodes = sorted(graph, key=lambda node: -graph.degree[node])
+    degree = np.array([graph.degree[node] for node in nodes])
+    points = np.array([place[node] for node in nodes])
+    colours = [colour_of(result.labels[node]) for node in nodes]
+    ax.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=25 + 90 * degree / degree.max(),
+        c=colours,
+        edgecolors="white",
+        linewidths=0.8,
+        zorder=2,
+    )
+    ax.margins(0.09)
+    ax.set_axis_off()
+    ax.set_title(
+        f"{result.title}: the {len(best)} strongest pairs\n{label_of(result.record)}, {strength[best].min():.2f} to {strength[best].max():.2f}",
+        loc="left",
+        fontsize="medium",
+    )
+    handles: list[Any] = [
+        Line2D(
+            [], [], marker="o", linestyle="", color=colour_of(label), label=f"M{label + 1}" if label >= 0 else "none"
+        )
+        for label in sorted({int(result.labels[node]) for node in nodes}, key=lambda label: (label < 0, label))
+    ]
+    if any(edge["sign"] < 0 for _, _, edge in graph.edges(data=True)):
+        handles.append(Line2D([], [], color=NEGATIVE, linestyle="--", label="negative"))
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize="small", title="module")
+    _name_nodes(ax, points, [str(result.genes[node]) for node in nodes])
+    return ax
+
+
+def _place(graph: Any, seed: int) -> dict[int, np.ndarray]:
+    """Return positions of the nodes: each connected part in a circle of its own, row by row, the largest first."""
+    import networkx as nx
+
+    parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
+    width = 2.4 * np.sqrt(sum(len(part) for part in parts))
+    place, x, y, height = {}, 0.0, 0.0, 0.0
+    for part in parts:
+        radius = 1.1 * np.sqrt(len(part))
+        if x and x + 2 * radius > width:
+            x, y, height = 0.0, y - height, 0.0
+        start = nx.spring_layout(graph.subgraph(part), seed=seed, weight=None)
+        inside = nx.kamada_kawai_layout(graph.subgraph(part), pos=start, weight=None)
+        for node in part:
+            place[node] = np.array([x + radius, y - radius]) + 0.8 * radius * np.asarray(inside[node])
+        x, height = x + 2 * radius, max(height, 2 * radius)
+    return place
+
+
+def _name_nodes(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:
+    """Write names beside nodes, leaving out those that would cover a name that stands already."""
+    import matplotlib.patheffects as effects
+
+    halo = [effects.withStroke(linewidth=2, foreground="white")]
+    ax.get_figure(
+        root=True
+    ).draw_without_rendering()  # settles the layout, which decides how large names are beside distances
+    taken: list[Any] = []
+    for point, name in zip(points, names):
+        text = ax.annotate(name, point, xytext=(0, 6), textcoords="offset points", ha="center", va="bottom", fontsize="x-small",
+                           zorder=3, path_effects=halo)  # fmt: skip
+        box = text.get_window_extent()
+        if any(box.overlaps(other) for other in taken):
+            text.remove()
+        else:
+            taken.append(box)

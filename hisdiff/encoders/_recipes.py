@@ -40,6 +40,8 @@ class Recipe:
     pool
         ``"own"``: what the network returns (the CLS token of a ViT); ``"cls+mean"``: the CLS token joined with the mean
         of the patch tokens.
+    token_px
+        Side of a token in pixels, or None for a network without tokens.
     """
 
     spec: EncoderSpec
@@ -48,6 +50,12 @@ class Recipe:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     colours: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     pool: Literal["own", "cls+mean"] = "own"
+    token_px: int | None = 14
+
+    @property
+    def token_dim(self) -> int:
+        """Length of a token's vector."""
+        return self.spec.dim // 2 if self.pool == "cls+mean" else self.spec.dim
 
 
 def _spec(name: str, dim: int, licence: str, *, gated: bool, derivatives: bool | None) -> EncoderSpec:
@@ -64,6 +72,7 @@ _RECIPES = (
         "MahmoodLab/UNI",
         "vit_large_patch16_224",
         {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True},
+        token_px=16,
     ),
     Recipe(
         _spec("uni2-h", 1536, _NC_ND, gated=True, derivatives=False),
@@ -124,16 +133,19 @@ _RECIPES = (
         "prov-gigapath/prov-gigapath",
         "vit_giant_patch14_dinov2",
         {**_DINOV2, "patch_size": 16, "mlp_ratio": 5.33334},
+        token_px=16,
     ),
     Recipe(
         _spec("phikon-v2", 1024, "Owkin non-commercial", gated=False, derivatives=None),
         "owkin/phikon-v2",
         None,
+        token_px=16,
     ),
     Recipe(
         _spec("resnet50", 2048, "Apache-2.0", gated=False, derivatives=True),
         "timm/resnet50.a1_in1k",
         "resnet50",
+        token_px=None,
     ),
 )
 

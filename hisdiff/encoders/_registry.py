@@ -92,6 +92,8 @@ def may_be_dense(encoder: str | Encoder) -> bool:
     """Whether an encoder has a dense form, told without its weights; of a local folder only its files would tell."""
     if not isinstance(encoder, str):
         return dense_spec_of(encoder) is not None
+    if encoder in RECIPES:
+        return RECIPES[encoder].token_px is not None
     return encoder == TEXTURE.name or encoder.startswith(_LOCAL)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from hisdiff._check import positive
 from hisdiff.encoders._base import EncoderSpec
 from hisdiff.encoders._hub import fetch_weights
 from hisdiff.encoders._import_timm import import_timm
+from hisdiff.encoders._tokens import Tokens
 from hisdiff.encoders._torch import TorchEncoder
 
 if TYPE_CHECKING:
@@ -38,6 +40,12 @@ def cls_and_mean(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=-1)
 
 
+def patch_tokens(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Return the tokens of the patches, without those that stand for none."""
+    tokens = network.forward_features(batch)  # type: ignore[operator]
+    return tokens[:, network.num_prefix_tokens :]
+
+
 _POOLS = {"own": own_output, "cls+mean": cls_and_mean}
 
 
@@ -45,7 +53,8 @@ def from_recipe(recipe: Recipe, free: Sequence[str]) -> TorchEncoder:
     """Return an encoder of the hub; its weights are fetched, or the reason why they cannot be is raised, at once."""
     file, commit = fetch_weights(recipe.repo, WEIGHTS, recipe.spec.name, free, gated=recipe.spec.gated)
     spec = replace(recipe.spec, revision=commit[:12])
-    return TorchEncoder(spec, partial(build_recipe, recipe, file), _POOLS[recipe.pool], *recipe.colours)
+    tokens = None if recipe.token_px is None else Tokens(recipe.token_dim, recipe.token_px, patch_tokens)
+    return TorchEncoder(spec, partial(build_recipe, recipe, file), _POOLS[recipe.pool], *recipe.colours, tokens)
 
 
 def build_recipe(recipe: Recipe, weights: Path | None) -> torch.nn.Module:
@@ -106,12 +115,14 @@ def from_folder(name: str, folder: str | Path) -> TorchEncoder:
     if architecture not in timm.list_models():
         raise ValueError(f"Encoder {name!r}: timm {timm.__version__} knows no architecture {architecture!r}.")
     with torch.device("meta"):  # shapes only
-        skeleton = timm.create_model(architecture, pretrained=False, **arguments)
+        skeleton = timm.create_model(architecture, pretrained=False, **arguments).eval()
         cfg = {**skeleton.pretrained_cfg, **config.get("pretrained_cfg", {})}
         if "img_size" in arguments:
             cfg["input_size"] = (3, arguments["img_size"], arguments["img_size"])
         input_px = int(cfg["input_size"][-1])
-        dim = skeleton(torch.empty(1, 3, input_px, input_px)).shape[-1]
+        probe = torch.empty(1, 3, input_px, input_px)
+        dim = skeleton(probe).shape[-1]
+        tokens = _tokens_of(skeleton, probe)
     spec = EncoderSpec(
         name=f"local-dir:{folder}",
         revision=_digest(config_file, weights),
@@ -121,7 +132,18 @@ def from_folder(name: str, folder: str | Path) -> TorchEncoder:
         licence=str(config.get("licence", "unknown")),
     )
     build = partial(_build_folder, architecture, arguments, weights)
-    return TorchEncoder(spec, build, own_output, cfg["mean"], cfg["std"])
+    return TorchEncoder(spec, build, own_output, cfg["mean"], cfg["std"], tokens)
+
+
+def _tokens_of(network: torch.nn.Module, probe: torch.Tensor) -> Tokens | None:
+    """Return where a network's tokens lie, or None where it has none, or none that fill a square."""
+    if not hasattr(network, "num_prefix_tokens"):
+        return None
+    shape = patch_tokens(network, probe).shape
+    side = math.isqrt(shape[1]) if len(shape) == 3 else 0
+    if side < 2 or side**2 != shape[1] or probe.shape[-1] % side:
+        return None
+    return Tokens(int(shape[-1]), probe.shape[-1] // side, patch_tokens)
 
 
 def _build_folder(architecture: str, arguments: dict[str, Any], weights: Path) -> torch.nn.Module:

@@ -9,11 +9,15 @@ import torch
 
 from hisdiff._device import resolve_device
 from hisdiff._log import logger
+from hisdiff.encoders import _tokens
+from hisdiff.encoders._base import DenseSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hisdiff._section import Box, ImageSource
     from hisdiff.encoders._base import EncoderSpec
+    from hisdiff.encoders._tokens import Tokens
 
 _LARGEST_BF16_ERROR = 0.01
 
@@ -34,6 +38,8 @@ class TorchEncoder:
         Turns the network and a normalised batch ``(B, 3, input_px, input_px)`` into embeddings ``(B, dim)``.
     mean, std
         Of the three colours, in 0..1.
+    tokens
+        Where the network's tokens lie, or None for a network without tokens: it has no dense form.
     """
 
     def __init__(
@@ -43,8 +49,9 @@ class TorchEncoder:
         pool: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor],
         mean: Sequence[float],
         std: Sequence[float],
+        tokens: Tokens | None = None,
     ) -> None:
-        self._spec, self._build, self._pool = spec, build, pool
+        self._spec, self._build, self._pool, self._tokens = spec, build, pool, tokens
         self._scale = torch.tensor([1 / (255 * s) for s in std]).view(1, 3, 1, 1)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std)]).view(1, 3, 1, 1)
         self._network: torch.nn.Module | None = None
@@ -55,6 +62,13 @@ class TorchEncoder:
     def spec(self) -> EncoderSpec:
         """Facts about the encoder."""
         return self._spec
+
+    @property
+    def dense_spec(self) -> DenseSpec | None:
+        """Facts about the dense form, or None for a network without tokens."""
+        if self._tokens is None:
+            return None
+        return DenseSpec(self.spec.revision, self._tokens.dim, self.spec.mpp, self.spec.patch_um)
 
     @property
     def batch_size(self) -> int:
@@ -80,14 +94,38 @@ class TorchEncoder:
             self.to(None)
         return self._forward(patches, bf16=self._bf16)
 
-    def _forward(self, patches: np.ndarray, *, bf16: bool) -> np.ndarray:
+    def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
+        """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
+        if self._tokens is None:
+            raise ValueError(f"Encoder {self.spec.name!r} has no dense form: its network has no tokens.")
+        if self._device is None:
+            self.to(None)
+        tokens = self._tokens
+        layout = _tokens.Layout(self.spec.mpp, tokens.token_px, self.spec.input_px // tokens.token_px, tokens.dim)
+        return _tokens.encode_dense(
+            lambda windows: self._forward(windows, bf16=self._bf16, read=tokens.read),
+            layout,
+            image,
+            box_um,
+            resolution_um,
+            batch_size=self.batch_size,
+        )
+
+    def _forward(
+        self,
+        patches: np.ndarray,
+        *,
+        bf16: bool,
+        read: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] | None = None,
+    ) -> np.ndarray:
+        """Return what ``read``, by default the pool, takes from the network."""
         assert self._device is not None
         assert self._network is not None
         pixels = torch.from_numpy(np.ascontiguousarray(patches)).to(self._device, non_blocking=True)
         with torch.inference_mode():
             batch = pixels.permute(0, 3, 1, 2).float().mul_(self._scale).add_(self._shift)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
-                embedded = self._pool(self._network, batch)
+                embedded = (read or self._pool)(self._network, batch)
         return embedded.float().cpu().numpy()
 
     def _bf16_error(self) -> float:

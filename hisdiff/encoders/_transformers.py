@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hisdiff.encoders._hub import fetch_weights
+from hisdiff.encoders._tokens import Tokens
 from hisdiff.encoders._torch import TorchEncoder
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def from_recipe(recipe: Recipe, free: Sequence[str]) -> TorchEncoder:
     )
     fetch_weights(recipe.repo, ("config.json",), recipe.spec.name, free, gated=recipe.spec.gated)
     spec = replace(recipe.spec, revision=commit[:12])
-    return TorchEncoder(spec, partial(_build, str(weights.parent)), _cls, *recipe.colours)
+    tokens = None if recipe.token_px is None else Tokens(recipe.token_dim, recipe.token_px, _patch_tokens)
+    return TorchEncoder(spec, partial(_build, str(weights.parent)), _cls, *recipe.colours, tokens)
 
 
 def _build(folder: str) -> torch.nn.Module:
@@ -41,3 +43,7 @@ def _build(folder: str) -> torch.nn.Module:
 
 def _cls(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return network(batch).last_hidden_state[:, 0]
+
+
+def _patch_tokens(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    return network(batch).last_hidden_state[:, 1:]

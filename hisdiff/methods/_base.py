@@ -171,6 +171,7 @@ METHODS = {
     "hisdiff": "hisdiff.methods.hisdiff:HisDiff",
     "istar": "hisdiff.methods.istar:IStar",
     "ridge": "hisdiff.methods.ridge:Ridge",
+    "stage": "hisdiff.methods.stage:Stage",
     "tesla": "hisdiff.methods.tesla:Tesla",
     "xfuse": "hisdiff.methods.xfuse:XFuse",
 }

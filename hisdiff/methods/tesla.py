@@ -205,7 +205,9 @@ class Tesla:
         checkpoint: Path | None = None,
         resume: bool = False,
     ) -> FittedTesla:
-        """Settle options and panel; nothing is learned, so the other arguments have no use here."""
+        """Settle options and panel; nothing is learned, so ``validation`` is an error and the others have no use here."""
+        if validation:
+            raise ValueError("TESLA learns nothing that another section could validate; validation= has no use.")
         for section in sections:
             check_has_counts(section)
         fitted = FittedTesla(sections[0].genes, config)

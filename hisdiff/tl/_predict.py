@@ -198,7 +198,9 @@ def _check(
 ) -> None:
     """Check everything that can be wrong before the first patch is read."""
     required = method_named(model.method).needs_to_predict
-    bounds = read_sections(sdata, **where, needs=required & {"image"})
+    # The cells of a grid are laid over the tissue that the image shows.
+    on_image = required if target is None else required | {"image"}
+    bounds = read_sections(sdata, **where, needs=on_image & {"image"})
     if target is not None:
         for bound in bounds:
             target.check(bound, stem, several=len(bounds) > 1)

@@ -255,6 +255,11 @@ def test_refuses_a_section_without_counts_and_a_step_wider_than_the_tissue() -> 
         )
 
 
+def test_refuses_validation_sections() -> None:
+    with pytest.raises(ValueError, match="validation= has no use"):
+        Tesla().fit([make()], TeslaConfig(), validation=[make(1)])
+
+
 def test_configuration() -> None:
     assert TeslaConfig.preset("fast") == TeslaConfig()
     assert TeslaConfig.from_dict(TeslaConfig(step_um=30).to_dict()).step_um == 30

@@ -15,6 +15,7 @@ from hisdiff.methods._base import method as method_named
 METHODS: dict[str, dict] = {
     "istar": {"most_steps": 3, "width": 8, "n_members": 2},
     "ridge": {},
+    "stage": {"n_epochs": 5},
     "tesla": {"step_um": 40},
     "xfuse": {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 16, "n_steps": 2, "n_metagenes": 2},
 }

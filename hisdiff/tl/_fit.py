@@ -61,7 +61,7 @@ def fit(
     data
         Sections with an image and raw counts: one SpatialData or a sequence of them.
     method
-        ``"hisdiff"``, ``"ridge"``, ``"stage"`` or ``"tesla"``.
+        ``"hisdiff"``, ``"istar"``, ``"ridge"``, ``"stage"``, ``"tesla"`` or ``"xfuse"``.
     config
         Name of a preset (``"fast"``, and ``"paper"`` for ``hisdiff``), a mapping of options that differ from ``"fast"``,
         or the method's own configuration.

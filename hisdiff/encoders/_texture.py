@@ -10,6 +10,7 @@ Moments add up over pixels, so that any window, patch or cell of a grid can be d
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from os import cpu_count
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from hisdiff.encoders._base import EncoderSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from threadpoolctl import ThreadpoolController
 
     from hisdiff._section import Box, ImageSource
     from hisdiff.encoders._base import DenseSpec
@@ -77,12 +80,10 @@ class TextureEncoder:
         patches = np.asarray(patches)
         if patches.dtype != np.uint8 or patches.shape[1:] != (_PX, _PX, 3):
             raise ValueError(f"patches are uint8 (B, {_PX}, {_PX}, 3), not {patches.dtype} {patches.shape}.")
-        from threadpoolctl import threadpool_limits
-
         if not len(patches):
             return np.empty((0, _DIM), dtype=np.float32)
         # One patch a thread: products this small gain nothing from threads of their own, and would fight for cores.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(cpu_count()) as pool:
+        with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cpu_count()) as pool:
             return np.stack(list(pool.map(_embed, patches)))
 
     @property
@@ -99,6 +100,14 @@ class TextureEncoder:
         return _texture_dense.encode_dense(image, box_um, resolution_um)
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """Return what sets the threads of matrix products; to look for the libraries takes longer than to embed a patch."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 def _embed(patch: np.ndarray) -> np.ndarray:
     parts = []
     for level, densities in enumerate(pyramid(patch)):
@@ -110,8 +119,11 @@ def _embed(patch: np.ndarray) -> np.ndarray:
 
 def pyramid(image: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the stain densities, float32 ``(C, y, x)``, of an image and of its reductions by two."""
-    density = _DENSITY[image.reshape(-1, 3).T].reshape(3, *image.shape[:2])
-    level = np.tensordot(_UNMIX, density, axes=1)
+    level = np.empty((_C, *image.shape[:2]), dtype=np.float32)
+    for start in range(0, len(image), _STRIP):
+        rows = image[start : start + _STRIP]
+        density = _DENSITY[rows].reshape(-1, 3)
+        level[:, start : start + _STRIP] = (_UNMIX @ density.T).reshape(_C, *rows.shape[:2])
     for index in range(_LEVELS):
         yield level
         if index < _LEVELS - 1:
@@ -121,13 +133,29 @@ def pyramid(image: np.ndarray) -> Iterator[np.ndarray]:
 def _halve(level: np.ndarray) -> np.ndarray:
     """Smooth by the binomial filter of length 5 and take every other pixel."""
     padded = np.pad(level, ((0, 0), (2, 2), (2, 2)), mode="edge")
-    for axis in (1, 2):
-        a = np.moveaxis(padded, axis, 0)
-        b = a[2:-2:2] * np.float32(6)
-        b += np.float32(4) * (a[1:-3:2] + a[3:-1:2])
-        b += a[:-4:2] + a[4::2]
-        padded = np.moveaxis(b, 0, axis)
-    return np.ascontiguousarray(padded * np.float32(1 / 256))
+    _, height, width = level.shape
+    out = np.empty((len(level), -(-height // 2), -(-width // 2)), dtype=np.float32)
+    for start in range(0, out.shape[1], _STRIP):
+        part = out[:, start : start + _STRIP]
+        rows = padded[:, 2 * start : 2 * (start + part.shape[1]) + 3]
+        rows = _binomial(rows[:, ::2], rows[:, 1::2], axis=1)
+        # Whole copies of even and odd columns first: arithmetic on every other number is several times as slow.
+        rows = _binomial(np.ascontiguousarray(rows[..., ::2]), np.ascontiguousarray(rows[..., 1::2]), axis=2)
+        np.multiply(rows[..., : part.shape[2]], np.float32(1 / 256), out=part)
+    return out
+
+
+def _binomial(even: np.ndarray, odd: np.ndarray, axis: int) -> np.ndarray:
+    """Return 1 4 6 4 1 sums around all but the outermost even elements of an axis."""
+    n = min(even.shape[axis] - 2, odd.shape[axis] - 1)
+
+    def window(a: np.ndarray, first: int) -> np.ndarray:
+        return a[:, first : first + n] if axis == 1 else a[..., first : first + n]
+
+    out = np.float32(6) * window(even, 1)
+    out += np.float32(4) * (window(odd, 0) + window(odd, 1))
+    out += window(even, 0) + window(even, 2)
+    return out
 
 
 def window_moments(densities: np.ndarray, sides: list[int]) -> list[np.ndarray]:
@@ -135,11 +163,13 @@ def window_moments(densities: np.ndarray, sides: list[int]) -> list[np.ndarray]:
     _, height, width = densities.shape
     largest = sides[-1]
     top, left = (height - largest) // 2, (width - largest) // 2
-    padded = np.pad(densities, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    if min(top, left) < 2:  # filters reach over the edge
+        densities = np.pad(densities, ((0, 0), (2, 2), (2, 2)), mode="edge")
+        top, left = top + 2, left + 2
     sums = np.zeros((len(sides), _K + 1, _K + 1))
     for start in range(0, largest, _STRIP):
         rows = min(_STRIP, largest - start)
-        strip = padded[:, top + start : top + start + rows + 4, left : left + largest + 4]
+        strip = densities[:, top + start - 2 : top + start + rows + 2, left - 2 : left + largest + 2]
         response = responses(strip)
         for index, side in enumerate(sides):
             margin = (largest - side) // 2

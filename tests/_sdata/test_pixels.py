@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from hisdiff._sdata import _pixels
+from hisdiff._sdata._pixels import Pixels
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (3, 50, 70), dtype=np.uint8)
+BOXES = [(0, 0, 50, 70), (3, 5, 17, 33), (16, 16, 32, 32), (-4, -6, 9, 60), (40, 60, 60, 90), (60, 80, 64, 84)]
+
+
+def expected(box: tuple[int, int, int, int]) -> np.ndarray:
+    y0, x0, y1, x1 = box
+    padded = np.pad(np.moveaxis(IMAGE, 0, -1), ((100, 100), (100, 100), (0, 0)), constant_values=255)
+    return padded[100 + y0 : 100 + y1, 100 + x0 : 100 + x1]
+
+
+@pytest.mark.parametrize("chunks", [(3, 16, 16), (1, 50, 9), None])
+@pytest.mark.parametrize("kept", [1, 2, 100])
+def test_boxes_do_not_depend_on_chunks_or_what_is_kept(chunks, kept, monkeypatch) -> None:
+    monkeypatch.setattr(_pixels, "_KEPT_BYTES", kept * 3 * 16 * 16)
+    monkeypatch.setattr(_pixels, "_LARGEST_KEPT", 3 * 16 * 16)
+    pixels = Pixels(IMAGE if chunks is None else da.from_array(IMAGE, chunks=chunks), "image")
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda box: pixels.box(*box), BOXES * 5))
+    for box, got in zip(BOXES * 5, read):
+        np.testing.assert_array_equal(got, expected(box))
+    assert len(pixels._kept) <= kept
+
+
+def test_a_chunk_is_decoded_once_for_neighbouring_boxes() -> None:
+    decoded = []
+
+    def decode(block: np.ndarray) -> np.ndarray:
+        decoded.append(block.shape)
+        return block
+
+    source = da.from_array(IMAGE, chunks=(3, 25, 35)).map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), "u1"))
+    pixels = Pixels(source, "image")
+    for x in range(0, 20, 5):
+        pixels.box(0, x, 15, x + 15)
+    assert len(decoded) == 1
+
+
+def test_a_pickled_copy_reads_the_same() -> None:
+    pixels = Pixels(da.from_array(IMAGE, chunks=(3, 16, 16)), "image")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(pixels)).box(*BOXES[1]), expected(BOXES[1]))

@@ -7,7 +7,18 @@ table, under names that start with the name of the method.
 from hisdiff.tl._coexpression import coexpression
 from hisdiff.tl._coexpression_agreement import coexpression_agreement
 from hisdiff.tl._evaluate import evaluate
+from hisdiff.tl._fine_structure import cell_types, cluster_cells, marker_scores, type_enrichment
 from hisdiff.tl._fit import fit
 from hisdiff.tl._predict import predict
 
-__all__ = ["coexpression", "coexpression_agreement", "evaluate", "fit", "predict"]
+__all__ = [
+    "cell_types",
+    "cluster_cells",
+    "coexpression",
+    "coexpression_agreement",
+    "evaluate",
+    "fit",
+    "marker_scores",
+    "predict",
+    "type_enrichment",
+]

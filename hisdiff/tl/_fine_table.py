@@ -1,0 +1,98 @@
+"""Tables of cells on a grid: which one is meant, where its cells are, and columns that are written to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff import _keys
+from hisdiff._check import listing, present
+from hisdiff._log import logger
+from hisdiff._sdata._locate import made_here
+from hisdiff._sdata._write import set_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from hisdiff._section import Names
+
+RECORDS = "structure"
+"""In ``uns["hisdiff"]``: which columns and slots were written here."""
+
+
+def table_of(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
+    """Return the table that is meant: of several, the only one finer than the spots."""
+    if not hasattr(data, "tables"):
+        return data
+    if table_key is not None:
+        return data.tables[present(table_key, list(data.tables), "table")]
+    fine = [key for key, table in data.tables.items() if made_here(table) and _side_of(table) is not None]
+    if len(fine) != 1:
+        what = "no table of a prediction finer than the spots" if not fine else f"several fine tables, {listing(fine)}"
+        raise ValueError(
+            f"There is {what}; make one with hd.tl.predict(sdata, resolution_um=16), or name it with table_key=."
+        )
+    return data.tables[fine[0]]
+
+
+def _side_of(table: AnnData) -> float | None:
+    """Return the side of the cells of a table, in um, or None where that is not known."""
+    home = table.uns.get(_keys.STEM, {})
+    for record in home.get(_keys.PREDICTIONS, {}).values():
+        if record.get("resolution_um") is not None:
+            return float(record["resolution_um"])
+    return float(table.uns["toy"]["cell_um"]) if "toy" in table.uns else None
+
+
+def grid_of(data: SpatialData | AnnData, table_key: str | None, key: str | None) -> tuple[AnnData, np.ndarray, float]:
+    """Return a table, row and column of its cells, and the side of a cell."""
+    table = table_of(data, table_key)
+    if key is not None:
+        check_ours(table, key, table.obs)
+    side = _side_of(table)
+    if side is None or _keys.ARRAY_ROW not in table.obs or _keys.ARRAY_COL not in table.obs:
+        raise ValueError(
+            "The table is not one of cells on a grid, such as hd.tl.predict(sdata, resolution_um=16) makes."
+        )
+    return table, table.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy(dtype=np.int64), side
+
+
+def check_ours(table: AnnData, key: str, home: Any) -> None:
+    """Raise where a name is taken by something that hisdiff did not write."""
+    if key in home and key not in table.uns.get(_keys.STEM, {}).get(RECORDS, {}):
+        raise ValueError(
+            f"There is a {key!r} that hisdiff did not write; it is left alone. Choose another name with key_added=."
+        )
+
+
+def write_obs(table: AnnData, columns: Mapping[str, pd.Series], by: str) -> None:
+    for key, column in columns.items():
+        table.obs[key] = column
+        set_record(table, RECORDS, key, {"by": by})
+    logger.info("wrote %s", " and ".join(f"obs[{key!r}]" for key in columns))
+
+
+def values_of(table: AnnData, genes: Names | None, layer: str | None) -> np.ndarray:
+    """Return the values of some genes, ``(n, G)``."""
+    if layer is not None:
+        present(layer, list(table.layers), "layer")
+    values = table.X if layer is None else table.layers[layer]
+    if genes is not None:
+        where = [table.var_names.get_loc(present(gene, table.var_names, "gene")) for gene in genes]
+        values = values[:, where]
+    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
+
+
+def categories_of(table: AnnData, key: str) -> tuple[np.ndarray, list[str]]:
+    """Return the codes of a column, -1 where it is missing, and its categories."""
+    column = table.obs[present(key, list(table.obs), "column of obs")].astype("category")
+    column = column.cat.remove_unused_categories()
+    names = [str(name) for name in column.cat.categories]
+    if len(names) < 2:
+        raise ValueError(f"obs[{key!r}] has one category only, {listing(names)}: nothing to compare it with.")
+    return column.cat.codes.to_numpy().astype(np.int64), names

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hisdiff.encoders._base import DenseEncoder
 
 _LOCAL = "local-dir:"
+_HIPT = "hipt:"
 _SPECS: dict[str, EncoderSpec] = {TEXTURE.name: TEXTURE, **{name: recipe.spec for name, recipe in RECIPES.items()}}
 
 
@@ -38,7 +39,8 @@ def get(encoder: str | Encoder) -> Encoder:
     ----------
     encoder
         One of :func:`list`; ``"local-dir:FOLDER"`` for a timm model in a folder (``config.json`` beside
-        ``model.safetensors`` or ``pytorch_model.bin``; ``mpp`` in the configuration, else 0.5 um per pixel); or an
+        ``model.safetensors`` or ``pytorch_model.bin``; ``mpp`` in the configuration, else 0.5 um per pixel);
+        ``"hipt:FOLDER"`` for the pair of transformers that iStar was published with (``vit256*`` and ``vit4k*``); or an
         object with ``spec`` and ``encode``, which is returned as it is.
 
     Returns
@@ -74,6 +76,10 @@ def get(encoder: str | Encoder) -> Encoder:
         from hisdiff.encoders import _timm
 
         return _timm.from_folder(encoder, encoder.removeprefix(_LOCAL))
+    if encoder.startswith(_HIPT):
+        from hisdiff.encoders import _hipt
+
+        return _hipt.HiptEncoder(encoder.removeprefix(_HIPT))
     one_of(encoder, names(), "encoder")
     if encoder == TEXTURE.name:
         return TextureEncoder()
@@ -94,7 +100,7 @@ def may_be_dense(encoder: str | Encoder) -> bool:
         return dense_spec_of(encoder) is not None
     if encoder in RECIPES:
         return RECIPES[encoder].token_px is not None
-    return encoder == TEXTURE.name or encoder.startswith(_LOCAL)
+    return encoder == TEXTURE.name or encoder.startswith((_LOCAL, _HIPT))
 
 
 def require_dense(encoder: Encoder) -> DenseEncoder:

@@ -141,10 +141,12 @@ def read_expression(
 
 
 def stem_of(table: AnnData, layer: str) -> str | None:
-    """Return the prediction that a layer belongs to, or None."""
+    """Return the prediction that a layer belongs to, or None; a table that hisdiff made holds one."""
     made = records(table, _keys.PREDICTIONS)
     if layer == X:
         return next(iter(made), None) if made_here(table) else None
+    if made_here(table) and (layer == _keys.FINE_STD or re.fullmatch(r"draw\d+", layer)):
+        return next(iter(made), None)
     for stem in made:
         if layer in (stem, _keys.std(stem)) or re.fullmatch(rf"{re.escape(stem)}_draw\d+", layer):
             return stem
@@ -153,7 +155,8 @@ def stem_of(table: AnnData, layer: str) -> str | None:
 
 def draw_layers(table: AnnData, stem: str) -> list[str]:
     """Return the layers that hold draws of a prediction, in their order."""
-    found = [name for name in table.layers if re.fullmatch(rf"{re.escape(stem)}_draw\d+", name)]
+    prefix = "" if made_here(table) and stem not in table.layers else f"{re.escape(stem)}_"
+    found = [name for name in table.layers if re.fullmatch(rf"{prefix}draw\d+", name)]
     return sorted(found, key=lambda name: int(name.rsplit("draw", 1)[1]))
 
 
@@ -178,8 +181,8 @@ def _check_layer(table: AnnData, name: str) -> None:
     if name not in table.layers:
         present(name, [X, *table.layers], "layer")
     stem = stem_of(table, name)
-    if stem is not None and name == _keys.std(stem):
-        raise ValueError(f"Layer {name!r} is the spread over draws, no expression; name {stem!r} or one of its draws.")
+    if stem is not None and name in (_keys.std(stem), _keys.FINE_STD):
+        raise ValueError(f"Layer {name!r} is the spread over draws, no expression; name the mean or one of the draws.")
 
 
 def _choose(

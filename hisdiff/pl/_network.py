@@ -157,9 +157,9 @@ def _name_nodes(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:
     import matplotlib.patheffects as effects
 
     halo = [effects.withStroke(linewidth=2, foreground="white")]
-    ax.get_figure(
-        root=True
-    ).draw_without_rendering()  # settles the layout, which decides how large names are beside distances
+    canvas = ax.get_figure(root=True)
+    assert canvas is not None
+    canvas.draw_without_rendering()  # settles the layout, which decides how large names are beside distances
     taken: list[Any] = []
     for point, name in zip(points, names):
         text = ax.annotate(name, point, xytext=(0, 6), textcoords="offset points", ha="center", va="bottom", fontsize="x-small",

@@ -6,9 +6,11 @@ table, under names that start with the name of the method.
 
 from hisdiff.tl._coexpression import coexpression
 from hisdiff.tl._coexpression_agreement import coexpression_agreement
+from hisdiff.tl._enrich import enrich
 from hisdiff.tl._evaluate import evaluate
 from hisdiff.tl._fine_structure import cell_types, cluster_cells, marker_scores, type_enrichment
 from hisdiff.tl._fit import fit
+from hisdiff.tl._pathway_agreement import pathway_agreement
 from hisdiff.tl._predict import predict
 
 __all__ = [
@@ -16,9 +18,11 @@ __all__ = [
     "cluster_cells",
     "coexpression",
     "coexpression_agreement",
+    "enrich",
     "evaluate",
     "fit",
     "marker_scores",
+    "pathway_agreement",
     "predict",
     "type_enrichment",
 ]

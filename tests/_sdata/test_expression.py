@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from hisdiff._sdata._expression import read_expression, stem_of, table_of
+from hisdiff._sdata._expression import draw_layers, read_expression, stem_of, table_of
 from hisdiff._stats._structure import normalize_depth
 
 
@@ -62,8 +62,14 @@ def test_a_fine_table_with_a_lazy_x_is_read_in_its_units(table) -> None:
     fine = table[:, :].copy()
     fine.X = da.from_array(table.layers["other"], chunks=(10, 5))
     fine.var = fine.var.drop(columns=["hisdiff_modelled", "other_modelled"])
+    for name in list(fine.layers):
+        del fine.layers[name]
     fine.uns["hisdiff"] = {"made_by": "hisdiff", "predictions": {"hisdiff": {"units": "counts"}}}
-    for layer in ("X", None):
+    fine.layers["draw0"], fine.layers["std"] = table.layers["other"], table.layers["other"]
+    with pytest.raises(ValueError, match="spread over draws"):
+        read_expression(fine, "std")
+    assert draw_layers(fine, "hisdiff") == ["draw0"]
+    for layer in ("X", None, "draw0"):
         np.testing.assert_allclose(read_expression(fine, layer)[0].values(), expected, rtol=1e-5)
 
 

@@ -1,0 +1,264 @@
+"""Which gene sets a module, a group or a direction of the tissue is rich in, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._check import listing, one_of, positive, seed_of
+from hisdiff._log import logger
+from hisdiff._sdata._expression import read_expression, table_of
+from hisdiff._sdata._genes import gene_names
+from hisdiff.tl._gene_lists import gene_lists, rankings
+from hisdiff.tl._gene_sets import in_panel, read_gene_sets
+from hisdiff.tl._pathway_scores import SCORES, pathway_scores
+from hisdiff.tl._set_tests import ora, prerank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._expression import Expression
+
+METHODS = ("ora", "prerank", *SCORES)
+COLUMNS = ("group", "term", "method", "size", "total", "overlap", "score", "p", "fdr", "genes", "members")
+# Above so many locations ssGSEA takes minutes, and the mean standard score seconds.
+_MANY = 20_000
+
+
+def enrich(
+    data: SpatialData | AnnData,
+    gene_sets: str | Path | Mapping[str, Iterable[str]],
+    *,
+    layer: str | None | Sequence[str | None],
+    by: str | Mapping[str, Sequence[str]] | pd.Series | None = None,
+    method: str = "ora",
+    normalize: str | None = "depth",
+    background: Sequence[str] | None = None,
+    n_markers: int = 50,
+    min_size: int = 5,
+    max_size: int = 500,
+    n_perms: int = 1000,
+    table_key: str | None = None,
+    key_added: str | None = None,
+    inplace: bool = True,
+    rng: int | np.random.Generator = 0,
+) -> pd.DataFrame | None:
+    """Find gene sets that are over-represented, that lie at an end of a ranking, or score every location.
+
+    The background is the panel, not the genome. A panel is chosen for being highly expressed in one tissue: against the
+    genome, any part of it is rich in that tissue's pathways, and everything looks significant. Genes of a set that were
+    not modelled cannot be found and do not count; the columns ``size`` and ``total`` tell how many entered.
+
+    Parameters
+    ----------
+    data
+        A SpatialData, or a table of spots or cells.
+    gene_sets
+        A GMT file; a mapping from name to genes; the name of a library of Enrichr (``"MSigDB_Hallmark_2020"``) or of a file
+        of MSigDB (``"h.all.v2024.1.Hs.symbols"``), which is downloaded once. A ``/`` in a name becomes ``|``. Symbols meet
+        Ensembl ids through a column of ``var`` that has them; upper and lower case are told apart.
+    layer
+        Layer, or several draws of a prediction, whose statistics or scores are averaged; None or ``"X"`` for measured
+        counts. See :func:`coexpression`.
+    by
+        What is asked of.
+
+        - ``"ora"``: a column of ``var`` with groups of genes (None: the modules of :func:`coexpression`); a column of
+          ``obs`` with groups of locations, whose markers are taken; or a mapping from name to genes.
+        - ``"prerank"``: a column of ``obs`` (groups: Wilcoxon z of each against the rest; numbers: Spearman's correlation
+          with them); a gene (Spearman's correlation with it); ``"pc1"`` (loadings of the first principal component); a
+          numeric column of ``var``; or a Series with a number per gene.
+        - ``"ssgsea"``, ``"zscore"``: None.
+    method
+        ``"ora"``: over-representation, hypergeometric. ``"prerank"``: GSEA along a ranking. ``"ssgsea"``: single-sample
+        scores, the mean difference between the running shares of genes in and out of the set, -1 to 1. ``"zscore"``: mean
+        standard score of the set's genes, for large tables.
+    normalize
+        ``"depth"`` scales every location to the same total count over the panel first. It decides nothing for
+        ``"ssgsea"``, which looks at ranks within a location.
+    background
+        Genes to take as background in place of the panel, for ``"ora"``.
+    n_markers
+        Most markers per group of locations, for ``"ora"``: genes that are higher in the group at a false discovery rate
+        below 0.05, by Wilcoxon z.
+    min_size, max_size
+        Least and greatest number of a set's genes in the panel; other sets are left out.
+    n_perms
+        Permutations of the genes, for ``"prerank"``.
+    table_key
+        Table to use, where several could be meant.
+    key_added
+        Stem of the slots, None for ``"hisdiff"``.
+    inplace
+        Write into the table; if not, return the frame.
+    rng
+        Seed of the permutations.
+
+    Returns
+    -------
+    None, after writing
+
+    - ``uns["hisdiff"]["enrichment"]``: one row per group and set: ``group``, ``term``, ``method``, ``size`` (genes of the
+      set in the panel), ``total`` (in the set), ``overlap`` (genes shared; in the leading edge), ``score`` (log2 odds
+      ratio with 0.5 added to each cell; normalised enrichment score), ``p``, ``fdr`` (Benjamini and Hochberg over all rows),
+      ``genes`` (those of ``overlap``), ``members`` (those of ``size``). For single-sample scores ``term``, ``method``,
+      ``size``, ``total``, ``members`` only;
+    - ``varm["hisdiff_ranking"]`` (``"prerank"``): the statistic, genes x groups, NaN outside the panel;
+    - ``obsm["hisdiff_pathways"]`` (``"ssgsea"``, ``"zscore"``): frame, locations x sets; NaN at locations that the layer
+      does not cover.
+
+    With ``inplace=False`` the first of these, or for single-sample scores the last.
+
+    Raises
+    ------
+    FileNotFoundError, ConnectionError
+        If there is no such file; if a library cannot be reached.
+    KeyError
+        If there is no such layer, library, column or gene.
+    ValueError
+        If a file is no GMT or names a set twice, no set has enough genes in the panel (the message says whether the case
+        of letters is to blame), no group is left, or a slot holds something that hisdiff did not write. Groups of fewer
+        than two locations are left out and said.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> sets = {"tumour": [f"TUM{i:02d}" for i in range(1, 20)], "immune": [f"IMM{i:02d}" for i in range(1, 15)]}
+    >>> hd.tl.enrich(sdata, sets, layer="X", by="pc1", method="prerank")
+    >>> sorted(sdata.tables["table"].uns["hisdiff"]["enrichment"]["term"])
+    ['immune', 'tumour']
+    """
+    _check(method, normalize, by, background, n_markers, min_size, max_size, n_perms)
+    seed = seed_of(rng)
+    stem = key_added or _keys.STEM
+    table = table_of(data, table_key, "enrichment")
+    if inplace:
+        _check_slots(table, stem, method)
+    sets = read_gene_sets(gene_sets)
+    layers = read_expression(table, layer, normalize=normalize, at_least=(1, 2))
+    panel = _names(table, layers[0].genes, sets)
+    totals = {name: len(genes) for name, genes in sets.items()}
+
+    ranked = scores = None
+    if method == "ora":
+        lists, universe = gene_lists(table, layers, by, stem, n_markers)
+        universe = universe if background is None else _as_background(background, lists)
+        names = dict(zip(layers[0].genes, panel))
+        universe = np.array([names.get(gene, gene) for gene in universe])
+        lists = {group: [names.get(gene, gene) for gene in genes] for group, genes in lists.items()}
+        found = in_panel(sets, universe, min_size, max_size)
+        frame = ora(lists, universe, found)
+    elif method == "prerank":
+        ranked = rankings(table, layers, by)
+        found = in_panel(sets, panel, min_size, max_size)
+        frame = prerank(ranked, panel, found, n_perms, seed)
+    else:
+        if method == "ssgsea" and len(layers[0].rows) > _MANY:
+            logger.info("ssgsea of %d locations takes minutes; method='zscore' takes seconds", len(layers[0].rows))
+        found = in_panel(sets, panel, min_size, max_size)
+        each = [pathway_scores(expression.values(), found, method) for expression in layers]
+        scores = _over_rows(np.mean(each, axis=0), layers[0], table, list(found))
+        members = [";".join(panel[rows]) for rows in found.values()]
+        frame = pd.DataFrame({"term": list(found), "size": [len(rows) for rows in found.values()], "members": members})
+    frame["method"], frame["total"] = method, [totals[term] for term in frame["term"]]
+    frame = frame[[name for name in COLUMNS if name in frame]]
+    if not inplace:
+        return frame if scores is None else scores
+    _write(table, stem, frame, ranked, layers[0], scores)
+    return None
+
+
+def _check(
+    method: str,
+    normalize: str | None,
+    by: Any,
+    background: Any,
+    n_markers: int,
+    min_size: int,
+    max_size: int,
+    n_perms: int,
+) -> None:
+    one_of(method, METHODS, "method")
+    if normalize is not None:
+        one_of(normalize, ("depth",), "normalize")
+    for value, name in ((n_markers, "n_markers"), (min_size, "min_size"), (max_size, "max_size"), (n_perms, "n_perms")):
+        positive(value, name, integer=True)
+    if min_size > max_size:
+        raise ValueError(f"min_size={min_size} is above max_size={max_size}.")
+    if method in SCORES and by is not None:
+        raise ValueError(f"{method!r} scores every location; by={by!r} is for 'ora' and 'prerank'.")
+    if method == "prerank" and by is None:
+        raise ValueError(
+            "'prerank' needs by=: a column of obs or var, a gene, 'pc1', or a Series with a number per gene."
+        )
+    if background is not None and method != "ora":
+        raise ValueError(f"background= is for 'ora'; {method!r} has none but the panel.")
+
+
+def _names(table: AnnData, genes: np.ndarray, sets: Mapping[str, list[str]]) -> np.ndarray:
+    """Return the names of genes as the sets write them."""
+    wanted = np.unique([gene for members in sets.values() for gene in members])
+    names = dict(zip(table.var_names.astype(str), gene_names(table, like=wanted)))
+    return np.array([names[gene] for gene in genes])
+
+
+def _as_background(background: Sequence[str], lists: Mapping[str, Sequence[str]]) -> np.ndarray:
+    universe = np.array(list(dict.fromkeys(background)), dtype=str)
+    missing = sorted({gene for genes in lists.values() for gene in genes} - set(universe))
+    if missing:
+        raise ValueError(f"The background lacks genes that are asked of, such as {listing(missing, 4)}.")
+    return universe
+
+
+def _over_rows(scores: np.ndarray, expression: Expression, table: AnnData, terms: list[str]) -> pd.DataFrame:
+    values = np.full((table.n_obs, len(terms)), np.nan, dtype=np.float32)
+    values[expression.rows] = scores
+    if len(expression.rows) < table.n_obs:
+        logger.info("%d locations have no expression in the layer, and no score", table.n_obs - len(expression.rows))
+    return pd.DataFrame(values, index=table.obs_names, columns=terms)
+
+
+def _check_slots(table: AnnData, stem: str, method: str) -> None:
+    home = table.uns.get(stem, {})
+    if stem != _keys.STEM and stem in table.uns and not (isinstance(home, Mapping) and _keys.ENRICHMENT in home):
+        raise ValueError(f"uns[{stem!r}] exists and was not written by hisdiff; choose another name with key_added=.")
+    if isinstance(home, Mapping) and _keys.ENRICHMENT in home:
+        return
+    for name, slots, where in (
+        (_keys.pathways(stem), table.obsm, "obsm" if method in SCORES else ""),
+        (_keys.ranking(stem), table.varm, "varm" if method == "prerank" else ""),
+    ):
+        if where and name in slots:
+            raise ValueError(
+                f"{where}[{name!r}] exists and was not written by hisdiff; choose another name with key_added=."
+            )
+
+
+def _write(
+    table: AnnData,
+    stem: str,
+    frame: pd.DataFrame,
+    ranked: pd.DataFrame | None,
+    expression: Expression,
+    scores: pd.DataFrame | None,
+) -> None:
+    table.uns.setdefault(stem, {})[_keys.ENRICHMENT] = frame.set_index(frame.index.astype(str))
+    if ranked is not None:
+        values = np.full((table.n_vars, ranked.shape[1]), np.nan)
+        values[table.var_names.get_indexer(expression.genes)] = ranked
+        table.varm[_keys.ranking(stem)] = pd.DataFrame(values, index=table.var_names, columns=ranked.columns)
+    if scores is not None:
+        table.obsm[_keys.pathways(stem)] = scores
+        logger.info("wrote obsm[%r]: %d locations x %d gene sets", _keys.pathways(stem), *scores.shape)
+    else:
+        logger.info("enrichment of %s in %d gene sets: %d of %d below a false discovery rate of 0.05",
+                    listing(frame["group"].unique(), 6), frame["term"].nunique(), (frame["fdr"] < 0.05).sum(), len(frame))  # fmt: skip

@@ -1,0 +1,144 @@
+"""How well predictions keep the scores of gene sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hisdiff._check import one_of, positive, seed_of
+from hisdiff._sdata._expression import X, panel_columns, read_expression, table_of
+from hisdiff._sdata._genes import gene_names
+from hisdiff._stats._accuracy import pearson, spearman
+from hisdiff._stats._resample import random_spots
+from hisdiff._stats._structure import normalize_depth
+from hisdiff.tl._coexpression_agreement import layer_views
+from hisdiff.tl._evaluate import control_values
+from hisdiff.tl._gene_sets import in_panel, read_gene_sets
+from hisdiff.tl._pathway_scores import SCORES, pathway_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def pathway_agreement(
+    data: SpatialData | AnnData,
+    gene_sets: str | Path | Mapping[str, Iterable[str]],
+    *,
+    layers: str | Sequence[str] | None = None,
+    truth: str | None = None,
+    method: str = "ssgsea",
+    per: str = "pathway",
+    normalize: str | None = "depth",
+    control: SpatialData | Sequence[SpatialData] | None = None,
+    min_size: int = 5,
+    max_size: int = 500,
+    table_key: str | None = None,
+    rng: int | np.random.Generator = 0,
+) -> pd.DataFrame:
+    """Compare the scores of gene sets from predicted and from measured expression.
+
+    Parameters
+    ----------
+    data
+        Object with predictions and with measured counts of the same locations.
+    gene_sets
+        As in :func:`enrich`.
+    layers
+        Names of predictions, whose mean and draws are both shown, or of single layers. None: all predictions.
+    truth
+        Layer with the measured counts, None for X.
+    method
+        ``"ssgsea"`` or ``"zscore"``, as in :func:`enrich`.
+    per
+        ``"pathway"``: one row per set. ``"spot"``: one row per location.
+    normalize
+        ``"depth"`` scales every location to the same total count first; it decides nothing for ``"ssgsea"``.
+    control
+        Training sections: adds what their measured spots reach, drawn at random.
+    min_size, max_size
+        Least and greatest number of a set's genes that all layers cover.
+    table_key
+        Table to use, where several could be meant.
+    rng
+        Seed of what is drawn at random.
+
+    Returns
+    -------
+    A frame with ``layer`` and ``view`` (``"mean"`` of draws, ``"draw"``: figures of single draws averaged, ``"draws"``: the
+    scores of draws averaged first, ``"layer"``, ``"random spots"``), and
+
+    - per pathway: ``term``, ``size`` (genes that entered), ``total`` (genes of the set), ``pearson`` and ``spearman`` over
+      locations; NaN where the measured score is the same everywhere, 0 where only the predicted one is;
+    - per spot: ``spot``, ``mae``: mean over sets of |predicted - measured|, in standard deviations of the measured score.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer, or no prediction.
+    ValueError
+        As in :func:`enrich`; or with fewer than three locations.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> train, test = hd.datasets.toy(n_sections=2, size_um=600)
+    >>> hd.tl.predict(test, hd.tl.fit(train, method="ridge"))
+    >>> frame = hd.tl.pathway_agreement(test, {"immune": [f"IMM{i:02d}" for i in range(1, 15)]})
+    >>> list(frame["view"])
+    ['mean', 'draw']
+    """
+    one_of(method, SCORES, "method")
+    one_of(per, ("pathway", "spot"), "per")
+    if normalize is not None:
+        one_of(normalize, ("depth",), "normalize")
+    positive(min_size, "min_size", integer=True)
+    positive(max_size, "max_size", integer=True)
+    seed = seed_of(rng)
+    table = table_of(data, table_key, "gene sets")
+    measured = truth or X
+    sets = read_gene_sets(gene_sets)
+    views = layer_views(table, layers)
+    names = list(dict.fromkeys([measured, *(name for _, _, parts in views for name in parts)]))
+    read = {e.layer: e for e in read_expression(table, names, normalize=normalize)}
+    genes = read[measured].genes
+    wanted = np.unique([gene for members in sets.values() for gene in members])
+    known = dict(zip(table.var_names.astype(str), gene_names(table, like=wanted)))
+    found = in_panel(sets, np.array([known[gene] for gene in genes]), min_size, max_size)
+
+    scores = {name: pathway_scores(e.values(), found, method) for name, e in read.items()}
+    true = scores[measured].astype(np.float64)
+    compared = [(layer, view, [scores[name] for name in parts]) for layer, view, parts in views]
+    compared = [(layer, view, [np.mean(each, axis=0)] if view == "draws" else each) for layer, view, each in compared]
+    if control is not None:
+        panel = table.var_names[panel_columns(table, names)].to_numpy(str)
+        values = random_spots(control_values(control, table_key, panel), len(true), 1, seed)[0]
+        values = normalize_depth(values) if normalize else values
+        compared.append(("control", "random spots", [pathway_scores(values, found, method)]))
+    spots = table.obs_names[read[measured].rows].to_numpy()
+    frames = []
+    for layer, view, each in compared:
+        if per == "spot":
+            frame = pd.DataFrame({"spot": spots, "mae": np.mean([_distance(true, one) for one in each], axis=0)})
+        else:
+            r, rho = (np.mean([figure(true, one) for one in each], axis=0) for figure in (pearson, spearman))
+            sizes = {"size": [len(rows) for rows in found.values()], "total": [len(sets[term]) for term in found]}
+            frame = pd.DataFrame({"term": list(found), **sizes, "pearson": r, "spearman": rho})
+        frame.insert(0, "view", view)
+        frame.insert(0, "layer", layer)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _distance(true: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the mean over sets of the absolute difference in standard deviations of the truth, ``(n,)``."""
+    spread = true.std(axis=0)
+    varies = spread > 0
+    if not varies.any():
+        raise ValueError("The measured score of every set is the same at all locations.")
+    return np.abs((other - true)[:, varies] / spread[varies]).mean(axis=1)

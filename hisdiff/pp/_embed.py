@@ -133,6 +133,25 @@ def ensure_embedding(
     )
 
 
+def ensure_lattice(sdata: SpatialData, where: Mapping[str, Any], lattice: tuple[float, float]) -> None:
+    """Give a section that has only an image a lattice, (spacing, radius) in um, for methods that need no embedding."""
+    if locate(sdata, **where)[0].table is not None or _keys.LATTICE_TABLE in sdata.tables:
+        return
+    (bound,) = read_sections(sdata, **where, needs=("image",))
+    tissue = bound.section.tissue if bound.section.tissue is not None else _tissue(bound)
+    points = _points(tissue, lattice[0], bound.place.name)
+    if bound.section.tissue is None:
+        write_tissue(bound.place, tissue_key(sdata, bound.place.image_key), tissue)
+    write_lattice(bound.place, points, lattice[1])
+
+
+def _points(tissue: MultiPolygon, spacing_um: float, name: str) -> np.ndarray:
+    points = lattice_points(tissue, spacing_um)
+    if not len(points):
+        raise ValueError(f"No point of a lattice of {spacing_um:g} um lies inside the tissue of {name!r}.")
+    return points
+
+
 @dataclass(frozen=True)
 class _Embedded:
     """What was computed for one section, before anything of it is written."""
@@ -182,9 +201,7 @@ def _embed_section(
     known_by = fingerprint(section.image)
     locations = section.spots
     if locations is None:
-        locations = Locations(lattice_points(tissue, lattice[0]), lattice[1])
-        if not len(locations):
-            raise ValueError(f"No point of a lattice of {lattice[0]:g} um lies inside the tissue of {place.name!r}.")
+        locations = Locations(_points(tissue, lattice[0], place.name), lattice[1])
     stored = None if place.table is None else stored_features(place, section.spots, section.image)
     if stored is not None and stored.spec == spec and stored.fingerprint == known_by:
         values = stored.at(locations)

@@ -21,7 +21,7 @@ from hisdiff._sdata._read import Bound, as_list, read_counts, read_sections
 from hisdiff._sdata._write import check_layers_writable, set_record, with_panel, write_layers, write_obs, write_var
 from hisdiff.methods._base import method as method_named
 from hisdiff.methods._model import Model
-from hisdiff.pp._embed import ensure_embedding
+from hisdiff.pp._embed import ensure_embedding, ensure_lattice
 from hisdiff.tl._target import Target
 
 if TYPE_CHECKING:
@@ -240,6 +240,8 @@ def _predict(
     run: Mapping[str, Any],
     inplace: bool,
 ) -> AnnData | None:
+    if "features" not in method_named(model.method).needs_to_predict:  # an embedding comes with a lattice
+        ensure_lattice(sdata, where, (model.cohort.pitch_um, model.cohort.radius_um))
     bounds = [_with_counts(bound, model, layer) for bound in _prepared(sdata, model, where, run)]
     predictions = [model.fitted.predict(bound.section, bound.section.spots, **options, **run) for bound in bounds]
     record = _record(bounds, model, options)

@@ -153,6 +153,11 @@ def test_a_section_without_counts_cannot_be_fitted_and_is_predicted_only_by_meth
         with pytest.raises(ValueError, match="refines the counts of a section, and 'he' has none"):
             hd.tl.predict(only, model)
         assert state(only) == before
+    elif "features" not in method_named(method).needs_to_predict:
+        hd.tl.predict(only, model)
+        lattice = only.tables["lattice"]
+        assert np.isfinite(lattice.layers[method]).all()
+        assert lattice.n_obs > 10
 
 
 def test_predict_refuses_a_table_of_other_genes_and_a_name_that_is_taken(sdata, method, make_section) -> None:

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
+from hisdiff._geometry import find_tissue
+
 if TYPE_CHECKING:
+    from shapely import MultiPolygon, Polygon
+
     from hisdiff._section import Locations, Section
 
+# As hd.pp.tissue_mask finds it.
+_TISSUE_MPP, _MIN_AREA_UM2, _MIN_HOLE_UM2 = 8.0, 50_000.0, 20_000.0
 _MARGIN = 0.12
 """Of the longer side, kept around what is of interest."""
 _AMPLITUDE = 0.9
@@ -72,7 +78,8 @@ class Slide:
         step_px
             What origin and sides are multiples of.
         """
-        (y0, x0), (h, w) = _frame(section, mpp, step_px)
+        tissue = _outline(section)
+        (y0, x0), (h, w) = _frame(section, tissue, mpp, step_px)
         image = section.image.read((x0 * mpp, y0 * mpp, (x0 + w) * mpp, (y0 + h) * mpp), mpp)
         spots = section.spots if section.counts is not None else None
         n = 0 if spots is None else len(spots)
@@ -81,7 +88,7 @@ class Slide:
         labels = paint(centres, radii, (h, w))
         counts = np.zeros((0, len(section.genes))) if n == 0 else section.counts.toarray()
         return cls(
-            section.name, mpp, (y0, x0), _scaled(image), labels, _off_tissue(section, labels, mpp, (y0, x0)),
+            section.name, mpp, (y0, x0), _scaled(image), labels, _off_tissue(tissue, labels, mpp, (y0, x0)),
             centres, radii, (np.pi * radii**2).astype(np.float32), counts.astype(np.float32),
         )  # fmt: skip
 
@@ -101,10 +108,22 @@ def paint(centres: np.ndarray, radii: np.ndarray, shape: tuple[int, int]) -> np.
     return labels
 
 
-def _frame(section: Section, mpp: float, step: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _outline(section: Section) -> Polygon | MultiPolygon | None:
+    """Return the outline of the tissue: as stored, else as the image shows it; None where it shows none."""
+    if section.tissue is not None:
+        return section.tissue
+    scale = max(_TISSUE_MPP, section.image.mpp)
+    rgb = section.image.read(section.image.bounds_um, scale)
+    found = find_tissue(rgb, scale, min_area_um2=_MIN_AREA_UM2, min_hole_um2=_MIN_HOLE_UM2)
+    return None if found.is_empty else found
+
+
+def _frame(
+    section: Section, tissue: Polygon | MultiPolygon | None, mpp: float, step: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the first pixel and the size of what is kept, in multiples of ``step``."""
     x0, y0, x1, y1 = (side / mpp for side in section.image.bounds_um)
-    parts = [] if section.tissue is None else [np.asarray(section.tissue.bounds)]
+    parts = [] if tissue is None else [np.asarray(tissue.bounds)]
     if section.spots is not None and len(section.spots):
         parts.append(_extent(section.spots))
     if parts:
@@ -136,11 +155,13 @@ def _scaled(image: np.ndarray) -> np.ndarray:
     return _AMPLITUDE * (2 * (values - low) / np.maximum(high - low, 1) - 1)
 
 
-def _off_tissue(section: Section, labels: np.ndarray, mpp: float, origin: tuple[int, int]) -> np.ndarray:
-    if section.tissue is None:
+def _off_tissue(
+    tissue: Polygon | MultiPolygon | None, labels: np.ndarray, mpp: float, origin: tuple[int, int]
+) -> np.ndarray:
+    if tissue is None:
         return np.zeros(labels.shape, dtype=bool)
-    shapely.prepare(section.tissue)
+    shapely.prepare(tissue)
     x = (np.arange(labels.shape[1]) + origin[1] + 0.5) * mpp
     y = (np.arange(labels.shape[0]) + origin[0] + 0.5) * mpp
-    inside = shapely.contains_xy(section.tissue, *np.meshgrid(x, y))
+    inside = shapely.contains_xy(tissue, *np.meshgrid(x, y))
     return ~inside & (labels == 0)

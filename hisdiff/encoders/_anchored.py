@@ -14,11 +14,12 @@ import numpy as np
 if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource
 
-_SIDE = 256
+_SIDE = 512
+"""Of a square. Chunks on disk are read whole for every square that touches them, so that small ones are dear."""
 _MARGIN = 2
 """Pixels at the border of what is read are resampled from fewer neighbours than others."""
-_KEPT = 512
-"""Squares in memory, some 100 MB: more than two rows of a slide."""
+_KEPT = 320
+"""Squares in memory, some 250 MB: what the neighbours in the next row of a slide's tiles need again."""
 
 
 class AnchoredImage:

@@ -6,23 +6,20 @@ was killed goes on exactly as if it had not been.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from hisdiff._check import one_of, positive
 from hisdiff._device import resolve_device
 from hisdiff._log import logger, progress
-from hisdiff.methods._checkpoint import read_folder, write_folder
+from hisdiff.methods._interrupt import deferred_interrupt
+from hisdiff.methods._training_state import TrainingState, copied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 Precision = Literal["no", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("no", "bf16", "fp16")
 
-_STATE = "state.json"
 # Spreads (seed, step, process) over 63 bits, so that neighbouring steps start unrelated generators.
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
@@ -202,37 +198,39 @@ def train(
     accelerator = _accelerator(options, device)
     run = _Run(module, data, options, seed, accelerator, n_rows)
     if resume and checkpoint is not None and checkpoint.exists():
-        run.load(checkpoint)
-        logger.info("resuming %s at step %d of %d", desc, run.step, options.n_steps)
+        run.state.load(checkpoint)
+        logger.info("resuming %s at step %d of %d", desc, run.state.step, options.n_steps)
     writes = checkpoint if accelerator.is_main_process else None
     shown = progress_bar if accelerator.is_main_process else False
-    with progress(desc=desc, total=options.n_steps, enabled=shown) as bar, _deferred_interrupt() as interrupted:
-        bar.update(run.step)
+    with progress(desc=desc, total=options.n_steps, enabled=shown) as bar, deferred_interrupt() as interrupted:
+        bar.update(run.state.step)
         try:
-            if validate is not None and run.step == 0:
-                run.history.append({"step": 0.0})
+            if validate is not None and run.state.step == 0:
+                run.state.history.append({"step": 0.0})
                 run.look(validate)  # the weights a module starts with may be good, and none may be better
-            while run.step < options.n_steps and not run.finished:
+            while run.state.step < options.n_steps and not run.finished:
                 run.advance()
-                if validate is not None and (run.step % options.validate_every == 0 or run.step == options.n_steps):
+                if validate is not None and (
+                    run.state.step % options.validate_every == 0 or run.state.step == options.n_steps
+                ):
                     run.look(validate)
                 bar.update()
                 bar.set_postfix({k: f"{v:.3g}" for k, v in run.shown().items()}, refresh=False)
-                if writes is not None and run.step % options.checkpoint_every == 0:
-                    run.save(writes)
+                if writes is not None and run.state.step % options.checkpoint_every == 0:
+                    run.state.save(writes)
                 if interrupted():
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             if writes is not None:
-                run.save(writes)
+                run.state.save(writes)
             raise
     if writes is not None:
-        run.save(writes)
+        run.state.save(writes)
     return run.result(module)
 
 
 class _Run:
-    """State of a run between steps."""
+    """A run: its data, and how a step and a look at held-out tissue are done."""
 
     def __init__(
         self,
@@ -250,144 +248,85 @@ class _Run:
         decayed = [p for p in module.parameters() if p.requires_grad]
         fused = True if options.fused and self.device.type in ("cpu", "cuda") else None
         optimizer = torch.optim.AdamW(decayed, lr=options.learning_rate, weight_decay=options.weight_decay, fused=fused)
-        self.averaged = AveragedModel(module, multi_avg_fn=_average(options.ema))
-        self.averaged.eval()
-        self.module = module
         self.wrapped, self.optimizer = accelerator.prepare(_Loss(module), optimizer)
-        self.step, self.best_step, self.best_score, self.stale = 0, 0, math.inf, 0
-        self.best: dict[str, Tensor] | None = None
-        self.history: list[dict[str, float]] = []
-        self._logged: dict[str, float] = {}
-        self._since: dict[str, Tensor] = {}
-        self._n_since = 0
+        identity = _identity(options, seed, n_rows, module)
+        self.state = TrainingState(module, self.optimizer, options.ema, self.device, identity)
 
     @property
     def finished(self) -> bool:
-        return self.options.patience is not None and self.stale >= self.options.patience
+        return self.options.patience is not None and self.state.stale >= self.options.patience
 
     def advance(self) -> None:
         """Take one step."""
         options, accelerator = self.options, self.accelerator
-        rows = torch.randint(self.n_rows, (options.batch_size,), generator=generator_for(self.seed, self.step))
+        rows = torch.randint(self.n_rows, (options.batch_size,), generator=generator_for(self.seed, self.state.step))
         mine = rows[accelerator.process_index :: accelerator.num_processes].to(self.device)
         batch = {name: tensor[mine] for name, tensor in self.data.items()}
         # Processes other than the first draw other noise; -1 keeps the batch's own generator apart.
-        noise = generator_for(self.seed ^ 0x5DEECE66D, self.step, accelerator.process_index, self.device)
+        noise = generator_for(self.seed ^ 0x5DEECE66D, self.state.step, accelerator.process_index, self.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * _rate(options, self.step)
-        self.module.train()
+            group["lr"] = options.learning_rate * _rate(options, self.state.step)
+        self.state.module.train()
         total, parts = self.wrapped(batch, noise)
         accelerator.backward(total)
         if options.clip is not None:
             accelerator.clip_grad_norm_(self.wrapped.parameters(), options.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.averaged.update_parameters(self.module)
-        self.step += 1
+        self.state.averaged.update_parameters(self.state.module)
+        self.state.step += 1
         self._note({"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}})
 
     def _note(self, values: dict[str, Tensor]) -> None:
+        state = self.state
         for name, value in values.items():
-            self._since[name] = self._since.get(name, 0) + value
-        self._n_since += 1
-        if self.step % self.options.validate_every == 0 or self.step == self.options.n_steps:
-            stacked = torch.stack([value.float() for value in self._since.values()])
-            means = self.accelerator.reduce(stacked, "mean") / self._n_since
-            row = {"step": float(self.step), **dict(zip(self._since, means.tolist()))}
+            state.since[name] = state.since.get(name, 0) + value
+        state.n_since += 1
+        if state.step % self.options.validate_every == 0 or state.step == self.options.n_steps:
+            stacked = torch.stack([value.float() for value in state.since.values()])
+            means = self.accelerator.reduce(stacked, "mean") / state.n_since
+            row = {"step": float(state.step), **dict(zip(state.since, means.tolist()))}
             if not math.isfinite(row["loss"]):
                 raise FloatingPointError(
-                    f"The loss is {row['loss']} at step {self.step}; a lower learning_rate, or precision='no', may help."
+                    f"The loss is {row['loss']} at step {state.step}; a lower learning_rate, or precision='no', may help."
                 )
-            self.history.append(row)
-            self._since, self._n_since = {}, 0
+            state.history.append(row)
+            state.since, state.n_since = {}, 0
 
     def shown(self) -> dict[str, float]:
         """Return what the progress bar tells."""
-        last = self.history[-1] if self.history else {}
+        last = self.state.history[-1] if self.state.history else {}
         return {name: last[name] for name in ("loss", "val_score") if name in last}
 
     @torch.no_grad()
     def look(self, validate: Callable[[nn.Module], Validation]) -> None:
         """Look at held-out tissue and keep the weights if they are the best so far."""
-        self.averaged.eval()
-        score, parts = validate(self.averaged.module)
+        self.state.averaged.eval()
+        score, parts = validate(self.state.averaged.module)
         # Every process has to decide alike.
         score = float(self.accelerator.reduce(torch.tensor(score, device=self.device), "mean"))
-        self.history[-1].update({"val_score": score, **{f"val_{name}": float(value) for name, value in parts.items()}})
-        if score < self.best_score:
-            self.best_score, self.best_step, self.stale = score, self.step, 0
-            self.best = _copied(self.averaged.module)
-        else:
-            self.stale += 1
+        self.state.history[-1].update(
+            {"val_score": score, **{f"val_{name}": float(value) for name, value in parts.items()}}
+        )
+        self.state.note_score(score)
 
     def result(self, module: nn.Module) -> TrainingResult:
         """Return the weights to keep, also in ``module``."""
-        weights = _copied(self.averaged.module) if self.best is None else self.best
+        state = self.state
+        weights = copied(state.averaged.module) if state.best is None else state.best
         module.load_state_dict(weights)
         module.eval()
-        return TrainingResult(weights, self.best_step if self.best is not None else self.step, self.history)
+        return TrainingResult(weights, state.step if state.best is None else state.best_step, state.history)
 
-    # Checkpoints
 
-    def save(self, folder: Path) -> None:
-        """Write everything that the rest of the run depends on."""
-        arrays: dict[str, Tensor] = {f"module/{k}": v for k, v in self.module.state_dict().items()}
-        arrays |= {f"averaged/{k}": v for k, v in self.averaged.state_dict().items()}
-        arrays |= {f"best/{k}": v for k, v in (self.best or {}).items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
-        arrays |= {f"since/{name}": value for name, value in self._since.items()}
-        state = {
-            "identity": self._identity(),
-            "step": self.step,
-            "best_step": self.best_step,
-            "best_score": self.best_score if math.isfinite(self.best_score) else None,
-            "stale": self.stale,
-            "n_since": self._n_since,
-            "since": list(self._since),
-            "history": self.history,
-        }
-        write_folder(folder, {k: v.detach().cpu().numpy() for k, v in arrays.items()}, {_STATE: state})
-
-    def load(self, folder: Path) -> None:
-        """Go back to a saved state."""
-        arrays, files = read_folder(folder)
-        state = files.get(_STATE)
-        if state is None or state["identity"] != self._identity():
-            raise ValueError(
-                f"The checkpoint {folder} is of another run (other data, options, seed or network); fit without resume."
-            )
-        groups: dict[str, dict[str, Tensor]] = {}
-        for key, array in arrays.items():
-            group, name = key.split("/", 1)
-            groups.setdefault(group, {})[name] = torch.from_numpy(array).to(self.device)
-        self.module.load_state_dict(groups["module"])
-        self.averaged.load_state_dict(groups["averaged"])
-        self.best = {k: v.cpu() for k, v in groups["best"].items()} if "best" in groups else None
-        self._load_optimizer(groups.get("optimizer", {}))
-        since = groups.get("since", {})
-        self._since = {name: since[name] for name in state["since"]}
-        self._n_since = state["n_since"]
-        self.step, self.best_step, self.stale = state["step"], state["best_step"], state["stale"]
-        self.best_score = math.inf if state["best_score"] is None else state["best_score"]
-        self.history = state["history"]
-
-    def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        saved = self.optimizer.state_dict()
-        saved["state"] = {}
-        for key, tensor in tensors.items():
-            index, name = key.split("/")
-            saved["state"].setdefault(int(index), {})[name] = tensor
-        self.optimizer.load_state_dict(saved)
-
-    def _identity(self) -> dict[str, Any]:
-        """Return what a checkpoint has to agree on; the number of steps may grow unless the rate depends on it."""
-        options = {f.name: getattr(self.options, f.name) for f in fields(self.options)}
-        del options["checkpoint_every"]
-        if not self.options.cosine:  # the rate then depends on where the run is to end
-            del options["n_steps"]
-        shapes = {name: list(parameter.shape) for name, parameter in self.module.state_dict().items()}
-        return {"options": options, "seed": self.seed, "rows": self.n_rows, "shapes": shapes}
+def _identity(options: TrainingOptions, seed: int, n_rows: int, module: nn.Module) -> dict[str, Any]:
+    """Return what a checkpoint has to agree on; the number of steps may grow unless the rate depends on it."""
+    told = asdict(options)
+    del told["checkpoint_every"]
+    if not options.cosine:  # the rate then depends on where the run is to end
+        del told["n_steps"]
+    shapes = {name: list(parameter.shape) for name, parameter in module.state_dict().items()}
+    return {"options": told, "seed": seed, "rows": n_rows, "shapes": shapes}
 
 
 def _n_rows(data: Mapping[str, Tensor]) -> int:
@@ -409,27 +348,10 @@ def _accelerator(options: TrainingOptions, device: str | None) -> Any:
     return Accelerator(mixed_precision=precision, cpu=wanted.type == "cpu")
 
 
-def _average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Return an exponential moving average whose memory grows with the number of steps, up to ``decay``."""
-
-    @torch.no_grad()
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], n: Tensor | int) -> None:
-        # Without the ramp the starting weights would weigh in for 1 / (1 - decay) steps.
-        weight = 1 - min(decay, (1 + float(n)) / (10 + float(n)))
-        for a, c in zip(averaged, current):
-            a.lerp_(c.to(a.dtype), weight)
-
-    return update
-
-
 def _rate(options: TrainingOptions, step: int) -> float:
     rise = min(1.0, (step + 1) / max(options.warmup, 1))
     fall = 0.5 * (1 + math.cos(math.pi * step / options.n_steps)) if options.cosine else 1.0
     return rise * fall
-
-
-def _copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
 
 
 class _Loss(torch.nn.Module):
@@ -441,24 +363,3 @@ class _Loss(torch.nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
         return self.module.loss(batch, generator)  # type: ignore[operator]
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back until a step is finished, so that a checkpoint is never half a step; twice means at once."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        if pressed.is_set() or not callable(before):
-            raise KeyboardInterrupt
-        pressed.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

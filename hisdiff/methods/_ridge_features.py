@@ -130,7 +130,7 @@ class TrainingSpots:
         n = sum(len(rows) for _, rows in counted)
         if n < _LEAST_SPOTS:
             raise ValueError(
-                f"Ridge needs at least {_LEAST_SPOTS} spots with counts of the panel; "
+                f"To learn from, at least {_LEAST_SPOTS} spots with counts of the panel are needed; "
                 f"section(s) {[s.name for s in sections]} have {n}."
             )
         depths = tuple(depth_of(s.counts[rows]) for s, rows in counted)

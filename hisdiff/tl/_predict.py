@@ -18,6 +18,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_counts, read_sections
+from hisdiff._sdata._stand_in import stand_in
 from hisdiff._sdata._write import check_layers_writable, set_record, with_panel, write_layers, write_obs, write_var
 from hisdiff.methods._base import method as method_named
 from hisdiff.methods._model import Model
@@ -102,7 +103,7 @@ def predict(
     key_added
         Stem of the names of layers, or of the new table and element; None for the name of the method.
     inplace
-        Write, or return the predictions. An embedding that is missing is stored all the same.
+        Write, or return the predictions and leave the object as it is.
     rng
         Seed, or a Generator, of which one number is drawn.
     device
@@ -158,6 +159,8 @@ def predict(
     jobs = [(sdata, _model_for(sdata, model)) for sdata in items]
     for sdata, used in jobs:
         _check(sdata, used, key_added or used.method, options["keep_draws"], where, target)
+    if not inplace:  # an embedding or outline that is missing is made on the way
+        jobs = [(stand_in(sdata), used) for sdata, used in jobs]
     one = _predict if target is None else partial(_predict_fine, target)
     results = [one(sdata, used, key_added or used.method, where, layer, options, run, inplace) for sdata, used in jobs]
     if inplace:

@@ -62,6 +62,19 @@ def test_without_inplace_the_result_is_returned_and_the_object_untouched(section
     assert list(result.obs_names) == list(sections[2].tables["table"].obs_names)
 
 
+def test_without_inplace_a_missing_embedding_is_made_and_not_kept(sections, model, colour_encoder, monkeypatch) -> None:
+    expected = hd.tl.predict(sections[2], model, inplace=False)
+    test = sections[2]
+    table = test.tables["table"]
+    del table.obsm["hisdiff_embedding"], table.uns["hisdiff"]
+    del test.shapes["tissue"]
+    before = {*table.obsm, *table.uns, *test.shapes, *test.tables, *test.attrs}
+    monkeypatch.setattr("hisdiff.encoders.get", lambda name: colour_encoder)
+    got = hd.tl.predict(test, model, inplace=False)
+    assert {*table.obsm, *table.uns, *test.shapes, *test.tables, *test.attrs} == before
+    np.testing.assert_array_equal(got.X, expected.X)
+
+
 def test_the_order_of_genes_in_a_table_does_not_matter(sections, model) -> None:
     test = sections[2]
     straight = hd.tl.predict(test, model, inplace=False)

@@ -1,12 +1,13 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from linear_sections import GENES, linear_section, log2
 from scipy.sparse import csr_matrix
 
-from hisdiff._section import FeatureSpec, Locations, Section
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import coverage
 from hisdiff.methods._base import method
@@ -14,54 +15,23 @@ from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
 from hisdiff.methods.hisdiff._factors import count_mean, count_rate
 from hisdiff.methods.hisdiff._fast import DepthGauge, Summary
 
-GENES = np.array([f"G{i}" for i in range(8)])
-D = 6
 TINY = HisDiffConfig(
     n_components=6, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=3, n_condition=2, n_members=2, width=16, depth=1,
     train_steps=20, validate_every=10, batch_size=64, n_steps=3,
 )  # fmt: skip
 
 
-class Table:
-    """Features of locations by their position."""
-
-    spec = FeatureSpec("fake", "1", D, 0.5, 100.0)
-
-    def __init__(self, xy: np.ndarray, values: np.ndarray) -> None:
-        self.rows = {tuple(p): v for p, v in zip(xy, values)}
-        self.mean, self.std = values.mean(0), values.std(0)
-
-    def at(self, locations: Locations) -> np.ndarray:
-        return np.stack([self.rows[tuple(p)] for p in locations.xy_um]).astype(np.float32)
-
-
-def section(name: str, seed: int, side: int = 12, level: float = 4.0, stain: float = 0.0) -> Section:
-    """Genes 0 to 5 follow the embedding and a factor that the image does not show, 6 is noise, 7 is absent."""
-    rng = np.random.default_rng(seed)
-    xy = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) * 200.0
-    values = rng.normal(size=(len(xy), D))
-    rates = np.zeros((len(xy), len(GENES)))
-    rates[:, :6] = level + values @ np.random.default_rng(99).normal(size=(D, 6)) * 0.6
-    rates[:, :6] += 0.7 * rng.normal(size=(len(xy), 1)) * np.array([1, 1, 1, -1, -1, -1])
-    rates[:, 6] = level
-    counts = rng.poisson(np.exp2(rates))
-    counts[:, 7] = 0
-    made = Section(name, GENES, csr_matrix(counts), Locations(xy, 50.0), None, Table(xy, values + stain))
-    return made.with_panel(GENES)
+section = partial(linear_section, hidden=0.7)
 
 
 @pytest.fixture(scope="module")
-def cohort() -> list[Section]:
+def cohort():
     return [section("A", 1), section("B", 2), section("C", 3)]
 
 
 @pytest.fixture(scope="module")
 def fitted(cohort) -> FittedHisDiff:
     return HisDiff().fit(cohort, TINY, device="cpu")
-
-
-def log2(section: Section) -> np.ndarray:
-    return np.log2(1 + section.counts.toarray())
 
 
 def predict(fitted, test, **options):

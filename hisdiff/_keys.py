@@ -36,6 +36,8 @@ FINE_STD = "std"
 # uns["hisdiff"][...]
 EMBEDDING_RECORD = "embedding"
 PREDICTIONS = "predictions"
+REGIONS = "regions"
+EDGE_CORE = "edge_core"
 EVALUATION = "evaluation"
 COEXPRESSION = "coexpression"
 ENRICHMENT = "enrichment"

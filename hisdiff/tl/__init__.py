@@ -6,23 +6,29 @@ table, under names that start with the name of the method.
 
 from hisdiff.tl._coexpression import coexpression
 from hisdiff.tl._coexpression_agreement import coexpression_agreement
+from hisdiff.tl._edge_core import edge_core
 from hisdiff.tl._enrich import enrich
 from hisdiff.tl._evaluate import evaluate
 from hisdiff.tl._fine_structure import cell_types, cluster_cells, marker_scores, type_enrichment
 from hisdiff.tl._fit import fit
 from hisdiff.tl._pathway_agreement import pathway_agreement
 from hisdiff.tl._predict import predict
+from hisdiff.tl._regions import marker_regions
+from hisdiff.tl._tls import tls_score
 
 __all__ = [
     "cell_types",
     "cluster_cells",
     "coexpression",
     "coexpression_agreement",
+    "edge_core",
     "enrich",
     "evaluate",
     "fit",
+    "marker_regions",
     "marker_scores",
     "pathway_agreement",
     "predict",
+    "tls_score",
     "type_enrichment",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from hisdiff.methods._seeded import draw_weights
 from hisdiff.methods._training import LossOutput
 
 if TYPE_CHECKING:
@@ -67,12 +68,7 @@ class StageNetwork(nn.Module):
 
         Behind a ReLU, an output that starts below zero for all spots would never learn anything.
         """
-        generator = torch.Generator().manual_seed(seed)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                bound = layer.in_features**-0.5
-                layer.weight.uniform_(-bound, bound, generator=generator)
-                layer.bias.uniform_(-bound, bound, generator=generator)
+        draw_weights(self, seed)
         for part, target in ((self.encoder, c), (self.decoder, x)):
             last = [layer for layer in part if isinstance(layer, nn.Linear)][-1]
             last.bias.copy_(target.mean(dim=0))

@@ -1,0 +1,99 @@
+"""Locations of a table, spots or cells, with the raster that lies over them and the image under them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff import _keys
+from hisdiff._check import listing
+from hisdiff._geometry._raster import PointRaster
+from hisdiff._sdata._image import PyramidImage
+from hisdiff._sdata._locate import locate
+from hisdiff._sdata._write import records
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._locate import Place
+
+
+@dataclass(frozen=True)
+class Area:
+    """The locations of one section that have values.
+
+    Attributes
+    ----------
+    place
+        Where they live.
+    rows
+        ``(n,)`` rows of the table.
+    chosen
+        ``(n,)`` positions of these rows among all that were asked for.
+    xy_um
+        ``(n, 2)`` centres.
+    raster
+        Raster over them.
+    """
+
+    place: Place
+    rows: np.ndarray
+    chosen: np.ndarray
+    xy_um: np.ndarray
+    raster: PointRaster
+
+    def grey(self) -> np.ndarray:
+        """Return the mean of the image's channels at the scale of the raster, float ``(rows, columns)``."""
+        image = PyramidImage(self.place.sdata.images[self.place.image_key], self.place.mpp, self.place.image_key)
+        return image.read(self.raster.box_um, self.raster.pixel_um).mean(axis=-1)
+
+
+def tables_places(
+    sdata: SpatialData, table_key: str | None, image_key: Any, mpp: float | None
+) -> tuple[AnnData, list[Place]]:
+    """Return a table and the sections that it holds; an error where their scale is not known."""
+    places = locate(sdata, table_key=table_key, image_key=image_key, mpp=mpp)
+    table = places[0].table
+    if table is None:
+        raise KeyError("The object has no table; predict with hd.tl.predict(sdata), or name a table with table_key=.")
+    for place in places:
+        if place.image_key is None:
+            raise ValueError(
+                f"There is no image for {place.name!r}, which would tell its scale (images: {listing(sdata.images)})."
+            )
+    if _keys.SPATIAL not in table.obsm:
+        raise KeyError(f"Table {places[0].table_key!r} has no obsm[{_keys.SPATIAL!r}].")
+    return table, places
+
+
+def areas_of(places: Sequence[Place], rows: np.ndarray, *, most_px: int | None = None) -> list[Area]:
+    """Lay rasters over the given rows of a table, section by section."""
+    found = []
+    for place in places:
+        chosen = np.flatnonzero(np.isin(rows, place.rows))
+        if len(chosen) < 4:
+            raise ValueError(f"Section {place.name!r} has {len(chosen)} locations with values; at least 4 are needed.")
+        xy = np.asarray(place.table.obsm[_keys.SPATIAL], dtype=float)[rows[chosen]] * place.mpp
+        cells = place.region in place.sdata.labels
+        found.append(Area(place, rows[chosen], chosen, xy, PointRaster.of(xy, cells=cells, most_px=most_px)))
+    return found
+
+
+def check_obs_free(table: AnnData, kind: str, key: str, names: Sequence[str]) -> None:
+    """Raise where an ``obs`` column exists that hisdiff did not write."""
+    taken = [name for name in names if name in table.obs]
+    if taken and key not in records(table, kind):
+        raise ValueError(
+            f"The table has obs column(s) {taken} that hisdiff did not write; they are left alone. Choose another name with key_added=."
+        )
+
+
+def write_columns(table: AnnData, columns: Mapping[str, Any]) -> None:
+    """Write ``obs`` columns, in place of earlier ones."""
+    for name, values in columns.items():
+        table.obs[name] = values

@@ -1,0 +1,162 @@
+"""Regions in which a programme of marker genes is expressed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._check import seed_of
+from hisdiff._keys import VERSION
+from hisdiff._log import logger
+from hisdiff._sdata._area import areas_of, check_obs_free, tables_places, write_columns
+from hisdiff._sdata._expression import read_expression
+from hisdiff._sdata._write import set_record
+from hisdiff.tl._segmentation import checked_options, label_section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._area import Area
+    from hisdiff.methods._tesla._regions import Regions
+
+
+def marker_regions(
+    sdata: SpatialData,
+    markers: str | Sequence[str],
+    *,
+    layer: str | None = None,
+    n_required: int = 1,
+    pool: Literal["min", "mean"] = "min",
+    target: Literal["small", "large"] = "small",
+    min_count: float | None = None,
+    n_labels: int = 30,
+    continuity: float = 5.0,
+    working_px: int = 300,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    mpp: float | None = None,
+    key_added: str = "hisdiff_region",
+    inplace: bool = True,
+    rng: int | np.random.Generator = 0,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> pd.DataFrame | None:
+    """Find the regions of a section in which a programme of markers is expressed, after TESLA.
+
+    A small network labels the pixels of a two-band image, the programme and the grey of the H&E; it is trained on its own
+    labels under a penalty on differences between neighbours, until few are left. Labels in which the programme is high are
+    the region. Works on the spots of a table and on the cells of a finer prediction of any method.
+
+    Parameters
+    ----------
+    sdata
+        Object with an image and a table.
+    markers
+        Genes of the programme.
+    layer
+        Layer with their expression; None for ``X``.
+    n_required, pool
+        Of the ``n_required`` highest markers at a location the lowest (``"min"``: so many have to be there together) or
+        their ``"mean"`` is the programme.
+    target
+        ``"small"``: labels above half of the highest mean, for small structures; ``"large"``: above a third.
+    min_count
+        Expression below this count is taken as none; None for no threshold.
+    n_labels, continuity
+        Stop when so many labels are left; weight of the penalty.
+    working_px
+        Pixels along the shorter side of the working image at most (1000 in the published code). A pixel is never smaller
+        than a cell. Time grows with its square.
+    table_key
+        Table to use; None for the one with the spots. A finer prediction is named, such as ``"hisdiff_16um"``.
+    image_key
+        Image, where several could be meant.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    key_added
+        Stem of the columns.
+    inplace
+        Write, or return the columns.
+    rng
+        Seed of the network, or a Generator, of which one number is drawn.
+    device
+        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
+    progress
+        Show a progress bar; None for the package's setting.
+
+    Returns
+    -------
+    None, and sets ``obs["hisdiff_region"]`` (bool), ``obs["hisdiff_region_label"]`` (categorical, largest label first),
+    ``obs["hisdiff_region_density"]`` (mean of the programme over the location's label, 0 to 1; 0 outside the region) and
+    ``uns["hisdiff"]["regions"]["hisdiff_region"]``. Or a frame with these columns.
+
+    Raises
+    ------
+    KeyError
+        If there is no such gene, layer or table.
+    ValueError
+        If there is no image, or a column of that name was not written by hisdiff.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> markers = [gene for gene in sdata.tables["table"].var_names if gene.startswith("TUM")][:3]
+    >>> hd.tl.marker_regions(sdata, markers, working_px=20)
+    >>> bool(sdata.tables["table"].obs["hisdiff_region"].any())
+    True
+    """
+    genes = [markers] if isinstance(markers, str) else list(markers)
+    options = checked_options(n_required, pool, target, min_count, n_labels, continuity, working_px, len(genes))
+    run = {"seed": seed_of(rng), "device": device, "progress_bar": progress}
+    table, places = tables_places(sdata, table_key, image_key, mpp)
+    names = [key_added, f"{key_added}_label", f"{key_added}_density"]
+    if inplace:
+        check_obs_free(table, _keys.REGIONS, key_added, names)
+    expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
+    areas = areas_of(places, expression.rows, most_px=options["working_px"])
+    flag, label = np.zeros(table.n_obs, dtype=bool), np.full(table.n_obs, -1)
+    density = np.zeros(table.n_obs)
+    sections: dict[str, Any] = {}
+    for area in areas:
+        found, labels = label_section(area, expression.values()[area.chosen], options, run)
+        flag[area.rows], label[area.rows] = found.target[labels], labels
+        density[area.rows] = np.where(found.target[labels], found.density[labels], 0)
+        sections[area.place.name] = _summary(area, found, labels)
+    columns = {names[0]: flag, names[1]: _categories(label), names[2]: density}
+    if not inplace:
+        return pd.DataFrame(columns, index=table.obs_names)
+    write_columns(table, columns)
+    record = {
+        "markers": genes,
+        "layer": expression.layer,
+        "seed": run["seed"],
+        "sections": sections,
+        "version": VERSION,
+    }
+    set_record(table, _keys.REGIONS, key_added, record | {k: v for k, v in options.items() if v is not None})
+    logger.info("wrote obs[%r]: %d of %d locations are in the region", key_added, int(flag.sum()), table.n_obs)
+    return None
+
+
+def _summary(area: Area, found: Regions, labels: np.ndarray) -> dict[str, Any]:
+    """Return what is recorded of one section: labels that locations have, in plain values."""
+    seen = np.unique(labels)
+    in_target = area.raster.inside.sum() * area.raster.pixel_um**2 * float(found.target[labels].mean())
+    return {
+        "labels": [int(label) for label in seen],
+        "density": [float(found.density[label]) for label in seen],
+        "target": [bool(found.target[label]) for label in seen],
+        "area_um2": float(in_target),
+    }
+
+
+def _categories(label: np.ndarray) -> Any:
+    seen = np.unique(label[label >= 0])
+    codes = np.where(label >= 0, np.searchsorted(seen, label), -1)
+    return pd.Categorical.from_codes(codes, pd.Index([str(value) for value in seen], dtype=str))

@@ -1,0 +1,155 @@
+"""Score of tertiary lymphoid structures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._check import listing, positive, seed_of
+from hisdiff._keys import VERSION
+from hisdiff._log import logger
+from hisdiff._sdata._area import areas_of, check_obs_free, tables_places, write_columns
+from hisdiff._sdata._expression import read_expression
+from hisdiff._sdata._write import set_record
+from hisdiff.tl._segmentation import checked_options, label_section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+TLS_PROGRAMMES: dict[str, tuple[str, ...]] = {
+    "B cell": ("MS4A1", "CD19", "CD79A"),
+    "CD4 T cell": ("CD4", "CD3D", "CD3E", "IL7R"),
+    "dendritic cell": ("ITGAX", "CCR7", "LAMP3", "CLEC10A"),
+    "CXCL13": ("CXCL13",),
+}
+"""Cells and the chemokine that meet in a tertiary lymphoid structure, with their markers."""
+
+
+def tls_score(
+    sdata: SpatialData,
+    programmes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    layer: str | None = None,
+    n_required: int = 3,
+    min_score: float = 0.5,
+    target: Literal["small", "large"] = "small",
+    min_count: float | None = None,
+    n_labels: int = 30,
+    continuity: float = 5.0,
+    working_px: int = 300,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    mpp: float | None = None,
+    key_added: str = "hisdiff_tls",
+    inplace: bool = True,
+    rng: int | np.random.Generator = 0,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> pd.DataFrame | None:
+    """Score how much a place looks like a tertiary lymphoid structure, after TESLA.
+
+    The regions of each programme are found as :func:`marker_regions` does. A location in such a region scores the density
+    of its label over the highest one; the ``n_required``-th highest of these scores, scaled to 0 to 1, is the result: so
+    many programmes have to meet in one place.
+
+    Parameters
+    ----------
+    sdata
+        Object with an image and a table.
+    programmes
+        Markers by programme; None for B cells, CD4 T cells, dendritic cells and CXCL13. Markers that the table lacks are
+        left out; a programme of which none is there is an error.
+    layer
+        Layer with expression; None for ``X``.
+    n_required
+        How many programmes have to meet.
+    min_score
+        Scores below this become 0.
+    target, min_count, n_labels, continuity, working_px, table_key, image_key, mpp
+        See :func:`marker_regions`.
+    key_added
+        Name of the column.
+    inplace
+        Write, or return the scores.
+    rng
+        Seed, or a Generator, of which one number is drawn.
+    device
+        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
+    progress
+        Show a progress bar; None for the package's setting.
+
+    Returns
+    -------
+    None, and sets ``obs["hisdiff_tls"]`` (0 to 1), ``obsm["hisdiff_tls_programmes"]`` (one score per programme) and
+    ``uns["hisdiff"]["regions"]["hisdiff_tls"]``. Or a frame with the score and those of the programmes.
+
+    Raises
+    ------
+    ValueError
+        If no marker of a programme is in the table, or ``n_required`` is more than there are programmes.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> genes = [gene for gene in sdata.tables["table"].var_names if gene.startswith("IMM")]
+    >>> hd.tl.tls_score(sdata, {"a": genes[:2], "b": genes[2:4]}, n_required=2, working_px=20)
+    >>> float(sdata.tables["table"].obs["hisdiff_tls"].max())
+    1.0
+    """
+    table, places = tables_places(sdata, table_key, image_key, mpp)
+    known = _present_markers(table, dict(programmes or TLS_PROGRAMMES))
+    if positive(n_required, "n_required", integer=True) > len(known):
+        raise ValueError(f"n_required={n_required} is more than there are programmes: {listing(known)}.")
+    options = checked_options(1, "min", target, min_count, n_labels, continuity, working_px, 1)
+    run = {"seed": seed_of(rng), "device": device, "progress_bar": progress}
+    if inplace:
+        check_obs_free(table, _keys.REGIONS, key_added, [key_added])
+    genes = list(dict.fromkeys(gene for markers in known.values() for gene in markers))
+    expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
+    areas = areas_of(places, expression.rows, most_px=options["working_px"])
+    values = expression.values()
+
+    from hisdiff.methods._tesla._regions import together
+
+    scores = np.zeros((table.n_obs, len(known)))
+    total = np.zeros(table.n_obs)
+    for area in areas:
+        for column, markers in enumerate(known.values()):
+            part = values[np.ix_(area.chosen, np.array([genes.index(gene) for gene in markers]))]
+            found, labels = label_section(area, part, options, run)
+            highest = np.nanmax(found.density, initial=0.0)
+            share = found.density / highest if highest > 0 else np.zeros_like(found.density)
+            scores[area.rows, column] = np.where(found.target[labels], share[labels], 0)
+        total[area.rows] = together(scores[area.rows], n_required, min_score)
+    frame = pd.DataFrame(scores, index=table.obs_names, columns=list(known))
+    if not inplace:
+        return frame.assign(**{key_added: total})
+    write_columns(table, {key_added: total})
+    table.obsm[f"{key_added}_programmes"] = frame
+    record: dict[str, Any] = {"programmes": {k: list(v) for k, v in known.items()}, "n_required": int(n_required)}
+    record |= {"min_score": float(min_score), "layer": expression.layer, "seed": run["seed"], "version": VERSION}
+    set_record(table, _keys.REGIONS, key_added, record)
+    logger.info("wrote obs[%r]: above 0 at %d of %d locations", key_added, int((total > 0).sum()), table.n_obs)
+    return None
+
+
+def _present_markers(table: AnnData, programmes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    there = set(table.var_names)
+    known = {name: [gene for gene in markers if gene in there] for name, markers in programmes.items()}
+    bare = [name for name, markers in known.items() if not markers]
+    if bare:
+        raise ValueError(
+            f"No marker of {listing(bare)} is among the {table.n_vars} genes, such as {listing(table.var_names, 3)}; name others with "
+            f"programmes=."
+        )
+    left_out = sorted({gene for markers in programmes.values() for gene in markers} - there)
+    if left_out:
+        logger.warning("markers that the table lacks are left out: %s", listing(left_out))
+    return known

@@ -41,6 +41,7 @@ EDGE_CORE = "edge_core"
 EVALUATION = "evaluation"
 COEXPRESSION = "coexpression"
 ENRICHMENT = "enrichment"
+ENRICHMENT_RECORD = "enrichment_record"
 GENES = "genes"
 WRITTEN = "written"  # in sdata.attrs["hisdiff"]: elements and tables that hisdiff made
 

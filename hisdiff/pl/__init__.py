@@ -1,14 +1,27 @@
-"""Plots: expression on the tissue, its uncertainty, training curves, accuracy, coexpression.
+"""Plots: expression on the tissue, its uncertainty, training curves, accuracy, coexpression, pathways.
 
 In: what :mod:`hisdiff.tl` wrote. Out: the Axes of a single panel, or a Figure. Nothing is computed that is not already in
 the object, and nothing is saved: call ``figure.savefig``.
 """
 
 from hisdiff.pl._coexpression import coexpression
+from hisdiff.pl._enrichment import enrichment, gsea
 from hisdiff.pl._evaluation import evaluation
 from hisdiff.pl._gene_map import gene_map, uncertainty_map
 from hisdiff.pl._gene_pair import gene_pair
 from hisdiff.pl._network import coexpression_network
+from hisdiff.pl._pathway_map import pathway_map
 from hisdiff.pl._training import training
 
-__all__ = ["coexpression", "coexpression_network", "evaluation", "gene_map", "gene_pair", "training", "uncertainty_map"]
+__all__ = [
+    "coexpression",
+    "coexpression_network",
+    "enrichment",
+    "evaluation",
+    "gene_map",
+    "gene_pair",
+    "gsea",
+    "pathway_map",
+    "training",
+    "uncertainty_map",
+]

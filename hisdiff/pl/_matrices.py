@@ -81,12 +81,13 @@ def matrices_of(table: AnnData, keys: str | Sequence[str] | None) -> list[Matrix
         if _keys.module(key) in table.var:
             labels = table.var[_keys.module(key)].cat.codes.to_numpy()[columns].astype(np.int64)
         values = np.asarray(part.toarray() if sparse.issparse(part) else part)
-        found.append(Matrix(_title(key, made[key]), genes, values, labels, made[key]))
+        found.append(Matrix(title_of(key, made[key]["layers"]), genes, values, labels, made[key]))
     return found
 
 
-def _title(key: str, record: dict[str, Any]) -> str:
-    layers = [str(name) for name in record["layers"]]
+def title_of(key: str, layers: Sequence[str]) -> str:
+    """Return what a reader calls a result of some layers, after its key where that says more."""
+    layers = [str(name) for name in layers]
     stems = {re.sub(r"_draw\d+$", "", name) for name in layers}
     several = f"{len(layers)} draws of {stems.pop()}" if len(stems) == 1 else f"{len(layers)} layers averaged"
     text = "measured" if layers == [X] else layers[0] if len(layers) == 1 else several

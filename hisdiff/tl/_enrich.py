@@ -110,7 +110,7 @@ def enrich(
       set in the panel), ``total`` (in the set), ``overlap`` (genes shared; in the leading edge), ``score`` (log2 odds
       ratio with 0.5 added to each cell; normalised enrichment score), ``p``, ``fdr`` (Benjamini and Hochberg over all rows),
       ``genes`` (those of ``overlap``), ``members`` (those of ``size``). For single-sample scores ``term``, ``method``,
-      ``size``, ``total``, ``members`` only;
+      ``size``, ``total``, ``members`` only. Beside it ``"enrichment_record"``: method, layers, seed;
     - ``varm["hisdiff_ranking"]`` (``"prerank"``): the statistic, genes x groups, NaN outside the panel;
     - ``obsm["hisdiff_pathways"]`` (``"ssgsea"``, ``"zscore"``): frame, locations x sets; NaN at locations that the layer
       does not cover.
@@ -173,7 +173,11 @@ def enrich(
     frame = frame[[name for name in COLUMNS if name in frame]]
     if not inplace:
         return frame if scores is None else scores
-    _write(table, stem, frame, ranked, layers[0], scores)
+    record = {
+        "method": method, "layers": np.array([e.layer for e in layers]), "normalize": normalize or "none", "seed": seed,
+        "version": _keys.VERSION,
+    }  # fmt: skip
+    _write(table, stem, frame, record, ranked, layers[0], scores)
     return None
 
 
@@ -247,11 +251,13 @@ def _write(
     table: AnnData,
     stem: str,
     frame: pd.DataFrame,
+    record: dict[str, Any],
     ranked: pd.DataFrame | None,
     expression: Expression,
     scores: pd.DataFrame | None,
 ) -> None:
-    table.uns.setdefault(stem, {})[_keys.ENRICHMENT] = frame.set_index(frame.index.astype(str))
+    home = table.uns.setdefault(stem, {})
+    home[_keys.ENRICHMENT], home[_keys.ENRICHMENT_RECORD] = frame.set_index(frame.index.astype(str)), record
     if ranked is not None:
         values = np.full((table.n_vars, ranked.shape[1]), np.nan)
         values[table.var_names.get_indexer(expression.genes)] = ranked

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+from array_image import ArrayImage
 
 from hisdiff import encoders
 from hisdiff._sdata._image import PyramidImage
@@ -10,28 +13,11 @@ from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import dense_spec_of
 from hisdiff.encoders._texture import responses
 
-
-class Array:
-    """An image source at 0.7 um per pixel over an array; white outside."""
-
-    mpp = 0.7
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = pixels
-        self.bounds_um = (0.0, 0.0, pixels.shape[1] * 0.7, pixels.shape[0] * 0.7)
-
-    def read(self, box_um, mpp):
-        x0, y0, x1, y1 = (round(side / mpp) for side in box_um)
-        height, width = self.pixels.shape[:2]
-        out = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
-        ys, xs = np.arange(max(y0, 0), min(y1, height)), np.arange(max(x0, 0), min(x1, width))
-        if len(ys) and len(xs):
-            out[np.ix_(ys - y0, xs - x0)] = self.pixels[np.ix_(ys, xs)]
-        return out
+Array = partial(ArrayImage, mpp=0.7)
 
 
 @pytest.fixture(scope="module")
-def image() -> Array:
+def image() -> ArrayImage:
     rng = np.random.default_rng(0)
     coarse = rng.uniform(60, 255, (60, 60, 3)).repeat(16, 0).repeat(16, 1)
     return Array(np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8))

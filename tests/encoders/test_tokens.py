@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from array_image import ArrayImage
 from safetensors.torch import save_file
 
 from hisdiff import encoders
@@ -18,27 +20,11 @@ from hisdiff.encoders._tokens import Layout
 LAYOUTS = [Layout(0.5, 4, 8, 3), Layout(0.5, 4, 7, 3)]
 
 
-class Array:
-    """An image source at 0.5 um per pixel over an array; white outside."""
-
-    mpp = 0.5
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = pixels
-        self.bounds_um = (0.0, 0.0, pixels.shape[1] / 2, pixels.shape[0] / 2)
-
-    def read(self, box_um, mpp):
-        x0, y0, x1, y1 = (round(side / mpp) for side in box_um)
-        height, width = self.pixels.shape[:2]
-        out = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
-        ys, xs = np.arange(max(y0, 0), min(y1, height)), np.arange(max(x0, 0), min(x1, width))
-        if len(ys) and len(xs):
-            out[np.ix_(ys - y0, xs - x0)] = self.pixels[np.ix_(ys, xs)]
-        return out
+Array = partial(ArrayImage, mpp=0.5)
 
 
 @pytest.fixture(scope="module")
-def image() -> Array:
+def image() -> ArrayImage:
     return Array(np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8))
 
 
@@ -48,7 +34,7 @@ def colours(layout: Layout, windows: np.ndarray) -> np.ndarray:
     return windows.reshape(-1, n, px, n, px, 3).mean(axis=(2, 4)).reshape(len(windows), n * n, 3).astype(np.float32)
 
 
-def dense(layout: Layout, image: Array, box, resolution, read=colours, batch_size=5) -> np.ndarray:
+def dense(layout: Layout, image: ArrayImage, box, resolution, read=colours, batch_size=5) -> np.ndarray:
     return _tokens.encode_dense(lambda w: read(layout, w), layout, image, box, resolution, batch_size=batch_size)
 
 

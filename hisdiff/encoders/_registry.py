@@ -115,7 +115,7 @@ def require_dense(encoder: Encoder) -> DenseEncoder:
 
 
 def info() -> pd.DataFrame:
-    """Return a table of the encoders: dimension, pixel size, patch, licence, access.
+    """Return a table of the encoders: dimension, pixel size, patch, dense form, licence, access.
 
     Examples
     --------
@@ -130,6 +130,7 @@ def info() -> pd.DataFrame:
             "dim": spec.dim,
             "mpp": spec.mpp,
             "patch_um": spec.patch_um,
+            "dense": may_be_dense(name),
             "licence": spec.licence,
             "gated": spec.gated,
             "derivatives": spec.derivatives,

@@ -64,6 +64,7 @@ def test_info_tells_patch_licence_and_access():
     assert not table.loc["texture", "gated"]
     assert table.loc["uni", "patch_um"] == 112
     assert table.loc["virchow2", "dim"] == 2560
+    assert list(table.index[~table["dense"]]) == ["resnet50"]
 
 
 def test_importing_encoders_loads_neither_torch_nor_pandas():

@@ -80,8 +80,10 @@ class PyramidImage:
         px, py = int(np.floor(left + 1e-6)), int(np.floor(top + 1e-6))
         qx, qy = max(px + 1, int(np.ceil(right - 1e-6))), max(py + 1, int(np.ceil(bottom - 1e-6)))
         pixels = self._levels[level].box(py, px, qy, qx)
-        box = left - px, top - py, right - px, bottom - py
-        if box == (0, 0, pixels.shape[1], pixels.shape[0]) and size == (pixels.shape[1], pixels.shape[0]):
+        height, width = pixels.shape[:2]
+        # A border that is meant to be whole may be off by a hair, which Pillow takes for outside.
+        box = max(left - px, 0.0), max(top - py, 0.0), min(right - px, width), min(bottom - py, height)
+        if box == (0, 0, width, height) and size == (width, height):
             return pixels
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box=box))
 

@@ -1,0 +1,89 @@
+"""Time and memory of the methods that refine a section's own counts, on a real section.
+
+    python tests/benchmarks/methods_speed.py --data her2st --section C5
+
+TESLA: a map of all genes with superpixels of 50 pixels, from reading the object to the finished array. STAGE: 2,000
+epochs on one section, and the held-out correlation. Prints a table and, with --json, writes it. Each job runs in a process
+of its own, so that the peak of memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+STEP_PX = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder in the her2st layout")
+    parser.add_argument("--section", default="C5")
+    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
+    parser.add_argument("--json", help="file to write")
+    parser.add_argument("--one", choices=list(JOBS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(run(options.one, options.data, options.section)))
+        return
+    rows = []
+    for job in options.jobs:
+        command = [sys.executable, __file__, "--data", options.data, "--section", options.section, "--one", job]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(" | ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+    if options.json:
+        with open(options.json, "w") as file:  # noqa: PTH123
+            json.dump(rows, file, indent=2)
+
+
+def run(job: str, data: str, section: str) -> dict[str, object]:
+    import hisdiff as hd
+
+    sdata = hd.io.her2st(data, section)
+    with tempfile.TemporaryDirectory() as folder, hd.settings.override(cache_dir=folder, progress=False):
+        start = time.perf_counter()
+        row = JOBS[job](hd, sdata)
+        row = {"job": job, **row, "seconds": round(time.perf_counter() - start, 1)}
+    return row | {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2)}
+
+
+def tesla(hd, sdata) -> dict[str, object]:
+    from hisdiff._sdata._read import read_sections
+
+    table = sdata.tables["table"]
+    hd.pp.select_genes(sdata, genes=list(table.var_names))
+    step = STEP_PX * read_sections(sdata, needs=("image",))[0].section.image.mpp
+    model = hd.tl.fit(sdata, method="tesla", config={"step_um": step})
+    fine = hd.tl.predict(sdata, model, resolution_um=step, inplace=False)
+    return {
+        "superpixels": fine.n_obs,
+        "genes": fine.n_vars,
+        "no_neighbour": round(float(np.isnan(fine.X[:, 0]).mean()), 3),
+        "left_out_pcc": round(float(np.nanmean(model.knowledge.cv_pcc)), 3),
+    }
+
+
+def stage(hd, sdata) -> dict[str, object]:
+    model = hd.tl.fit(sdata, method="stage", config={"n_epochs": 2000})
+    return {
+        "genes": len(model.genes),
+        "trained_spots": int(model.fitted.frame.sections[0].trained.sum()),
+        "position_error_um": round(model.fitted.position_error_um, 1),
+        "held_out_pcc": round(float(np.nanmean(model.knowledge.cv_pcc)), 3),
+        "held_out_pcc_normalised": round(model.history[-1]["held_out_pcc"], 3),
+    }
+
+
+JOBS = {"tesla": tesla, "stage": stage}
+
+
+if __name__ == "__main__":
+    main()

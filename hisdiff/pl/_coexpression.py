@@ -12,7 +12,7 @@ from hisdiff._check import listing, positive
 from hisdiff._sdata._expression import table_of
 from hisdiff._stats._modules import heatmap_order
 from hisdiff.pl import _canvas
-from hisdiff.pl._matrices import NO_MODULE, Matrix, colour_of, common_genes, label_of, matrices_of
+from hisdiff.pl._matrices import NAMES, NO_MODULE, Matrix, colour_of, common_genes, label_of, matrices_of, scaling_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ def coexpression(
         raise ValueError(f"ax= takes one panel, not {len(results)} matrices; leave it out.")
     if len({result.record["method"] for result in results}) > 1:
         raise ValueError(
-            f"The matrices were made with different methods: {listing(r.record['method'] for r in results)}."
+            f"The matrices were made with different methods: {listing(r.record['method'] for r in results)}; choose with keys=."
         )
     if limit is not None:
         positive(limit, "limit")
@@ -95,6 +95,7 @@ def coexpression(
     shown = [shown[0], *(result.matched(shown[0].labels) for result in shown[1:])]
     norm, beyond = _norm([result.matrix for result in shown], limit)
 
+    scalings = {scaling_of(result.record) for result in shown}
     if ax is None:
         named = len(common) <= MOST_LABELS
         size = (PANEL_INCH * len(shown) + (1.6 if named else 1.0), PANEL_INCH + 0.7)
@@ -106,11 +107,13 @@ def coexpression(
     for i, (panel, result) in enumerate(zip(panels, shown)):
         drawn = panel.imshow(result.matrix, norm=norm, cmap=cmap, interpolation="nearest", rasterized=True)
         _strip(panel, result, with_names=i == 0)
-        panel.set_title(result.title, fontsize="medium")
+        panel.set_title(
+            result.title if len(scalings) == 1 else f"{result.title}, {scaling_of(result.record)}", fontsize="medium"
+        )
         panel.set_xticks([])
         panel.set_yticks([])
     bar = panels[-1].figure.colorbar(drawn, ax=panels.tolist(), extend="both" if beyond else "neither", fraction=0.04, pad=0.02, aspect=25)  # fmt: skip
-    bar.set_label(label_of(shown[0].record))
+    bar.set_label(label_of(shown[0].record) if len(scalings) == 1 else NAMES[shown[0].record["method"]])
     _legend(panels[0], shown)
     return panels[0] if len(shown) == 1 else panels[0].figure
 
@@ -143,7 +146,10 @@ def _legend(panel: Axes, shown: Sequence[Matrix]) -> None:
     n_first = int(shown[0].labels.max(initial=-1)) + 1
     if n_modules == 0:
         return
-    handles = [Patch(color=colour_of(i), label=f"M{i + 1}" if i < n_first else "other") for i in range(n_modules)]
+    handles = [
+        Patch(color=colour_of(i), label=f"M{i + 1}" if i < n_first else f"other {i - n_first + 1}")
+        for i in range(n_modules)
+    ]
     if any((result.labels < 0).any() for result in shown):
         handles.append(Patch(color=NO_MODULE, label="none"))
     title = f"modules, {len(shown[0].genes)} genes" + (f" (named as in {shown[0].title})" if len(shown) > 1 else "")

@@ -95,7 +95,13 @@ def title_of(key: str, layers: Sequence[str]) -> str:
 
 
 def label_of(record: dict[str, Any]) -> str:
-    return NAMES[record["method"]] + (", depth-normalised" if record["normalize"] == "depth" else "")
+    """Return what the entries of a matrix are."""
+    return f"{NAMES[record['method']]}, {scaling_of(record)}"
+
+
+def scaling_of(record: dict[str, Any]) -> str:
+    """Return what was done about depth."""
+    return "depth-normalised" if record["normalize"] == "depth" else "not normalised"
 
 
 def common_genes(results: Sequence[Matrix], genes: Sequence[str] | None) -> list[str]:

@@ -138,10 +138,10 @@ def _place(graph: Any, seed: int) -> dict[int, np.ndarray]:
     import networkx as nx
 
     parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
-    width = 2.4 * np.sqrt(sum(len(part) for part in parts))
+    radii = [1.3 * len(part) ** 0.6 for part in parts]
+    width = 2.4 * float(np.linalg.norm(radii))
     place, x, y, height = {}, 0.0, 0.0, 0.0
-    for part in parts:
-        radius = 1.1 * np.sqrt(len(part))
+    for part, radius in zip(parts, radii):
         if x and x + 2 * radius > width:
             x, y, height = 0.0, y - height, 0.0
         start = nx.spring_layout(graph.subgraph(part), seed=seed, weight=None)

@@ -71,6 +71,19 @@ def test_only_genes_that_all_matrices_have_are_shown(sdata):
     assert hd.pl.coexpression(sdata, "measured", genes=["A00", "A04"]).images[0].get_array().shape == (2, 2)
 
 
+def test_what_was_read_back_from_a_file_is_drawn_the_same(sdata, tmp_path):
+    import anndata as ad
+
+    table = sdata.tables["table"]
+    hd.tl.coexpression(sdata, ["A00", "A02", "B01"], layer="X", key_added="few")
+    table.write_h5ad(tmp_path / "t.h5ad")
+    back = ad.read_h5ad(tmp_path / "t.h5ad")
+    for key in ("measured", "few"):
+        now, then = (hd.pl.coexpression(data, key) for data in (table, back))
+        np.testing.assert_array_equal(now.images[0].get_array(), then.images[0].get_array())
+        assert strip_of(now) == strip_of(then)
+
+
 def test_the_network_has_the_strongest_pairs(sdata):
     ax = hd.pl.coexpression_network(sdata, "measured", n_edges=9)
     assert len(ax.lines) == 9

@@ -79,6 +79,17 @@ def test_the_running_sum_ends_at_zero_and_peaks_at_the_enrichment_score(sdata):
     assert "5 of 6 genes" in ax.get_title(loc="left")  # A08 itself was what others were correlated with
 
 
+def test_what_was_read_back_from_a_file_is_drawn_the_same(sdata, tmp_path):
+    import spatialdata as sd
+
+    sdata.write(tmp_path / "s.zarr")
+    back = sd.read_zarr(tmp_path / "s.zarr")
+    np.testing.assert_allclose(*(hd.pl.enrichment(data).collections[0].get_offsets() for data in (sdata, back)))
+    np.testing.assert_allclose(*(hd.pl.gsea(data, "A", key="gsea").lines[0].get_ydata() for data in (sdata, back)))
+    figures = [hd.pl.pathway_map(data, "A", keys="measured") for data in (sdata, back)]
+    np.testing.assert_allclose(*(figure.collections[0].get_array() for figure in figures))
+
+
 def test_pathways_on_the_tissue_share_one_norm_per_set(sdata):
     figure = hd.pl.pathway_map(sdata, ["A", "B"], keys=["measured", "halved"])
     assert [ax.get_title(loc="left") for ax in panels(figure)][:2] == ["A\nmeasured", "A\nhalved: other"]

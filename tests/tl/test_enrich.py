@@ -226,6 +226,30 @@ def test_mistakes_are_named_and_leave_the_object_alone(section, arguments, error
     assert (repr(table(section)), list(table(section).uns)) == before
 
 
+def test_one_spot_can_be_scored_by_ranks_and_nothing_else(section) -> None:
+    one = table(section)[:1].copy()
+    assert np.isfinite(hd.tl.enrich(one, SETS, layer="X", method="ssgsea", inplace=False).to_numpy()).all()
+    assert (hd.tl.enrich(one, SETS, layer="X", method="zscore", inplace=False) == 0).all(axis=None)
+    with pytest.raises(ValueError, match="All 12 genes are constant"):
+        hd.tl.enrich(one, SETS, layer="X", by="pc1", method="prerank")
+    with pytest.raises(ValueError, match="no two groups"):
+        hd.tl.enrich(one, SETS, layer="X", by="side")
+
+
+@pytest.mark.real
+def test_interferon_genes_of_a_real_section_are_scored(real_data) -> None:
+    sdata = hd.io.her2st(real_data / "her2st", "C5")
+    terms = pd.read_csv(real_data / "her2st" / "go-sets" / "go-0060337.csv")
+    hd.tl.enrich(sdata, {"GO:0060337": terms["name"]}, layer="X", method="ssgsea")
+    frame = result(sdata)
+    assert frame["size"].item() > 50
+    assert frame["total"].item() == terms["name"].nunique()
+    scores = table(sdata).obsm["hisdiff_pathways"]["GO:0060337"]
+    stat1 = table(sdata)[:, ["STAT1"]].X.toarray().ravel()
+    assert np.isfinite(scores).all()
+    assert spearmanr(scores, stat1)[0] > 0.1
+
+
 def test_a_layer_that_equals_the_measurement_agrees_perfectly(predicted) -> None:
     test, _ = predicted
     for name in ("ridge", "ridge_draw0", "ridge_draw1", "ridge_draw2"):

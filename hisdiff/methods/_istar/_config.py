@@ -54,10 +54,10 @@ class IStarConfig:
     n_components: int | None = 64
     batch_size: int = 128
     least_batch: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     epochs: int = 400
-    most_steps: int | None = 600
-    footprint_sample: int | None = 24
+    most_steps: int | None = 300
+    footprint_sample: int | None = 8
     reference_compat: bool = False
     precision: Precision = "no"
 

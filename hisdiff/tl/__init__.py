@@ -13,6 +13,7 @@ from hisdiff.tl._fine_structure import cell_types, cluster_cells, marker_scores,
 from hisdiff.tl._fit import fit
 from hisdiff.tl._pathway_agreement import pathway_agreement
 from hisdiff.tl._predict import predict
+from hisdiff.tl._region_contrast import region_contrast
 from hisdiff.tl._regions import marker_regions
 from hisdiff.tl._tls import tls_score
 
@@ -29,6 +30,7 @@ __all__ = [
     "marker_scores",
     "pathway_agreement",
     "predict",
+    "region_contrast",
     "tls_score",
     "type_enrichment",
 ]

@@ -1,0 +1,158 @@
+"""Which genes two regions differ in, and how sure a model is of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._check import one_of, positive, seed_of
+from hisdiff._geometry._grid import block_slices, by_block
+from hisdiff._log import logger
+from hisdiff._log import progress as progress_bar
+from hisdiff._section import Locations
+from hisdiff.tl._fine_table import categories_of, grid_of
+from hisdiff.tl._predict import _model_for, _prepared, _with_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from spatialdata import SpatialData
+
+    from hisdiff.methods._base import Field
+    from hisdiff.methods._model import Model
+
+# Keeps the share of a gene that is not expressed in a region finite: a thousandth of the mean gene's.
+_FLOOR = 1e-3
+_QUANTILES = (0.05, 0.95)
+
+
+def region_contrast(
+    sdata: SpatialData,
+    model: Model | str | Path | None = None,
+    *,
+    by: str,
+    a: str,
+    b: str | None = None,
+    n_draws: int = 50,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    layer: str | None = None,
+    mpp: float | None = None,
+    key_added: str = "region_contrast",
+    inplace: bool = True,
+    rng: int | np.random.Generator = 0,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> pd.DataFrame | None:
+    """Compare the expression of two regions, draw by draw.
+
+    Expected counts are summed over each region and turned into shares of its total, so that density does not matter; a
+    draw's contrast is the log2 ratio of the shares. Its spread over draws says how sure the model is. A model that gives
+    one value only has no spread.
+
+    Parameters
+    ----------
+    sdata
+        Object with one section and a fine prediction of it.
+    model
+        A model, the folder of one, or None for the one that was fitted on this object.
+    by
+        Categorical column of the fine table's ``obs``, such as :func:`cluster_cells` writes.
+    a, b
+        Categories to compare; ``b=None`` for all other cells.
+    n_draws
+        Draws of the model.
+    table_key
+        Table of the fine prediction; None for the only one.
+    image_key, layer, mpp
+        As in :func:`predict`.
+    key_added
+        Slot to write.
+    inplace
+        Write, or return the result.
+    rng
+        Seed, or a Generator, of which one number is drawn.
+    device
+        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
+    progress
+        Show progress bars; None for the package's setting.
+
+    Returns
+    -------
+    None, and sets ``tables[table_key].uns["hisdiff"][key_added]`` (DataFrame by gene: ``log2_fold_change``, mean over draws;
+    ``sd``; ``low`` and ``high``, 5 and 95 %; ``probability_above_0``); or the DataFrame, largest change first.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column, or no model.
+    ValueError
+        If a category is not in the column, ``a`` and ``b`` are the same, the table has no grid, or the object has several
+        sections.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> model = hd.tl.fit(sdata, method="ridge")
+    >>> hd.tl.predict(sdata, resolution_um=50)
+    >>> hd.tl.cluster_cells(sdata, 2)
+    >>> hd.tl.region_contrast(sdata, by="cluster", a="0", n_draws=4)
+    >>> list(sdata.tables["ridge_50um"].uns["hisdiff"]["region_contrast"])
+    ['log2_fold_change', 'sd', 'low', 'high', 'probability_above_0']
+    """
+    table, ij, side_um = grid_of(sdata, table_key, None)
+    codes, names = categories_of(table, by)
+    first = names.index(one_of(a, names, f"category of obs[{by!r}]"))
+    inside = codes == first
+    outside = codes >= 0
+    outside &= ~inside if b is None else codes == names.index(one_of(b, names, f"category of obs[{by!r}]"))
+    if a == b:
+        raise ValueError(f"a and b are the same region, {a!r}.")
+    n_draws, seed = positive(n_draws, "n_draws", integer=True), seed_of(rng)
+    used = _model_for(sdata, model)
+    where: dict[str, Any] = {"table_key": None, "image_key": image_key, "shapes_key": None, "mpp": mpp}
+    run: dict[str, Any] = {"device": device, "progress": progress}
+    bounds = [_with_counts(bound, used, layer) for bound in _prepared(sdata, used, where, run)]
+    if len(bounds) > 1:
+        raise ValueError(f"The object has {len(bounds)} sections; give one section at a time.")
+    field = used.fitted.field(bounds[0].section, n_draws=n_draws, seed=seed, **run)
+    sums = np.stack([_sums(field, ij[rows], side_um, progress) for rows in (inside, outside)])
+    change = _log2_shares(sums[0]) - _log2_shares(sums[1])
+    low, high = np.quantile(change, _QUANTILES, axis=0)
+    result = pd.DataFrame(
+        {
+            "log2_fold_change": change.mean(axis=0),
+            "sd": change.std(axis=0, ddof=1) if len(change) > 1 else np.nan,
+            "low": low,
+            "high": high,
+            "probability_above_0": (change > 0).mean(axis=0),
+        },
+        index=pd.Index(field.genes.astype(str), name="gene"),
+    ).sort_values("log2_fold_change", ascending=False, key=abs)
+    if not inplace:
+        return result
+    table.uns.setdefault(_keys.STEM, {})[key_added] = result
+    logger.info("wrote uns['hisdiff'][%r]: %d genes, %d draws", key_added, len(result), len(change))
+    return None
+
+
+def _sums(field: Field, ij: np.ndarray, side_um: float, progress: bool | None) -> np.ndarray:
+    """Return the sums over cells of each draw, ``(draws, G)``; cells of which nothing is known do not count."""
+    ij = by_block(ij)
+    total = np.zeros((field.n_draws, len(field.genes)))
+    for rows in progress_bar(block_slices(ij), desc="regions", enabled=progress):
+        cells = Locations.cells(ij[rows], side_um)
+        for k, draw in enumerate(field.draws(cells)):
+            total[k] += np.nan_to_num(draw).sum(axis=0)
+    return total
+
+
+def _log2_shares(sums: np.ndarray) -> np.ndarray:
+    floor = _FLOOR * sums.mean(axis=1, keepdims=True)
+    sums = np.maximum(sums, np.maximum(floor, 1e-12))
+    return np.log2(sums / sums.sum(axis=1, keepdims=True))

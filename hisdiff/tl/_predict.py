@@ -289,7 +289,7 @@ def _prepared(sdata: SpatialData, model: Model, where: Mapping[str, Any], run: M
 def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
     """Add the section's own counts, on the genes of the panel that it has."""
     table, section = bound.place.table, bound.section
-    if bound.place.table_key == _keys.LATTICE_TABLE or table.n_vars == 0:
+    if table is None or table.n_vars == 0 or bound.place.table_key == _keys.LATTICE_TABLE:
         return bound
     try:
         counts = read_counts(table, layer, what=f"table {bound.place.table_key!r}")[bound.place.rows]

@@ -11,6 +11,7 @@ from hisdiff.tl._enrich import enrich
 from hisdiff.tl._evaluate import evaluate
 from hisdiff.tl._fine_structure import cell_types, cluster_cells, marker_scores, type_enrichment
 from hisdiff.tl._fit import fit
+from hisdiff.tl._metagenes import metagenes
 from hisdiff.tl._pathway_agreement import pathway_agreement
 from hisdiff.tl._predict import predict
 from hisdiff.tl._region_contrast import region_contrast
@@ -28,6 +29,7 @@ __all__ = [
     "fit",
     "marker_regions",
     "marker_scores",
+    "metagenes",
     "pathway_agreement",
     "predict",
     "region_contrast",

@@ -37,3 +37,24 @@ def test_regions_that_are_not_there_are_named(sdata) -> None:
         hd.tl.region_contrast(sdata, by="side", a="red", b="red")
     with pytest.raises(KeyError, match="no column of obs 'x'"):
         hd.tl.region_contrast(sdata, by="x", a="red")
+
+
+def test_metagenes_are_mapped_with_their_genes(sdata) -> None:
+    hd.tl.metagenes(sdata, n_draws=3)
+    hd.tl.metagenes(sdata, n_draws=3)
+    table = sdata.tables["xfuse_40um"]
+    activity = table.obsm["metagenes"]
+    np.testing.assert_allclose(activity.sum(axis=1), 1, rtol=1e-4)
+    assert (table.obsm["metagenes_std"] >= 0).all(axis=None)
+    assert table.obs["metagenes_scale"].mean() == pytest.approx(1, rel=1e-3)
+    profiles = table.uns["hisdiff"]["metagenes"]
+    first = profiles.loc[profiles.index.str.startswith("A"), "metagene0"].mean()
+    red = activity["metagene0"][table.obs["side"] == "red"].mean() > activity["metagene0"].mean()
+    assert (first > 0) == red
+    table.obsm["mine"] = activity
+    with pytest.raises(ValueError, match="'mine' that hisdiff did not write"):
+        hd.tl.metagenes(sdata, key_added="mine")
+    hd.pp.embed(sdata, "texture")
+    ridge = hd.tl.fit(sdata, method="ridge")
+    with pytest.raises(ValueError, match="this model is of 'ridge'"):
+        hd.tl.metagenes(sdata, ridge)

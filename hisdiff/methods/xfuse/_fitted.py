@@ -126,6 +126,12 @@ class FittedXFuse:
             self, Canvas(model, slide, n_draws, seed), self._trained_on(section), self._factor(section, depth)
         )
 
+    def profiles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return log2 of each metagene's expression over the mean of all, and its posterior deviation, ``(K, G)`` each."""
+        normal = self.model.metagenes.normal
+        gamma = normal.mean.detach().cpu().numpy() / np.log(2)
+        return gamma - gamma.mean(axis=0), normal.stddev.detach().cpu().numpy() / np.log(2)
+
     def _trained_on(self, section: Section) -> int | None:
         """Return the number of a section among those of the training, or None."""
         found = self.known.get(digest_of(section))
@@ -202,9 +208,16 @@ class PixelField:
 
     def draws(self, cells: Locations) -> Iterator[np.ndarray]:
         """Yield the expected counts of a footprint, one draw after the other, float32 ``(n, G)``."""
+        area = self.footprint_um2 / self._mpp**2
+        for k, density in enumerate(self.densities(cells)):
+            profile, odds = self._genes[k]
+            yield ((density @ profile) * odds * (area * self._factor)).astype(np.float32)
+
+    def densities(self, cells: Locations) -> Iterator[np.ndarray]:
+        """Yield scale times activity, the mean over the pixels of each cell, one draw after the other, ``(n, K)``."""
         if not len(cells):
             for _ in range(self.n_draws):
-                yield np.empty((0, len(self.genes)), dtype=np.float32)
+                yield np.empty((0, self._canvas.model.n_metagenes))
             return
         side = cells.cell_um / self._mpp
         corner = cells.array_ij * side
@@ -213,11 +226,8 @@ class PixelField:
         maps = self._canvas.window(tuple(first.tolist()), tuple(size.tolist()))
         near = np.clip(corner - first, 0, size)
         boxes = np.concatenate([near, np.minimum(near + side, size)], axis=1)
-        area = self.footprint_um2 / self._mpp**2
         for k in range(self.n_draws):
-            profile, odds = self._genes[k]
-            density = box_means(maps[k], boxes).T * area
-            yield ((density @ profile) * odds * self._factor).astype(np.float32)
+            yield box_means(maps[k], boxes).T
 
     def exposure(self, locations: Locations) -> np.ndarray:
         """Return scale times activity summed over the pixels of each footprint, ``(draws, n, K)``.

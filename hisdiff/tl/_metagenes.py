@@ -1,0 +1,120 @@
+"""Where the metagenes of an ``xfuse`` model are active, and what they are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._check import positive, seed_of
+from hisdiff._geometry._grid import block_slices
+from hisdiff._log import logger
+from hisdiff._log import progress as progress_bar
+from hisdiff._sdata._write import set_record
+from hisdiff._section import Locations
+from hisdiff.tl._fine_table import RECORDS, check_ours, grid_of
+from hisdiff.tl._predict import _model_for, _prepared
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from spatialdata import SpatialData
+
+    from hisdiff.methods._model import Model
+
+
+def metagenes(
+    sdata: SpatialData,
+    model: Model | str | Path | None = None,
+    *,
+    n_draws: int = 10,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    mpp: float | None = None,
+    key_added: str = "metagenes",
+    rng: int | np.random.Generator = 0,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> None:
+    """Map the metagenes of an ``xfuse`` model on the cells of a fine prediction.
+
+    Parameters
+    ----------
+    sdata
+        Object with one section and a fine prediction of it.
+    model
+        A model, the folder of one, or None for the one that was fitted on this object.
+    n_draws
+        Draws of the latent image.
+    table_key
+        Table of the fine prediction; None for the only one.
+    image_key, mpp
+        As in :func:`predict`.
+    key_added
+        Slot to write.
+    rng
+        Seed, or a Generator, of which one number is drawn.
+    device
+        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
+    progress
+        Show progress bars; None for the package's setting.
+
+    Returns
+    -------
+    None, and sets in the fine table ``obsm["metagenes"]`` (DataFrame, a column for each metagene: mean activity; those of a
+    cell sum to 1), ``obsm["metagenes_std"]`` (its spread over draws), ``obs["metagenes_scale"]`` (mean expression per area,
+    relative to the mean over cells), and ``uns["hisdiff"]["metagenes"]`` (DataFrame by gene: log2 of each metagene's
+    expression over the mean of all metagenes, and columns ``..._sd``).
+
+    Raises
+    ------
+    ValueError
+        If the model is of another method, the table has no grid, the object has several sections, or a slot of that name
+        was not written by hisdiff.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=400)
+    >>> small = {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 32, "n_steps": 5, "prune": False}
+    >>> model = hd.tl.fit(sdata, method="xfuse", config=small)
+    >>> hd.tl.predict(sdata, resolution_um=40)
+    >>> hd.tl.metagenes(sdata, n_draws=2)
+    >>> sdata.tables["xfuse_40um"].obsm["metagenes"].shape[1]
+    8
+    """
+    table, ij, side_um = grid_of(sdata, table_key, None)
+    std, scale = _keys.std(key_added), f"{key_added}_scale"
+    for name, home in ((key_added, table.obsm), (std, table.obsm), (scale, table.obs)):
+        check_ours(table, name, home)
+    n_draws, seed = positive(n_draws, "n_draws", integer=True), seed_of(rng)
+    used = _model_for(sdata, model)
+    if used.method != "xfuse":
+        raise ValueError(f"Metagenes are of method 'xfuse'; this model is of {used.method!r}.")
+    where: dict[str, Any] = {"table_key": None, "image_key": image_key, "shapes_key": None, "mpp": mpp}
+    run: dict[str, Any] = {"device": device, "progress": progress}
+    bounds = _prepared(sdata, used, where, run)
+    if len(bounds) > 1:
+        raise ValueError(f"The object has {len(bounds)} sections; give one section at a time.")
+    fitted: Any = used.fitted
+    field = fitted.field(bounds[0].section, n_draws=n_draws, seed=seed, **run)
+    k = fitted.model.n_metagenes
+    mean, spread, total = np.empty((len(ij), k)), np.empty((len(ij), k)), np.empty(len(ij))
+    for rows in progress_bar(block_slices(ij), desc="metagenes", enabled=progress):
+        density = np.stack(list(field.densities(Locations.cells(ij[rows], side_um))))
+        whole = density.sum(axis=2)
+        activity = density / whole[..., None]
+        mean[rows], spread[rows], total[rows] = activity.mean(axis=0), activity.std(axis=0), whole.mean(axis=0)
+    names = [f"metagene{i}" for i in range(k)]
+    table.obsm[key_added] = pd.DataFrame(mean.astype(np.float32), index=table.obs_names, columns=names)
+    table.obsm[std] = pd.DataFrame(spread.astype(np.float32), index=table.obs_names, columns=names)
+    table.obs[scale] = (total / np.nanmean(total)).astype(np.float32)
+    for name in (key_added, std, scale):
+        set_record(table, RECORDS, name, {"by": "metagenes"})
+    profile, sd = fitted.profiles()
+    columns = {name: profile[i] for i, name in enumerate(names)} | {f"{name}_sd": sd[i] for i, name in enumerate(names)}
+    table.uns[_keys.STEM][key_added] = pd.DataFrame(columns, index=pd.Index(fitted.genes.astype(str), name="gene"))
+    logger.info("wrote obsm[%r]: %d cells x %d metagenes", key_added, len(ij), k)

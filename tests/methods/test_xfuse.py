@@ -421,3 +421,10 @@ def test_sections_without_image_or_spots_are_refused(section):
 
 def test_is_found_by_name():
     assert isinstance(method("xfuse"), XFuse)
+
+
+def test_mixed_precision_leaves_the_likelihood_of_counts_in_float32(section):
+    fitted = XFuse().fit([section], replace(SMALL, precision="bf16", n_steps=2), progress=False)
+    exact = XFuse().fit([section], replace(SMALL, n_steps=2), progress=False)
+    assert all(p.dtype == torch.float32 for p in fitted.model.parameters())
+    assert fitted.history[-1]["counts"] == pytest.approx(exact.history[-1]["counts"], rel=0.02)

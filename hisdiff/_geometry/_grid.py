@@ -118,4 +118,9 @@ def outlines(footprints: Locations) -> np.ndarray:
     shape = footprints.footprint
     if isinstance(shape, np.ndarray) and shape.dtype == object:
         return shape
-    return shapely.buffer(shapely.points(footprints.xy_um), footprints.radius_um, quad_segs=_QUARTER_SEGMENTS)
+    return discs(footprints.xy_um, footprints.radius_um)
+
+
+def discs(xy: np.ndarray, radius: float | np.ndarray) -> np.ndarray:
+    """Return discs around points ``(n, 2)`` as polygons, ``(n,)``."""
+    return shapely.buffer(shapely.points(xy), radius, quad_segs=_QUARTER_SEGMENTS)

@@ -1,0 +1,146 @@
+"""A section as a coarser array would have measured it, so that the spots it has are a truth finer than that array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from scipy import sparse
+from spatialdata import SpatialData
+from spatialdata.models import ShapesModel, TableModel
+from spatialdata.transformations import get_transformation
+
+from hisdiff import _keys
+from hisdiff._check import listing, positive
+from hisdiff._geometry._blocks import blocks_of, unions
+from hisdiff._geometry._grid import discs
+from hisdiff._sdata._locate import Place, locate
+from hisdiff._sdata._read import read_counts
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+N_MEMBERS = "n_members"  # obs of the coarse table: how many spots a pseudo-spot is made of
+_SPOTS = "_spots"  # at the end of a region's name: its spots, before they were merged
+_REGION, _INSTANCE = "region", "instance_id"
+
+
+@dataclass(frozen=True)
+class Coarsened:
+    """A section whose spots were merged.
+
+    Attributes
+    ----------
+    sdata
+        What a coarser array would have given: the images of the section (the same objects), and pseudo-spots and their
+        table under the names that spots and table have. ``obs["n_members"]`` counts members. The shapes of the spots
+        themselves are there as ``spots``.
+    parent
+        ``(n,)`` row of the coarse table that each row of the table of the spots went into.
+    spots
+        Name of the element with the spots, for each region: where to predict them with ``at=``.
+    table_key
+        Name of the table.
+    n
+        Spots along a side of a pseudo-spot.
+    """
+
+    sdata: SpatialData
+    parent: np.ndarray
+    spots: dict[str, str]
+    table_key: str
+    n: int
+
+    @property
+    def complete(self) -> np.ndarray:
+        """``(n,)`` bool: spots of pseudo-spots that have all their members."""
+        members = self.sdata.tables[self.table_key].obs[N_MEMBERS].to_numpy()
+        return members[self.parent] == self.n**2
+
+
+def coarsen(sdata: SpatialData, n: int, *, table_key: str | None = None, layer: str | None = None) -> Coarsened:
+    """Merge ``n`` x ``n`` neighbouring spots into pseudo-spots.
+
+    The pseudo-spot of a spot is ``array_row // n``, ``array_col // n`` of its section (``array_col // (2 n)`` on a
+    hexagonal array). Its counts are the sums of its members', its footprint the union of theirs. Embeddings and
+    results are left behind; the choice of genes is kept.
+
+    Parameters
+    ----------
+    n
+        Spots along a side of a pseudo-spot, 2 or more.
+    table_key, layer
+        Table and layer of raw counts, where several could be meant.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=400)
+    >>> coarse = coarsen(sdata, 2)
+    >>> bool((coarse.sdata.tables["table"].X.sum() == sdata.tables["table"].X.sum()))
+    True
+    """
+    if positive(n, "n", integer=True) < 2:
+        raise ValueError(f"Spots are merged n x n, with n of at least 2, not {n}.")
+    places = locate(sdata, table_key=table_key)
+    table, key = places[0].table, places[0].table_key
+    if table is None or key is None:
+        raise ValueError("The object has no table, so no spots to merge.")
+    missing = [name for name in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if name not in table.obs]
+    if missing:
+        raise ValueError(f"Table {key!r} has no obs column {missing}; obs has {listing(table.obs.columns)}.")
+    counts = read_counts(table, layer, what=f"table {key!r}")
+
+    spots = {str(place.region): f"{place.region}{_SPOTS}" for place in places}
+    taken = [name for name in spots.values() if name in sdata]
+    if taken:
+        raise ValueError(f"There are elements {taken} already, under whose names the spots would be kept.")
+
+    parent, n_blocks = np.empty(table.n_obs, dtype=np.int64), 0
+    shapes: dict[str, GeoDataFrame] = dict(sdata.shapes)
+    parts: list[pd.DataFrame] = []
+    for place in places:
+        region = str(place.region)
+        found, block = blocks_of(table.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy()[place.rows], n)
+        parent[place.rows] = n_blocks + block
+        n_blocks += len(found)
+        names = [f"{region}_{i}x{j}" for i, j in found]
+        shapes |= {region: _outlines(place, block, names), spots[region]: sdata.shapes[region]}
+        obs = {_keys.ARRAY_ROW: found[:, 0], _keys.ARRAY_COL: found[:, 1], N_MEMBERS: np.bincount(block)}
+        parts.append(pd.DataFrame({**obs, _REGION: region, _INSTANCE: names}, index=names))
+    tables = {key: _table(table, counts, parent, pd.concat(parts))}
+    return Coarsened(SpatialData(images=dict(sdata.images), shapes=shapes, tables=tables), parent, spots, key, n)
+
+
+def _outlines(place: Place, block: np.ndarray, names: list[str]) -> GeoDataFrame:
+    """Return the footprints of the pseudo-spots of a section, in the coordinates of its spots' own element."""
+    assert place.table is not None
+    element = place.sdata.shapes[place.region]
+    instances = place.table.obs[place.table.uns[TableModel.ATTRS_KEY][TableModel.INSTANCE_KEY]].to_numpy()
+    rows = element.index.get_indexer(instances[place.rows])
+    if (rows < 0).any():
+        raise ValueError(
+            f"{int((rows < 0).sum())} rows of table {place.table_key!r} have no shape in {place.region!r}."
+        )
+    geometry = np.asarray(element.geometry)[rows]
+    if "radius" in element.columns:
+        geometry = discs(shapely.get_coordinates(geometry), element["radius"].to_numpy(dtype=float)[rows])
+    frame = gpd.GeoDataFrame(geometry=unions(geometry, block), index=names)
+    return ShapesModel.parse(frame, transformations=get_transformation(element, get_all=True))
+
+
+def _table(table: ad.AnnData, counts: sparse.csr_matrix, parent: np.ndarray, obs: pd.DataFrame) -> ad.AnnData:
+    spots = np.arange(len(parent))
+    sums = sparse.csr_matrix((np.ones(len(parent), dtype=np.float32), (parent, spots)), (len(obs), len(parent)))
+    obsm: dict[str, Any] = {}
+    if _keys.SPATIAL in table.obsm:
+        obsm[_keys.SPATIAL] = sums @ np.asarray(table.obsm[_keys.SPATIAL]) / obs[[N_MEMBERS]].to_numpy()
+    obs[_REGION] = pd.Categorical(obs[_REGION])
+    made = ad.AnnData(sparse.csr_matrix(sums @ counts), obs=obs, var=table.var.copy(), obsm=obsm)
+    regions = list(obs[_REGION].cat.categories)
+    return TableModel.parse(made, region=regions, region_key=_REGION, instance_key=_INSTANCE)

@@ -11,6 +11,7 @@ from shapely import MultiPolygon
 
 from hisdiff import _keys, encoders
 from hisdiff._check import positive
+from hisdiff._device import resolve_device
 from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record, stored_features
@@ -88,7 +89,8 @@ def embed(
     Raises
     ------
     ValueError
-        If there is no image, spots lie outside it, its micrometres per pixel are unknown, or no tissue is found.
+        If there is no image, spots lie outside it, its micrometres per pixel are unknown, or no tissue is found; or if
+        the machine lacks the device.
     PermissionError
         If the encoder's weights are gated and cannot be read.
 
@@ -102,6 +104,10 @@ def embed(
     """
     if patch_um is not None:
         positive(patch_um, "patch_um")
+    if batch_size is not None:
+        positive(batch_size, "batch_size", integer=True)
+    if device is not None:
+        resolve_device(device)
     where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
     items = as_list(data)
     for sdata in items:  # everything is checked before anything is computed

@@ -3,6 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import spatialdata as sd
+from snapshot import snapshot
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import get_transformation, remove_transformation
 
 import hisdiff as hd
 from hisdiff._sdata._read import read_sections
@@ -107,14 +110,93 @@ def test_embedding_survives_zarr(make_section, colour_encoder, tmp_path) -> None
     np.testing.assert_array_equal(stored(again), stored(sdata))
 
 
-def test_bad_input_is_refused_before_the_encoder_runs(make_section, colour_encoder) -> None:
+def without_image(sdata) -> None:
+    del sdata.images["s1_image"]
+
+
+def with_pixels(make):
+    """Return what puts ``make(rgb)``, (c, y, x), in the place of the image."""
+
+    def spoil(sdata) -> None:
+        image = sdata.images["s1_image"]
+        rgb = next(iter(image["scale0"].data_vars.values())).data.compute()
+        frames = get_transformation(image, get_all=True)
+        sdata.images["s1_image"] = Image2DModel.parse(make(rgb), dims=("c", "y", "x"), transformations=frames)
+
+    return spoil
+
+
+def far_away(sdata) -> None:
+    frame = sdata.shapes["s1"]
+    frame["geometry"] = frame.geometry.translate(5000, 0)
+
+
+def without_scale(sdata) -> None:
+    for element in (sdata.images["s1_image"], sdata.shapes["s1"]):
+        remove_transformation(element, "um")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_image, "no image for 's1'"),
+        (with_pixels(lambda rgb: rgb[:1]), "'s1_image' has 1 channel"),
+        (with_pixels(lambda rgb: rgb.astype(np.int32)), "'s1_image' has dtype int32"),
+        (with_pixels(lambda rgb: rgb.astype(np.float32)), "'s1_image' is of type float with values outside 0 to 1"),
+        (far_away, "outside image 's1_image'"),
+        (without_scale, "micrometres per pixel"),
+    ],
+)
+def test_images_that_cannot_be_embedded_are_named_and_nothing_is_written(
+    make_section, colour_encoder, spoil, message
+) -> None:
+    sdata = make_section()
+    spoil(sdata)
+    before = snapshot(sdata)
+    with pytest.raises(ValueError, match=message):
+        hd.pp.embed(sdata, colour_encoder)
+    assert snapshot(sdata) == before
+
+
+def test_sixteen_bit_float_and_transparent_images_are_embedded_as_their_colours(make_section, colour_encoder) -> None:
+    embedded = []
+    for same in (
+        lambda rgb: rgb,
+        lambda rgb: rgb.astype(np.uint16) * 257,
+        lambda rgb: rgb.astype(np.float32) / 255,
+        lambda rgb: np.concatenate([rgb, np.full_like(rgb[:1], 255)]),
+    ):
+        sdata = make_section()
+        with_pixels(same)(sdata)
+        hd.pp.embed(sdata, colour_encoder)
+        embedded.append(stored(sdata))
+    for values in embedded[1:]:
+        np.testing.assert_allclose(values, embedded[0], atol=1e-6)
+
+
+def test_one_bad_section_or_a_wrong_argument_stops_all_before_the_encoder_runs(make_section, colour_encoder) -> None:
     good, bad = make_section(), make_section("s2")
     del bad.images["s2_image"]
-    with pytest.raises(ValueError, match="no image for 's2'"):
-        hd.pp.embed([good, bad], colour_encoder)
-    with pytest.raises(ValueError, match="patch_um"):
-        hd.pp.embed(good, colour_encoder, patch_um=0)
-    with pytest.raises((ValueError, KeyError), match="textur"):
-        hd.pp.embed(good, "textur")
+    before = snapshot(good)
+    for data, encoder, options, error, message in (
+        ([good, bad], colour_encoder, {}, ValueError, "no image for 's2'"),
+        (good, colour_encoder, {"patch_um": 0}, ValueError, "patch_um"),
+        (good, colour_encoder, {"batch_size": 0}, ValueError, "batch_size"),
+        (good, colour_encoder, {"device": "gpu"}, ValueError, "gpu"),
+        (good, "textur", {}, (ValueError, KeyError), "textur"),
+    ):
+        with pytest.raises(error, match=message):
+            hd.pp.embed(data, encoder, **options)
     assert colour_encoder.n_patches == 0
-    assert "hisdiff_embedding" not in good.tables["table"].obsm
+    assert snapshot(good) == before
+
+
+def test_an_encoder_without_access_leaves_the_object_as_it_was(make_section, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    sdata = make_section()
+    before = snapshot(sdata)
+    with pytest.raises(ConnectionError, match="MahmoodLab/UNI2-h.*texture"):
+        hd.pp.embed(sdata, "uni2-h")
+    assert snapshot(sdata) == before

@@ -5,16 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import sparse
+from snapshot import snapshot
 
 import hisdiff as hd
-
-
-def state(sdata) -> tuple:
-    table = sdata.tables["table"]
-    return (
-        sorted(map(str, sdata.gen_elements())) and sorted(name for _, name, _ in sdata.gen_elements()),
-        sorted(table.layers), sorted(table.obsm), sorted(table.var), sorted(table.obs), sorted(table.uns), dict(sdata.attrs),
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -66,10 +59,10 @@ def spoil_embedding(sdata) -> None:
 )
 def test_fit_refuses_sections_that_cannot_be_fitted(sdata, spoil, message) -> None:
     spoil(sdata)
-    before = state(sdata)
+    before = snapshot(sdata)
     with pytest.raises(ValueError, match=message):
         hd.tl.fit(sdata, method="ridge")
-    assert state(sdata) == before
+    assert snapshot(sdata) == before
 
 
 @pytest.mark.parametrize(
@@ -86,10 +79,10 @@ def test_fit_refuses_sections_that_cannot_be_fitted(sdata, spoil, message) -> No
     ],
 )
 def test_fit_refuses_wrong_arguments_and_says_what_there_is(sdata, arguments, error, message) -> None:
-    before = state(sdata)
+    before = snapshot(sdata)
     with pytest.raises(error, match=message):
         hd.tl.fit(sdata, **arguments)
-    assert state(sdata) == before
+    assert snapshot(sdata) == before
 
 
 def test_fit_refuses_no_section_the_same_one_twice_and_one_that_is_also_validation(sdata) -> None:
@@ -130,10 +123,10 @@ def model(sdata):
     ],
 )
 def test_predict_refuses_wrong_arguments(sdata, model, arguments, error, message) -> None:
-    before = state(sdata)
+    before = snapshot(sdata)
     with pytest.raises(error, match=message):
         hd.tl.predict(sdata, model, **arguments)
-    assert state(sdata) == before
+    assert snapshot(sdata) == before
 
 
 def test_predict_refuses_an_embedding_of_another_encoder_and_says_how_to_mend_it(

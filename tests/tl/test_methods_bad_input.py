@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import sparse
+from snapshot import snapshot
 
 import hisdiff as hd
 from hisdiff.methods._base import method as method_named
@@ -19,14 +20,6 @@ METHODS: dict[str, dict] = {
     "tesla": {"step_um": 40},
     "xfuse": {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 16, "n_steps": 2, "n_metagenes": 2},
 }
-
-
-def state(sdata) -> tuple:
-    tables = {
-        key: (sorted(t.layers), sorted(t.obsm), sorted(t.var), sorted(t.obs), sorted(t.uns), sorted(t.uns.get("hisdiff", {})))
-        for key, t in sdata.tables.items()
-    }  # fmt: skip
-    return sorted(name for _, name, _ in sdata.gen_elements()), tables, dict(sdata.attrs)
 
 
 @pytest.fixture(params=METHODS)
@@ -114,10 +107,10 @@ def no_counts(sdata) -> None:
 )
 def test_fit_refuses_what_it_cannot_use(sdata, method, spoil, error, message) -> None:
     spoil(sdata)
-    before = state(sdata)
+    before = snapshot(sdata)
     with pytest.raises(error, match=message):
         fit(sdata, method)
-    assert state(sdata) == before
+    assert snapshot(sdata) == before
 
 
 @pytest.mark.parametrize(
@@ -133,10 +126,10 @@ def test_fit_refuses_what_it_cannot_use(sdata, method, spoil, error, message) ->
     ],
 )
 def test_fit_refuses_wrong_arguments(sdata, method, arguments, error, message) -> None:
-    before = state(sdata)
+    before = snapshot(sdata)
     with pytest.raises(error, match=message):
         fit(sdata, method, **arguments)
-    assert state(sdata) == before
+    assert snapshot(sdata) == before
 
 
 def test_a_section_without_counts_cannot_be_fitted_and_is_predicted_only_by_methods_that_can(
@@ -149,10 +142,10 @@ def test_a_section_without_counts_cannot_be_fitted_and_is_predicted_only_by_meth
     with pytest.raises(ValueError, match="no counts"):
         fit(only, method)
     if "counts" in method_named(method).needs_to_predict:
-        before = state(only)
+        before = snapshot(only)
         with pytest.raises(ValueError, match="refines the counts of a section, and 'he' has none"):
             hd.tl.predict(only, model)
-        assert state(only) == before
+        assert snapshot(only) == before
     elif "features" not in method_named(method).needs_to_predict:
         hd.tl.predict(only, model)
         lattice = only.tables["lattice"]
@@ -164,14 +157,14 @@ def test_predict_refuses_a_table_of_other_genes_and_a_name_that_is_taken(sdata, 
     model = fit(sdata, method)
     table = sdata.tables["table"]
     table.layers["mine"] = table.X.copy()
-    before = state(sdata)
+    before = snapshot(sdata)
     with pytest.raises(ValueError, match="hisdiff did not write"):
         hd.tl.predict(sdata, model, key_added="mine")
-    assert state(sdata) == before
+    assert snapshot(sdata) == before
     table.var_names = [f"ENSG{i}" for i in range(table.n_vars)]
     with pytest.raises(ValueError, match="Only 0 of the model's .* symbols"):
         hd.tl.predict(sdata, model)
-    assert state(sdata) == before
+    assert snapshot(sdata) == before
 
 
 def test_a_saved_model_predicts_the_same_and_a_truncated_one_is_refused(sdata, method, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Which device tensors go to."""
+"""Which device tensors go to, and what it is quick at."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"There is no device {device!r} on this machine.")
     return found
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for products in bfloat16; emulated, they are slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public name for it
+        return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return False

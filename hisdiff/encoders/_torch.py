@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hisdiff._device import resolve_device
+from hisdiff._device import multiplies_bf16, resolve_device
 from hisdiff._log import logger
 from hisdiff.encoders import _tokens
 from hisdiff.encoders._base import DenseSpec
@@ -138,13 +138,3 @@ class TorchEncoder:
         ).astype(np.uint8)
         exact = self._forward(probe, bf16=False)
         return float(np.linalg.norm(self._forward(probe, bf16=True) - exact) / np.linalg.norm(exact))
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for products in bfloat16; emulated, they are slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public name for it
-        return any(getattr(torch.cpu, probe, bool)() for probe in probes)
-    return False

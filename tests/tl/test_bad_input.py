@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -134,32 +136,41 @@ def test_predict_refuses_an_embedding_of_another_encoder_and_says_how_to_mend_it
 ) -> None:
     other = make_section("s2")
     hd.pp.embed(other, colour_encoder, patch_um=40)
+    before = snapshot(other)
     with pytest.raises(ValueError, match="patch 40 um.*hd.pp.embed"):
         hd.tl.predict(other, model)
+    assert snapshot(other) == before
 
 
 def test_predict_refuses_a_table_of_other_gene_names(make_section, colour_encoder, model) -> None:
     other = make_section("s2", genes=[f"ENSG{i}" for i in range(12)])
     hd.pp.embed(other, colour_encoder)
+    before = snapshot(other)
     with pytest.raises(ValueError, match="Only 0 of the model's .* symbols"):
         hd.tl.predict(other, model)
+    assert snapshot(other) == before
 
 
 def test_predict_refuses_folders_that_hold_no_model(sdata, tmp_path) -> None:
+    before = snapshot(sdata)
     with pytest.raises(FileNotFoundError):
         hd.tl.predict(sdata, tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no folder of a hisdiff model"):
         hd.tl.predict(sdata, tmp_path)
     with pytest.raises(TypeError, match="model is a Model"):
         hd.tl.predict(sdata, 3)
+    assert snapshot(sdata) == before
 
 
-def test_a_truncated_model_is_refused(sdata, model, tmp_path) -> None:
+def test_a_truncated_or_pickled_model_is_refused(sdata, model, tmp_path) -> None:
     model.save(tmp_path / "m")
     weights = tmp_path / "m" / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="truncated"):
-        hd.tl.predict(sdata, tmp_path / "m")
+    whole, before = weights.read_bytes(), snapshot(sdata)
+    for content, message in ((whole[:-20], "truncated"), (pickle.dumps({"slopes": [1.0]}), "truncated")):
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            hd.tl.predict(sdata, tmp_path / "m")
+    assert snapshot(sdata) == before
 
 
 def test_files_of_different_models_in_one_folder_are_refused(sdata, model, tmp_path) -> None:
@@ -211,8 +222,10 @@ def test_fewer_spots_than_the_context_are_handled(make_section, colour_encoder) 
 
 
 def test_evaluate_names_what_is_missing(sdata, model) -> None:
+    before = snapshot(sdata)
     with pytest.raises(KeyError, match="no prediction 'hisdiff'"):
         hd.tl.evaluate(sdata)
+    assert snapshot(sdata) == before
     hd.tl.predict(sdata, model, units="counts")
     with pytest.raises(ValueError, match="predict with units='log2'"):
         hd.tl.evaluate(sdata, layer="ridge")

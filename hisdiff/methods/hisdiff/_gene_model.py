@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hisdiff._device import resolve_device
+from hisdiff._device import multiplies_bf16, resolve_device
 from hisdiff.methods._context import context_of
 from hisdiff.methods._noise import BlockNoise
 from hisdiff.methods.hisdiff._conditioner import Conditioner
@@ -195,8 +195,10 @@ class GeneModel:
         def normal(step: int) -> Tensor:
             return torch.from_numpy(noise.normal(draw, step, rows, n_genes)).to(where)
 
-        # Half precision is for accelerators; processors are slower in it.
-        autocast = _AUTOCAST.get(self.config.precision) if where.type == "cuda" else None
+        half = _AUTOCAST.get(self.config.precision)
+        # Processors have no products in fp16 to speak of, and only some have those in bf16.
+        quick = where.type == "cuda" or (half is torch.bfloat16 and multiplies_bf16(where))
+        autocast = half if quick else None
         told = condition[torch.from_numpy(rows).to(where)]
         closed = denoiser(network.denoiser, schedule, told, autocast=autocast)
         sampler, kind = SAMPLERS[self.config.sampler], kind_of(self.config)

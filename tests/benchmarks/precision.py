@@ -1,0 +1,112 @@
+"""bfloat16 against float32 on this machine: matrix products, the forward pass of an encoder, steps of training.
+
+    python tests/benchmarks/precision.py [--architecture vit_base_patch16_224] [--patches 8] [--device cpu] [--json FILE]
+
+Both take turns, and of each the quickest round counts. Weights are random; training is on the toy tissue, and its time is
+that of a step beyond the first, looks at held-out tissue left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import hisdiff as hd
+from hisdiff._device import multiplies_bf16, resolve_device
+from hisdiff.encoders import EncoderSpec
+from hisdiff.encoders._import_timm import import_timm
+from hisdiff.encoders._recipes import IMAGENET
+from hisdiff.encoders._timm import own_output
+from hisdiff.encoders._torch import TorchEncoder
+from hisdiff.methods.hisdiff import HisDiffConfig
+
+ROUNDS = 3
+TRAINED = {"fast": {"train_steps": 200}, "dit": {"preset": "dit", "train_steps": 6, "batch_size": 32}}
+
+
+def quickest(*works, rounds: int = ROUNDS) -> list[float]:
+    """Return the shortest time of each piece of work; they take turns."""
+    times = np.empty((rounds, len(works)))
+    for row in times:
+        for i, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            row[i] = time.perf_counter() - start
+    return times.min(axis=0).tolist()
+
+
+def products(size: int, device: torch.device) -> list[float]:
+    """Return GFLOP/s of square products in float32 and bfloat16."""
+    left, right = torch.randn(2, size, size, device=device)
+    half = left.bfloat16(), right.bfloat16()
+    n = max(1, 2**31 // size**3)
+
+    def multiply(a: torch.Tensor, b: torch.Tensor) -> None:
+        for _ in range(n):
+            c = a @ b
+        c[0, 0].item()  # an accelerator is done when its result is here
+
+    return [2e-9 * n * size**3 / t for t in quickest(lambda: multiply(left, right), lambda: multiply(*half))]
+
+
+def encoder(architecture: str, n_patches: int, device: torch.device) -> tuple[list[float], float]:
+    """Return patches a second in float32 and bfloat16, and how far embeddings are apart, relative."""
+
+    def build() -> torch.nn.Module:
+        return import_timm().create_model(architecture, num_classes=0)
+
+    spec = EncoderSpec(architecture, "random", build().num_features, 224, 0.5)
+    network = TorchEncoder(spec, build, own_output, *IMAGENET).to(device)
+    patches = np.random.default_rng(0).integers(60, 240, (n_patches, 224, 224, 3), dtype=np.uint8)
+    times = quickest(*(lambda b=b: network._forward(patches, bf16=b) for b in (False, True)), rounds=2)
+    return [n_patches / t for t in times], network._bf16_error()
+
+
+def training(options: dict, precision: str, device: torch.device) -> float:
+    """Return milliseconds of a step."""
+    sdata = training.sdata
+    steps = options["train_steps"]
+
+    def fit(n: int) -> None:
+        config = HisDiffConfig.from_dict(
+            {**options, "train_steps": n, "precision": precision, "validate_every": 10**6, "patience": None}
+        )
+        hd.tl.fit(sdata, config=config, device=str(device), progress=False)
+
+    short, long = quickest(lambda: fit(1), lambda: fit(1 + steps), rounds=2)
+    return 1e3 * (long - short) / steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="vit_base_patch16_224")
+    parser.add_argument("--patches", type=int, default=8)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    hd.settings.verbosity = "error"
+    device = resolve_device(args.device)
+    result: dict = {"device": str(device), "multiplies_bf16": multiplies_bf16(device)}
+    for size in (256, 1024, 2048):
+        result[f"product of {size}, GFLOP/s"] = products(size, device)
+    result[f"{args.architecture}, patches/s"], result["embeddings apart"] = encoder(
+        args.architecture, args.patches, device
+    )
+    training.sdata = hd.datasets.toy(size_um=1200)
+    hd.pp.select_genes(training.sdata)
+    hd.pp.embed(training.sdata, progress=False)
+    for name, options in TRAINED.items():
+        result[f"{name}, ms/step"] = [training(options, precision, device) for precision in ("no", "bf16")]
+    for key, value in result.items():
+        print(f"{key:40}", *(f"{v:10.3g}" for v in value) if isinstance(value, list) else (value,))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,26 +1,30 @@
-"""Plots: expression on the tissue, its uncertainty, training curves, accuracy, coexpression, pathways.
+"""Plots: what is in an object, expression on the tissue, its uncertainty, training, accuracy, coexpression, pathways.
 
 In: what :mod:`hisdiff.tl` wrote. Out: the Axes of a single panel, or a Figure. Nothing is computed that is not already in
 the object, and nothing is saved: call ``figure.savefig``.
 """
 
 from hisdiff.pl._coexpression import coexpression
+from hisdiff.pl._embedding_map import embedding_map
 from hisdiff.pl._enrichment import enrichment, gsea
 from hisdiff.pl._evaluation import evaluation
 from hisdiff.pl._gene_map import gene_map, uncertainty_map
 from hisdiff.pl._gene_pair import gene_pair
 from hisdiff.pl._network import coexpression_network
+from hisdiff.pl._overview import overview
 from hisdiff.pl._pathway_map import pathway_map
 from hisdiff.pl._training import training
 
 __all__ = [
     "coexpression",
     "coexpression_network",
+    "embedding_map",
     "enrichment",
     "evaluation",
     "gene_map",
     "gene_pair",
     "gsea",
+    "overview",
     "pathway_map",
     "training",
     "uncertainty_map",

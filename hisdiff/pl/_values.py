@@ -54,7 +54,7 @@ class LayerInfo:
 
 def default_layers(table: AnnData, what: str) -> list[str | None]:
     """Return measured counts and the prediction, as far as they exist."""
-    found: list[str | None] = [None] if _measured(table) else []
+    found: list[str | None] = [None] if is_measured(table) else []
     made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
     found += [_keys.STEM] if _keys.STEM in made else made
     if not found:
@@ -67,7 +67,7 @@ def default_layers(table: AnnData, what: str) -> list[str | None]:
 def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
     """Return how a layer is shown, or raise where it does not exist, naming the call that makes it."""
     if layer in (None, "X"):
-        if not _measured(table):
+        if not is_measured(table):
             raise ValueError(f"Table {what!r} has nothing measured in X; its layers are {listing(table.layers)}.")
         counts = _is_counts(table.X)
         return LayerInfo(None, "measured", LOG_COUNTS if counts else "X", take_log=counts)
@@ -126,7 +126,7 @@ def values_of(place: Place, column: int, gene: str, info: LayerInfo) -> np.ndarr
     return np.log2(1 + values) if info.take_log else values
 
 
-def _measured(table: AnnData) -> bool:
+def is_measured(table: AnnData) -> bool:
     """Whether X holds something that was measured; in a table that hisdiff made, it is a prediction or empty."""
     return table.X is not None and table.n_vars > 0 and not made_here(table)
 

@@ -1,0 +1,81 @@
+"""What an object holds, in lines of text: images, shapes, tables with what was made of them, and the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spatialdata.transformations import get_transformation
+
+from hisdiff import _keys
+from hisdiff._sdata._locate import finest, image_mpp
+from hisdiff._sdata._write import records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+Line = tuple[str, str]
+"""What there is, and what is known of it."""
+INDENT = "    "
+
+
+def contents(sdata: SpatialData) -> list[Line]:
+    """Return what there is in an object, each with a few words on it; what belongs to a table is indented."""
+    lines = [*_images(sdata), *_shapes(sdata)]
+    for key, table in sdata.tables.items():
+        lines += _table(key, table)
+    model = sdata.attrs.get(_keys.STEM, {}).get("model")
+    lines.append(("model", model["id"] if model else "none fitted on this object"))
+    return lines
+
+
+def _images(sdata: SpatialData) -> Iterator[Line]:
+    for key in sdata.images:
+        image = finest(sdata, key)
+        known = _keys.UM in get_transformation(image, get_all=True)
+        scale = f"{image_mpp(sdata, key):.3g} µm per pixel" if known else "scale unknown"
+        channels = "" if image.sizes["c"] <= 4 else f", {image.sizes['c']:,} channels"
+        yield f"image {key}", f"{image.sizes['x']:,} x {image.sizes['y']:,} px, {scale}{channels}"
+
+
+def _shapes(sdata: SpatialData) -> Iterator[Line]:
+    for key, shapes in sdata.shapes.items():
+        kind = "circle" if "radius" in shapes.columns else "outline"
+        yield f"shapes {key}", _several(len(shapes), kind)
+
+
+def _table(key: str, table: AnnData) -> Iterator[Line]:
+    attrs: dict[str, Any] = table.uns.get("spatialdata_attrs", {})
+    region = attrs.get("region")
+    on = "" if region is None else f" on {region if isinstance(region, str) else ', '.join(region)}"
+    yield f"table {key}", f"{_several(table.n_obs, 'location')} x {_several(table.n_vars, 'gene')}{on}"
+    if _keys.SELECTED in table.var:
+        yield f"{INDENT}genes", f"{int(table.var[_keys.SELECTED].sum()):,} selected to be modelled"
+    embedding = records(table, _keys.EMBEDDING_RECORD)
+    if embedding:
+        yield (
+            f"{INDENT}embedding",
+            f"{embedding['encoder']}, {embedding['dim']:,} numbers of a patch of {embedding['patch_um']:.0f} µm",
+        )
+    for name, record in records(table, _keys.PREDICTIONS).items():
+        seen = ", fitted on this section" if record.get("in_sample") else ""
+        yield (
+            f"{INDENT}prediction {name}",
+            f"{_several(record['n_genes'], 'gene')}, mean of {_several(record['n_draws'], 'draw')}, {record['units']}; "
+            f"model {record['model']}{seen}",
+        )
+    for name in table.uns:
+        if _keys.module(name) in table.var:
+            modules = table.var[_keys.module(name)].dropna().nunique()
+            yield f"{INDENT}coexpression {name}", _several(modules, "module")
+        if _keys.pathways(name) in table.obsm:
+            yield (
+                f"{INDENT}pathways {name}",
+                f"scores of {_several(table.obsm[_keys.pathways(name)].shape[1], 'gene set')}",
+            )
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"

@@ -1,0 +1,199 @@
+"""What an encoder sees: the leading components of an embedding as colours on the tissue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.colors import CenteredNorm, ListedColormap
+
+from hisdiff._check import listing
+from hisdiff._sdata._read import as_list, read_sections
+from hisdiff.methods._pca import column_scale, principal_axes
+from hisdiff.pl import _canvas
+from hisdiff.pl._gene_map import PANEL_INCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from spatialdata import SpatialData
+
+    from hisdiff._section import Section
+
+N_COLOURS = 3
+REACH_SD = 2.0
+"""Standard deviations of a component at which its colour is full."""
+MOST_ROWS = 5_000
+"""Rows that the axes are found from: more do not move the leading ones."""
+# CIELAB: lightness for the first component, blue to yellow for the second and green to magenta for the third, so that
+# eyes that miss the last contrast lose the least.
+MIDDLE = np.array([60.0, 0.0, 0.0])
+CONTRASTS = np.array([[30.0, 0.0, 0.0], [0.0, 0.0, 55.0], [0.0, 55.0, 0.0]])
+RAMP_STEPS = 64
+
+
+def embedding_map(
+    data: SpatialData | Sequence[SpatialData],
+    *,
+    components: int | Sequence[int] | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    mpp: float | None = None,
+    cmap: str = "PuOr_r",
+    alpha: float = 0.95,
+    image_alpha: float = 0.4,
+    ax: Axes | None = None,
+) -> Axes | Figure:
+    """Show the embedding of the image on the tissue: where colours are alike, the encoder sees like tissue.
+
+    The first three principal components become one colour: the first its lightness, the second blue to yellow, the
+    third green to magenta. Components are those of all sections that are given, so that colours can be compared between
+    them: sections that differ as a whole differ in stain or scanner, which a model may take for biology.
+
+    Parameters
+    ----------
+    data
+        One section or several, embedded with the same encoder.
+    components
+        Components to show one by one instead, 1 being the first; each in a column, on a scale centred at 0.
+    table_key, image_key, shapes_key
+        Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    cmap
+        Colour map of single components.
+    alpha, image_alpha
+        Opacity of the spots and of the image under them.
+    ax
+        Axes to draw into, for a single panel.
+
+    Returns
+    -------
+    The Axes of a single panel, else the Figure: a row of sections, or a row of components for each section.
+
+    Raises
+    ------
+    ValueError
+        A section has no embedding, embeddings are of different encoders, or there are fewer components than asked for.
+
+    Notes
+    -----
+    Columns are standardised over all locations shown before the components are found. A component has the sign that
+    makes its largest loading positive.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> hd.pp.embed(sdata)
+    >>> axes = hd.pl.embedding_map(sdata)
+    >>> figure = hd.pl.embedding_map(sdata, components=[1, 2])
+    """
+    sections = [
+        bound.section
+        for sdata in as_list(data)
+        for bound in read_sections(
+            sdata, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=mpp, needs={"image", "features"}
+        )
+    ]
+    wanted = None if components is None else [components] if isinstance(components, int) else list(components)
+    scores, shares = _components(sections, wanted)
+    n_rows, n_cols = (1, len(sections)) if wanted is None else (len(sections), len(wanted))
+    if ax is not None and n_rows * n_cols > 1:
+        raise ValueError(f"ax= takes one panel, not {n_rows} x {n_cols}; leave it out.")
+
+    boxes = [_canvas.crop_box(section.spots, section.image.bounds_um) for section in sections]
+    if ax is None:
+        tallest = max((box[3] - box[1]) / (box[2] - box[0]) for box in boxes)
+        width = PANEL_INCH * min(1.0, 1.5 / tallest)
+        beside = 2.0 if wanted is None else 0.8
+        size = (width * n_cols + beside, (width * tallest + 0.65) * n_rows)
+        figure, axes = _canvas.new_figure(n_rows, n_cols, figsize=size, layout="compressed")
+    else:
+        axes = np.array([[ax]])
+    # Sections in rows, what is shown of each in columns.
+    grid = axes.reshape(len(sections), -1)
+    for section, box, own, row in zip(sections, boxes, scores, grid):
+        pixels = _canvas.read_underlay(section.image, box)
+        for panel, (what, values, style) in zip(row, _columns(own, shares, wanted, cmap)):
+            _canvas.frame(panel, box)
+            _canvas.draw_underlay(panel, pixels, box, image_alpha)
+            drawn = _canvas.draw_locations(panel, section.spots, values, alpha=alpha, **style)
+            _canvas.scale_bar(panel, box)
+            panel.set_title(f"{section.name}, {what}{section.features.spec.encoder}", loc="left", fontsize="medium")
+        if wanted is not None:
+            label = "standard deviations"
+            panel.figure.colorbar(drawn, ax=panel, label=label, extend="both", fraction=0.04, pad=0.02, aspect=22)
+    if wanted is None:
+        _legend(axes[0, -1], shares)
+    return axes[0, 0] if axes.size == 1 else axes[0, 0].figure
+
+
+def _columns(
+    scores: np.ndarray, shares: np.ndarray, wanted: list[int] | None, cmap: str
+) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+    """Yield what each panel of a section shows: words for its title, values of the locations, and how they are coloured."""
+    if wanted is None:  # every location has a colour of its own
+        yield "", np.arange(len(scores), dtype=float), {"cmap": ListedColormap(_colours(scores)), "clim": (-0.5, len(scores) - 0.5)}  # fmt: skip
+        return
+    for component, share, values in zip(wanted, shares, scores.T):
+        yield (
+            f"component {component} ({share:.0%}) of ",
+            values,
+            {"cmap": cmap, "norm": CenteredNorm(halfrange=REACH_SD)},
+        )
+
+
+def _components(sections: list[Section], wanted: list[int] | None) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return scores in standard deviations, ``(n, k)`` for each section, and the share of variance of each component."""
+    specs = {(section.features.spec.encoder, section.features.spec.revision) for section in sections}
+    if len(specs) > 1:
+        raise ValueError(
+            f"Embeddings of different encoders cannot be shown together: {listing(sorted(' '.join(s) for s in specs))}."
+        )
+    values = [np.asarray(section.features.at(section.spots)) for section in sections]
+    pooled = np.concatenate(values)
+    if len(pooled) > MOST_ROWS:
+        pooled = pooled[np.random.default_rng(0).choice(len(pooled), MOST_ROWS, replace=False)]
+    center, scale = column_scale(pooled)
+    standardised = (pooled - center) / scale
+    most = min(len(pooled) - 1, pooled.shape[1])
+    for component in wanted or [1]:
+        if not 1 <= component <= most:
+            raise ValueError(
+                f"There is no component {component}: the {len(pooled)} locations have components 1 to {most}."
+            )
+    axes, spread = principal_axes(standardised, max(wanted or [N_COLOURS]))
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    shares = spread**2 / max(float(standardised.var(axis=0, ddof=1).sum()), np.finfo(float).tiny)
+    columns = np.arange(axes.shape[1]) if wanted is None else np.array(wanted) - 1
+    axes, spread = axes[:, columns], np.where(spread > 0, spread, 1.0)[columns]
+    # The scale goes to the axes, not to the values, which would be copied.
+    project = axes / (scale[:, None] * spread)
+    return [each @ project - center @ project for each in values], shares[columns]
+
+
+def _colours(scores: np.ndarray) -> np.ndarray:
+    """Return RGB ``(n, 3)`` in 0 to 1 for up to three scores in standard deviations."""
+    from skimage.color import lab2rgb
+
+    clipped = np.clip(scores / REACH_SD, -1, 1)
+    return np.clip(lab2rgb(MIDDLE + clipped @ CONTRASTS[: clipped.shape[1]]), 0, 1)
+
+
+def _legend(panel: Axes, shares: np.ndarray) -> None:
+    """Draw the ramp of each component beside a panel."""
+    height = 0.25
+    for which, share in enumerate(shares):
+        scores: Any = np.zeros((RAMP_STEPS, len(shares)))
+        scores[:, which] = np.linspace(-REACH_SD, REACH_SD, RAMP_STEPS)
+        ramp = panel.inset_axes((1.03, 1 - height - which * (height + 0.12), 0.04, height))
+        ramp.imshow(_colours(scores)[:, None], origin="lower", aspect="auto", extent=(0, 1, -REACH_SD, REACH_SD))
+        ramp.set_xticks([])
+        ramp.yaxis.tick_right()
+        labels = [f"\N{MINUS SIGN}{REACH_SD:g} sd", "0", f"{REACH_SD:g} sd"]
+        ramp.set_yticks([-REACH_SD, 0, REACH_SD], labels, fontsize="small")
+        ramp.set_title(f"component {which + 1} ({share:.0%} of variance)", loc="left", fontsize="small")

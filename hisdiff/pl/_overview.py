@@ -1,0 +1,212 @@
+"""One figure of what is in an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from matplotlib.collections import LineCollection
+
+from hisdiff import _keys
+from hisdiff._sdata._locate import check_sdata, resolve_table, rgb_images
+from hisdiff._sdata._read import Bound, read_sections
+from hisdiff._sdata._write import records
+from hisdiff.pl import _canvas
+from hisdiff.pl._contents import INDENT, Line, contents
+from hisdiff.pl._values import describe, is_measured, values_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from spatialdata import SpatialData
+
+    from hisdiff._section import Box
+
+PANEL_INCH = 3.0
+LINE_INCH = 0.19
+TEXT_INCH = 7.0
+"""Least width of the figure, for the list of contents."""
+NAME_INCH, LONGEST_NAME = 2.5, 32
+"""Width of the first column of the list, and the characters that fit into it."""
+MOST_RINGS = 3_000
+"""Spots whose outlines are drawn on the image: more would hide it."""
+MOST_ROWS = 2_000
+"""Rows that tell which gene varies most."""
+OUTLINE_COLOUR = "#1a1a1a"
+SPOT_COLOUR = "#0072b2"
+
+
+def overview(
+    sdata: SpatialData,
+    *,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    mpp: float | None = None,
+    cmap: str = "viridis",
+    image_alpha: float = 0.7,
+) -> Figure:
+    """Show what is in an object: image, outline of the tissue, spots, counts, prediction, and a list of the rest.
+
+    One row per section, with as many panels as there is something to show: the image with the outline of the tissue and
+    of the spots; total counts; the predicted gene with the best expected accuracy. Below stand the images, shapes and
+    tables with their sizes, the embedding, predictions and the model.
+
+    Parameters
+    ----------
+    sdata
+        Any object with at least an image.
+    table_key, image_key
+        Where to look when it cannot be told. Without a table, every image is a section.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    cmap
+        Colour map, perceptually uniform by default.
+    image_alpha
+        Opacity of the image under coloured spots.
+
+    Returns
+    -------
+    The Figure.
+
+    Raises
+    ------
+    ValueError
+        There is nothing to show, the scale of the image is unknown, or there are several tables to choose from.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> figure = hd.pl.overview(sdata)
+    """
+    check_sdata(sdata)
+    bounds = _sections(sdata, table_key, image_key, mpp)
+    shown = [_panels(bound) for bound in bounds]
+    boxes = [_box(bound) for bound in bounds]
+    lines = contents(sdata)
+
+    n_cols = max(1, *(len(panels) for panels in shown)) if shown else 1
+    heights = [PANEL_INCH * min(1.6, (box[3] - box[1]) / (box[2] - box[0])) + 0.6 for box in boxes]
+    heights.append(LINE_INCH * (len(lines) + 1))
+    size = (max((PANEL_INCH + 0.9) * n_cols, TEXT_INCH), sum(heights))
+    figure, axes = _canvas.new_figure(len(heights), n_cols, figsize=size, layout="constrained")
+    grid = axes[0, 0].get_gridspec()
+    grid.set_height_ratios(heights)
+    for bound, box, panels, row in zip(bounds, boxes, shown, axes):
+        pixels = None if bound.section.image is None else _canvas.read_underlay(bound.section.image, box)
+        for panel, ax in zip(panels, row):
+            _draw(ax, bound, box, panel, pixels, cmap, image_alpha)
+        for ax in row[len(panels) :]:
+            ax.set_axis_off()
+    for ax in axes[-1]:
+        ax.remove()
+    _write(figure.add_subplot(grid[-1, :]), lines, size[0])
+    return figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows: a title and, unless it is the image alone, values at the locations and their unit."""
+
+    title: str
+    values: np.ndarray | None = None
+    unit: str = ""
+
+
+def _sections(sdata: SpatialData, table_key: str | None, image_key: Any, mpp: float | None) -> list[Bound]:
+    images = rgb_images(sdata)
+    if resolve_table(sdata, table_key) is None and image_key is None and len(images) > 1:
+        return [bound for key in images for bound in read_sections(sdata, image_key=key, mpp=mpp)]
+    return read_sections(sdata, table_key=table_key, image_key=image_key, mpp=mpp)
+
+
+def _panels(bound: Bound) -> list[Panel]:
+    """Return the panels of a section: the image, total counts, and the gene that is predicted best."""
+    panels = [Panel(bound.place.name)]
+    table = bound.place.table
+    if table is None:
+        return panels
+    if is_measured(table):
+        totals = np.asarray(table.X.sum(axis=1)).ravel()[bound.place.rows]
+        info = describe(table, None, str(bound.place.table_key))
+        panels.append(Panel("measured, all genes", np.log2(1 + totals) if info.take_log else totals, info.unit))
+    made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
+    if made:
+        stem = _keys.STEM if _keys.STEM in made else made[0]
+        info = describe(table, stem, str(bound.place.table_key))
+        column = _best_gene(table, stem)
+        gene = str(table.var_names[column])
+        panels.append(
+            Panel(
+                f"{gene}, {info.label}{_expected(table, stem, column)}",
+                values_of(bound.place, column, gene, info),
+                info.unit,
+            )
+        )
+    return panels
+
+
+def _best_gene(table: AnnData, stem: str) -> int:
+    """Return the column of the gene with the best expected accuracy; where none is known, of that which varies most."""
+    accuracy = table.var[_keys.cv_pcc(stem)].to_numpy(dtype=float) if _keys.cv_pcc(stem) in table.var else np.array([])
+    if np.isfinite(accuracy).any():
+        return int(np.nanargmax(accuracy))
+    spread = np.asarray(table.layers[stem][:MOST_ROWS], dtype=float).std(axis=0)
+    return int(np.nanargmax(spread))
+
+
+def _expected(table: AnnData, stem: str, column: int) -> str:
+    name = _keys.cv_pcc(stem)
+    accuracy = float(table.var[name].iloc[column]) if name in table.var else np.nan
+    return f"\nbest of all: expected r = {accuracy:.2f}" if np.isfinite(accuracy) else ""
+
+
+def _box(bound: Bound) -> Box:
+    """Return the box that holds all of the image, or all of the spots where there is no image."""
+    section = bound.section
+    return _canvas.crop_box(section.spots) if section.image is None else section.image.bounds_um
+
+
+def _draw(
+    ax: Axes, bound: Bound, box: Box, panel: Panel, pixels: np.ndarray | None, cmap: str, image_alpha: float
+) -> None:
+    section = bound.section
+    _canvas.frame(ax, box)
+    ax.set_anchor("W")
+    if pixels is not None:
+        _canvas.draw_underlay(ax, pixels, box, 1.0 if panel.values is None else image_alpha)
+    if panel.values is not None:
+        norm = _canvas.shared_norm([panel.values])
+        drawn = _canvas.draw_locations(ax, section.spots, panel.values, norm=norm, cmap=cmap)
+        extend = _canvas.extend_of(norm, [panel.values])
+        ax.figure.colorbar(drawn, ax=ax, label=panel.unit, extend=extend, fraction=0.04, pad=0.02, aspect=22)
+    else:
+        if section.tissue is not None:
+            _outline(ax, section.tissue)
+        if section.spots is not None and len(section.spots) <= MOST_RINGS:
+            _canvas.ring_locations(ax, section.spots, SPOT_COLOUR).set_linewidth(0.6)
+    _canvas.scale_bar(ax, box)
+    ax.set_title(panel.title, loc="left", fontsize="medium")
+
+
+def _outline(ax: Axes, tissue: Any) -> None:
+    rings = [ring for part in shapely.get_parts(tissue) for ring in (part.exterior, *part.interiors)]
+    lines = LineCollection(
+        [shapely.get_coordinates(ring) for ring in rings], colors=OUTLINE_COLOUR, linewidths=1.0, zorder=3
+    )
+    ax.add_collection(lines, autolim=False)
+
+
+def _write(ax: Axes, lines: list[Line], width: float) -> None:
+    """Write the list of contents, one line each, with what is known of a thing in a second column."""
+    ax.set_axis_off()
+    for row, (name, words) in enumerate(lines):
+        y = 1 - (row + 0.5) / len(lines)
+        name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+        ax.text(0, y, name, fontsize="small", va="center", weight="normal" if name.startswith(INDENT) else "bold")
+        ax.text(NAME_INCH / width, y, words, fontsize="small", va="center")

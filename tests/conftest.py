@@ -33,7 +33,7 @@ def _quiet_and_clean(tmp_path_factory: pytest.TempPathFactory):
         sys.modules["matplotlib.pyplot"].close("all")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_section():
     """Return a maker of small sections in which colour decides expression: reddish tissue has A genes, bluish B genes."""
     return _make_section

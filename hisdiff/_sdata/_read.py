@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hisdiff._sdata._dense import dense_features
 from hisdiff._sdata._features import stored_features
 from hisdiff._sdata._genes import gene_names
 from hisdiff._sdata._image import PyramidImage
+from hisdiff._sdata._labels import instances_of, label_locations
 from hisdiff._sdata._locate import Place, locate, matrix_to
 from hisdiff._sdata._tissue import read_tissue
 from hisdiff._section import Locations, Section
@@ -151,12 +152,10 @@ def _check_unique(genes: np.ndarray, place: Place) -> None:
 def _spots(place: Place) -> Locations:
     """Return the spots of a place, in the order of its table rows, in um."""
     table, element = place.table, place.sdata[place.region]
-    if not hasattr(element, "geometry"):
-        raise TypeError(
-            f"Table {place.table_key!r} annotates {place.region!r}, which is no shapes element; turn its labels into shapes with "
-            f"spatialdata.to_circles or to_polygons."
-        )
-    keys = table.obs[table.uns["spatialdata_attrs"]["instance_key"]].to_numpy()[place.rows]
+    to_um = to_um_of(place)
+    if place.region in place.sdata.labels:
+        return replace(label_locations(place, to_um), array_ij=_array_ij(table, place.rows))
+    keys = instances_of(place)
     where = element.index.get_indexer(keys)
     if (where < 0).any():
         raise ValueError(
@@ -165,7 +164,6 @@ def _spots(place: Place) -> Locations:
         )
     geometry = np.asarray(element.geometry)[where]
     centres = shapely.get_coordinates(shapely.centroid(geometry))
-    to_um = _to_um(place)
     xy = centres @ to_um[:2, :2].T + to_um[:2, 2]
     scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
     footprint: np.ndarray | float
@@ -183,7 +181,7 @@ def _array_ij(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
     return table.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy()[rows].astype(np.int64)
 
 
-def _to_um(place: Place) -> np.ndarray:
+def to_um_of(place: Place) -> np.ndarray:
     """Return the matrix from the region's own coordinates to um: through the image, else the region's own scale."""
     if place.image_key is not None:
         return np.diag([place.mpp, place.mpp, 1.0]) @ place.to_px

@@ -60,7 +60,11 @@ def radii(locations: Locations) -> np.ndarray:
 def crop_box(locations: Locations, bounds: Box | None = None, margin: float = 0.04) -> Box:
     """Return the box around locations with a margin (share of the longer side), inside the bounds of the image."""
     reach = radii(locations)[:, None]
-    low, high = (locations.xy_um - reach).min(axis=0), (locations.xy_um + reach).max(axis=0)
+    return padded_box((locations.xy_um - reach).min(axis=0), (locations.xy_um + reach).max(axis=0), bounds, margin)
+
+
+def padded_box(low: np.ndarray, high: np.ndarray, bounds: Box | None = None, margin: float = 0.04) -> Box:
+    """Return the box between two corners with a margin (share of the longer side), inside the bounds of the image."""
     pad = margin * float((high - low).max())
     (x0, y0), (x1, y1) = low - pad, high + pad
     if bounds is not None and bounds[0] < x1 and bounds[1] < y1 and bounds[2] > x0 and bounds[3] > y0:

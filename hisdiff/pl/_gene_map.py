@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hisdiff import _keys
-from hisdiff._check import listing
-from hisdiff._sdata._read import read_sections
 from hisdiff.pl import _canvas
-from hisdiff.pl._values import columns_of, default_layers, describe, values_of
+from hisdiff.pl._values import columns_of, default_layers, describe, mean_and_spread, values_of
+from hisdiff.pl._view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.collections import Collection
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
-    from hisdiff._sdata._locate import Place
-    from hisdiff._section import ImageSource, Locations
     from hisdiff.pl._values import LayerInfo
+    from hisdiff.pl._view import View
 
 LOW_ACCURACY = 0.1
 """Below this expected correlation a predicted map is marked: it shows little of the gene."""
@@ -44,16 +41,17 @@ def gene_map(
     shapes_key: str | None = None,
     mpp: float | None = None,
     cmap: str = "viridis",
-    alpha: float = 0.95,
+    alpha: float | None = None,
     image_alpha: float = 0.7,
     percentiles: tuple[float, float] = (1.0, 99.0),
     ax: Axes | None = None,
 ) -> Axes | Figure:
     """Show genes on the tissue, measured beside predicted.
 
-    One row per gene, one column per layer. The panels of a gene share one colour scale. Spots are drawn at their true
-    size over the image, which is read at the resolution of the screen. The title of a predicted panel gives the
-    accuracy to expect of the gene (its correlation on left-out training tissue); below 0.1 it is marked in red.
+    One row per gene, one column per layer. The panels of a gene share one colour scale. Spots and shapes are drawn at
+    their true size over the image, which is read at the resolution of the screen; the cells of a finer prediction, and
+    any other labels, as one half-transparent raster. The title of a predicted panel gives the accuracy to expect of the
+    gene (its correlation on left-out training tissue); below 0.1 it is marked in red.
 
     Parameters
     ----------
@@ -62,16 +60,17 @@ def gene_map(
     genes
         Names in the table's ``var_names``.
     layers
-        Layer names; ``"X"`` is the table's X. Default: measured counts and ``"hisdiff"``, as far as they exist.
-        Counts are shown as log2(1 + count), predictions on that scale as well.
+        Layer names; ``"X"`` is the table's X. Default: measured counts and ``"hisdiff"``, as far as they exist; X in a
+        table of a finer prediction. Counts are shown as log2(1 + count), predictions on that scale as well.
     table_key, image_key, shapes_key
-        Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
+        Where to look when it cannot be told, such as ``table_key="hisdiff_16um"``; ``shapes_key`` also chooses the section
+        of a table with several.
     mpp
         Micrometres per pixel, where the image has no coordinate system ``um``.
     cmap
         Colour map, perceptually uniform by default.
     alpha, image_alpha
-        Opacity of the spots and of the image under them.
+        Opacity of what is drawn (None: 0.95 for spots and shapes, 0.6 for a raster) and of the image under it.
     percentiles
         Ends of the colour scale, over all panels of the gene.
     ax
@@ -95,6 +94,8 @@ def gene_map(
     >>> axes = hd.pl.gene_map(sdata, "TUM01")
     >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
     >>> figure = hd.pl.gene_map(sdata, ["TUM01", "IMM02"], layers=["X", "ridge", "ridge_draw0"])
+    >>> hd.tl.predict(sdata, resolution_um=25)
+    >>> axes = hd.pl.gene_map(sdata, "TUM01", table_key="ridge_25um")
     """
     view = view_of(sdata, table_key, image_key, shapes_key, mpp)
     table, what = view.table, view.what
@@ -102,14 +103,18 @@ def gene_map(
     if not wanted:
         raise ValueError("There is no layer to show: layers is empty.")
     infos = [describe(table, layer, what) for layer in wanted]
-    style = {"alpha": alpha, "image_alpha": image_alpha, "percentiles": percentiles}
+    style = {
+        "alpha": view.marks.alpha if alpha is None else alpha,
+        "image_alpha": image_alpha,
+        "percentiles": percentiles,
+    }
     return _panels(view, columns_of(table, genes, what), infos, [cmap] * len(infos), style, ax)
 
 
 def uncertainty_map(
     sdata: SpatialData,
     genes: str | Sequence[str],
-    layer: str = _keys.STEM,
+    layer: str | None = None,
     *,
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
@@ -117,7 +122,7 @@ def uncertainty_map(
     mpp: float | None = None,
     cmap: str = "viridis",
     std_cmap: str = "magma",
-    alpha: float = 0.95,
+    alpha: float | None = None,
     image_alpha: float = 0.7,
     percentiles: tuple[float, float] = (1.0, 99.0),
 ) -> Figure:
@@ -132,15 +137,17 @@ def uncertainty_map(
     genes
         Names in the table's ``var_names``.
     layer
-        Name of the prediction; its spread is the layer ``{layer}_std``.
+        Name of the prediction, ``"hisdiff"`` unless told; its spread is the layer ``{layer}_std``. A table of its own holds
+        one prediction, which needs no name.
     table_key, image_key, shapes_key
-        Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
+        Where to look when it cannot be told, such as ``table_key="hisdiff_16um"``; ``shapes_key`` also chooses the section
+        of a table with several.
     mpp
         Micrometres per pixel, where the image has no coordinate system ``um``.
     cmap, std_cmap
         Colour maps of the mean and of the standard deviation.
     alpha, image_alpha
-        Opacity of the spots and of the image under them.
+        Opacity of what is drawn (None: 0.95 for spots and shapes, 0.6 for a raster) and of the image under it.
     percentiles
         Ends of each colour scale.
 
@@ -168,41 +175,14 @@ def uncertainty_map(
     """
     view = view_of(sdata, table_key, image_key, shapes_key, mpp)
     table, what = view.table, view.what
-    infos = [describe(table, name, what) for name in (layer, _keys.std(layer))]
-    style = {"alpha": alpha, "image_alpha": image_alpha, "percentiles": percentiles}
+    infos = [describe(table, name, what) for name in mean_and_spread(table, layer)]
+    style = {
+        "alpha": view.marks.alpha if alpha is None else alpha,
+        "image_alpha": image_alpha,
+        "percentiles": percentiles,
+    }
     figure: Figure = _panels(view, columns_of(table, genes, what), infos, [cmap, std_cmap], style, None)  # type: ignore[assignment]
     return figure
-
-
-@dataclass(frozen=True)
-class View:
-    """One section with all that a map needs."""
-
-    place: Place
-    table: AnnData
-    spots: Locations
-    image: ImageSource
-
-    @property
-    def what(self) -> str:
-        return str(self.place.table_key)
-
-
-def view_of(
-    sdata: SpatialData, table_key: str | None, image_key: Any, shapes_key: str | None, mpp: float | None
-) -> View:
-    bounds = read_sections(
-        sdata, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=mpp, needs={"image"}
-    )
-    if len(bounds) > 1:
-        names = listing(bound.place.name for bound in bounds)
-        raise ValueError(f"The table has several sections, {names}; choose one with shapes_key=.")
-    place, section = bounds[0].place, bounds[0].section
-    if place.table is None or section.spots is None or section.image is None:
-        raise ValueError(
-            "There is no table, so nothing to show on the image; predict with hd.tl.predict(sdata, model) first."
-        )
-    return View(place, place.table, section.spots, section.image)
 
 
 def _panels(
@@ -214,33 +194,34 @@ def _panels(
     ax: Axes | None,
 ) -> Axes | Figure:
     # Everything is looked up before a figure is opened: a mistake leaves no empty figure behind.
-    shown = {gene: [values_of(view.place, column, gene, info) for info in infos] for gene, column in columns.items()}
-    single = len(shown) == len(infos) == 1
+    layers = [values_of(view.place, columns, info) for info in infos]
+    single = len(columns) == len(infos) == 1
     if ax is not None and not single:
-        raise ValueError(f"ax= takes one panel, not {len(shown)} gene(s) x {len(infos)} layer(s); leave it out.")
-    box = _canvas.crop_box(view.spots, view.image.bounds_um)
+        raise ValueError(f"ax= takes one panel, not {len(columns)} gene(s) x {len(infos)} layer(s); leave it out.")
+    box = view.box
     pixels = _canvas.read_underlay(view.image, box)
     if ax is None:
         aspect = (box[3] - box[1]) / (box[2] - box[0])
         width = PANEL_INCH * min(1.0, 1.5 / aspect)  # a narrow, tall section does not become a mile of figure
         n_bars = len({info.unit for info in infos})
         # Room for the colour bars beside the panels, for the title and the scale bar above and below each.
-        size = (width * len(infos) + 0.8 * n_bars, (width * aspect + 0.65) * len(shown))
-        figure, axes = _canvas.new_figure(len(shown), len(infos), figsize=size, layout="compressed")
+        size = (width * len(infos) + 0.8 * n_bars, (width * aspect + 0.65) * len(columns))
+        figure, axes = _canvas.new_figure(len(columns), len(infos), figsize=size, layout="compressed")
     else:
         axes = np.array([[ax]])
-    for row, (gene, values) in zip(axes, shown.items()):
-        last_of: dict[str, tuple[Axes, Collection, str]] = {}
+    for row, gene in zip(axes, columns):
+        values = [layer[gene] for layer in layers]
+        last_of: dict[str, tuple[Axes, ScalarMappable, str]] = {}
         for info, cmap, column_values, panel in zip(infos, cmaps, values, row):
             same = [v for other, v in zip(infos, values) if other.unit == info.unit]
             norm = _canvas.shared_norm(same, style["percentiles"])
             _canvas.frame(panel, box)
             _canvas.draw_underlay(panel, pixels, box, style["image_alpha"])
-            drawn = _canvas.draw_locations(panel, view.spots, column_values, norm=norm, cmap=cmap, alpha=style["alpha"])
+            drawn = view.marks.draw(panel, column_values, norm=norm, cmap=cmap, alpha=style["alpha"])
             _canvas.scale_bar(panel, box)
             strange = _strange(view, info)
             if strange.any():
-                _canvas.ring_locations(panel, view.spots.take(strange), RING_COLOUR)
+                view.marks.ring(panel, strange, RING_COLOUR)
             panel.set_title(
                 **_title(view.table, gene, columns[gene], info, bool(strange.any())), loc="left", fontsize="medium"
             )
@@ -254,7 +235,7 @@ def _strange(view: View, info: LayerInfo) -> np.ndarray:
     """Return which spots look like nothing the model was trained on, where the spread is shown."""
     name = _keys.ood(info.stem or _keys.STEM)
     if not info.is_spread or name not in view.table.obs:
-        return np.zeros(len(view.spots), dtype=bool)
+        return np.zeros(len(view.place.rows), dtype=bool)
     return view.table.obs[name].to_numpy(dtype=bool)[view.place.rows]
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from hisdiff._check import one_of
 from hisdiff._sdata._expression import X, read_expression
 from hisdiff.pl import _canvas
-from hisdiff.pl._gene_map import PANEL_INCH, view_of
+from hisdiff.pl._gene_map import PANEL_INCH
 from hisdiff.pl._values import LOG_COUNTS, default_layers, describe
+from hisdiff.pl._view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,11 +91,10 @@ def gene_pair(
     infos = [describe(view.table, layer, view.what) for layer in wanted]
     names = [X if layer is None else layer for layer in wanted]
     found = read_expression(view.table, names, genes=[x, y], normalize=normalize)
-    spots = np.flatnonzero(np.isin(view.place.rows, found[0].rows))
+    covered = np.isin(view.place.rows, found[0].rows)
     rows = np.isin(found[0].rows, view.place.rows)
     values = [expression.values()[rows].astype(float) for expression in found]
-    locations = view.spots.take(spots)
-    box = _canvas.crop_box(view.spots, view.image.bounds_um)
+    box = view.box
     pixels = _canvas.read_underlay(view.image, box)
     norms = [_canvas.shared_norm([each[:, gene] for each in values], percentiles) for gene in (0, 1)]
     low, high = np.min(values, axis=(0, 1)), np.max(values, axis=(0, 1))
@@ -116,7 +116,9 @@ def gene_pair(
         for gene, name, panel, norm in zip((0, 1), (x, y), panels[1:], norms):
             _canvas.frame(panel, box)
             _canvas.draw_underlay(panel, pixels, box, image_alpha)
-            drawn = _canvas.draw_locations(panel, locations, each[:, gene], norm=norm, cmap=cmap, alpha=0.95)
+            shown = np.full(len(covered), np.nan)
+            shown[covered] = each[:, gene]
+            drawn = view.marks.draw(panel, shown, norm=norm, cmap=cmap, alpha=view.marks.alpha)
             _canvas.scale_bar(panel, box)
             panel.set_title(f"{name}, {info.label}", loc="left", fontsize="medium")
             extend = _canvas.extend_of(norm, [other[:, gene] for other in values])

@@ -144,7 +144,7 @@ def _panels(bound: Bound) -> list[Panel]:
         panels.append(
             Panel(
                 f"{gene}, {info.label}{_expected(table, stem, column)}",
-                values_of(bound.place, column, gene, info),
+                values_of(bound.place, {gene: column}, info)[gene],
                 info.unit,
             )
         )

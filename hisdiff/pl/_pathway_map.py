@@ -9,8 +9,9 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff.pl import _canvas
-from hisdiff.pl._gene_map import PANEL_INCH, view_of
+from hisdiff.pl._gene_map import PANEL_INCH
 from hisdiff.pl._matrices import title_of
+from hisdiff.pl._view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,7 +96,7 @@ def pathway_map(
     if ax is not None and len(terms) * len(found) > 1:
         raise ValueError(f"ax= takes one panel, not {len(terms)} set(s) x {len(found)} result(s); leave it out.")
 
-    box = _canvas.crop_box(view.spots, view.image.bounds_um)
+    box = view.box
     pixels = _canvas.read_underlay(view.image, box)
     if ax is None:
         aspect = (box[3] - box[1]) / (box[2] - box[0])
@@ -111,7 +112,7 @@ def pathway_map(
         for panel, key, shown in zip(row, found, values):
             _canvas.frame(panel, box)
             _canvas.draw_underlay(panel, pixels, box, image_alpha)
-            drawn = _canvas.draw_locations(panel, view.spots, shown, norm=norm, cmap=cmap, alpha=0.95)
+            drawn = view.marks.draw(panel, shown, norm=norm, cmap=cmap, alpha=view.marks.alpha)
             _canvas.scale_bar(panel, box)
             panel.set_title(f"{term}\n{title_of(key, found[key]['layers'])}", loc="left", fontsize="medium")
         panel.figure.colorbar(drawn, ax=panel, label=next(iter(units)), extend=_canvas.extend_of(norm, values), fraction=0.04,

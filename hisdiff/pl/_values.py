@@ -11,11 +11,13 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
+from hisdiff._sdata._columns import read_columns
+from hisdiff._sdata._expression import X
 from hisdiff._sdata._locate import made_here
 from hisdiff._sdata._write import records
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
@@ -54,8 +56,8 @@ class LayerInfo:
 
 def default_layers(table: AnnData, what: str) -> list[str | None]:
     """Return measured counts and the prediction, as far as they exist."""
-    found: list[str | None] = [None] if is_measured(table) else []
     made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
+    found: list[str | None] = [None] if is_measured(table) or _own_prediction(table) else []
     found += [_keys.STEM] if _keys.STEM in made else made
     if not found:
         raise ValueError(
@@ -64,35 +66,63 @@ def default_layers(table: AnnData, what: str) -> list[str | None]:
     return found
 
 
+def mean_and_spread(table: AnnData, stem: str | None) -> tuple[str | None, str]:
+    """Return the layers with the mean of a prediction and its spread over draws."""
+    own = _own_prediction(table)
+    if own is not None and stem in (None, own):
+        return None, _keys.FINE_STD
+    stem = stem or _keys.STEM
+    return stem, _keys.std(stem)
+
+
 def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
     """Return how a layer is shown, or raise where it does not exist, naming the call that makes it."""
-    if layer in (None, "X"):
-        if not is_measured(table):
-            raise ValueError(f"Table {what!r} has nothing measured in X; its layers are {listing(table.layers)}.")
-        counts = _is_counts(table.X)
-        return LayerInfo(None, "measured", LOG_COUNTS if counts else "X", take_log=counts)
-    if layer not in table.layers:
+    name = None if layer in (None, X) else layer
+    if name is not None and name not in table.layers:
         raise KeyError(
-            f"There is no layer {layer!r} in table {what!r}; available: {listing(table.layers)}. "
+            f"There is no layer {name!r} in table {what!r}; available: {listing(table.layers)}. "
             f"A prediction is made with hd.tl.predict(sdata), which names its layers after the method."
         )
-    for stem, record in records(table, _keys.PREDICTIONS).items():
-        in_counts = record["units"] == _keys.COUNTS
-        by, of = ("", "") if stem == _keys.STEM else (f" by {stem}", f" of {stem}")
-        if layer == stem:
-            return LayerInfo(layer, f"predicted{by}", LOG_COUNTS, in_counts, stem)
-        if layer == _keys.std(stem):
-            return LayerInfo(
-                layer,
-                f"uncertainty{of}",
-                f"sd over draws, {'count' if in_counts else LOG_COUNTS}",
-                stem=stem,
-                is_spread=True,
-            )
-        if re.fullmatch(rf"{re.escape(stem)}_draw\d+", layer):
-            return LayerInfo(layer, f"{layer.removeprefix(f'{stem}_')}{of}", LOG_COUNTS, in_counts, stem)
-    counts = _is_counts(table.layers[layer])
-    return LayerInfo(layer, layer, LOG_COUNTS if counts else layer, take_log=counts)
+    part = _part(table, name)
+    if part is not None:
+        return _of_prediction(name, *part, records(table, _keys.PREDICTIONS)[part[0]]["units"])
+    if name is not None:
+        counts = _is_counts(table.layers[name])
+        return LayerInfo(name, name, LOG_COUNTS if counts else name, take_log=counts)
+    if not is_measured(table):
+        raise ValueError(f"Table {what!r} has nothing measured in X; its layers are {listing(table.layers)}.")
+    truth = what == _keys.TRUTH_TABLE
+    counts = truth or _is_counts(table.X)
+    return LayerInfo(None, "truth" if truth else "measured", LOG_COUNTS if counts else X, take_log=counts)
+
+
+def _own_prediction(table: AnnData) -> str | None:
+    """Return the prediction that a table was made for, whose mean is its X, or None."""
+    stem = next(iter(records(table, _keys.PREDICTIONS)), None)
+    return stem if made_here(table) and stem not in table.layers else None
+
+
+def _part(table: AnnData, name: str | None) -> tuple[str, str] | None:
+    """Return the prediction that a layer belongs to and what it holds of it: ``mean``, ``std``, or which draw."""
+    own = _own_prediction(table)
+    stems = records(table, _keys.PREDICTIONS) if own is None else [own]
+    for stem in stems:
+        mean, std, prefix = (stem, _keys.std(stem), f"{stem}_") if own is None else (None, _keys.FINE_STD, "")
+        if name in (mean, std):
+            return stem, "mean" if name == mean else "std"
+        if name is not None and re.fullmatch(rf"{re.escape(prefix)}draw\d+", name):
+            return stem, name.removeprefix(prefix)
+    return None
+
+
+def _of_prediction(name: str | None, stem: str, part: str, units: str) -> LayerInfo:
+    in_counts = units == _keys.COUNTS
+    by, of = ("", "") if stem == _keys.STEM else (f" by {stem}", f" of {stem}")
+    if part == "std":
+        unit = f"sd over draws, {'count' if in_counts else LOG_COUNTS}"
+        return LayerInfo(name, f"uncertainty{of}", unit, stem=stem, is_spread=True)
+    label = f"predicted{by}" if part == "mean" else f"{part}{of}"
+    return LayerInfo(name, label, LOG_COUNTS, in_counts, stem)
 
 
 def columns_of(table: AnnData, genes: str | Sequence[str], what: str) -> dict[str, int]:
@@ -110,20 +140,20 @@ def columns_of(table: AnnData, genes: str | Sequence[str], what: str) -> dict[st
     return dict(zip(genes, columns.tolist()))
 
 
-def values_of(place: Place, column: int, gene: str, info: LayerInfo) -> np.ndarray:
-    """Return the shown values of one gene at the locations of a section, float64 ``(n,)``."""
+def values_of(place: Place, columns: Mapping[str, int], info: LayerInfo) -> dict[str, np.ndarray]:
+    """Return the shown values of genes at the locations of a section, float64 ``(n,)`` each; nothing else is read."""
     table = place.sdata.tables[place.table_key]
     matrix = table.X if info.name is None else table.layers[info.name]
-    values = matrix[:, [column]][place.rows]
-    values = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=float).ravel()
-    if len(values) and not np.isfinite(values).any():
-        reason = (
-            f"it is not in the model's panel; var[{_keys.modelled(info.stem)!r}] says which genes are"
-            if info.stem
-            else "all are NaN"
-        )
-        raise ValueError(f"Gene {gene!r} has no values in {info.name or 'X'!r} of {place.name!r}: {reason}.")
-    return np.log2(1 + values) if info.take_log else values
+    values = read_columns(matrix, list(columns.values()), place.rows).astype(float)
+    for gene, column in zip(columns, values.T):
+        if len(column) and not np.isfinite(column).any():
+            reason = (
+                f"it is not in the model's panel; var[{_keys.modelled(info.stem)!r}] says which genes are"
+                if info.stem
+                else "all are NaN"
+            )
+            raise ValueError(f"Gene {gene!r} has no values in {info.name or X!r} of {place.name!r}: {reason}.")
+    return dict(zip(columns, (np.log2(1 + values) if info.take_log else values).T))
 
 
 def is_measured(table: AnnData) -> bool:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _FORMAT = 1
 # Spots with fewer counts look alike by chance and identify nothing.
 _LEAST_IDENTIFYING_COUNT = 20
+# Share of known spots above which a section is a known one.
+_SAME_SECTION = 0.01
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,7 @@ class Cohort:
 
     def contains(self, counts: csr_matrix, genes: Names) -> bool:
         """Whether more than one in a hundred of the spots of a section is among those of the cohort."""
-        hashes = spot_hashes(counts, genes)
-        return bool(len(hashes)) and float(np.isin(hashes, self.spots).mean()) > 0.01
+        return contains_any(self.spots, spot_hashes(counts, genes))
 
 
 def spot_hashes(counts: csr_matrix, genes: Names) -> np.ndarray:
@@ -78,6 +79,11 @@ def spot_hashes(counts: csr_matrix, genes: Names) -> np.ndarray:
     sums = np.add.reduceat(np.append(terms, np.uint64(0)), np.minimum(counts.indptr[:-1], len(terms)))
     enough = np.asarray(counts.sum(axis=1)).ravel() >= _LEAST_IDENTIFYING_COUNT
     return sums[enough]
+
+
+def contains_any(known: np.ndarray, hashes: np.ndarray) -> bool:
+    """Whether more than one in a hundred of some spots is among known ones, by their hashes."""
+    return bool(len(hashes)) and float(np.isin(hashes, known).mean()) > _SAME_SECTION
 
 
 class Model:

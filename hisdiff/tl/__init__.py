@@ -6,6 +6,7 @@ table, under names that start with the name of the method.
 
 from hisdiff.tl._coexpression import coexpression
 from hisdiff.tl._coexpression_agreement import coexpression_agreement
+from hisdiff.tl._compare import compare
 from hisdiff.tl._edge_core import edge_core
 from hisdiff.tl._enrich import enrich
 from hisdiff.tl._evaluate import evaluate
@@ -23,6 +24,7 @@ __all__ = [
     "cluster_cells",
     "coexpression",
     "coexpression_agreement",
+    "compare",
     "edge_core",
     "enrich",
     "evaluate",

@@ -16,11 +16,11 @@ from hisdiff._sdata._graph import nearest
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import as_list, read_counts
 from hisdiff._sdata._write import records
-from hisdiff._stats._accuracy import mae, mse, pearson, rvd, spearman, top_means
+from hisdiff._stats._accuracy import mae, mse, pearson, spearman
+from hisdiff._stats._figures import figures
 from hisdiff._stats._proper import coverage, energy_score
 from hisdiff._stats._resample import random_spots
-from hisdiff._stats._spatial import moran_mae
-from hisdiff._stats._structure import coexpression_agreement, normalize_depth
+from hisdiff._stats._structure import normalize_depth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,11 +123,11 @@ def evaluate(
         views["random_spots"] = random_spots(
             control_values(control, table_key, genes), len(rows), 1, int(record["seed"])
         )[0]
-    summary = {name: _figures(measured, view, weights) for name, view in views.items()}
+    summary = {name: figures(measured, view, weights) for name, view in views.items()}
     if normalize is not None:
         flat = normalize_depth(measured)
         result["pearson_norm"] = pearson(flat, normalize_depth(mean))
-        summary |= {f"{name}_norm": _figures(flat, normalize_depth(view), weights) for name, view in views.items()}
+        summary |= {f"{name}_norm": figures(flat, normalize_depth(view), weights) for name, view in views.items()}
     several = draws is not None and len(draws) > 1
     summary["mean"]["energy_score"] = float(energy_score(draws, measured).mean()) if several else float("nan")
     summary["mean"]["coverage_90"] = _coverage(table, layer, measured, mean, predicted[_keys.std(layer)], genes)
@@ -207,19 +207,6 @@ def control_values(
             )
         parts.append(np.log2(1 + read_counts(table, None, what="the control's table")[:, columns].toarray()))
     return np.concatenate(parts)
-
-
-def _figures(measured: np.ndarray, predicted: np.ndarray, weights: csr_matrix) -> dict[str, float]:
-    r, distance = coexpression_agreement(measured, predicted)
-    return {
-        **top_means(pearson(measured, predicted)),
-        "mse": float(mse(measured, predicted).mean()),
-        "mae": float(mae(measured, predicted).mean()),
-        "rvd": rvd(measured, predicted),
-        "coexpression_r": r,
-        "coexpression_mae": distance,
-        "moran_mae": moran_mae(measured, predicted, weights),
-    }
 
 
 def _coverage(

@@ -129,7 +129,7 @@ class Target:
             resolution,
             calibrate=self.calibrate,
             units=options["units"],
-            keep_draws=options["keep_draws"],
+            keep_draws=min(options["keep_draws"], field.n_draws),  # an ensemble has as many draws as members
             seed=options["seed"],
         )
         if self.at is not None:

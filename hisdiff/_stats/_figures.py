@@ -1,0 +1,44 @@
+"""The figures that a prediction is judged by, all of one look at it together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff._stats._accuracy import mae, mse, pearson, rvd, top_means
+from hisdiff._stats._spatial import moran_mae
+from hisdiff._stats._structure import coexpression_agreement
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+def figures(measured: np.ndarray, predicted: np.ndarray, weights: csr_matrix) -> dict[str, float]:
+    """Return ``pcc_10 pcc_50 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae``.
+
+    Parameters
+    ----------
+    measured, predicted
+        ``(n, G)``, log2(1 + count).
+    weights
+        ``(n, n)`` of neighbours.
+    """
+    r, distance = coexpression_agreement(measured, predicted)
+    return {
+        **top_means(pearson(measured, predicted)),
+        "mse": float(mse(measured, predicted).mean()),
+        "mae": float(mae(measured, predicted).mean()),
+        "rvd": rvd(measured, predicted),
+        "coexpression_r": r,
+        "coexpression_mae": distance,
+        "moran_mae": moran_mae(measured, predicted, weights),
+    }
+
+
+def within_groups(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Subtract from each location the mean of its group: ``(n, G)``, the part that differs inside groups ``(n,)``."""
+    _, row = np.unique(group, return_inverse=True)
+    sums = np.zeros((row.max(initial=-1) + 1, values.shape[1]))
+    np.add.at(sums, row, values)
+    return values - (sums / np.bincount(row)[:, None])[row]

@@ -1,0 +1,166 @@
+"""What methods are compared on: spots of a section whose counts are kept from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff._log import logger
+from hisdiff._sdata._coarsen import coarsen
+from hisdiff._sdata._genes import gene_names, rows_of
+from hisdiff._sdata._read import read_sections
+from hisdiff._stats._accuracy import pearson
+from hisdiff._stats._figures import figures, within_groups
+from hisdiff._stats._proper import coverage, energy_score
+from hisdiff._stats._spatial import knn_weights
+from hisdiff._stats._structure import normalize_depth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._coarsen import Coarsened
+    from hisdiff._sdata._read import Bound
+
+# Figures of the mean of draws, and those of a single draw.
+_ACCURACY = ("pcc_10", "pcc_50", "pcc_all", "mse", "mae")
+_STRUCTURE = ("rvd", "coexpression_r", "coexpression_mae", "moran_mae")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Spots of one section that are to be predicted, and what was measured there.
+
+    Attributes
+    ----------
+    name
+        Of the section.
+    sdata
+        What a method is given.
+    where
+        Keyword arguments with which :func:`hisdiff.tl.predict` predicts these spots.
+    rows
+        ``(n,)`` names of the spots in what it returns.
+    genes
+        ``(G,)`` those of the panel that were measured.
+    counts
+        csr ``(n, G)``, what was measured.
+    weights
+        ``(n, n)`` of neighbours.
+    parent
+        ``(n,)`` pseudo-spot of each spot, or None where spots were not merged.
+    shared
+        ``(n, G)`` log2(1 + the spot's part of its pseudo-spot's count), or None.
+    """
+
+    name: str
+    sdata: SpatialData
+    where: dict[str, Any]
+    rows: np.ndarray
+    genes: np.ndarray
+    counts: csr_matrix
+    weights: csr_matrix
+    parent: np.ndarray | None = None
+    shared: np.ndarray | None = None
+
+    @property
+    def measured(self) -> np.ndarray:
+        """``(n, G)``, log2(1 + count)."""
+        return np.log2(1 + self.counts.toarray())
+
+    def scores(self, predicted: AnnData, interval_factor: np.ndarray | None = None) -> dict[str, float]:
+        """Return the figures of a prediction in units ``"log2"`` with all its draws as layers.
+
+        Parameters
+        ----------
+        interval_factor
+            Of each gene of ``predicted``, or None where intervals are not judged.
+        """
+        index, columns = predicted.obs_names.get_indexer(self.rows), rows_of(self.genes, predicted.var_names)
+        take = np.ix_(index, columns)
+        mean = np.asarray(predicted.X)[take]
+        names = [name for name in predicted.layers if "draw" in name]
+        draws = np.stack([np.asarray(predicted.layers[name])[take] for name in names]) if len(names) > 1 else None
+        found = self.judged(mean, draws)
+        if interval_factor is not None and np.isfinite(interval_factor[columns]).any():
+            (name,) = (name for name in predicted.layers if name.endswith("std"))
+            std = np.asarray(predicted.layers[name])[take]
+            inside = coverage(self.measured, mean, std, interval_factor[columns])
+            found["coverage_90"] = float(np.nanmean(inside))
+        return found
+
+    def judged(self, mean: np.ndarray, draws: np.ndarray | None) -> dict[str, float]:
+        """Return the figures of a mean ``(n, G)`` and draws ``(k, n, G)``, None where there is one value only."""
+        known = np.isfinite(mean).all(axis=1)
+        if not known.any():
+            raise ValueError(f"Nothing was predicted at the {len(known)} spots of {self.name!r}.")
+        if not known.all():
+            logger.warning("%s: %d of %d spots were not predicted", self.name, (~known).sum(), len(known))
+        weights = self.weights[known][:, known]
+        measured, mean = self.measured[known], mean[known]
+        one = mean if draws is None else draws[0, known]
+        row: dict[str, float] = {
+            "n_spots": int(known.sum()),
+            "n_genes": len(self.genes),
+            "has_draws": draws is not None,
+        }
+        for end, view in (("", np.asarray), ("_norm", normalize_depth)):
+            true, expected, single = view(measured), view(mean), view(one)
+            of_mean, of_one = (figures(true, values, weights) for values in (expected, single))
+            row |= {f"{name}{end}": of_mean[name] for name in _ACCURACY}
+            row |= {f"{name}{end}": of_one[name] for name in _STRUCTURE}
+            row[f"draw_pcc_all{end}"] = of_one["pcc_all"]
+            if self.parent is not None:
+                inside = (within_groups(values, self.parent[known]) for values in (true, expected))
+                row[f"pcc_within{end}"] = float(np.nanmean(pearson(*inside)))
+        score = energy_score(mean[None] if draws is None else draws[:, known], measured)
+        return row | {"energy_score": float(score.mean()), "coverage_90": float("nan")}
+
+
+def unseen(sdata: SpatialData, panel: Sequence[str], source: Mapping[str, Any]) -> list[Task]:
+    """Return the task to predict the spots of each section of an object from its image."""
+    tasks = []
+    for bound in read_sections(sdata, **source, needs=("counts",)):
+        genes, counts = _counts(bound, panel)
+        place = bound.place
+        where = {**source, "shapes_key": place.region}
+        rows, xy = place.table.obs_names[place.rows].to_numpy(), bound.section.spots.xy_um
+        tasks.append(Task(place.name, sdata, where, rows, genes, counts, knn_weights(xy)))
+    return tasks
+
+
+def merged(sdata: SpatialData, n: int, panel: Sequence[str], source: Mapping[str, Any]) -> tuple[Coarsened, list[Task]]:
+    """Merge n x n spots; return what a method is given, and the task to predict the original spots of each section.
+
+    Only spots of pseudo-spots that have all their members are judged.
+    """
+    coarse = coarsen(sdata, n, table_key=source["table_key"], layer=source["layer"])
+    table = coarse.sdata.tables[coarse.table_key]
+    sizes = table.obs["n_members"].to_numpy()[:, None]
+    tasks = []
+    for bound in read_sections(sdata, **source, needs=("counts",)):
+        genes, counts = _counts(bound, panel)
+        place = bound.place
+        judged = coarse.complete[place.rows]
+        parent = coarse.parent[place.rows][judged]
+        columns = rows_of(genes, gene_names(table, like=panel))
+        shared = np.log2(1 + table.X[parent][:, columns].toarray() / sizes[parent])
+        instances = place.table.obs[place.table.uns["spatialdata_attrs"]["instance_key"]].to_numpy()[place.rows]
+        at = coarse.spots[str(place.region)]
+        rows = np.array([f"{at}_{instance}" for instance in instances[judged]])
+        where = {**source, "layer": None, "table_key": coarse.table_key, "shapes_key": place.region, "at": at}
+        weights = knn_weights(bound.section.spots.xy_um[judged])
+        tasks.append(Task(place.name, coarse.sdata, where, rows, genes, counts[judged], weights, parent, shared))
+    return coarse, tasks
+
+
+def _counts(bound: Bound, panel: Sequence[str]) -> tuple[np.ndarray, csr_matrix]:
+    """Return the genes of the panel that a section has, and its counts of them."""
+    names = gene_names(bound.place.table, like=panel)
+    genes = np.asarray(panel, dtype=str)[rows_of(panel, names) >= 0]
+    return genes, bound.section.counts[:, rows_of(genes, names)]

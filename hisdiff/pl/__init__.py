@@ -5,6 +5,7 @@ the object, and nothing is saved: call ``figure.savefig``.
 """
 
 from hisdiff.pl._coexpression import coexpression
+from hisdiff.pl._comparison import comparison
 from hisdiff.pl._embedding_map import embedding_map
 from hisdiff.pl._enrichment import enrichment, gsea
 from hisdiff.pl._evaluation import evaluation
@@ -18,6 +19,7 @@ from hisdiff.pl._training import training
 __all__ = [
     "coexpression",
     "coexpression_network",
+    "comparison",
     "embedding_map",
     "enrichment",
     "evaluation",

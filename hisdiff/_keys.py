@@ -27,6 +27,7 @@ EMBEDDING = "hisdiff_embedding"
 SPATIAL = "spatial"
 ARRAY_ROW = "array_row"
 ARRAY_COL = "array_col"
+Z_UM = "z_um"  # obs of a table, column of shapes: height of aligned sections
 
 # tables finer than the spots
 PARENT_SPOT = "spot"  # obs: the nearest measured spot

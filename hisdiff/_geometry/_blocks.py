@@ -21,9 +21,14 @@ def blocks_of(array_ij: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     ``(b, 2)`` (row, column) of the blocks, in order, and ``(m,)`` rows of it.
     """
     array_ij = np.asarray(array_ij, dtype=np.int64)
-    hexagonal = len(array_ij) > 1 and np.ptp(array_ij.sum(axis=1) % 2) == 0
-    found, block = np.unique(array_ij // [n, 2 * n if hexagonal else n], axis=0, return_inverse=True)
+    side = [n, 2 * n if is_hexagonal(array_ij) else n]
+    found, block = np.unique(array_ij // side, axis=0, return_inverse=True)
     return found, block.ravel()
+
+
+def is_hexagonal(array_ij: np.ndarray) -> bool:
+    """Whether the rows of an array ``(m, 2)`` have a spot at every other column only, in turn, as those of Visium do."""
+    return len(array_ij) > 1 and int(np.ptp(np.asarray(array_ij).sum(axis=1) % 2)) == 0
 
 
 def unions(geometry: np.ndarray, block: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""New points between the spots of a capture array, and between sections."""
+"""New points between the spots of a section."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import shapely
 from scipy.spatial import cKDTree
 
+from hisdiff._geometry._blocks import is_hexagonal
 from hisdiff._geometry._lattice import pitch_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ def hexagonal_fill(array_ij: np.ndarray) -> np.ndarray:
 def square_fill(array_ij: np.ndarray) -> np.ndarray:
     """Return the points half way between the spots of a square array, four times as dense in all; see ``hexagonal_fill``."""
     return _filled(array_ij, _SQUARE)
+
+
+def array_fill(array_ij: np.ndarray) -> np.ndarray:
+    """Return ``hexagonal_fill`` or ``square_fill``, by the kind of the array."""
+    return hexagonal_fill(array_ij) if is_hexagonal(array_ij) else square_fill(array_ij)
 
 
 def _filled(array_ij: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -73,24 +79,6 @@ def random_fill(
     points = rng.uniform(low, high, (n_points, 2))
     reach = pitch_of(xy_um) if reach_um is None else reach_um
     return points[cKDTree(xy_um).query(points)[0] <= reach]
-
-
-def between_sections(z_um: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the spots to copy to new levels between stacked sections, and how far below their own level these lie.
-
-    Parameters
-    ----------
-    z_um
-        ``(n,)`` height of each spot.
-
-    Returns
-    -------
-    Rows of the spots above the lowest level, and half the (smallest) distance of two levels.
-    """
-    levels = np.unique(np.round(z_um, _DECIMALS))
-    if len(levels) < 2:
-        raise ValueError("There is only one level; new levels lie between two sections.")
-    return np.flatnonzero(z_um > levels[0] + 10.0**-_DECIMALS), float(np.diff(levels).min() / 2)
 
 
 def array_to_um(array_ij: np.ndarray, xy_um: np.ndarray, points_ij: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._sdata._locate import finest, matrix_to, shared_systems
 from hisdiff._section import Locations
@@ -53,16 +54,29 @@ def _locations(geometry: np.ndarray, element: Any, to_um: np.ndarray, key: str) 
         return points @ to_um[:2, :2].T + to_um[:2, 2]
 
     xy = moved(shapely.get_coordinates(shapely.centroid(geometry)))
+    height = _height(element, key)
     if "radius" in element.columns:
         scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
-        return Locations(xy, element["radius"].to_numpy(dtype=float) * scale)
+        return Locations(xy, element["radius"].to_numpy(dtype=float) * scale, z_um=height)
     outlines = np.asarray(shapely.make_valid(shapely.transform(geometry, moved)))
     empty = np.flatnonzero(~(shapely.area(outlines) > 0))
     if len(empty):
         raise ValueError(
             f"{len(empty)} shape(s) of element {key!r} have no area, such as {listing(element.index[empty], 4)}."
         )
-    return Locations(xy, outlines)
+    return Locations(xy, outlines, z_um=height)
+
+
+def _height(element: Any, key: str) -> np.ndarray | None:
+    """Return the height of the shapes, where a column tells it; one element is one level."""
+    if _keys.Z_UM not in element.columns:
+        return None
+    height = element[_keys.Z_UM].to_numpy(dtype=float)
+    if not np.isfinite(height).all() or np.ptp(height) > 0:
+        raise ValueError(
+            f"Shapes of element {key!r} have several heights ({_keys.Z_UM}); make an element for each level."
+        )
+    return height
 
 
 def _systems(element: Any) -> list[str]:

@@ -172,7 +172,8 @@ def _spots(place: Place) -> Locations:
         footprint = float(radii[0]) if len(radii) and np.ptp(radii) < 1e-6 * radii[0] else radii
     else:
         footprint = np.asarray(shapely.transform(geometry, lambda p: p @ to_um[:2, :2].T + to_um[:2, 2]))
-    return Locations(xy, footprint, _array_ij(table, place.rows))
+    height = table.obs[_keys.Z_UM].to_numpy(dtype=float)[place.rows] if _keys.Z_UM in table.obs else None
+    return Locations(xy, footprint, _array_ij(table, place.rows), height)
 
 
 def _array_ij(table: AnnData, rows: np.ndarray) -> np.ndarray | None:

@@ -4,9 +4,10 @@ In: a :class:`~spatialdata.SpatialData` of :mod:`hisdiff.io` (or several). Out: 
 shapes element, labels and an image, under names that start with ``hisdiff`` (and ``tissue``, ``grid``).
 """
 
+from hisdiff.pp._densify import densify
 from hisdiff.pp._embed import embed
 from hisdiff.pp._genes import select_genes
 from hisdiff.pp._grid import grid
 from hisdiff.pp._tissue import tissue_mask
 
-__all__ = ["embed", "grid", "select_genes", "tissue_mask"]
+__all__ = ["densify", "embed", "grid", "select_genes", "tissue_mask"]

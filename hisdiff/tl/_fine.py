@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +62,10 @@ class FinePredictor:
     def locations(self, where: Locations) -> Prediction:
         """Predict locations with a footprint, as the sums over the cells in it, by area."""
         ij = cells_of(where, self.resolution_um)
-        return self._summarise(Locations.cells(ij, self.resolution_um), overlap(where, ij, self.resolution_um))
+        cells = Locations.cells(ij, self.resolution_um)
+        if where.z_um is not None:  # one level: see _sdata._at
+            cells = replace(cells, z_um=np.full(len(ij), where.z_um[0]))
+        return self._summarise(cells, overlap(where, ij, self.resolution_um))
 
     def _summarise(self, cells: Locations, share: Any) -> Prediction:
         area = self.resolution_um**2 / self.field.footprint_um2

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from shapely import box
 
-from hisdiff._geometry._fill import array_to_um, between_sections, hexagonal_fill, inside, random_fill, square_fill
+from hisdiff._geometry._fill import array_to_um, hexagonal_fill, inside, random_fill, square_fill
 
 
 def visium_array(rows: int = 78, columns: int = 64) -> np.ndarray:
@@ -47,14 +47,6 @@ def test_random_points_are_as_many_as_the_formula_says_and_near_spots() -> None:
     np.testing.assert_array_equal(near, random_fill(xy, 5, np.random.default_rng(0), reach_um=30))
     with pytest.raises(ValueError, match="density"):
         random_fill(xy, 1, np.random.default_rng(0))
-
-
-def test_new_levels_lie_half_way_below_all_but_the_lowest() -> None:
-    rows, gap = between_sections(np.array([0.0, 0, 10, 10, 20]))
-    np.testing.assert_array_equal(rows, [2, 3, 4])
-    assert gap == 5
-    with pytest.raises(ValueError, match="only one level"):
-        between_sections(np.zeros(3))
 
 
 def test_array_positions_come_back_to_um_through_any_affine_map() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from hisdiff.methods._context import Scaling
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._field import PatchField
 from hisdiff.methods._noise import BlockNoise
+from hisdiff.methods._options import Options
 from hisdiff.methods._ridge_features import Projection, TrainingSpots
 from hisdiff.methods._ridge_fit import choose, moments_of, out_of_fold, residuals_of
 from hisdiff.methods._ridge_path import solve
@@ -32,7 +33,7 @@ _CALIBRATION_DRAWS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class RidgeConfig:
+class RidgeConfig(Options):
     """Settings of the ridge baseline; what has several values is chosen by cross-validation.
 
     Attributes
@@ -49,6 +50,8 @@ class RidgeConfig:
     n_residuals
         Most residual vectors that are kept to draw from.
     """
+
+    method_name: ClassVar[str] = "ridge"
 
     scalings: tuple[Scaling, ...] = ("both", "raw", "standardised")
     n_components: tuple[int, ...] = (32, 64, 128)
@@ -71,24 +74,6 @@ class RidgeConfig:
             positive(alpha, "alphas")
         positive(self.n_blocks, "n_blocks", integer=True)
         positive(self.n_residuals, "n_residuals", integer=True)
-
-    @classmethod
-    def preset(cls, name: str) -> RidgeConfig:
-        """Return the configuration of a name; ridge has one, ``"fast"``."""
-        one_of(name, ("fast",), "preset of method 'ridge'")
-        return cls()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return settings that JSON can hold."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> RidgeConfig:
-        """Return the configuration with the given options, the rest as in ``"fast"``; an unknown name is a ``ValueError``."""
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            one_of(name, known, "option of method 'ridge'")
-        return replace(cls(), **options)
 
 
 class FittedRidge:

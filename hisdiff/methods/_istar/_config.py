@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 from hisdiff._check import one_of, positive
+from hisdiff.methods._options import Options
 from hisdiff.methods._training import PRECISIONS, Precision, TrainingOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _PRESETS = ("fast", "paper")
 _ROWS_PER_STEP = 16  # the published batch is a sixteenth of the spots, up to 128
 
 
 @dataclass(frozen=True, slots=True)
-class IStarConfig:
+class IStarConfig(Options):
     """Settings of iStar.
 
     Attributes
@@ -47,6 +45,8 @@ class IStarConfig:
     precision
         Of the training: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
     """
+
+    method_name: ClassVar[str] = "istar"
 
     superpixel_um: float = 8.0
     n_members: int = 5
@@ -89,24 +89,7 @@ class IStarConfig:
         ``"paper"``: the published sizes and 400 epochs, with footprints by area and standardised features;
         ``{"preset": "paper", "reference_compat": True}`` for the published treatment of these as well.
         """
-        one_of(name, _PRESETS, "preset of method 'istar'")
+        one_of(name, _PRESETS, f"preset of method {cls.method_name!r}")
         if name == "fast":
             return cls()
         return cls(n_components=None, least_batch=1, learning_rate=1e-4, most_steps=None, footprint_sample=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return settings that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> IStarConfig:
-        """Return the configuration with the given options.
-
-        ``preset`` names what the rest is taken from (``"fast"`` by default); an unknown name is a ``ValueError``.
-        """
-        options = dict(options)
-        base = cls.preset(options.pop("preset", "fast"))
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            one_of(name, ["preset", *known], "option of method 'istar'")
-        return replace(base, **options)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
 
 from hisdiff._check import one_of, positive
 from hisdiff.methods._context import Scaling
+from hisdiff.methods._options import Options
 from hisdiff.methods._training import TrainingOptions
 from hisdiff.methods.hisdiff._samplers import SAMPLERS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Denoiser = Literal["mlp", "dit"]
 _PRESETS = ("fast", "dit", "paper")
 
 
 @dataclass(frozen=True, slots=True)
-class HisDiffConfig:
+class HisDiffConfig(Options):
     """Settings of the method `hisdiff`.
 
     Attributes
@@ -50,6 +48,8 @@ class HisDiffConfig:
     train_steps, batch_size, learning_rate, weight_decay, warmup, ema, clip, precision, validate_every, patience
         See ``TrainingOptions``.
     """
+
+    method_name: ClassVar[str] = "hisdiff"
 
     denoiser: Denoiser = "mlp"
     scalings: tuple[Scaling, ...] = ("raw", "standardised", "both")
@@ -129,7 +129,7 @@ class HisDiffConfig:
         log2 targets, 12 blocks of width 384, 1000 ancestral steps), for a GPU. ``"dit"``: the published network made
         small, with standardised genes, depth and fewer steps.
         """
-        one_of(name, _PRESETS, "preset of method 'hisdiff'")
+        one_of(name, _PRESETS, f"preset of method {cls.method_name!r}")
         if name == "fast":
             return cls()
         # 2000 epochs of batch 128 over the sections of the study are some 150,000 steps.
@@ -173,20 +173,3 @@ class HisDiffConfig:
             validate_every=50,
             patience=3,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return settings that JSON can hold."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> HisDiffConfig:
-        """Return the configuration with the given options.
-
-        ``preset`` names what the rest is taken from (``"fast"`` by default); an unknown name is a ``ValueError``.
-        """
-        options = dict(options)
-        base = cls.preset(options.pop("preset", "fast"))
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            one_of(name, ["preset", *known], "option of method 'hisdiff'")
-        return replace(base, **options)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 from hisdiff._check import one_of, positive
+from hisdiff.methods._options import Options
 from hisdiff.methods._training import PRECISIONS, Precision, TrainingOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _PRESETS = ("fast", "paper")
 Strategy = Literal["split", "extra", "none"]
@@ -17,7 +15,7 @@ Start = Literal["single", "profiles"]
 
 
 @dataclass(frozen=True, slots=True)
-class XFuseConfig:
+class XFuseConfig(Options):
     """Settings of XFuse.
 
     Attributes
@@ -58,6 +56,8 @@ class XFuseConfig:
     precision
         ``"no"`` (float32), ``"bf16"`` or ``"fp16"``; likelihoods of counts are in float32 all the same.
     """
+
+    method_name: ClassVar[str] = "xfuse"
 
     image_mpp: float = 4.0
     levels: int = 4
@@ -125,7 +125,7 @@ class XFuseConfig:
         ``"fast"``, the default: four levels of 8 to 64 channels at 4 um per pixel, minutes on two cores. ``"paper"``: the
         published sizes, for a GPU.
         """
-        one_of(name, _PRESETS, "preset of method 'xfuse'")
+        one_of(name, _PRESETS, f"preset of method {cls.method_name!r}")
         if name == "fast":
             return cls()
         return cls(
@@ -146,16 +146,3 @@ class XFuseConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return settings that JSON can hold."""
         return asdict(self) | {"covariates": {name: list(levels) for name, levels in self.covariates.items()}}
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> XFuseConfig:
-        """Return the configuration with the given options.
-
-        ``preset`` names what the rest is taken from (``"fast"`` by default); an unknown name is a ``ValueError``.
-        """
-        options = dict(options)
-        base = cls.preset(options.pop("preset", "fast"))
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            one_of(name, ["preset", *known], "option of method 'xfuse'")
-        return replace(base, **options)

@@ -6,9 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 os.environ.setdefault("HISDIFF_VERBOSITY", "info")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Every worker has its share of the cores. Left alone, numpy and torch of each take all of them and wait for one another.
+    _share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_share))
+    threadpool_limits(_share)  # of what a plugin has loaded before
 
 
 @pytest.fixture(scope="session")

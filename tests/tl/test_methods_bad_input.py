@@ -162,6 +162,7 @@ def test_predict_refuses_a_table_of_other_genes_and_a_name_that_is_taken(sdata, 
         hd.tl.predict(sdata, model, key_added="mine")
     assert snapshot(sdata) == before
     table.var_names = [f"ENSG{i}" for i in range(table.n_vars)]
+    before = snapshot(sdata)
     with pytest.raises(ValueError, match="Only 0 of the model's .* symbols"):
         hd.tl.predict(sdata, model)
     assert snapshot(sdata) == before

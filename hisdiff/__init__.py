@@ -1,7 +1,7 @@
 """Spatial gene expression from H&E, for the scverse ecosystem.
 
 >>> import hisdiff as hd
->>> sdata = hd.datasets.toy()
+>>> sdata = hd.datasets.toy(size_um=600)
 >>> model = hd.tl.fit(sdata)  # doctest: +SKIP
 >>> hd.tl.predict(sdata, model)  # doctest: +SKIP
 

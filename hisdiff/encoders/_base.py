@@ -50,7 +50,21 @@ class EncoderSpec:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns patches of tissue into vectors. Any object with these two members can be passed as ``encoder=``."""
+    """Turns patches of tissue into vectors. Any object with these two members can be passed as ``encoder=``.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> class MeanColour:
+    ...     spec = hd.encoders.EncoderSpec("mean-colour", "1", dim=3, input_px=64, mpp=1.0)
+    ...
+    ...     def encode(self, patches):
+    ...         return patches.mean(axis=(1, 2)).astype("float32")
+    >>> sdata = hd.datasets.toy(size_um=400)
+    >>> hd.pp.embed(sdata, MeanColour())
+    >>> sdata.tables["table"].obsm["hisdiff_embedding"].shape
+    (12, 3)
+    """
 
     @property
     def spec(self) -> EncoderSpec:

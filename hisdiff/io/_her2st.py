@@ -57,6 +57,11 @@ def her2st(path: str | Path, section: str) -> SpatialData:
     ----------
     Andersson et al. (2021), Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated cell type
     interactions, Nature Communications 12, 6012.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sections = [hd.io.her2st("her2st", name) for name in ("C2", "C3")]  # doctest: +SKIP
     """
     path = Path(path).expanduser()
     for folder in ("ST-cnts", "ST-imgs", "ST-spotfiles"):

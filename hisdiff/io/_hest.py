@@ -51,6 +51,11 @@ def hest(path: str | Path, sample_id: str) -> SpatialData:
     References
     ----------
     Jaume et al. (2024), HEST-1k: a dataset for spatial transcriptomics and histology image analysis, NeurIPS.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.io.hest("hest", "SPA148")  # doctest: +SKIP
     """
     path = Path(path).expanduser()
     files = {key: path / pattern.format(sample_id) for key, pattern in FILES.items()}

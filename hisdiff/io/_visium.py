@@ -59,6 +59,11 @@ def visium(
         If a file of the folder is missing.
     ValueError
         If the image is not the full-resolution one of these spots.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.io.visium("sample/outs", fullres_image_file="sample.tif")  # doctest: +SKIP
     """
     from spatialdata_io import visium as read
 
@@ -119,6 +124,11 @@ def visium_hd(
         If a file of the folder is missing.
     ValueError
         If there are no bins of that size.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.io.visium_hd("sample/outs", bin_um=16)  # doctest: +SKIP
     """
     from spatialdata_io import visium_hd as read
 

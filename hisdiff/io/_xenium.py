@@ -76,6 +76,11 @@ def xenium(
         If there is no H&E image or a file is missing.
     ValueError
         If the alignment stretches or shears the image, or the cells do not lie on it.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.io.xenium("sample", he_image_file="he.ome.tif", alignment_file="he_alignment.csv")  # doctest: +SKIP
     """
     from spatialdata_io import xenium as read
 

@@ -34,8 +34,8 @@ def load(path_or_hub_id: str | Path, *, revision: str | None = None, token: str 
     Examples
     --------
     >>> import hisdiff as hd
-    >>> model = hd.tl.fit(hd.datasets.toy(), method="ridge", save=folder / "model")
-    >>> hd.models.load(folder / "model").id == model.id
+    >>> model = hd.tl.fit(hd.datasets.toy(size_um=400), method="ridge", save="my-model")
+    >>> hd.models.load("my-model").id == model.id
     True
     """
     path = Path(path_or_hub_id).expanduser()

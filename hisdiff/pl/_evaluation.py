@@ -68,7 +68,7 @@ def evaluation(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> train, test = hd.datasets.toy(n_sections=2, size_um=600)
+    >>> train, test = hd.datasets.toy(n_sections=2, size_um=400)
     >>> hd.tl.predict(test, hd.tl.fit(train, method="ridge"))
     >>> figure = hd.pl.evaluation(test, layer="ridge")
     """

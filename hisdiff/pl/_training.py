@@ -54,7 +54,7 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
     Examples
     --------
     >>> import hisdiff as hd
-    >>> model = hd.tl.fit(hd.datasets.toy(size_um=600))
+    >>> model = hd.tl.fit(hd.datasets.toy(size_um=400), config={"train_steps": 50})
     >>> figure = hd.pl.training(model)
     """
     curves = _curves(model)

@@ -97,7 +97,7 @@ def embed(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> sdata = hd.datasets.toy()
+    >>> sdata = hd.datasets.toy(size_um=400)
     >>> hd.pp.embed(sdata, "texture")
     >>> sdata.tables["table"].obsm["hisdiff_embedding"].shape[0] == sdata.tables["table"].n_obs
     True

@@ -76,7 +76,7 @@ def select_genes(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> sdata = hd.datasets.toy()
+    >>> sdata = hd.datasets.toy(size_um=400)
     >>> hd.pp.select_genes(sdata)
     >>> bool(sdata.tables["table"].var["hisdiff_selected"].any())
     True

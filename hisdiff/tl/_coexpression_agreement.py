@@ -89,7 +89,7 @@ def coexpression_agreement(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> train, test = hd.datasets.toy(n_sections=2, size_um=600)
+    >>> train, test = hd.datasets.toy(n_sections=2, size_um=400)
     >>> hd.tl.predict(test, hd.tl.fit(train, method="ridge"))
     >>> frame = hd.tl.coexpression_agreement(test, control=train)
     >>> list(frame["view"])

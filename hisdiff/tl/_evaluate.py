@@ -82,7 +82,7 @@ def evaluate(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> train, test = hd.datasets.toy(n_sections=2)
+    >>> train, test = hd.datasets.toy(n_sections=2, size_um=600)
     >>> hd.tl.predict(test, hd.tl.fit(train, method="ridge"))
     >>> result = hd.tl.evaluate(test, layer="ridge")
     >>> bool(result["pearson"].mean() > 0.1)

@@ -98,7 +98,7 @@ def fit(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> sdata = hd.datasets.toy()
+    >>> sdata = hd.datasets.toy(size_um=400)
     >>> model = hd.tl.fit(sdata, method="ridge")
     >>> model.method
     'ridge'

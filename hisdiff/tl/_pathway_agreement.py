@@ -75,7 +75,7 @@ def pathway_agreement(
 
     - per pathway: ``term``, ``size`` (genes that entered), ``total`` (genes of the set), ``pearson`` and ``spearman`` over
       locations; NaN where the measured score is the same everywhere, 0 where only the predicted one is;
-    - per spot: ``spot``, ``mae``: mean over sets of |predicted - measured|, in standard deviations of the measured score.
+    - per spot: ``spot``, ``mae``: mean over sets of the absolute difference, in standard deviations of the measured score.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def pathway_agreement(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> train, test = hd.datasets.toy(n_sections=2, size_um=600)
+    >>> train, test = hd.datasets.toy(n_sections=2, size_um=400)
     >>> hd.tl.predict(test, hd.tl.fit(train, method="ridge"))
     >>> frame = hd.tl.pathway_agreement(test, {"immune": [f"IMM{i:02d}" for i in range(1, 15)]})
     >>> list(frame["view"])

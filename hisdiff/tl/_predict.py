@@ -136,7 +136,7 @@ def predict(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> sdata = hd.datasets.toy()
+    >>> sdata = hd.datasets.toy(size_um=400)
     >>> model = hd.tl.fit(sdata, method="ridge")
     >>> hd.tl.predict(sdata, model)
     >>> sorted(sdata.tables["table"].layers)

@@ -1,0 +1,40 @@
+"""Examples of the public functions run as they stand, and docstrings have the parts that a reader looks for."""
+
+import doctest
+import importlib
+import inspect
+
+import pytest
+
+NAMESPACES = ["io", "datasets", "pp", "tl", "pl", "models", "encoders"]
+
+
+def public():
+    for namespace in NAMESPACES:
+        module = importlib.import_module(f"hisdiff.{namespace}")
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if not inspect.ismodule(thing):
+                yield f"{namespace}.{name}", thing
+
+
+FUNCTIONS = [pytest.param(thing, id=name) for name, thing in public() if inspect.isfunction(thing)]
+THINGS = [pytest.param(thing, id=name) for name, thing in public()]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_public_function_has_an_example_and_says_what_it_returns(function):
+    sections = inspect.getdoc(function).split("\n")
+    assert "Examples" in sections
+    assert "Returns" in sections or "Yields" in sections or sections[0].startswith("Return ")
+    if "Parameters" in sections:
+        assert sections.index("Parameters") < sections.index("Returns") < sections.index("Examples")
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_example_runs_as_it_stands(thing, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in doctest.DocTestFinder().find(thing, globs={}):
+        runner.run(test)
+    assert runner.failures == 0, capsys.readouterr().out

@@ -44,6 +44,7 @@ COEXPRESSION = "coexpression"
 ENRICHMENT = "enrichment"
 ENRICHMENT_RECORD = "enrichment_record"
 GENES = "genes"
+REBINNED = "rebinned"
 WRITTEN = "written"  # in sdata.attrs["hisdiff"]: elements and tables that hisdiff made
 
 # units of a prediction

@@ -62,7 +62,7 @@ class Locations:
             return np.sqrt(shapely.area(self.footprint) / np.pi)
         return np.broadcast_to(np.asarray(self.footprint, dtype=float), len(self))
 
-    def take(self, rows: np.ndarray) -> Locations:
+    def take(self, rows: np.ndarray | slice) -> Locations:
         """Return the given rows (integers, a slice or a mask)."""
         pick = lambda a: None if a is None else a[rows]  # noqa: E731
         footprint = self.footprint[rows] if isinstance(self.footprint, np.ndarray) else self.footprint

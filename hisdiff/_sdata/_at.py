@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import geopandas as gpd
 import numpy as np
 import shapely
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
+from hisdiff._sdata._labels import grid_cells, label_outlines
 from hisdiff._sdata._locate import finest, matrix_to, shared_systems
 from hisdiff._section import Locations
 
@@ -29,12 +31,22 @@ def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
     sdata = place.sdata
     present(key, [*sdata.shapes, *sdata.labels], "shapes or labels element")
     element = sdata[key]
+    to_um = _to_um(place, key, element)
     if key in sdata.labels:
-        from spatialdata import to_polygons
+        cells = grid_cells(element, to_um)
+        if cells is not None and len(cells[0]):
+            return cells[1], cells[0]
+        names, outlines = label_outlines(element)
+        element = gpd.GeoDataFrame(geometry=outlines, index=names)
+    geometry = np.asarray(element.geometry)
+    if not len(geometry):
+        raise ValueError(f"Element {key!r} holds no shape.")
+    return _locations(geometry, element, to_um, key), element.index.to_numpy()
 
-        element = to_polygons(element)
+
+def _to_um(place: Place, key: str, element: Any) -> np.ndarray:
     assert place.image_key is not None
-    image = finest(sdata, place.image_key)
+    image = finest(place.sdata, place.image_key)
     systems = shared_systems(element, image)
     if not systems:
         raise ValueError(
@@ -42,11 +54,7 @@ def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
             f"{listing(_systems(image))}, those of the element {listing(_systems(element))}."
         )
     to_um = np.diag([place.mpp, place.mpp, 1.0])
-    to_um = to_um @ np.linalg.inv(matrix_to(image, systems[0])) @ matrix_to(element, systems[0])
-    geometry = np.asarray(element.geometry)
-    if not len(geometry):
-        raise ValueError(f"Element {key!r} holds no shape.")
-    return _locations(geometry, element, to_um, key), element.index.to_numpy()
+    return to_um @ np.linalg.inv(matrix_to(image, systems[0])) @ matrix_to(element, systems[0])
 
 
 def _locations(geometry: np.ndarray, element: Any, to_um: np.ndarray, key: str) -> Locations:

@@ -153,6 +153,12 @@ def stem_of(table: AnnData, layer: str) -> str | None:
     return None
 
 
+def own_prediction(table: AnnData) -> str | None:
+    """Return the prediction that a table was made for, whose mean is its X, or None."""
+    stem = next(iter(records(table, _keys.PREDICTIONS)), None)
+    return stem if made_here(table) and stem not in table.layers else None
+
+
 def draw_layers(table: AnnData, stem: str) -> list[str]:
     """Return the layers that hold draws of a prediction, in their order."""
     prefix = "" if made_here(table) and stem not in table.layers else f"{re.escape(stem)}_"

@@ -1,4 +1,4 @@
-"""Tables on a labels element: which location each pixel shows, and where the locations are."""
+"""Labels elements: which location each pixel shows, and where the labels are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 
 from hisdiff._check import listing
 from hisdiff._sdata._image import levels_of
@@ -72,6 +73,52 @@ def label_locations(place: Place, to_um: np.ndarray) -> Locations:
     centres = np.stack([x, y], axis=1) / area[:, None]
     pixel_um2 = abs(np.linalg.det(to_um[:2, :2]))
     return Locations(centres @ to_um[:2, :2].T + to_um[:2, 2], np.sqrt(area * pixel_um2 / np.pi))
+
+
+def label_outlines(element: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of an element and the outline of each, along its pixels, in the element's own coordinates."""
+    pixels = levels_of(element)[0].data
+    runs = [_runs(np.asarray(pixels[top : top + _STRIP]), top) for top in range(0, pixels.shape[0], _STRIP)]
+    label, row, first, last = (np.concatenate(part) for part in zip(*runs))
+    order = np.argsort(label, kind="stable")
+    boxes = shapely.box(first, row, last, row + 1)[order]
+    names, starts, sizes = np.unique(label[order], return_index=True, return_counts=True)
+    outlines = boxes[starts]
+    for i in np.flatnonzero(sizes > 1):
+        outlines[i] = shapely.coverage_union_all(boxes[starts[i] : starts[i] + sizes[i]])
+    return names, outlines
+
+
+def grid_cells(element: Any, to_um: np.ndarray) -> tuple[np.ndarray, Locations] | None:
+    """Return labels that are the cells of a grid anchored at the origin of um, and where they are; None for others.
+
+    Cells take a fraction of the room that as many outlines would.
+    """
+    side = to_um[0, 0]
+    first = to_um[:2, 2] / side
+    aligned = np.allclose(to_um[:2, :2], side * np.eye(2), rtol=0, atol=1e-9 * abs(side))
+    if side <= 0 or not aligned or not np.allclose(first, np.round(first), rtol=0, atol=1e-6):
+        return None
+    pixels = np.asarray(levels_of(element)[0].data)
+    row, column = np.nonzero(pixels)
+    names = pixels[row, column]
+    if len(np.unique(names)) < len(names):
+        return None
+    ij = np.stack([row, column], axis=1) + np.round(first[::-1]).astype(np.int64)
+    return names, Locations.cells(ij, float(side))
+
+
+def _runs(pixels: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return label, row, first and last column (one past the end) of all runs of equal labels along rows, but for 0."""
+    edge = np.ones((pixels.shape[0], pixels.shape[1] + 1), dtype=bool)
+    edge[:, 1:-1] = pixels[:, 1:] != pixels[:, :-1]
+    row, column = np.nonzero(edge)
+    inside = column < pixels.shape[1]
+    last = np.roll(column, -1)[inside]  # the next edge of the row ends the run
+    row, first = row[inside], column[inside]
+    label = pixels[row, first]
+    there = label != 0
+    return label[there], row[there] + top, first[there], last[there]
 
 
 def instances_of(place: Place) -> np.ndarray:

@@ -11,8 +11,8 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
-from hisdiff._sdata._columns import read_columns
-from hisdiff._sdata._expression import X
+from hisdiff._sdata._expression import X, own_prediction
+from hisdiff._sdata._lazy import read_columns
 from hisdiff._sdata._locate import made_here
 from hisdiff._sdata._write import records
 
@@ -57,7 +57,7 @@ class LayerInfo:
 def default_layers(table: AnnData, what: str) -> list[str | None]:
     """Return measured counts and the prediction, as far as they exist."""
     made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
-    found: list[str | None] = [None] if is_measured(table) or _own_prediction(table) else []
+    found: list[str | None] = [None] if is_measured(table) or own_prediction(table) else []
     found += [_keys.STEM] if _keys.STEM in made else made
     if not found:
         raise ValueError(
@@ -68,7 +68,7 @@ def default_layers(table: AnnData, what: str) -> list[str | None]:
 
 def mean_and_spread(table: AnnData, stem: str | None) -> tuple[str | None, str]:
     """Return the layers with the mean of a prediction and its spread over draws."""
-    own = _own_prediction(table)
+    own = own_prediction(table)
     if own is not None and stem in (None, own):
         return None, _keys.FINE_STD
     stem = stem or _keys.STEM
@@ -96,15 +96,9 @@ def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
     return LayerInfo(None, "truth" if truth else "measured", LOG_COUNTS if counts else X, take_log=counts)
 
 
-def _own_prediction(table: AnnData) -> str | None:
-    """Return the prediction that a table was made for, whose mean is its X, or None."""
-    stem = next(iter(records(table, _keys.PREDICTIONS)), None)
-    return stem if made_here(table) and stem not in table.layers else None
-
-
 def _part(table: AnnData, name: str | None) -> tuple[str, str] | None:
     """Return the prediction that a layer belongs to and what it holds of it: ``mean``, ``std``, or which draw."""
-    own = _own_prediction(table)
+    own = own_prediction(table)
     stems = records(table, _keys.PREDICTIONS) if own is None else [own]
     for stem in stems:
         mean, std, prefix = (stem, _keys.std(stem), f"{stem}_") if own is None else (None, _keys.FINE_STD, "")
@@ -157,8 +151,10 @@ def values_of(place: Place, columns: Mapping[str, int], info: LayerInfo) -> dict
 
 
 def is_measured(table: AnnData) -> bool:
-    """Whether X holds something that was measured; in a table that hisdiff made, it is a prediction or empty."""
-    return table.X is not None and table.n_vars > 0 and not made_here(table)
+    """Whether X holds something that was measured, or a sum of it; else, in a table that hisdiff made, it is a prediction or empty."""
+    home = table.uns.get(_keys.STEM, {})
+    ours = made_here(table) and (_keys.REBINNED not in home or _keys.PREDICTIONS in home)
+    return table.X is not None and table.n_vars > 0 and not ours
 
 
 def _is_counts(matrix: Any) -> bool:

@@ -15,6 +15,7 @@ from hisdiff.tl._fit import fit
 from hisdiff.tl._metagenes import metagenes
 from hisdiff.tl._pathway_agreement import pathway_agreement
 from hisdiff.tl._predict import predict
+from hisdiff.tl._rebin import rebin
 from hisdiff.tl._region_contrast import region_contrast
 from hisdiff.tl._regions import marker_regions
 from hisdiff.tl._tls import tls_score
@@ -34,6 +35,7 @@ __all__ = [
     "metagenes",
     "pathway_agreement",
     "predict",
+    "rebin",
     "region_contrast",
     "tls_score",
     "type_enrichment",

@@ -1,0 +1,299 @@
+"""Add a table of small locations up over larger ones: spots, coarser cells, annotated regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import shapely
+from scipy import sparse
+from spatialdata.models import TableModel
+
+from hisdiff import _keys
+from hisdiff._check import listing, one_of, positive, present
+from hisdiff._geometry._grid import by_block, cells_touching, outlines
+from hisdiff._geometry._shares import shares
+from hisdiff._log import logger
+from hisdiff._log import progress as watched
+from hisdiff._sdata._at import read_locations
+from hisdiff._sdata._expression import X, draw_layers, own_prediction, stem_of
+from hisdiff._sdata._grid import Window, labels_element
+from hisdiff._sdata._labels import instances_of
+from hisdiff._sdata._lazy import row_blocks, weighted_sums
+from hisdiff._sdata._locate import locate, made_here, mark_made_here
+from hisdiff._sdata._store import put
+from hisdiff._sdata._write import MAX_LAYER_BYTES, records, set_record
+from hisdiff._sdata._written import check_free
+from hisdiff._section import Locations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._locate import Place
+
+STATISTICS = ("sum", "mean")
+REGION, INSTANCE = "region", "instance_id"
+COVERED = "covered"
+"""In ``obs``: the part of a location's area that has values."""
+# Values per outline, for the number of outlines that are held at once.
+_OUTLINE_VALUES = 200
+
+
+def rebin(
+    sdata: SpatialData,
+    from_: str,
+    to: str | float,
+    *,
+    statistic: str = "sum",
+    layers: str | Sequence[str] | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    mpp: float | None = None,
+    key_added: str | None = None,
+    inplace: bool = True,
+    progress: bool | None = None,
+) -> AnnData | None:
+    """Sum or average a table over larger locations, by the area that they share.
+
+    A cell of which a third lies in a region counts there with a third of its value. Sums over locations that leave no
+    gap and do not overlap add up to the whole. The table is read block by block, so that it may lie in a file.
+
+    Parameters
+    ----------
+    sdata
+        Object with both.
+    from_
+        A table of cells, bins or shapes, such as ``"hisdiff_16um"``.
+    to
+        A shapes or labels element, or the side in um of coarser cells.
+    statistic
+        ``"sum"``, of counts; ``"mean"``: average over the area that is covered, in the units of the table.
+    layers
+        Layers to bring along beside X; None for the draws that were kept. The spread of a sum follows from those
+        draws, not from the spread of its parts, which are no independent numbers: without two draws there is none.
+    image_key
+        Image that tells the scale, where several could.
+    mpp
+        Micrometres per pixel, where the image has no coordinate system ``um``.
+    key_added
+        Name of the new table, None for ``{from_}_in_{to}``; coarser cells are named after it.
+    inplace
+        Write, or return the table.
+    progress
+        Show a progress bar; None for the package's setting.
+
+    Returns
+    -------
+    None, after writing the table ``tables["hisdiff_16um_in_spots"]`` (locations x genes; float32, csr where the source is
+    sparse) on the element ``to``, or on new labels ``hisdiff_16um_in_64um_cells``. ``X`` and layers are sums or means; layer
+    ``std`` is the spread over two or more draws; ``obs["covered"]`` the part of each location's area that cells lie in
+    (above 1 where they overlap); ``obsm["spatial"]`` the centre in pixels. Locations that no cell touches are left out. ``uns["hisdiff"]["rebinned"]`` tells from what and how. With ``inplace=False`` that table.
+
+    Raises
+    ------
+    KeyError
+        If there is no such table, element or layer.
+    ValueError
+        If values are logarithms and ``statistic="sum"``, some are NaN, a layer is a spread, the cells of the new grid would
+        not be larger than those of the table, no location shares area with any cell, the table annotates several
+        elements, the result would be too large, or a name is taken by something hisdiff did not write.
+
+    Notes
+    -----
+    A disc is taken as a polygon of 128 corners, whose area is right to one in two thousand.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=400)
+    >>> hd.tl.rebin(sdata, "truth", 40)
+    >>> sdata.tables["truth_in_40um"].obs["covered"].max()
+    np.float32(1.0)
+    >>> hd.tl.rebin(sdata, "truth", "toy", key_added="truth_at_spots")
+    >>> sdata.tables["truth_at_spots"].n_obs == sdata.tables["table"].n_obs
+    True
+    """
+    one_of(statistic, STATISTICS, "statistic")
+    place = _place_of(sdata, from_, image_key, mpp)
+    names = _layers(place.table, layers, statistic, from_)
+    sources = _sources(place)
+    target = _new_cells(place, to, sources) if not isinstance(to, str) else _element(place, to)
+    key = key_added or f"{from_}_in_{target.name}"
+    if inplace:
+        _check_names_free(sdata, key, target)
+    weights = _weights(target, sources)
+    touched = np.flatnonzero(weights.getnnz(axis=1))
+    if not len(touched):
+        raise ValueError(f"No location of {target.name!r} shares area with any of table {from_!r}.")
+    if len(touched) < len(target.where):
+        logger.info("%d of %d locations of %r share no area with any of %r and are left out", len(target.where) - len(touched), len(target.where), target.name, from_)  # fmt: skip
+    target, weights = target.take(touched), weights[touched]
+    _check_size(place.table, target, 1 + len(names))
+
+    areas = np.pi * sources.radius_um**2
+    inside = np.asarray(weights @ areas).ravel()
+    if statistic == "mean":
+        weights = sparse.diags(1 / inside) @ weights @ sparse.diags(areas)
+    weights = weights.tocsc()
+    values = {}
+    for name in (X, *names):
+        matrix = place.table.X if name == X else place.table.layers[name]
+        shown = partial(watched, desc=f"adding up {name}", enabled=progress)
+        values[name] = weighted_sums(matrix, weights, f"{name!r} of table {from_!r}", shown)
+    table = _as_table(place, target, key, values)
+    table.obs[COVERED] = (inside / shapely.area(target.outlines)).astype(np.float32)
+    record = {"from": from_, "to": target.name, "statistic": statistic, "version": _keys.VERSION}
+    set_record(table, _keys.REBINNED, None, record)
+    if not inplace:
+        return table
+    labels = {} if target.ij is None else {f"{key}_cells": _labels(place, target)}
+    put(sdata, {**labels, key: table}, {name: {"rebinned": from_} for name in labels})
+    logger.info("wrote table %r: %d locations x %d genes, %ss of %r", key, *table.shape, statistic, from_)
+    return None
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Locations to bring values to, and what each is called; ``ij`` where they are cells made here."""
+
+    name: str
+    where: Locations
+    instances: np.ndarray
+    outlines: np.ndarray
+    ij: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> _Target:
+        if self.ij is not None:  # cells are numbered in the order in which they are kept
+            return _Target(self.name, self.where.take(rows), np.arange(1, len(rows) + 1), self.outlines[rows], self.ij[rows])  # fmt: skip
+        return _Target(self.name, self.where.take(rows), self.instances[rows], self.outlines[rows])
+
+
+def _place_of(sdata: SpatialData, from_: str, image_key: Any, mpp: float | None) -> Place:
+    places = locate(sdata, table_key=from_, image_key=image_key, mpp=mpp)
+    if len(places) > 1:
+        names = listing(place.name for place in places)
+        raise ValueError(f"Table {from_!r} annotates several elements, {names}; make a table of the rows of one.")
+    if places[0].image_key is None:
+        raise ValueError(
+            f"There is no image for {places[0].name!r}, which would tell its scale (images: {listing(sdata.images)})."
+        )
+    return places[0]
+
+
+def _layers(table: AnnData, layers: str | Sequence[str] | None, statistic: str, what: str) -> list[str]:
+    """Return the layers to bring along, after checking that the statistic suits them and X."""
+    own = own_prediction(table)
+    if layers is None:
+        names = [] if own is None else draw_layers(table, own)
+    else:
+        names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+    for name in names:
+        present(name, list(table.layers), f"layer of table {what!r}")
+    if table.X is None or table.n_vars == 0:
+        raise ValueError(f"Table {what!r} has nothing in X.")
+    for name in (X, *names):
+        stem = stem_of(table, name)
+        if stem is None:
+            continue
+        if name in (_keys.std(stem), _keys.FINE_STD):
+            raise ValueError(
+                f"Layer {name!r} is the spread over draws, and spreads do not add up; that of the result follows from draws "
+                f"that were kept, hd.tl.predict(..., keep_draws=4)."
+            )
+        if statistic == "sum" and records(table, _keys.PREDICTIONS)[stem]["units"] != _keys.COUNTS:
+            raise ValueError(
+                f"{name!r} of table {what!r} is log2(1 + count), and logarithms do not add up; predict with "
+                f"units='counts', or take statistic='mean'."
+            )
+    return names
+
+
+def _sources(place: Place) -> Locations:
+    """Return the locations of the rows of a table."""
+    assert place.region is not None
+    where, names = read_locations(place, place.region)
+    wanted = instances_of(place)
+    rows = pd.Index(names).get_indexer(wanted)
+    if (rows < 0).any():
+        raise ValueError(
+            f"{int((rows < 0).sum())} of {len(rows)} rows of table {place.table_key!r} have no place in {place.region!r}, "
+            f"such as {listing(wanted[rows < 0], 4)}."
+        )
+    return where.take(rows)
+
+
+def _element(place: Place, key: str) -> _Target:
+    where, instances = read_locations(place, key)
+    return _Target(key, where, instances, outlines(where))
+
+
+def _new_cells(place: Place, side_um: float, sources: Locations) -> _Target:
+    """Return the cells of a coarser grid, anchored at the origin of um, that hold any of the sources."""
+    side_um = positive(side_um, "to")
+    if sources.cell_um is not None and side_um <= sources.cell_um:
+        raise ValueError(
+            f"to={side_um:g} um is not coarser than the cells of table {place.table_key!r}, {sources.cell_um:g} um."
+        )
+    found = [cells_touching(sources.take(rows), side_um) for rows in row_blocks(len(sources), _OUTLINE_VALUES)]
+    ij = by_block(np.unique(np.concatenate(found), axis=0))
+    where = Locations.cells(ij, side_um)
+    return _Target(f"{side_um:g}um", where, np.arange(1, len(ij) + 1), outlines(where), ij)
+
+
+def _check_names_free(sdata: SpatialData, key: str, target: _Target) -> None:
+    if key not in sdata.tables or not made_here(sdata.tables[key]):
+        check_free(sdata, key)
+    if target.ij is not None:
+        check_free(sdata, f"{key}_cells")
+
+
+def _check_size(table: AnnData, target: _Target, n_layers: int) -> None:
+    size = 8 * len(target.where) * table.n_vars * n_layers
+    if size > 2 * MAX_LAYER_BYTES and not sparse.issparse(table.X):
+        raise ValueError(
+            f"{n_layers} layer(s) of {len(target.where)} locations x {table.n_vars} genes take {size / 1024**3:.1f} GB; take larger "
+            f"locations, or fewer genes."
+        )
+
+
+def _weights(target: _Target, sources: Locations) -> sparse.csr_matrix:
+    """Return the part of each source that lies in each target, csr ``(targets, sources)``."""
+    shapely.prepare(target.outlines)
+    blocks = row_blocks(len(sources), _OUTLINE_VALUES)
+    return sparse.hstack([shares(target.outlines, sources.take(rows)) for rows in blocks], format="csr")
+
+
+def _as_table(place: Place, target: _Target, key: str, values: Mapping[str, Any]) -> AnnData:
+    assert place.table is not None
+    old, region = place.table, target.name if target.ij is None else f"{key}_cells"
+    obs = pd.DataFrame(
+        {REGION: pd.Categorical([region] * len(target.where), categories=[region]), INSTANCE: target.instances},
+        index=pd.Index([f"{region}_{instance}" for instance in target.instances], dtype=str),
+    )
+    if target.ij is not None:
+        obs[_keys.ARRAY_ROW], obs[_keys.ARRAY_COL] = target.ij.T
+    stored = {name: matrix.astype(np.float32) for name, matrix in values.items()}
+    table = ad.AnnData(stored.pop(X), obs=obs, var=old.var.copy(), layers=stored)
+    own = own_prediction(old)
+    draws = [values[name] for name in draw_layers(old, own) if name in values] if own is not None else []
+    if len(draws) > 1:
+        table.layers[_keys.FINE_STD] = np.std(draws, axis=0, ddof=1).astype(np.float32)
+    table.obsm[_keys.SPATIAL] = target.where.xy_um / place.mpp
+    mark_made_here(table)
+    for stem, record in records(old, _keys.PREDICTIONS).items():
+        told = {name: value for name, value in record.items() if name != "resolution_um"}
+        cells = {} if target.ij is None else {"resolution_um": target.where.cell_um}
+        set_record(table, _keys.PREDICTIONS, stem, {**told, **cells})
+    return TableModel.parse(table, region=region, region_key=REGION, instance_key=INSTANCE, overwrite_metadata=True)
+
+
+def _labels(place: Place, target: _Target) -> Any:
+    assert target.ij is not None
+    assert target.where.cell_um is not None
+    return labels_element(place, Window.around(target.ij, target.where.cell_um), target.ij)

@@ -90,6 +90,22 @@ def test_coordinates_hidden_in_expression_are_found(fitted) -> None:
     assert fitted.history[-1]["latent"] < 0.3 * fitted.history[0]["latent"]
 
 
+def test_coordinates_among_the_genes_are_read_off(section) -> None:
+    # Two noiseless columns hold the place itself: the latent loss has nothing to stop at but the rate.
+    c = torch.rand(64, 2, generator=torch.Generator().manual_seed(0))
+    network = StageNetwork(2, 2, last_relu=True, decoder_only=False, n_directions=20)
+    network.initialise(0, c, c)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    losses = []
+    for step in range(120):
+        optimizer.zero_grad()
+        total, parts = network.loss({"x": c, "c": c}, torch.Generator().manual_seed(step))
+        total.backward()
+        optimizer.step()
+        losses.append(parts["latent"].item())
+    assert np.mean(losses[-20:]) < 0.1 * losses[0]
+
+
 def test_held_out_spots_are_recovered_and_the_split_is_kept(section, fitted) -> None:
     known = fitted.frame.sections[0]
     assert known.trained.sum() == round(0.8 * 81)

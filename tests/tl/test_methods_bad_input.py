@@ -14,6 +14,7 @@ import hisdiff as hd
 from hisdiff.methods._base import method as method_named
 
 METHODS: dict[str, dict] = {
+    "hisdiff": {"train_steps": 2, "n_members": 1, "width": 8, "n_factors": 2, "n_blocks": 2},
     "istar": {"most_steps": 3, "width": 8, "n_members": 2},
     "ridge": {},
     "stage": {"n_epochs": 5},
@@ -183,8 +184,21 @@ def test_a_saved_model_predicts_the_same_and_a_truncated_one_is_refused(sdata, m
 
 def test_the_same_seed_fits_the_same_model_whatever_the_order_of_genes(sdata, method) -> None:
     first = fit(sdata, method).id
-    sdata.tables["table"].X = sparse.csc_matrix(sdata.tables["table"].X)
+    turned = sdata.tables["table"][:, ::-1].copy()
+    turned.X = sparse.csc_matrix(turned.X)
+    sdata.tables["table"] = turned
     assert fit(sdata, method).id == first
+
+
+def test_without_an_image_only_methods_fit_that_look_at_none_or_at_a_stored_embedding(sdata, method) -> None:
+    del sdata.images["s1_image"]
+    before = snapshot(sdata)
+    if method in ("istar", "tesla", "xfuse"):
+        with pytest.raises(ValueError, match="image"):
+            fit(sdata, method)
+        assert snapshot(sdata) == before
+    else:
+        assert fit(sdata, method).method == method
 
 
 def test_empty_spots_and_constant_genes_are_no_obstacle(sdata, method) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _REACH = 2
 # Spread of a node's say, in spacings: below .6 the field would show its nodes.
 _SPREAD = 0.7
+# Points along the radius of a disc over which a mean is taken.
+_ACROSS = 6
 
 
 @dataclass
@@ -106,3 +108,13 @@ class SmoothNoise:
         """Return float32 ``(n, width)``, standard normal at every place."""
         white = self._noise.normal(draw, purpose, np.arange(len(self._noise)), width)
         return (self._blend @ white).astype(np.float32)
+
+    @classmethod
+    def variance_of_mean(cls, radius_um: float, spacing_um: float) -> float:
+        """Return the variance of the mean over a disc, on average over where it lies: 1 where the disc is small."""
+        reach = radius_um * (np.arange(-_ACROSS, _ACROSS + 1) / _ACROSS)
+        x, y = np.meshgrid(reach, reach)
+        disc = np.stack([x, y], axis=-1)[x**2 + y**2 <= radius_um**2]
+        offsets = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(-1, 2) * spacing_um / 4
+        blends = [cls(0, disc + offset, spacing_um)._blend for offset in offsets]
+        return float(np.mean([np.square(np.asarray(blend.mean(axis=0))).sum() for blend in blends]))

@@ -17,8 +17,8 @@ from hisdiff._section import Prediction
 from hisdiff.methods._calibration import gamma_shape, knowledge_of
 from hisdiff.methods._istar._config import IStarConfig
 from hisdiff.methods._istar._network import Ensemble, FootprintLoss, Superpixels
-from hisdiff.methods._istar._superpixels import Footprints, Inputs, dense_rasters, vectors_of
 from hisdiff.methods._istar._training_spots import are_discs, check_dense, gather, kept_rows
+from hisdiff.methods._superpixels import Footprints, Inputs, cell_parts, dense_rasters
 from hisdiff.methods._training import train
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 _CHUNK = 4096
 # Training spots whose footprints they see at a time.
 _SPOTS = 32
-# Side of a raster that is asked for at a time, in cells: a block's.
-_RASTER = 64
 
 
 class FittedIStar:
@@ -210,19 +208,11 @@ class EnsembleField:
         """Return the expected counts of a footprint as each member has them, ``(E, n, G)``."""
         if self._last is not None and self._last[0] is cells:  # mean and draws of the same cells cost one pass
             return self._last[1]
-        parts = max(1, int(np.ceil(cells.cell_um / self._fitted.config.superpixel_um - 1e-9)))
-        fine_um = cells.cell_um / parts
         out = np.empty((self.n_draws, len(cells), len(self.genes)), dtype=np.float32)
-        i, j = np.meshgrid(np.arange(parts), np.arange(parts), indexing="ij")
-        offsets = np.stack([i, j], axis=-1).reshape(-1, 2)
-        tile = max(1, _RASTER // parts)  # the raster of a tile stays small
-        _, tiles = np.unique(cells.array_ij // tile, axis=0, return_inverse=True)
-        for number in range(int(tiles.max(initial=-1)) + 1):
-            rows = np.flatnonzero(tiles.ravel() == number)
-            ij = (cells.array_ij[rows, None] * parts + offsets).reshape(-1, 2)
-            vectors = vectors_of(self._section.dense, ij, fine_um)
-            each = self._fitted._members(self._network, self._fitted.inputs.of(self._section.dense, vectors))
-            out[:, rows] = each[: self.n_draws].reshape(self.n_draws, len(rows), parts**2, -1).mean(axis=2)
+        dense = self._section.dense
+        for rows, parts, vectors in cell_parts(dense, cells, self._fitted.config.superpixel_um):
+            each = self._fitted._members(self._network, self._fitted.inputs.of(dense, vectors))[: self.n_draws]
+            out[:, rows] = each.reshape(self.n_draws, len(rows), parts, -1).mean(axis=2)
         out = self._fitted._counts(out, self._factor)
         self._last = cells, out
         return out

@@ -9,7 +9,7 @@ from hisdiff._section import FeatureSpec, Locations, Section
 from hisdiff._stats._accuracy import pearson
 from hisdiff.methods._base import method
 from hisdiff.methods._istar._network import Ensemble, FootprintLoss, Superpixels
-from hisdiff.methods._istar._superpixels import Footprints, Inputs, disc, inside
+from hisdiff.methods._superpixels import Footprints, Inputs, disc, inside
 from hisdiff.methods._training import generator_for
 from hisdiff.methods.istar import FittedIStar, IStar, IStarConfig
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._log import logger
-from hisdiff.methods._istar._superpixels import Footprints, Inputs, inside, scaled_under
+from hisdiff.methods._superpixels import Footprints, Inputs, inside, scaled_under
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -41,6 +41,9 @@ class HisDiffConfig(Options):
         Of the denoiser; ``heads`` of attention for ``"dit"``.
     dropout, condition_dropout
         ``"mlp"``: part of the hidden values, and of the condition's, that is set to zero in training.
+    fine
+        ``"mlp"``: whether it is also learned how expression is spread inside spots, for predictions finer than they are;
+        without it, or where the encoder has no dense form, every cell is predicted like a spot around it.
     n_blocks
         Blocks of tissue that a single training section is cut into for validation.
     sampler, n_steps
@@ -67,6 +70,7 @@ class HisDiffConfig(Options):
     heads: int = 8
     dropout: float = 0.2
     condition_dropout: float = 0.3
+    fine: bool = True
     n_blocks: int = 5
     sampler: str = "heun"
     n_steps: int = 6

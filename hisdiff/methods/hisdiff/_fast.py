@@ -13,6 +13,7 @@ from hisdiff._keys import COUNTS
 from hisdiff.methods._noise import BlockNoise
 from hisdiff.methods.hisdiff._factors import Factors, count, count_mean, count_rate
 from hisdiff.methods.hisdiff._flow import FactorFlow
+from hisdiff.methods.hisdiff._local import LocalRates
 from hisdiff.methods.hisdiff._mean import ConditionalMean
 from hisdiff.methods.hisdiff._mlp import StackedMLP
 from hisdiff.methods.hisdiff._samplers import SAMPLERS
@@ -74,10 +75,13 @@ class DepthGauge:
         totals = count_rate(mean).sum(axis=1)
         return float(np.log2(np.median(totals[totals > 0]))) + self.bias if (totals > 0).any() else self.depth
 
+    def shift(self, spots_mean: np.ndarray) -> float:
+        """Return what brings means to ``depth``, in octaves, from those at the section's spots."""
+        return float(np.clip(self.depth - self.read(spots_mean), -_MOST_SHIFT, _MOST_SHIFT))
+
     def align(self, mean: np.ndarray, spots_mean: np.ndarray) -> np.ndarray:
         """Bring means to ``depth``, by what those at the section's spots amount to."""
-        shift = float(np.clip(self.depth - self.read(spots_mean), -_MOST_SHIFT, _MOST_SHIFT))
-        return count_mean(mean, shift)
+        return count_mean(mean, self.shift(spots_mean))
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class FactorModel:
         The parts.
     depth
         log2 of the median total count over the panel of a usual section, to predict at where nothing else is known.
+    local
+        How expression is spread inside footprints; None where no dense embedding was to be had.
     """
 
     kind: ClassVar[str] = "mlp"
@@ -128,9 +134,10 @@ class FactorModel:
         factors: Factors,
         flow: FactorFlow,
         depth: float,
+        local: LocalRates | None = None,
     ) -> None:
         self.config, self.mean, self.gauge, self.summary = config, mean, gauge, summary
-        self.factors, self.flow, self.depth = factors, flow, depth
+        self.factors, self.flow, self.depth, self.local = factors, flow, depth, local
 
     def draws(
         self,
@@ -158,6 +165,21 @@ class FactorModel:
         """Return means ``(n, G)`` at the cohort's depth, not aligned."""
         parts = np.split(np.arange(len(locations)), range(_CHUNK, len(locations), _CHUNK))
         return np.concatenate([self.mean(section, locations.take(part)) for part in parts])
+
+    def scores(
+        self, center: np.ndarray, start: np.ndarray, draw: int, *, n_steps: int, device: str | None
+    ) -> np.ndarray:
+        """Carry standard normal ``(n, K)`` to the scores of one draw around aligned means ``(n, G)``."""
+        where = resolve_device(device)
+        members = np.flatnonzero(self.flow.member_folds.cpu().numpy() < 0)
+        flow = self.flow.to(where).take(members[[draw % len(members)]])
+        condition = torch.from_numpy(self.summary(center)).to(where)
+        sampler = SAMPLERS[self.config.sampler]
+        return (
+            flow.sample(condition, torch.from_numpy(start)[None].to(where), n_steps=n_steps, sampler=sampler)[0]
+            .cpu()
+            .numpy()
+        )
 
     def draws_around(
         self,
@@ -224,7 +246,11 @@ class FactorModel:
         arrays |= {"summary/center": self.summary.center, "summary/axes": self.summary.axes, **self.factors.state()}
         arrays |= {f"flow/{name}": value.cpu().numpy() for name, value in self.flow.state_dict().items()}
         gauge = {"depth": self.gauge.depth, "bias": self.gauge.bias}
-        return arrays, {"mean": settings, "gauge": gauge, "depth": self.depth}
+        plain: dict[str, Any] = {"mean": settings, "gauge": gauge, "depth": self.depth}
+        if self.local is not None:
+            own, plain["local"] = self.local.state()
+            arrays |= own
+        return arrays, plain
 
     @classmethod
     def from_state(
@@ -238,7 +264,8 @@ class FactorModel:
         flow.load_state_dict(weights)
         mean = ConditionalMean.from_state(arrays, settings["mean"])
         gauge = DepthGauge(**settings["gauge"])
-        return cls(config, mean, gauge, summary, factors, flow, float(settings["depth"]))
+        local = LocalRates.from_state(arrays, settings["local"]) if "local" in settings else None
+        return cls(config, mean, gauge, summary, factors, flow, float(settings["depth"]), local)
 
 
 def new_flow(config: HisDiffConfig, n_factors: int, n_condition: int, member_folds: torch.Tensor) -> FactorFlow:

@@ -18,6 +18,7 @@ from hisdiff.methods.hisdiff._factors import fit_factors
 from hisdiff.methods.hisdiff._fast import DepthGauge, FactorModel, Summary, new_flow
 from hisdiff.methods.hisdiff._flow import FactorFlow
 from hisdiff.methods.hisdiff._initialise import initialise
+from hisdiff.methods.hisdiff._local import fit_local
 from hisdiff.methods.hisdiff._mean import cross_fit
 from hisdiff.methods.hisdiff._model import FittedHisDiff
 
@@ -85,7 +86,12 @@ def fit_factor_model(
         new_flow(config, len(factors.loadings), summary.axes.shape[1], member_folds), generator_for(seed, -1)
     )
     usual = float(np.median(spots.depths))
-    model = FactorModel(config, fitted.mean, gauge, summary, factors, flow, usual)
+    local = None
+    if config.fine:
+        local = fit_local(
+            spots, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=seed
+        )
+    model = FactorModel(config, fitted.mean, gauge, summary, factors, flow, usual, local)
     watched = _Watched.of(model, spots, held_out, validation)
     data = {
         "scores": torch.from_numpy(scores.astype(np.float32)),

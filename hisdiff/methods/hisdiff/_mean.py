@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff.methods._ridge_features import Projection, TrainingSpots
-from hisdiff.methods._ridge_path import Moments
+from hisdiff.methods.hisdiff._components import fit_components
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -243,77 +243,12 @@ def cross_fit(
         values = features.scaled(raw)
         weights = []
         for kernels in families:
-            own, held_out, share = _fit_components(values, rows, kernels, targets, spots.fold, spots.weight, penalties)
-            weights.append(own / len(families))
-            scores += held_out / (len(families) * len(scalings))
-            explained.append(share)
+            whitenings = [kernel.whitening(values[rows]) for kernel in kernels]
+            expansions = (kernel(values, values[rows]) @ whitening for kernel, whitening in zip(kernels, whitenings))
+            fitted = fit_components(expansions, targets, spots.fold, spots.weight, penalties)
+            weights.append(np.stack([w @ own for w, own in zip(whitenings, fitted.weights)]) / len(families))
+            scores += fitted.held_out / (len(families) * len(scalings))
+            explained.append(fitted.explained)
         members.append(KernelMean(features, values[rows], sum(families, ()), np.concatenate(weights)))
     mean = ConditionalMean(tuple(members), components, intercept)
     return CrossFitted(mean, scores @ components + intercept, float(np.mean(explained)))
-
-
-def _fit_components(
-    values: np.ndarray,
-    rows: np.ndarray,
-    kernels: Sequence[Kernel],
-    targets: np.ndarray,
-    fold: np.ndarray,
-    weight: np.ndarray,
-    penalties: Sequence[float],
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Choose kernel and penalty of each component.
-
-    Returns
-    -------
-    Weights ``(len(kernels), m, r)``, out-of-fold scores ``(n, r)`` and the part of the variance that they explain.
-    """
-    n_folds = int(fold.max()) + 1
-    weights = np.zeros((len(kernels), len(rows), targets.shape[1]))
-    scores = np.zeros_like(targets)
-    if n_folds == 1:  # too few spots to leave any out: nothing is known to be predictable
-        return weights, scores, 0.0
-    least = np.zeros(targets.shape[1])
-    for f in range(n_folds):
-        own, w = targets[fold == f], weight[fold == f]
-        least += w @ np.square(own - np.average(own, axis=0, weights=w))
-    total = least.sum()
-    for which, kernel in enumerate(kernels):
-        whitening = kernel.whitening(values[rows])
-        expanded = kernel(values, values[rows]) @ whitening
-        parts = [Moments.of(expanded[fold == f], targets[fold == f], weight[fold == f]) for f in range(n_folds)]
-        everything = sum(parts[1:], parts[0])
-        errors = np.sum([_held_out_errors(everything - part, part, penalties) for part in parts], axis=0)
-        choice, error = errors.argmin(axis=0), errors.min(axis=0)
-        better = error < least
-        for chosen in np.unique(choice[better]):
-            use = better & (choice == chosen)
-            weights[:, :, use] = 0
-            weights[which][:, use] = whitening @ _slopes(everything, penalties[chosen])[:, use]
-            for f, part in enumerate(parts):
-                scores[np.ix_(fold == f, use)] = (
-                    expanded[fold == f] @ _slopes(everything - part, penalties[chosen])[:, use]
-                )
-        least = np.where(better, error, least)
-    return weights, scores, float(1 - least.sum() / max(total, 1e-12))
-
-
-def _slopes(moments: Moments, penalty: float) -> np.ndarray:
-    """Fit without intercept: targets are centred, and kernels have none to penalise."""
-    return np.linalg.solve(moments.xx + penalty * np.eye(len(moments.xx)), moments.xy)
-
-
-def _held_out_errors(training: Moments, held_out: Moments, penalties: Sequence[float]) -> np.ndarray:
-    """Return squared errors of each component on left-out spots for every penalty, ``(len(penalties), r)``.
-
-    The mean error is not counted: what a section has more or less of as a whole is no skill of the image.
-    """
-    eigenvalues, axes = np.linalg.eigh(training.xx)
-    eigenvalues = np.maximum(eigenvalues, 0)
-    target = axes.T @ training.xy
-    xx, xy, yy = held_out.centred()
-    xx, xy = axes.T @ xx @ axes, axes.T @ xy
-    result = np.empty((len(penalties), len(yy)))
-    for row, penalty in zip(result, penalties):
-        slopes = target / (eigenvalues + penalty)[:, None]
-        row[:] = yy - 2 * np.einsum("pg,pg->g", slopes, xy) + np.einsum("pg,pg->g", slopes, xx @ slopes)
-    return result

@@ -14,6 +14,7 @@ from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._field import PatchField
 from hisdiff.methods.hisdiff._config import HisDiffConfig
 from hisdiff.methods.hisdiff._fast import FactorModel
+from hisdiff.methods.hisdiff._fine_field import TwoScaleField
 from hisdiff.methods.hisdiff._gene_model import GeneModel
 
 if TYPE_CHECKING:
@@ -100,13 +101,10 @@ class FittedHisDiff:
         without drawing (see ``Draw.expected``).
         """
         draws = DrawAccumulator(units, keep_draws)
-        if depth is None:
-            known = section.depth is not None and np.isfinite(section.depth)
-            depth = section.depth if known else self.generator.depth
         made = self.generator.draws(
             section,
             locations,
-            depth=float(depth),
+            depth=self._depth_for(section, depth),
             n_draws=positive(n_draws, "n_draws", integer=True),
             n_steps=self.config.n_steps if n_steps is None else positive(n_steps, "n_steps", integer=True),
             units=units,
@@ -120,6 +118,13 @@ class FittedHisDiff:
                 total = draw.expected if total is None else total + draw.expected
         result = draws.result(self.genes)
         return result if total is None else replace(result, mean=(total / n_draws).astype(np.float32))
+
+    def _depth_for(self, section: Section, depth: float | None) -> float:
+        """Return the depth to predict at: the one asked for, the section's own, or the usual one."""
+        if depth is not None:
+            return float(depth)
+        known = section.depth is not None and np.isfinite(section.depth)
+        return float(section.depth if known else self.generator.depth)
 
     def field(
         self,
@@ -138,6 +143,21 @@ class FittedHisDiff:
             if section.spots is None:
                 raise ValueError(f"Neither the model nor section {section.name!r} tells the size of a spot.")
             radius = float(np.median(section.spots.radius_um))
+        model = self.generator
+        if isinstance(model, FactorModel) and model.local is not None and section.dense is not None:
+            return TwoScaleField(
+                model,
+                model.local,
+                section,
+                genes=self.genes,
+                gamma_shape=None if self.knowledge is None else self.knowledge.gamma_shape,
+                radius_um=radius,
+                depth=self._depth_for(section, depth),
+                n_draws=positive(n_draws, "n_draws", integer=True),
+                n_steps=self.config.n_steps if n_steps is None else positive(n_steps, "n_steps", integer=True),
+                seed=seed_of(seed),
+                device=device,
+            )
         options = {"n_steps": n_steps, "depth": depth, "seed": seed, "device": device, "progress": False}
         return PatchField(self, section, np.pi * radius**2, n_draws, options)
 

@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from scipy import sparse
 
-from hisdiff._geometry._grid import block_slices, by_block, cells_touching, outlines, overlap
+from hisdiff._geometry._grid import BLOCK, block_slices, by_block, cells_touching, outlines, overlap
 from hisdiff.methods._pca import column_scale, principal_axes
 
 if TYPE_CHECKING:
@@ -96,6 +96,25 @@ def dense_rasters(dense: DenseSource, ij: np.ndarray, resolution_um: float) -> I
         yield rows, vectors_of(dense, ij[rows], resolution_um)
 
 
+def cell_parts(dense: DenseSource, cells: Locations, finest_um: float) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
+    """Yield rows of cells of a grid, into how many parts each is cut, and the raw vectors ``(len(rows) * parts, D)``.
+
+    Cells larger than ``finest_um`` are cut into equal parts that are not, part by part of one cell after the other;
+    smaller ones are looked at as they are, since what a vector describes does not depend on the size of the cell.
+    """
+    assert cells.cell_um is not None
+    assert cells.array_ij is not None
+    across = max(1, int(np.ceil(cells.cell_um / finest_um - 1e-9)))
+    i, j = np.meshgrid(np.arange(across), np.arange(across), indexing="ij")
+    offsets = np.stack([i, j], axis=-1).reshape(-1, 2)
+    tile = max(1, BLOCK // across)  # the raster of a tile stays small
+    _, tiles = np.unique(cells.array_ij // tile, axis=0, return_inverse=True)
+    order = np.argsort(tiles.ravel(), kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(tiles.ravel()[order])) + 1):
+        ij = (cells.array_ij[rows, None] * across + offsets).reshape(-1, 2)
+        yield rows, across**2, vectors_of(dense, ij, cells.cell_um / across)
+
+
 def vectors_of(dense: DenseSource, ij: np.ndarray, resolution_um: float) -> np.ndarray:
     """Return the raw vectors ``(k, D)`` of cells that lie close together."""
     (i0, j0), (i1, j1) = ij.min(axis=0).tolist(), (ij.max(axis=0) + 1).tolist()
@@ -113,8 +132,8 @@ class Inputs:
         Whether vectors are scaled by the section's own mean and standard deviation first, so that a stain of its own
         does not matter.
     center, axes
-        ``(D,)`` and ``(D, k)``: mean of the training superpixels and their principal axes, each scaled to unit variance;
-        None for the vectors themselves.
+        ``(D,)`` and ``(D, k)``: mean of the training superpixels and their scaled principal axes; None for the vectors
+        themselves.
     """
 
     standardise: bool
@@ -122,8 +141,14 @@ class Inputs:
     axes: np.ndarray | None = None
 
     @classmethod
-    def fit(cls, parts: list[np.ndarray], n_components: int | None, *, standardise: bool) -> Inputs:
-        """Find the axes from the scaled vectors of each section's superpixels."""
+    def fit(
+        cls, parts: list[np.ndarray], n_components: int | None, *, standardise: bool, whiten: bool = True
+    ) -> Inputs:
+        """Find the axes from the scaled vectors of each section's superpixels.
+
+        ``whiten`` gives each component unit variance; else they keep their proportions, with a mean square length of 1
+        together.
+        """
         if n_components is None:
             return cls(standardise)
         every = np.concatenate(
@@ -131,7 +156,8 @@ class Inputs:
         )
         center, _ = column_scale(every)
         axes, spread = principal_axes(every - center, n_components)
-        scaled = axes / np.maximum(spread, 1e-6 * max(float(spread[0]), 1e-6))
+        unit = spread if whiten else np.full_like(spread, np.sqrt(np.square(spread).sum()))
+        scaled = axes / np.maximum(unit, 1e-6 * max(float(spread[0]), 1e-6))
         return cls(standardise, center.astype(np.float32), scaled.astype(np.float32))
 
     def scaled(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:

@@ -104,6 +104,8 @@ def cell_parts(dense: DenseSource, cells: Locations, finest_um: float) -> Iterat
     """
     assert cells.cell_um is not None
     assert cells.array_ij is not None
+    if not len(cells):
+        return
     across = max(1, int(np.ceil(cells.cell_um / finest_um - 1e-9)))
     i, j = np.meshgrid(np.arange(across), np.arange(across), indexing="ij")
     offsets = np.stack([i, j], axis=-1).reshape(-1, 2)

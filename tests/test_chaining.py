@@ -193,10 +193,30 @@ def test_spatialdata_plot_draws_spots_and_cells_over_the_image(chained):
     import spatialdata_plot  # noqa: F401  registers sdata.pl
 
     ax = plt.subplots()[1]
-    under = chained.pl.render_images("toy_image")
-    under.pl.render_shapes("toy", color="TUM01", table_name="table", table_layer="ridge").pl.show(coordinate_systems="um", ax=ax)  # fmt: skip
+    spots = chained.pl.render_images("toy_image").pl.render_shapes("toy", color="TUM01", table_name="table", table_layer="ridge")  # fmt: skip
+    spots.pl.show(coordinate_systems="um", ax=ax)
     assert ax.collections
     ax = plt.subplots()[1]
-    cells = under.pl.render_labels(f"{FINE}_cells", color="TUM01", table_name=FINE)
+    cells = chained.pl.render_images("toy_image").pl.render_labels(f"{FINE}_cells", color="TUM01", table_name=FINE)
     cells.pl.show(coordinate_systems="um", ax=ax)
     assert len(ax.get_images()) == 2
+
+
+def test_cells_go_through_coexpression_and_pathways(chained):
+    sdata = sd.SpatialData.init_from_elements(
+        {name: chained[name] for name in ("toy_image", f"{FINE}_cells")} | {FINE: chained.tables[FINE].copy()}
+    )
+    cells = sdata.tables[FINE]
+    sq.gr.spatial_neighbors_grid(cells, n_neighs=4)
+    for method in ("spearman", "lee"):
+        hd.tl.coexpression(sdata, layer="draw0", method=method, table_key=FINE, key_added=method)
+    one, other = (cells.varp[f"{method}_coexpression"] for method in ("spearman", "lee"))
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.5
+    programmes = {kind: [g for g in cells.var_names if g.startswith(kind)] for kind in ("TUM", "IMM")}
+    hd.tl.enrich(sdata, programmes, layer="X", method="zscore", table_key=FINE, min_size=3)
+    ax = hd.pl.pathway_map(sdata, "TUM", table_key=FINE)
+    np.testing.assert_allclose(
+        np.sort(ax.get_images()[1].get_array().compressed()), np.sort(cells.obsm["hisdiff_pathways"]["TUM"]), rtol=1e-5
+    )
+    panels = hd.pl.gene_pair(sdata, "TUM01", "IMM01", layers="X", table_key=FINE).axes[:3]
+    assert [len(ax.get_images()) for ax in panels] == [0, 2, 2]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from hisdiff._geometry import lattice_points, nearest, pitch_of
 from hisdiff._section import Locations
@@ -13,8 +14,8 @@ from hisdiff._section import Locations
 if TYPE_CHECKING:
     from hisdiff._section import Section
 
-N_NEIGHBOURS = 9
-N_GLOBAL = 49
+AROUND = (9, 49)
+"""Anchors of the neighbourhood, and of the global context."""
 # Spots whose pitch is within this factor of the trained one serve as anchors themselves.
 _PITCH_TOLERANCE = 1.25
 
@@ -32,7 +33,8 @@ class Context:
     anchors
         float32 ``(m, D)``.
     near, wide
-        int64 ``(n, 9)`` and ``(n, 49)`` rows of ``anchors``, nearest first; -1 where the section has fewer.
+        int64 ``(n, 9)`` and ``(n, 49)``, or what else was asked for: rows of ``anchors``, nearest first; -1 where the
+        section has fewer.
     """
 
     own: np.ndarray
@@ -43,13 +45,21 @@ class Context:
     def mean_over(self, indices: np.ndarray) -> np.ndarray:
         """Return the mean embedding over the anchors that ``indices`` names, float32 ``(n, D)``."""
         there = indices >= 0
-        weights = there / there.sum(axis=1, keepdims=True)
-        return np.einsum("nk,nkd->nd", weights, self.anchors[np.where(there, indices, 0)], optimize=True).astype(
-            np.float32
-        )
+        counts = there.sum(axis=1)
+        weights = np.repeat(1 / counts, counts)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        averages = csr_matrix((weights, indices[there], starts), shape=(len(indices), len(self.anchors)))
+        return (averages @ self.anchors).astype(np.float32)
 
 
-def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitch_um: float | None = None) -> Context:
+def context_of(
+    section: Section,
+    locations: Locations,
+    *,
+    scaling: Scaling,
+    pitch_um: float | None = None,
+    around: tuple[int, int] = AROUND,
+) -> Context:
     """Gather the context of locations of a section.
 
     Parameters
@@ -64,6 +74,8 @@ def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitc
     pitch_um
         Distance between anchors; None for that of the section's spots. Spots of about that pitch are the anchors,
         else a lattice inside the tissue is.
+    around
+        How many anchors are near, and how many make up the wider surroundings.
     """
     features = section.features
     if features is None:
@@ -72,8 +84,9 @@ def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitc
     anchor_values = features.at(anchors)
     own = anchor_values if anchors is locations else features.at(locations)
     scale = lambda values: _scale(values, features.mean, features.std, scaling)  # noqa: E731
-    wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
-    return Context(scale(own), scale(anchor_values), wide[:, :N_NEIGHBOURS], wide)
+    near, most = around
+    wide = nearest(locations.xy_um, anchors.xy_um, most)
+    return Context(scale(own), scale(anchor_values), wide[:, :near], wide)
 
 
 def _anchors(section: Section, pitch_um: float | None) -> Locations:

@@ -66,15 +66,13 @@ def _table(key: str, table: AnnData) -> Iterator[Line]:
             f"{_several(record['n_genes'], 'gene')}, mean of {_several(record['n_draws'], 'draw')}, {record['units']}; "
             f"model {record['model']}{seen}",
         )
+    for name, record in records(table, _keys.COEXPRESSION).items():
+        modules = table.var[_keys.module(name)].dropna().nunique() if _keys.module(name) in table.var else 0
+        yield f"{INDENT}coexpression {name}", f"{_several(len(record['genes']), 'gene')}, {_several(modules, 'module')}"
     for name in table.uns:
-        if _keys.module(name) in table.var:
-            modules = table.var[_keys.module(name)].dropna().nunique()
-            yield f"{INDENT}coexpression {name}", _several(modules, "module")
         if _keys.pathways(name) in table.obsm:
-            yield (
-                f"{INDENT}pathways {name}",
-                f"scores of {_several(table.obsm[_keys.pathways(name)].shape[1], 'gene set')}",
-            )
+            sets = table.obsm[_keys.pathways(name)].shape[1]
+            yield f"{INDENT}pathways {name}", f"scores of {_several(sets, 'gene set')}"
 
 
 def _several(n: int, what: str) -> str:

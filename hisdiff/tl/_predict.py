@@ -113,16 +113,22 @@ def predict(
 
     Returns
     -------
-    None, and sets in ``tables[table_key]``: ``layers["hisdiff"]`` (mean of draws), ``["hisdiff_std"]``,
-    ``["hisdiff_draw0"]``, ... (float32, n_obs x n_vars, in ``units``; NaN for genes outside the panel);
-    ``var["hisdiff_modelled"]``, ``["hisdiff_cv_pcc"]``, ``["hisdiff_interval_factor"]``; ``obs["hisdiff_ood"]`` (bool:
-    the patch looks like nothing the model was trained on); and ``uns["hisdiff"]["predictions"]["hisdiff"]``. A section
-    that has only an image gets the table ``lattice`` with the genes of the panel.
-    With ``resolution_um=16``: the table ``hisdiff_16um`` (cells x panel; ``X`` the mean, layer ``"std"``, ``"draw0"``, ...;
-    ``obs["spot"]`` and ``obs["spot_distance_um"]`` the nearest measured spot) on the labels ``hisdiff_16um_cells``.
-    With ``at="nuclei"``: the table ``hisdiff_nuclei`` on that element. An object with several sections gets one for each,
-    with its region at the end of the names.
-    Or the predictions, an AnnData (locations x panel) per section with the same layers.
+    None, and sets in ``tables[table_key]``
+
+    - ``layers["hisdiff"]`` (mean of draws), ``["hisdiff_std"]``, ``["hisdiff_draw0"]``, ...: float32, n_obs x n_vars, in
+      ``units``; NaN for genes outside the panel;
+    - ``var["hisdiff_modelled"]``, ``["hisdiff_cv_pcc"]``, ``["hisdiff_interval_factor"]``: the panel, and what is known of
+      each gene from left-out training tissue;
+    - ``obs["hisdiff_ood"]``: bool, the patch looks like nothing the model was trained on;
+    - ``uns["hisdiff"]["predictions"]["hisdiff"]``: the record.
+
+    A section that has only an image gets the table ``lattice`` with the genes of the panel. With ``resolution_um=16``: the
+    table ``hisdiff_16um`` (cells x panel; ``X`` the mean, layer ``"std"``, ``"draw0"``, ...; ``obs["spot"]`` and
+    ``obs["spot_distance_um"]`` the nearest measured spot) on the labels ``hisdiff_16um_cells``. With ``at="nuclei"``: the
+    table ``hisdiff_nuclei`` on that element. An object with several sections gets one for each, with its region at the end
+    of the names.
+
+    With ``inplace=False`` the predictions, an AnnData (locations x panel) per section with the same layers.
 
     Raises
     ------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from hisdiff.methods.hisdiff._config import HisDiffConfig
 from hisdiff.methods.hisdiff._fit import fit_factor_model
 from hisdiff.methods.hisdiff._fit_gene import fit_gene_model
+from hisdiff.methods.hisdiff._gene_model import DENOISERS
 from hisdiff.methods.hisdiff._model import FittedHisDiff
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Section
 
-_FITTERS = {"mlp": fit_factor_model, "dit": fit_gene_model}
+_FITTERS = {"mlp": fit_factor_model} | dict.fromkeys(DENOISERS, fit_gene_model)
 
 
 class HisDiff:

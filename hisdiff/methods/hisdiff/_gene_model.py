@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from hisdiff.methods.hisdiff._parametrisation import Kind
     from hisdiff.methods.hisdiff._reference import ReferenceNetwork
 
+DENOISERS = {"dit": DiT}
+"""Denoisers of the gene vector by their name in the configuration; each is built from the arguments of ``DiT``."""
 FLOW_SAMPLERS = ("euler", "heun")
 """Samplers of flow matching; a network for them is trained on straight paths, all others on the diffusion."""
 FLOW_SCALE = 1000.0
@@ -80,8 +82,10 @@ class GeneNetwork(nn.Module):
             with_depth=config.standardise,
             fusion_hidden=sizes.fusion_hidden,
         )
-        width, depth, heads = config.width, config.depth, config.heads
-        return cls(conditioner, DiT(sizes.n_genes, width, depth, heads, sizes.mlp_ratio, sizes.learn_variance))
+        denoiser = DENOISERS[config.denoiser](
+            sizes.n_genes, config.width, config.depth, config.heads, sizes.mlp_ratio, sizes.learn_variance
+        )
+        return cls(conditioner, denoiser)
 
 
 class GeneModel:

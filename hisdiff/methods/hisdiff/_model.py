@@ -15,7 +15,7 @@ from hisdiff.methods._field import PatchField
 from hisdiff.methods.hisdiff._config import HisDiffConfig
 from hisdiff.methods.hisdiff._fast import FactorModel
 from hisdiff.methods.hisdiff._fine_field import TwoScaleField
-from hisdiff.methods.hisdiff._gene_model import GeneModel
+from hisdiff.methods.hisdiff._gene_model import DENOISERS, GeneModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,7 +46,7 @@ class Generator(Protocol):
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
 
 
-GENERATORS: dict[str, type[FactorModel] | type[GeneModel]] = {"mlp": FactorModel, "dit": GeneModel}
+GENERATORS: dict[str, Any] = {"mlp": FactorModel} | dict.fromkeys(DENOISERS, GeneModel)
 """Denoiser of the configuration -> what makes draws."""
 
 

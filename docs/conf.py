@@ -1,0 +1,68 @@
+"""Settings of the documentation: ``sphinx-build -W docs docs/_build`` makes it, without network."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+project = "hisdiff"
+author = "The hisdiff developers"
+copyright = author
+version = release = version_of("hisdiff")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "_static", "_templates"]
+templates_path = ["_templates"]
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
+
+# Notebooks carry their outputs; CI runs them where they live, and building pages runs nothing.
+nb_execution_mode = "off"
+nb_merge_streams = True
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# Types stand in signatures and nowhere else.
+napoleon_google_docstring = False
+napoleon_numpy_docstring = True
+napoleon_custom_sections = ["Returns"]  # prose: what is written where, not a list of types
+autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+autodoc_typehints_description_target = "documented"
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": False}
+
+html_theme = "sphinx_book_theme"
+html_title = "hisdiff"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "use_download_button": False,
+    "show_navbar_depth": 1,
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def copy_notebooks() -> None:
+    """Bring the tutorials to where sphinx looks for them; they live outside ``docs`` so that users find them."""
+    target = HERE / "tutorials"
+    for old in target.glob("*.ipynb"):
+        old.unlink()
+    for notebook in sorted((HERE.parent / "tutorials").glob("*.ipynb")):
+        shutil.copy2(notebook, target)
+
+
+copy_notebooks()

@@ -34,13 +34,13 @@ myst_heading_anchors = 3
 # Types stand in signatures and nowhere else.
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
+napoleon_use_ivar = True
 napoleon_custom_sections = ["Returns"]  # prose: what is written where, not a list of types
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_typehints_description_target = "documented"
 autosummary_generate = True
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": False}
 
 html_theme = "sphinx_book_theme"
 html_title = "hisdiff"

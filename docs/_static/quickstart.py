@@ -1,4 +1,4 @@
-"""Draw the pictures of the quickstart on the toy tissue: ``python docs/_static/quickstart.py`` (two minutes)."""
+"""Draw the pictures of the quickstart on the toy tissue: ``python docs/_static/quickstart.py`` (a minute)."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import hisdiff as hd
 HERE = Path(__file__).parent
 DPI = 90
 
-*train, test = hd.datasets.toy(n_sections=3)
+*train, test = hd.datasets.toy(n_sections=3, size_um=1200)
 hd.pp.select_genes(train)
 hd.pp.embed([*train, test])
 model = hd.tl.fit(train)
@@ -33,4 +33,6 @@ for name, figure in figures.items():
     figure.savefig(path, dpi=DPI)
     picture = Image.open(path).convert("RGB")
     # A palette keeps the colours of the maps and makes a fifth of the size.
-    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )

@@ -15,7 +15,9 @@ from hisdiff._sdata._read import Bound, read_sections
 from hisdiff._sdata._write import records
 from hisdiff.pl import _canvas
 from hisdiff.pl._contents import INDENT, Line, contents
-from hisdiff.pl._values import describe, is_measured, values_of
+from hisdiff.pl._marks import Footprints
+from hisdiff.pl._values import describe, is_measured, own_prediction, values_of
+from hisdiff.pl._view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._section import Box
+    from hisdiff.pl._marks import Marks
 
 PANEL_INCH = 3.0
 LINE_INCH = 0.19
@@ -53,7 +56,8 @@ def overview(
     """Show what is in an object: image, outline of the tissue, spots, counts, prediction, and a list of the rest.
 
     One row per section, with as many panels as there is something to show: the image with the outline of the tissue and
-    of the spots; total counts; the predicted gene with the best expected accuracy. Below stand the images, shapes and
+    of the spots; total counts; the predicted gene with the best expected accuracy, at the spots and, in an object with one
+    section, on the first grid it was predicted on. Below stand the images, shapes and
     tables with their sizes, the embedding, predictions and the model.
 
     Parameters
@@ -87,6 +91,8 @@ def overview(
     check_sdata(sdata)
     bounds = _sections(sdata, table_key, image_key, mpp)
     shown = [_panels(bound) for bound in bounds]
+    if len(bounds) == 1:
+        shown[0] += _fine_panels(bounds[0], mpp)
     boxes = [_box(bound) for bound in bounds]
     lines = contents(sdata)
 
@@ -111,9 +117,10 @@ def overview(
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel shows: a title and, unless it is the image alone, values at the locations and their unit."""
+    """What one panel shows: a title and, unless it is the image alone, values at locations and their unit."""
 
     title: str
+    marks: Marks | None = None
     values: np.ndarray | None = None
     unit: str = ""
 
@@ -131,33 +138,51 @@ def _panels(bound: Bound) -> list[Panel]:
     table = bound.place.table
     if table is None:
         return panels
+    spots = Footprints(bound.section.spots)
     if is_measured(table):
         totals = np.asarray(table.X.sum(axis=1)).ravel()[bound.place.rows]
         info = describe(table, None, str(bound.place.table_key))
-        panels.append(Panel("measured, all genes", np.log2(1 + totals) if info.take_log else totals, info.unit))
-    made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
-    if made:
-        stem = _keys.STEM if _keys.STEM in made else made[0]
+        panels.append(Panel("measured, all genes", spots, np.log2(1 + totals) if info.take_log else totals, info.unit))
+    stem = _stem(table)
+    if stem is not None:
         info = describe(table, stem, str(bound.place.table_key))
         column = _best_gene(table, stem)
         gene = str(table.var_names[column])
-        panels.append(
-            Panel(
-                f"{gene}, {info.label}{_expected(table, stem, column)}",
-                values_of(bound.place, {gene: column}, info)[gene],
-                info.unit,
-            )
-        )
+        values = values_of(bound.place, {gene: column}, info)[gene]
+        panels.append(Panel(f"{gene}, {info.label}{_expected(table, stem, column)}", spots, values, info.unit))
     return panels
+
+
+def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
+    """Return a panel of the first table that is finer than the spots, with the same gene as at the spots."""
+    sdata, spots = bound.place.sdata, bound.place.table
+    for key, table in sdata.tables.items():
+        if own_prediction(table) is None or table.uns["spatialdata_attrs"]["region"] not in sdata.labels:
+            continue
+        view = view_of(sdata, key, bound.place.image_key, None, mpp)
+        stem = None if spots is None else _stem(spots)
+        known = None if stem is None else str(spots.var_names[_best_gene(spots, stem)])
+        gene = known if known in table.var_names else str(table.var_names[_most_varied(table.X)])
+        info = describe(table, None, key)
+        values = values_of(view.place, {gene: int(table.var_names.get_loc(gene))}, info)[gene]
+        return [Panel(f"{gene}, {key}", view.marks, values, info.unit)]
+    return []
+
+
+def _stem(table: AnnData) -> str | None:
+    """Return the prediction at spots that is shown: that of the default method where there is one."""
+    made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
+    return _keys.STEM if _keys.STEM in made else made[0] if made else None
 
 
 def _best_gene(table: AnnData, stem: str) -> int:
     """Return the column of the gene with the best expected accuracy; where none is known, of that which varies most."""
     accuracy = table.var[_keys.cv_pcc(stem)].to_numpy(dtype=float) if _keys.cv_pcc(stem) in table.var else np.array([])
-    if np.isfinite(accuracy).any():
-        return int(np.nanargmax(accuracy))
-    spread = np.asarray(table.layers[stem][:MOST_ROWS], dtype=float).std(axis=0)
-    return int(np.nanargmax(spread))
+    return int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else _most_varied(table.layers[stem])
+
+
+def _most_varied(matrix: Any) -> int:
+    return int(np.nanargmax(np.asarray(matrix[:MOST_ROWS], dtype=float).std(axis=0)))
 
 
 def _expected(table: AnnData, stem: str, column: int) -> str:
@@ -180,9 +205,9 @@ def _draw(
     ax.set_anchor("W")
     if pixels is not None:
         _canvas.draw_underlay(ax, pixels, box, 1.0 if panel.values is None else image_alpha)
-    if panel.values is not None:
+    if panel.marks is not None and panel.values is not None:
         norm = _canvas.shared_norm([panel.values])
-        drawn = _canvas.draw_locations(ax, section.spots, panel.values, norm=norm, cmap=cmap)
+        drawn = panel.marks.draw(ax, panel.values, norm=norm, cmap=cmap, alpha=panel.marks.alpha)
         extend = _canvas.extend_of(norm, [panel.values])
         ax.figure.colorbar(drawn, ax=ax, label=panel.unit, extend=extend, fraction=0.04, pad=0.02, aspect=22)
     else:

@@ -53,6 +53,16 @@ def test_object_with_spots_only():
     assert "none fitted" in text(figure)
 
 
+def test_a_grid_is_shown_with_the_gene_of_the_spots(predicted):
+    hd.tl.predict(predicted, resolution_um=50)
+    figure = hd.pl.overview(predicted)
+    gene = predicted.tables["table"].var["ridge_cv_pcc"].idxmax()
+    assert titles(figure)[3] == f"{gene}, ridge_50um"
+    raster = maps(figure)[3].images[1]
+    assert np.isfinite(raster.get_array().compressed()).sum() == predicted.tables["ridge_50um"].n_obs
+    del predicted.tables["ridge_50um"]
+
+
 def images_only(make_section, *names):
     made = [make_section(name) for name in names]
     return sd.SpatialData(images={key: image for each in made for key, image in each.images.items()})

@@ -207,7 +207,7 @@ def depth_of(counts: csr_matrix) -> float:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted expression at locations.
+    """Predicted expression at locations; arrays are lazy (dask) where a prediction was streamed to disk.
 
     Attributes
     ----------
@@ -218,7 +218,7 @@ class Prediction:
     units
         ``"log2"``: log2(1 + count); ``"counts"``: expected counts.
     draws
-        float32 ``(k, n, G)``, the first ``k`` draws, or None.
+        The first ``k`` draws, float32 ``(n, G)`` each, or None.
     obs
         ``(n,)`` arrays by name that go beside the result, such as an out-of-distribution flag.
     """
@@ -227,5 +227,5 @@ class Prediction:
     std: np.ndarray
     genes: np.ndarray
     units: str
-    draws: np.ndarray | None = None
+    draws: np.ndarray | Sequence[np.ndarray] | None = None
     obs: dict[str, np.ndarray] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from spatialdata.transformations import Scale, Sequence, Translation, get_transf
 from hisdiff import _keys
 from hisdiff._log import logger
 from hisdiff._sdata._locate import finest, made_here, mark_made_here
+from hisdiff._sdata._store import put
 from hisdiff._sdata._write import set_record
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def check_names_free(sdata: SpatialData, table_key: str, labels_key: str | None)
     if old is not None and not made_here(old):
         raise ValueError(
             f"There is a table {table_key!r} that hisdiff did not write; it is left alone. Choose another name with key_added=."
+        )
+    if sdata.path is not None and old is None and f"tables/{table_key}" in sdata.elements_paths_on_disk():
+        raise ValueError(
+            f"The object's store has a table {table_key!r} that was not read with it; read the object whole, or choose another name "
+            f"with key_added=."
         )
     if labels_key is None or labels_key not in sdata:
         return
@@ -101,13 +107,10 @@ def cells_labels(place: Place, ij: np.ndarray, resolution_um: float) -> Any:
 
 
 def write_fine(place: Place, table_key: str, region: str, table: AnnData, labels: Any | None) -> None:
-    """Put a table, and the labels that it annotates, into the object, in place of an earlier result of the same names."""
-    sdata = place.sdata
-    sdata.tables.pop(table_key, None)
-    if labels is not None:
-        sdata.labels.pop(region, None)
-        sdata.labels[region] = labels
-    sdata.tables[table_key] = TableModel.parse(
+    """Put a table, and the labels that it annotates, into the object and its store, in place of an earlier result."""
+    parsed = TableModel.parse(
         table, region=region, region_key=REGION_KEY, instance_key=INSTANCE_KEY, overwrite_metadata=True
     )
+    elements = {table_key: parsed} if labels is None else {region: labels, table_key: parsed}
+    put(place.sdata, elements, {})
     logger.info("wrote table %r: %d x %d, on %r", table_key, table.n_obs, table.n_vars, region)

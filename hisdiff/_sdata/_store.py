@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import dask.array as da
 import spatialdata
 import zarr
 from spatialdata import SpatialData
@@ -21,7 +22,12 @@ from hisdiff._sdata._written import mark_written
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from anndata import AnnData
+
 LARGEST_IN_MEMORY = 2 * 1024**3
+LARGEST_READ_AT_ONCE = 256 * 1024**2
+"""Tables above this stay lazy after they were streamed to a store."""
+_TABLES = "tables"
 
 
 def working_folder(sdata: SpatialData, key: str) -> Path | None:
@@ -67,10 +73,10 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
     beside = store.resolve().with_name(f".{store.name}.placing")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        made = SpatialData.init_from_elements(dict(elements))
         with warnings.catch_warnings():
             # A table may annotate an element that is in the store already.
             warnings.filterwarnings("ignore", ".*annotat.*not present in the SpatialData object", UserWarning)
+            made = SpatialData.init_from_elements(dict(elements))
             made.write(beside)
         paths = [path for key in elements for path in made.elements_paths_in_memory() if path.partition("/")[2] == key]
         for path in paths:
@@ -88,11 +94,29 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
     if sdata.has_consolidated_metadata():
         sdata.write_consolidated_metadata()
     sdata.write_attrs()
-    kinds = sorted({path.partition("/")[0] for path in paths})
-    stored = spatialdata.read_zarr(store, selection=kinds)
-    for key in elements:
-        _set(sdata, key, stored[key])
+    kinds = sorted({path.partition("/")[0] for path in paths} - {_TABLES})
+    stored = spatialdata.read_zarr(store, selection=kinds) if kinds else None
+    for path in paths:
+        kind, _, key = path.partition("/")
+        element = elements[key]
+        _set(sdata, key, _from_store(element, store / path) if kind == _TABLES or stored is None else stored[key])
     logger.debug("placed %s in %s", list(elements), store)
+
+
+def _from_store(table: AnnData, path: Path) -> AnnData:
+    """Return a table whose lazy arrays read from the store; small ones are read at once, so that all tools take them."""
+    matrices = {"X": table.X, **{f"layers/{name}": layer for name, layer in table.layers.items()}}
+    if not any(isinstance(matrix, da.Array) for matrix in matrices.values()):
+        return table
+    small = sum(matrix.nbytes for matrix in matrices.values()) <= LARGEST_READ_AT_ONCE
+    for name in matrices:
+        array = da.from_zarr(zarr.open_array(path / name, mode="r"))
+        values = array.compute() if small else array
+        if name == "X":
+            table.X = values
+        else:
+            table.layers[name.removeprefix("layers/")] = values
+    return table
 
 
 def _set(sdata: SpatialData, key: str, element: Any) -> None:

@@ -9,21 +9,26 @@ import numpy as np
 
 from hisdiff import _keys
 from hisdiff._geometry._grid import BLOCK, block_slices, by_block, cells_touching, overlap
+from hisdiff._keys import fine_draw
 from hisdiff._log import progress
 from hisdiff._section import Locations, Prediction
+from hisdiff._stream import Output, run
 from hisdiff.methods._agreement import Agreement
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._noise import BlockNoise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from hisdiff._section import Section
     from hisdiff.methods._agreement import Factors
     from hisdiff.methods._base import Field
 
-# Values of one array of a tile: some hundred MB for the half dozen arrays that are alive at a time.
-_TILE_VALUES = 2e7
+# Values of one array of a tile: some hundred MB for the dozen arrays that are alive at a time.
+_TILE_VALUES = 8e6
+# Values of a chunk on disk: some 4 MB, so that one gene of a large table is read quickly.
+_CHUNK_VALUES = 2**20
 # Purpose of the noise of factors; those of a method's own draws are small numbers.
 _FACTORS = 1000
 # Cells a footprint or a shape is made of, across: enough for its outline, few enough to be quick.
@@ -167,6 +172,32 @@ def tiles_of(ij: np.ndarray, n_genes: int) -> list[slice]:
         else:
             tiles.append(block)
     return tiles
+
+
+def outputs_of(n_cells: int, n_genes: int, keep_draws: int) -> dict[str, Output]:
+    """Return the arrays that cells fill, by name: ``"mean"``, ``"std"`` and the draws that are kept."""
+    one = Output((n_cells, n_genes), (max(1, min(_CHUNK_VALUES // n_genes, n_cells)), n_genes), fill=float("nan"))
+    return dict.fromkeys(("mean", "std", *(fine_draw(i) for i in range(keep_draws))), one)
+
+
+def predict_cells(
+    predictor: FinePredictor, where: Locations, folder: Path | None, plan: Mapping[str, Any], *, show: bool | None
+) -> Prediction:
+    """Predict the cells of a grid tile by tile, into ``folder`` or into memory (see ``hisdiff._stream.run``)."""
+    assert where.array_ij is not None
+    n_genes = len(predictor.field.genes)
+    outputs = outputs_of(len(where), n_genes, predictor.keep_draws)
+    tiles = tiles_of(where.array_ij, n_genes)
+
+    def work(k: int) -> dict[str, np.ndarray]:
+        part = predictor.cells(where.array_ij[tiles[k]])
+        kept = {fine_draw(i): draw for i, draw in enumerate(part.draws if part.draws is not None else ())}
+        return {"mean": part.mean, "std": part.std, **kept}
+
+    regions = [{name: (rows, slice(0, n_genes)) for name in outputs} for rows in tiles]
+    made = run(folder, plan, outputs, regions, work, desc="predicting", progress=show)
+    draws = [made[fine_draw(i)] for i in range(predictor.keep_draws)]
+    return Prediction(made["mean"], made["std"], predictor.field.genes, predictor.units, draws or None)
 
 
 def predict_locations(predictor: FinePredictor, where: Locations, *, show: bool | None) -> Prediction:

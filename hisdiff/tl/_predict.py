@@ -128,14 +128,21 @@ def predict(
     table ``hisdiff_nuclei`` on that element. An object with several sections gets one for each, with its region at the end
     of the names.
 
+    For an object that is backed by a zarr store the table of a grid is streamed there, tile by tile, in memory that does not
+    grow with the slide; a call that was stopped leaves no table and is continued by the same call. Above 256 MB its ``X``
+    and layers stay lazy (dask).
+
     With ``inplace=False`` the predictions, an AnnData (locations x panel) per section with the same layers.
 
     Raises
     ------
     KeyError
         If no model is given and none was fitted on this object.
+    OSError
+        If the disk is full; the object is as it was, and the same call goes on where it stopped.
     ValueError
-        If the grid is finer than a pixel or no cell lies in the tissue, both ``resolution_um`` and ``at`` are given,
+        If the grid is finer than a pixel or no cell lies in the tissue, a result above 2 GB is asked for an object
+        without a store, both ``resolution_um`` and ``at`` are given,
         the embedding is of another encoder than the model's, fewer than half of its genes are in the table, a layer
         of that name was not written by hisdiff, or the image or its scale is missing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,15 @@ import shapely
 
 from hisdiff._check import one_of, positive
 from hisdiff._geometry._grid import cells_within, outlines
-from hisdiff._log import progress
 from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._fine import cells_labels, check_names_free, fine_table, write_fine
-from hisdiff._section import Locations, Prediction
+from hisdiff._sdata._image import fingerprint
+from hisdiff._sdata._store import check_room, working_folder
+from hisdiff._section import Locations
+from hisdiff._stream import discard
 from hisdiff.methods._agreement import MODES
 from hisdiff.pp._tissue import outline_of
-from hisdiff.tl._fine import fine_predictor, predict_locations, resolution_for, tiles_of
+from hisdiff.tl._fine import fine_predictor, outputs_of, predict_cells, predict_locations, resolution_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from hisdiff._sdata._read import Bound
     from hisdiff._section import Section
     from hisdiff.methods._model import Model
-    from hisdiff.tl._fine import FinePredictor
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Target:
     ) -> AnnData | None:
         """Predict one section, and write a table of its own or return it."""
         place, section = bound.place, _with_tissue(bound)
+        table_key, region = self.names(bound, stem, several=several)
         assert section.image is not None
         if self.at is not None:
             where, instances = read_locations(place, self.at)
@@ -115,6 +118,10 @@ class Target:
             if not len(ij):
                 raise ValueError(f"No cell of {resolution:g} um has its centre in the tissue of {place.name!r}.")
             where, instances = Locations.cells(ij, resolution), np.arange(1, len(ij) + 1)
+            if inplace:
+                outputs = outputs_of(len(ij), len(model.genes), options["keep_draws"])
+                what = f"A table of {len(ij)} cells of {resolution:g} um and {len(model.genes)} genes"
+                check_room(place.sdata, sum(output.nbytes for output in outputs.values()), what)
         field = model.fitted.field(
             section,
             n_draws=options["n_draws"],
@@ -132,11 +139,6 @@ class Target:
             keep_draws=min(options["keep_draws"], field.n_draws),  # an ensemble has as many draws as members
             seed=options["seed"],
         )
-        if self.at is not None:
-            prediction = predict_locations(predictor, where, show=run["progress"])
-        else:
-            prediction = _predict_cells(predictor, where, show=run["progress"])
-        table_key, region = self.names(bound, stem, several=several)
         used = predictor.agreement is not None
         record |= {
             "calibration": self.calibrate if used else "none",
@@ -144,12 +146,21 @@ class Target:
             "n_draws": field.n_draws,
             "uses_section_counts": record["uses_section_counts"] or used or field.fitted_to_section,
         }
+        if self.at is not None:
+            folder = None
+            prediction = predict_locations(predictor, where, show=run["progress"])
+        else:
+            folder = working_folder(place.sdata, table_key) if inplace else None
+            plan = {**record, "units": predictor.units, "cells": _digest(where.array_ij), **_inputs_of(section)}
+            prediction = predict_cells(predictor, where, folder, plan, show=run["progress"])
         spots = section.spots if section.counts is not None else None
         table = fine_table(place, region, instances, where, prediction, record, stem, spots)
         if not inplace:
             return table
         labels = None if self.at is not None else cells_labels(place, where.array_ij, resolution)
         write_fine(place, table_key, region, table, labels)
+        if folder is not None:
+            discard(folder)
         return None
 
 
@@ -168,16 +179,18 @@ def _area(section: Section) -> Any:
     return shapely.union_all([section.tissue, *outlines(section.spots)])
 
 
-def _predict_cells(predictor: FinePredictor, where: Locations, *, show: bool | None) -> Prediction:
-    """Predict the cells of a grid tile by tile."""
-    assert where.array_ij is not None
-    n_genes, tiles = len(predictor.field.genes), tiles_of(where.array_ij, len(predictor.field.genes))
-    mean = np.empty((len(where), n_genes), dtype=np.float32)
-    std = np.empty_like(mean)
-    kept = np.empty((predictor.keep_draws, len(where), n_genes), dtype=np.float32)
-    for rows in progress(tiles, desc="predicting", enabled=show):
-        part = predictor.cells(where.array_ij[rows])
-        mean[rows], std[rows] = part.mean, part.std
-        if part.draws is not None:
-            kept[:, rows] = part.draws
-    return Prediction(mean, std, predictor.field.genes, predictor.units, kept if len(kept) else None)
+def _inputs_of(section: Section) -> dict[str, str]:
+    """Return what tells whether an unfinished run was of the same image, outline and counts."""
+    assert section.image is not None
+    told = {"image": fingerprint(section.image), "tissue": shapely.to_wkb(section.tissue, hex=True)}
+    if section.counts is not None:
+        counts = section.counts.tocsr()
+        told["counts"] = _digest(counts.indptr, counts.indices, counts.data)
+    return told
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,6 +1,6 @@
 """Throughput of embedding: a bare encoder against `embed_locations`, and the texture encoder alone and in `hd.pp.embed`.
 
-    python tests/benchmarks/embed.py [--architecture vit_base_patch16_224] [--patches 32] [--rounds 2] [--json FILE]
+    python tests/benchmarks/embed.py [--architecture vit_base_patch16_224] [--patches 48] [--rounds 3] [--json FILE]
 
 Weights are random, and images are in memory: noise for the encoders alone, the toy tissue for `hd.pp.embed`. A bare
 pass and one through `embed_locations` over the same patches take turns, and their ratio is taken within each round,
@@ -62,8 +62,8 @@ def whole_section() -> tuple[int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="vit_base_patch16_224")
-    parser.add_argument("--patches", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--patches", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -79,7 +79,7 @@ def test_learns_a_distribution_that_depends_on_the_condition():
     scores[:, 1] += condition[:, 1]
     made = flow(width=32, depth=2)
     data = {"scores": scores, "condition": condition, "fold": torch.zeros(600, dtype=torch.int64)}
-    train(made, data, TrainingOptions(n_steps=400, batch_size=256, learning_rate=5e-3, ema=0.98), seed=0, device="cpu")
+    train(made, data, TrainingOptions(n_steps=250, batch_size=128, learning_rate=8e-3, ema=0.98), seed=0, device="cpu")
     asked = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat_interleave(400, 0)
     drawn = made.sample(asked, noise(2, 800, K), n_steps=12, sampler=SAMPLERS["heun"]).reshape(2, 2, 400, K)
     wide, narrow = drawn[:, 0, :, 0].std(), drawn[:, 1, :, 0].std()

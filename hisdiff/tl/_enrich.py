@@ -67,7 +67,8 @@ def enrich(
         Ensembl ids through a column of ``var`` that has them; upper and lower case are told apart.
     layer
         Layer, or several draws of a prediction, whose statistics or scores are averaged; None or ``"X"`` for measured
-        counts. See :func:`coexpression`.
+        counts. See :func:`coexpression`. Name draws rather than their mean: that is a mean of logarithms, and scaling it to
+        one depth misleads for genes that are rarely seen.
     by
         What is asked of.
 

@@ -26,6 +26,9 @@ _STEP = 1 / 16
 _TOP = 14.0
 """Mean log2(1 + count) up to which the noise of counting is tabulated; above 16,000 counts it is below a hundredth."""
 _LEVELS = 1024
+# Nodes and weights of Gauss-Hermite quadrature for a standard normal variable.
+_POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,25 @@ def count_mean(mean: np.ndarray, shift: float = 0.0) -> np.ndarray:
 
 def count_rate(mean: np.ndarray, shift: float = 0.0) -> np.ndarray:
     """Return the expected count, ``2 ** shift`` times that at which E log2(1 + Poisson) is ``mean``."""
-    grid, rates, _ = _poisson_moments()
-    inside = np.interp(np.clip(mean, 0, _TOP), grid, np.log2(1 + rates))
+    inside = _along_grid(np.log2(1 + _poisson_moments()[1]), mean)
     return (np.exp2(inside + np.maximum(mean - _TOP, 0)) - 1) * 2.0**shift
+
+
+def expected_rate(mean: np.ndarray, sd: np.ndarray, shift: float = 0.0) -> np.ndarray:
+    """Return E ``count_rate(mean + sd * normal, shift)`` for means ``(n, G)`` and sds ``(G,)``."""
+    levels = np.arange(0, _TOP + _STEP / 2, _STEP)
+    table = sum(w * count_rate(levels[:, None] + p * sd) for p, w in zip(_POINTS, _WEIGHTS))
+    inside = _along_grid(np.log2(1 + table), mean)
+    return (np.exp2(inside + np.maximum(mean - _TOP, 0)) - 1) * 2.0**shift
+
+
+def _along_grid(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Interpolate what is tabulated at means of the grid, ``(m,)`` or ``(m, G)``, at means ``(..., G)``."""
+    place = np.clip(mean, 0, _TOP - 1e-6) / _STEP
+    row = place.astype(np.int64)
+    columns = () if values.ndim == 1 else (np.arange(values.shape[1]),)
+    low, high = values[(row, *columns)], values[(row + 1, *columns)]
+    return low + (place - row) * (high - low)
 
 
 def count(mean: np.ndarray, normal: np.ndarray, shift: float = 0.0) -> np.ndarray:

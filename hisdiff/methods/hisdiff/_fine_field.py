@@ -26,7 +26,7 @@ from scipy import sparse
 from hisdiff._section import Locations
 from hisdiff.methods._field import SmoothNoise
 from hisdiff.methods._superpixels import Footprints, cell_parts, dense_rasters
-from hisdiff.methods.hisdiff._factors import count_mean, count_rate
+from hisdiff.methods.hisdiff._factors import count_mean, count_rate, expected_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,9 +45,6 @@ _CHUNK = 8192
 # Octaves, sd.
 _MOST_SPECKLE = 1.5
 _SCORES, _SPECIFIC = range(2)
-# Nodes and weights of Gauss-Hermite quadrature for a standard normal variable.
-_POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 @dataclass
@@ -119,8 +116,7 @@ class TwoScaleField:
         sd = np.sqrt(variance + np.square(factors.offsets).sum(axis=0) / max(len(factors.offsets) - 1, 1))
         out = np.empty(of.center.shape, dtype=np.float32)
         for rows in _chunks(len(cells)):
-            rate = sum(w * count_rate(of.center[rows] + p * sd, self._shift) for p, w in zip(_POINTS, _WEIGHTS))
-            out[rows] = rate * np.exp2(of.ratio[rows])
+            out[rows] = expected_rate(of.center[rows], sd, self._shift) * np.exp2(of.ratio[rows])
         return out
 
     def draws(self, cells: Locations) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ from hisdiff.methods.hisdiff._factors import (
     count_mean,
     count_rate,
     counting_variance,
+    expected_rate,
     fit_factors,
 )
 
@@ -96,3 +97,10 @@ def test_state_and_back():
     back = Factors.from_state(factors.state())
     for name in ("loadings", "specific", "offsets"):
         np.testing.assert_array_equal(getattr(back, name), getattr(factors, name))
+
+
+def test_expected_rate_is_the_mean_of_the_rates_around_a_level():
+    mean, sd = np.array([[0.5, 3.0, 9.0]]), np.array([0.3, 0.8, 1.2])
+    drawn = count_rate(mean + sd * np.random.default_rng(0).standard_normal((200_000, 3))).mean(axis=0)
+    np.testing.assert_allclose(expected_rate(mean, sd)[0], drawn, rtol=0.02)
+    np.testing.assert_allclose(expected_rate(mean, np.zeros(3), 1.0), 2 * count_rate(mean), rtol=1e-3)

@@ -29,6 +29,7 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "stage": ("stage", {"train_fraction": 1.0}),
 }
 JOBS = {"coarse": tuple(SETTINGS), "unseen": ("hisdiff", "ridge", "istar", "xfuse")}
+COARSE_DRAWS = 8  # the energy score does not depend on how many there are, only its noise does
 COLUMNS = {
     "pcc_all": "PCC",
     "pcc_all_norm": "norm",
@@ -52,7 +53,7 @@ def run(job: str, methods: list[str], sections: dict, seeds: int) -> pd.DataFram
     entries = {name: SETTINGS[name] for name in methods}
     if job == "coarse":
         hd.pp.select_genes(list(sections.values()))
-        return hd.tl.compare([], list(sections.values()), entries, coarsen=2, n_seeds=seeds)
+        return hd.tl.compare([], list(sections.values()), entries, coarsen=2, n_seeds=seeds, n_draws=COARSE_DRAWS)
     train = [sections[name] for name in SECTIONS[:-1]]
     hd.pp.select_genes(train)
     return hd.tl.compare(train, sections[SECTIONS[-1]], entries, n_seeds=seeds)

@@ -1,4 +1,4 @@
-"""Resampling: intervals of a difference between two methods, and the control that ignores the image."""
+"""Resampling: intervals of a difference between two methods, the control that ignores the image, counting noise."""
 
 from __future__ import annotations
 
@@ -67,3 +67,18 @@ def random_spots(training: np.ndarray, n_locations: int, n_draws: int, seed: int
         raise ValueError("There is no training spot to draw from.")
     rows = [np.random.default_rng([seed, draw]).integers(len(training), size=n_locations) for draw in range(n_draws)]
     return training[np.stack(rows)]
+
+
+def with_counting_noise(log2_expected: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Draw a Poisson count around each expected count, both as log2(1 + count); draw ``j`` has noise of its own.
+
+    Parameters
+    ----------
+    log2_expected
+        ``(n_draws, n, G)``; NaN and what is below zero count as zero.
+    seed
+        Of the noise; that of a draw does not depend on how many there are.
+    """
+    counts = np.exp2(np.maximum(np.nan_to_num(log2_expected), 0, dtype=np.float64)) - 1
+    drawn = [np.random.default_rng([seed, j]).poisson(one) for j, one in enumerate(counts)]
+    return np.log2(1 + np.stack(drawn))

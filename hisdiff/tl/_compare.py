@@ -103,10 +103,11 @@ def compare(
     A frame with one row per method, section and seed. ``method``, ``section``, ``seed``, ``n_spots`` (that were
     judged), ``n_genes``; of the mean of draws, on log2(1 + count): ``pcc_10 pcc_50 pcc_all`` (the first two choose
     their genes by the figure itself), ``mse``, ``mae``, and with ``coarsen`` ``pcc_within``, the part of the
-    correlation that lies inside pseudo-spots; of a single draw, or of the one value where ``has_draws`` is False:
-    ``draw_pcc_all``, ``rvd``, ``coexpression_r``, ``coexpression_mae``, ``moran_mae``; all of these also with
-    ``_norm``, after scaling every spot to the same total count. ``energy_score`` of the draws, a proper score, lower is
-    better (of the one value where there are none); ``coverage_90`` of the interval, at spots of an unseen section.
+    correlation that lies inside pseudo-spots; of a single draw, or of the one value where a method gives no draws
+    (``has_draws``): ``draw_pcc_all``, ``rvd``, ``coexpression_r``, ``coexpression_mae``, ``moran_mae``; all of these also
+    with ``_norm``, after scaling every spot to the same total count. ``energy_score`` of the draws, a proper score, lower
+    is better; ``coverage_90`` of the interval, at spots of an unseen section. With ``coarsen`` predictions are expected
+    counts, of every method, so the noise of counting (Poisson) is put on draws and single values first.
     ``fit_s`` and ``predict_s``, without the embedding; ``peak_gb``, the most memory that the process held meanwhile.
     Two controls need no image: ``"random spots"`` (spots of the training sections drawn at random), or, with
     ``coarsen``, ``"pseudo-spot"`` (each spot gets its part of the pseudo-spot's count). ``attrs`` hold ``coarsen``,
@@ -281,7 +282,8 @@ def _run(
             told = predict(task.sdata, model, **task.where, **options, key_added=_STEM, inplace=False)
         # Intervals are those of spots: finer predictions are expected counts, without the noise of counting.
         knows = None if task.parent is not None else model.knowledge
-        figures = task.scores(told, None if knows is None else knows.interval_factor)
+        factor = None if knows is None else knows.interval_factor
+        figures = task.scores(told, n_draws=n_draws, seed=seed, interval_factor=factor)
         time = {"fit_s": fitting.seconds, "predict_s": predicting.seconds}
         peak = max(fitting.peak_gb, predicting.peak_gb)
         rows.append({"method": entry.label, "section": task.name, "seed": seed, **figures, **time, "peak_gb": peak})
@@ -292,9 +294,10 @@ def _run(
 def _control(task: Task, known: Sequence[Task], n_draws: int, seed: int) -> dict[str, Any]:
     """Return the figures of what needs no image."""
     if task.shared is not None:
-        label, figures = PSEUDO_SPOT, task.judged(task.shared, None)
+        label, mean, draws = PSEUDO_SPOT, task.shared, None
     else:
         spots = np.concatenate([other.measured[:, rows_of(task.genes, other.genes)] for other in known])
         draws = random_spots(spots, len(task.rows), n_draws, seed)
-        label, figures = RANDOM_SPOTS, task.judged(draws.mean(axis=0), draws if n_draws > 1 else None)
+        label, mean, draws = RANDOM_SPOTS, draws.mean(axis=0), draws if n_draws > 1 else None
+    figures = task.judged(mean, draws, n_draws=n_draws, seed=seed)
     return {"method": label, "section": task.name, "seed": seed, **figures}

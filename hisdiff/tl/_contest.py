@@ -14,6 +14,7 @@ from hisdiff._sdata._read import read_sections
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._figures import figures, within_groups
 from hisdiff._stats._proper import coverage, energy_score
+from hisdiff._stats._resample import with_counting_noise
 from hisdiff._stats._spatial import knn_weights
 from hisdiff._stats._structure import normalize_depth
 
@@ -73,11 +74,15 @@ class Task:
         """``(n, G)``, log2(1 + count)."""
         return np.log2(1 + self.counts.toarray())
 
-    def scores(self, predicted: AnnData, interval_factor: np.ndarray | None = None) -> dict[str, float]:
+    def scores(
+        self, predicted: AnnData, *, n_draws: int, seed: int, interval_factor: np.ndarray | None = None
+    ) -> dict[str, float]:
         """Return the figures of a prediction in units ``"log2"`` with all its draws as layers.
 
         Parameters
         ----------
+        n_draws, seed
+            Of the counting noise, see ``judged``.
         interval_factor
             Of each gene of ``predicted``, or None where intervals are not judged.
         """
@@ -86,7 +91,7 @@ class Task:
         mean = np.asarray(predicted.X)[take]
         names = [name for name in predicted.layers if "draw" in name]
         draws = np.stack([np.asarray(predicted.layers[name])[take] for name in names]) if len(names) > 1 else None
-        found = self.judged(mean, draws)
+        found = self.judged(mean, draws, n_draws=n_draws, seed=seed)
         if interval_factor is not None and np.isfinite(interval_factor[columns]).any():
             (name,) = (name for name in predicted.layers if name.endswith("std"))
             std = np.asarray(predicted.layers[name])[take]
@@ -94,8 +99,16 @@ class Task:
             found["coverage_90"] = float(np.nanmean(inside))
         return found
 
-    def judged(self, mean: np.ndarray, draws: np.ndarray | None) -> dict[str, float]:
-        """Return the figures of a mean ``(n, G)`` and draws ``(k, n, G)``, None where there is one value only."""
+    def judged(self, mean: np.ndarray, draws: np.ndarray | None, *, n_draws: int, seed: int) -> dict[str, float]:
+        """Return the figures of a mean ``(n, G)`` and draws ``(k, n, G)``, None where there is one value only.
+
+        Predictions finer than the spots are expected counts, of every method: where spots were merged, ``n_draws`` draws
+        of counts are made of a single value, and one of each draw.
+        """
+        has_draws = draws is not None
+        if self.parent is not None:
+            expected = draws if has_draws else np.broadcast_to(mean, (n_draws, *mean.shape))
+            draws = with_counting_noise(expected, seed)
         known = np.isfinite(mean).all(axis=1)
         if not known.any():
             raise ValueError(f"Nothing was predicted at the {len(known)} spots of {self.name!r}.")
@@ -107,7 +120,7 @@ class Task:
         row: dict[str, float] = {
             "n_spots": int(known.sum()),
             "n_genes": len(self.genes),
-            "has_draws": draws is not None,
+            "has_draws": has_draws,
         }
         for end, view in (("", np.asarray), ("_norm", normalize_depth)):
             true, expected, single = view(measured), view(mean), view(one)

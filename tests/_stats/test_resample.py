@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hisdiff._stats._resample import paired_bootstrap, random_spots
+from hisdiff._stats._resample import paired_bootstrap, random_spots, with_counting_noise
 
 
 def test_interval_of_a_mean_has_the_width_of_theory():
@@ -38,3 +38,15 @@ def test_random_spots_are_whole_training_spots_and_differ_between_draws():
 def test_random_spots_need_training_spots():
     with pytest.raises(ValueError, match="no training spot"):
         random_spots(np.empty((0, 3)), 5, 1)
+
+
+def test_counting_noise_is_that_of_a_poisson_count_and_each_draw_has_its_own():
+    expected = np.log2(1 + np.broadcast_to([[0.0, 9.0]], (2, 4000, 2)))
+    drawn = with_counting_noise(expected, 3)
+    counts = np.exp2(drawn) - 1
+    assert not counts[..., 0].any()
+    np.testing.assert_allclose(counts[..., 1].mean(axis=1), 9, rtol=0.03)
+    np.testing.assert_allclose(counts[..., 1].var(axis=1), 9, rtol=0.1)
+    assert not np.array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(with_counting_noise(expected[:1], 3)[0], drawn[0])
+    assert not with_counting_noise(np.full((1, 2, 2), np.nan)).any()

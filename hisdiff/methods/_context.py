@@ -14,8 +14,8 @@ from hisdiff._section import Locations
 if TYPE_CHECKING:
     from hisdiff._section import Section
 
-AROUND = (9, 49)
-"""Anchors of the neighbourhood, and of the global context."""
+N_NEIGHBOURS = 9
+N_GLOBAL = 49
 # Spots whose pitch is within this factor of the trained one serve as anchors themselves.
 _PITCH_TOLERANCE = 1.25
 
@@ -33,8 +33,7 @@ class Context:
     anchors
         float32 ``(m, D)``.
     near, wide
-        int64 ``(n, 9)`` and ``(n, 49)``, or what else was asked for: rows of ``anchors``, nearest first; -1 where the
-        section has fewer.
+        int64 ``(n, 9)`` and ``(n, 49)`` rows of ``anchors``, nearest first; -1 where the section has fewer.
     """
 
     own: np.ndarray
@@ -52,14 +51,7 @@ class Context:
         return (averages @ self.anchors).astype(np.float32)
 
 
-def context_of(
-    section: Section,
-    locations: Locations,
-    *,
-    scaling: Scaling,
-    pitch_um: float | None = None,
-    around: tuple[int, int] = AROUND,
-) -> Context:
+def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitch_um: float | None = None) -> Context:
     """Gather the context of locations of a section.
 
     Parameters
@@ -74,8 +66,6 @@ def context_of(
     pitch_um
         Distance between anchors; None for that of the section's spots. Spots of about that pitch are the anchors,
         else a lattice inside the tissue is.
-    around
-        How many anchors are near, and how many make up the wider surroundings.
     """
     features = section.features
     if features is None:
@@ -84,9 +74,8 @@ def context_of(
     anchor_values = features.at(anchors)
     own = anchor_values if anchors is locations else features.at(locations)
     scale = lambda values: _scale(values, features.mean, features.std, scaling)  # noqa: E731
-    near, most = around
-    wide = nearest(locations.xy_um, anchors.xy_um, most)
-    return Context(scale(own), scale(anchor_values), wide[:, :near], wide)
+    wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
+    return Context(scale(own), scale(anchor_values), wide[:, :N_NEIGHBOURS], wide)
 
 
 def _anchors(section: Section, pitch_um: float | None) -> Locations:

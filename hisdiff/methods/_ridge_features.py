@@ -9,7 +9,7 @@ import numpy as np
 
 from hisdiff._geometry import pitch_of
 from hisdiff._section import depth_of
-from hisdiff.methods._context import AROUND, Context, Scaling, context_of
+from hisdiff.methods._context import Context, Scaling, context_of
 from hisdiff.methods._folds import folds_of
 from hisdiff.methods._pca import column_scale, principal_axes
 
@@ -36,8 +36,6 @@ class Projection:
         ``(D,)`` mean and sd of the training embeddings, each column scaled alone since units may differ.
     axes
         ``(D, k)`` principal axes of the standardised embeddings.
-    around
-        Anchors of the two means around a location.
     """
 
     scaling: Scaling
@@ -45,7 +43,6 @@ class Projection:
     center: np.ndarray
     scale: np.ndarray
     axes: np.ndarray
-    around: tuple[int, int] = AROUND
 
     @classmethod
     def fit(cls, sections: Sequence[Section], scaling: Scaling, pitch_um: float | None, k: int) -> Projection:
@@ -58,8 +55,8 @@ class Projection:
         return cls(scaling, pitch_um, center, scale, axes)
 
     def features(self, section: Section, locations: Locations) -> np.ndarray:
-        """Return float64 ``(n, 3 k)``: components of the own embedding, of the mean over few anchors and over many."""
-        context = context_of(section, locations, scaling=self.scaling, pitch_um=self.pitch_um, around=self.around)
+        """Return float64 ``(n, 3 k)``: components of the own embedding, of the mean over 9 anchors and over 49."""
+        context = context_of(section, locations, scaling=self.scaling, pitch_um=self.pitch_um)
         # The mean of projections is the projection of the mean, and far smaller to take.
         small = Context(self._project(context.own), self._project(context.anchors), context.near, context.wide)
         return np.concatenate([small.own, small.mean_over(small.near), small.mean_over(small.wide)], axis=1)

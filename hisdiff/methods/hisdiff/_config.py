@@ -26,9 +26,6 @@ class HisDiffConfig(Options):
         ``"dit"``: diffusion over the gene vector with one token per gene and attention to the surroundings.
     scalings
         How embeddings are scaled; ``"mlp"`` averages over them, ``"dit"`` takes the first.
-    arounds
-        ``"mlp"``: pairs of numbers of anchors, few and many, whose mean embeddings stand for the surroundings; the mean
-        averages over pairs.
     standardise
         ``"dit"``: whether genes are standardised and depth is part of the condition.
     n_components
@@ -59,10 +56,9 @@ class HisDiffConfig(Options):
 
     denoiser: Denoiser = "mlp"
     scalings: tuple[Scaling, ...] = ("raw", "standardised", "both")
-    arounds: tuple[tuple[int, int], ...] = ((9, 49), (25, 100))
     standardise: bool = True
     n_components: int = 64
-    linear: float = 0.1
+    linear: float = 0.3
     gammas: tuple[float, ...] = (0.3, 0.6, 1.5)
     penalties: tuple[float, ...] = (0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 50.0)
     n_landmarks: int = 1000
@@ -100,10 +96,6 @@ class HisDiffConfig(Options):
             object.__setattr__(self, name, value)
         for scaling in self.scalings:
             one_of(scaling, get_args(Scaling), "scalings")
-        pairs = tuple(tuple(pair) for pair in self.arounds)
-        if not pairs or any(len(pair) != 2 or not 0 < pair[0] <= pair[1] for pair in pairs):
-            raise ValueError(f"arounds are pairs of numbers of anchors, few and many, such as (9, 49), not {pairs}.")
-        object.__setattr__(self, "arounds", pairs)
         for name in ("n_components", "n_landmarks", "n_factors", "n_condition", "n_members"):
             positive(getattr(self, name), name, integer=True)
         for name in ("width", "depth", "heads", "n_blocks", "n_steps"):

@@ -61,7 +61,6 @@ def fit_factor_model(
     fitted = cross_fit(
         spots,
         scalings=config.scalings,
-        arounds=config.arounds,
         n_components=config.n_components,
         linear=config.linear,
         gammas=config.gammas,

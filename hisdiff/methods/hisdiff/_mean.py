@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Features:
     Attributes
     ----------
     projection
-        Principal components of the own embedding and of the means over few and over many anchors.
+        Principal components of the own embedding and of the means over 9 and over 49 anchors.
     center, scale
         ``(3 k,)``: each component is centred, and each of the three blocks is scaled to mean square length 1 / 3, so that the
         surroundings, whose means vary less, weigh as much as the spot itself.
@@ -87,7 +87,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class KernelMean:
-    """Mean as a function of embeddings scaled in one way, with surroundings of one size.
+    """Mean as a function of embeddings scaled in one way.
 
     Attributes
     ----------
@@ -154,8 +154,7 @@ class ConditionalMean:
             }
             arrays |= {f"mean/{i}/{name}": array for name, array in of.items()}
             kernels = [{"linear": k.linear, "gamma": k.gamma} for k in member.kernels]
-            projected = {"scaling": projection.scaling, "pitch_um": projection.pitch_um, "around": projection.around}
-            settings.append({**projected, "kernels": kernels})
+            settings.append({"scaling": projection.scaling, "pitch_um": projection.pitch_um, "kernels": kernels})
         return arrays, {"members": settings}
 
     @classmethod
@@ -165,8 +164,7 @@ class ConditionalMean:
         for i, own in enumerate(settings["members"]):
             prefix = f"mean/{i}/"
             of = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-            arrays_of = (of["center"], of["scale"], of["axes"])
-            projection = Projection(own["scaling"], own["pitch_um"], *arrays_of, tuple(own["around"]))
+            projection = Projection(own["scaling"], own["pitch_um"], of["center"], of["scale"], of["axes"])
             features = Features(projection, of["feature_center"], of["feature_scale"])
             kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in own["kernels"])
             members.append(KernelMean(features, of["landmarks"], kernels, of["weights"]))
@@ -196,7 +194,6 @@ def cross_fit(
     spots: TrainingSpots,
     *,
     scalings: Sequence[Scaling],
-    arounds: Sequence[tuple[int, int]],
     n_components: int,
     linear: float,
     gammas: Sequence[float],
@@ -209,8 +206,8 @@ def cross_fit(
     Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
     best on left-out tissue, or no say where none does: how much is cut in common (depth, density) is easily told from
     the image, what sets cell types apart less so, and one penalty for both would blur the one or let in noise with the
-    other. This is done for each scaling of the embedding and size of surroundings, with a linear kernel and with Gaussian
-    ones, and the results are averaged: they err differently, the most so in tissue unlike that of the training.
+    other. This is done for each scaling of the embedding, with a linear kernel and with Gaussian ones, and the results
+    are averaged: they err differently, the most so in tissue unlike that of the training.
 
     Parameters
     ----------
@@ -218,8 +215,6 @@ def cross_fit(
         Training spots with their folds.
     scalings
         Of the embedding.
-    arounds
-        Numbers of anchors that the two means around a location are taken over.
     n_components
         Principal components of the embedding.
     linear
@@ -241,12 +236,8 @@ def cross_fit(
     targets, components = centred / spread @ axes.T, axes * spread
     families = ((Kernel(1.0, None),), tuple(Kernel(linear, gamma) for gamma in gammas))
     members, scores, explained = [], np.zeros_like(targets), []
-    projections = [
-        replace(projection, around=around)
-        for projection in (Projection.fit(spots.sections, s, spots.pitch_um, n_components) for s in scalings)
-        for around in arounds
-    ]
-    for projection in projections:
+    for scaling in scalings:
+        projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
         raw = spots.features(projection)
         features = Features.fit(projection, raw)
         values = features.scaled(raw)
@@ -256,7 +247,7 @@ def cross_fit(
             expansions = (kernel(values, values[rows]) @ whitening for kernel, whitening in zip(kernels, whitenings))
             fitted = fit_components(expansions, targets, spots.fold, spots.weight, penalties)
             weights.append(np.stack([w @ own for w, own in zip(whitenings, fitted.weights)]) / len(families))
-            scores += fitted.held_out / (len(families) * len(projections))
+            scores += fitted.held_out / (len(families) * len(scalings))
             explained.append(fitted.explained)
         members.append(KernelMean(features, values[rows], sum(families, ()), np.concatenate(weights)))
     mean = ConditionalMean(tuple(members), components, intercept)

@@ -48,8 +48,6 @@ def test_unknown_option_lists_what_there_is():
         {"penalties": -1.0},
         {"n_factors": 0},
         {"linear": -0.1},
-        {"arounds": [[49, 9]]},
-        {"arounds": [[9]]},
         {"learning_rate": 0.0},
         {"precision": "int8"},
     ],

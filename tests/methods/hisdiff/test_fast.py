@@ -16,7 +16,7 @@ from hisdiff.methods.hisdiff._factors import count_mean, count_rate
 from hisdiff.methods.hisdiff._fast import DepthGauge, Summary
 
 TINY = HisDiffConfig(
-    n_components=6, arounds=((4, 12), (9, 49)), gammas=(0.6,), penalties=(1.0, 10.0), n_factors=3, n_condition=2, n_members=2, width=16, depth=1,
+    n_components=6, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=3, n_condition=2, n_members=2, width=16, depth=1,
     train_steps=20, validate_every=10, batch_size=64, n_steps=3,
 )  # fmt: skip
 

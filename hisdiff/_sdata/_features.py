@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Locations closer than this (um) are the same place.
 _SAME_PLACE_UM = 1e-3
+# Sets of new locations whose embeddings are remembered: those of a tile, and the anchors around them.
+_MOST_RECENT = 2
 
 
 class StoredFeatures:
@@ -48,6 +50,7 @@ class StoredFeatures:
     ) -> None:
         self.spec, self.mean, self.std, self.fingerprint = spec, mean, std, fingerprint
         self._spots, self._values, self._image, self._encoder = spots, values, image, encoder
+        self._recent: dict[bytes, np.ndarray] = {}
 
     def at(self, locations: Locations) -> np.ndarray:
         """Return raw embeddings, float32 ``(n, D)``."""
@@ -60,8 +63,18 @@ class StoredFeatures:
             todo = distance > _SAME_PLACE_UM
             out[~todo] = self._values[row[~todo]]
         if todo.any():
-            out[todo] = self._compute(locations.xy_um[todo])
+            out[todo] = self._recently(locations.xy_um[todo])
         return out
+
+    def _recently(self, xy_um: np.ndarray) -> np.ndarray:
+        """Return embeddings of new locations; the members of a model ask for the same ones, and for the same anchors."""
+        key = xy_um.tobytes()
+        if key not in self._recent:
+            computed = self._compute(xy_um)
+            while len(self._recent) >= _MOST_RECENT:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[key] = computed
+        return self._recent[key]
 
     def _compute(self, xy_um: np.ndarray) -> np.ndarray:
         from hisdiff import encoders

@@ -2,12 +2,14 @@ r"""Predictions finer than the spots, from two models of two scales.
 
 What a spot at a place would measure changes slowly, over the width of a patch; it is asked of the model of spots at nodes 100 um
 apart and interpolated. How that is spread inside a spot's footprint is the matter of :class:`LocalRates`. With M the
-interpolated expectation of a whole footprint, and :math:`\lambda` the local rates,
+interpolated expectation of a whole footprint, :math:`\lambda` the local rates, and :math:`\bar\lambda(x)` their mean over a
+footprint around x, at the same nodes,
 
-.. math:: r_g(c) = M_g(x_c) \, \frac{\lambda_g(z_c)}{\bar\lambda_g(x_c)} ,
+.. math:: r_g(c) = F_g(x_c) \, \frac{\lambda_g(z_c)}{\bar\lambda_g(x_c)} , \qquad
+    F_g(x) = \sqrt{M_g(x) \, \langle M_g \rangle \, \bar\lambda_g(x)} .
 
-where :math:`\bar\lambda(x)` is the mean of :math:`\lambda` over a footprint around x, at the same nodes. Averaged over a
-footprint this gives M back: the fine map says of a spot what the model of spots says.
+Both models say something of the whole footprint, from inputs of different scale, and err differently, so F is their geometric
+mean; :math:`\langle M \rangle`, the mean over the section's spots, gives the relative rates a level.
 
 Draws add what the model of spots leaves open as noise that varies smoothly in space, so that a draw is a plausible tissue:
 factors, which genes share, over about a spot's width, and the spread of single genes over a third of it. Its variance is such
@@ -38,8 +40,12 @@ if TYPE_CHECKING:
 _NODE_UM = 100.0
 # Nodes that are remembered: some hundred MB.
 _MOST_NODES = 20_000
+# Part that the local rates have in what is expected of a whole footprint.
+_LOCAL_SAY = 0.5
 # Octaves by which a cell may differ from the footprint around it.
 _MOST_RATIO = 5.0
+# A count that is as good as none.
+_LEAST = 1e-3
 # Cells whose rates are computed at a time, so that the dozen arrays of it stay small.
 _CHUNK = 8192
 # Octaves, sd.
@@ -96,7 +102,11 @@ class TwoScaleField:
         self._n_steps, self._seed, self._device = n_steps, seed, device
         self._shift = depth - model.gauge.depth
         spots = section.spots
-        self._align = 0.0 if spots is None or not len(spots) else model.gauge.shift(model.means(section, spots))
+        self._align, self._level = 0.0, None  # without spots, how much a section has of each gene is not known
+        if spots is not None and len(spots):
+            means = model.means(section, spots)
+            self._align = model.gauge.shift(means)
+            self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _LEAST)
         self._spacing_um = 2 * radius_um
         # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
         self._inflation = SmoothNoise.variance_of_mean(radius_um, self._spacing_um) ** -0.5
@@ -147,10 +157,17 @@ class TwoScaleField:
         ratio = np.empty(center.shape, dtype=np.float32)
         for rows, parts, vectors in cell_parts(self._section.dense, cells, 2 * self._local.cell_um):
             rates = self._local(self._section.dense, vectors).reshape(len(rows), parts, -1).mean(axis=1)
-            ratio[rows] = np.log2(rates) - footprint[rows]
+            ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
         ratio = np.clip(ratio, -_MOST_RATIO, _MOST_RATIO)
         self._last = _Cells(cells, center, ratio)
         return self._last
+
+    def _correction(self, center: np.ndarray, footprint: np.ndarray) -> np.ndarray | float:
+        """Return log2 of F / M, from the mean log2(1 + count) of footprints and log2 of their mean local rate."""
+        if self._level is None:
+            return 0.0
+        relative = np.log2(np.maximum(count_rate(center), _LEAST) / self._level)
+        return _LOCAL_SAY * (footprint - relative)
 
     def _spots_model(self, xy_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean log2(1 + count) of a footprint at places and log2 of the mean local rate in it, float32 ``(n, G)``."""

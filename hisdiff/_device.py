@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hisdiff._settings import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 
@@ -51,3 +54,20 @@ def multiplies_bf16(device: torch.device) -> bool:
         probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public name for it
         return any(getattr(torch.cpu, probe, bool)() for probe in probes)
     return False
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run networks of a few thousand weights on one core of the CPU, and leave torch's threads as they were.
+
+    To hand a product of microseconds to several threads takes longer than the product, up to a hundred times as long
+    where other work wants the cores.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

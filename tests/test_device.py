@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hisdiff._device import resolve_device
+from hisdiff._device import one_thread, resolve_device
 from hisdiff._settings import settings
 
 
@@ -30,3 +30,10 @@ def test_an_unknown_name_is_an_error_that_names_it():
 def test_a_missing_gpu_is_an_error_before_work_starts():
     with pytest.raises(ValueError, match="cuda:99"):
         resolve_device("cuda:99")
+
+
+def test_work_on_one_thread_leaves_those_of_torch_as_they_were():
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before

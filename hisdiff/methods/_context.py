@@ -12,7 +12,7 @@ from hisdiff._geometry import lattice_points, nearest, pitch_of
 from hisdiff._section import Locations
 
 if TYPE_CHECKING:
-    from hisdiff._section import FeatureSource, Section
+    from hisdiff._section import Section
 
 N_NEIGHBOURS = 9
 N_GLOBAL = 49
@@ -49,22 +49,6 @@ class Context:
         starts = np.concatenate([[0], np.cumsum(counts)])
         averages = csr_matrix((weights, indices[there], starts), shape=(len(indices), len(self.anchors)))
         return (averages @ self.anchors).astype(np.float32)
-
-
-class Remembered:
-    """Features of a section that are computed once for each set of locations, however often they are asked for."""
-
-    def __init__(self, features: FeatureSource) -> None:
-        self.spec, self.mean, self.std = features.spec, features.mean, features.std
-        self._features = features
-        self._known: dict[bytes, np.ndarray] = {}
-
-    def at(self, locations: Locations) -> np.ndarray:
-        """Return raw embeddings, float32 ``(n, D)``."""
-        key = np.ascontiguousarray(locations.xy_um).tobytes()
-        if key not in self._known:
-            self._known[key] = self._features.at(locations)
-        return self._known[key]
 
 
 def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitch_um: float | None = None) -> Context:

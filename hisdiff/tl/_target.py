@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from hisdiff import _keys
 from hisdiff._check import one_of, positive
 from hisdiff._geometry._grid import cells_within, outlines
 from hisdiff._sdata._at import read_locations
@@ -155,6 +156,8 @@ class Target:
             prediction = predict_cells(predictor, where, folder, plan, show=run["progress"])
         spots = section.spots if section.counts is not None else None
         table = fine_table(place, region, instances, where, prediction, record, stem, spots)
+        if model.knowledge is not None:
+            table.var[_keys.cv_pcc(stem)] = np.asarray(model.knowledge.cv_pcc, dtype=float)
         if not inplace:
             return table
         labels = None if self.at is not None else cells_labels(place, where.array_ij, resolution)

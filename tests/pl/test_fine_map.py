@@ -40,7 +40,7 @@ def cell_at(ax, x_um: float, y_um: float) -> float:
 def test_a_fine_table_is_one_raster_of_its_mean_at_its_place(fine):
     table = fine.tables["hisdiff_50um"]
     ax = hd.pl.gene_map(fine, "A00", table_key="hisdiff_50um")
-    assert ax.get_title(loc="left") == "A00, predicted"
+    assert "A00, predicted (weak: expected r" in ax.get_title(loc="left")
     raster = raster_of(ax)
     assert raster.get_alpha() == 0.6
     assert raster.get_array().count() == table.n_obs
@@ -76,7 +76,8 @@ def test_the_spread_of_a_fine_table_needs_no_name(fine):
 
 def test_draws_of_a_fine_table_stand_beside_its_mean(fine):
     titles = [ax.get_title(loc="left") for ax in panels(hd.pl.gene_map(fine, "A00", table_key="hisdiff_50um", layers=["X", "draw0"]))]  # fmt: skip
-    assert titles == ["A00, predicted", "A00, draw0"]
+    assert "A00, predicted" in titles[0]
+    assert "A00, draw0" in titles[1]
 
 
 class Wanted:
@@ -198,4 +199,4 @@ def test_a_prediction_at_shapes_is_drawn_with_their_outlines(fine):
     hd.tl.predict(fine, at="squares", n_draws=1)
     ax = hd.pl.gene_map(fine, "A00", table_key="ridge_squares")
     np.testing.assert_allclose(ax.collections[0].get_paths()[0].get_extents().bounds, [125, 125, 50, 50])
-    assert ax.get_title(loc="left") == "A00, predicted by ridge"
+    assert "A00, predicted by ridge" in ax.get_title(loc="left")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from hisdiff._device import resolve_device
+from hisdiff._device import one_thread, resolve_device
 from hisdiff._keys import COUNTS
 from hisdiff.methods._noise import BlockNoise
 from hisdiff.methods.hisdiff._factors import Factors, count, count_mean, count_rate
@@ -175,11 +175,9 @@ class FactorModel:
         flow = self.flow.to(where).take(members[[draw % len(members)]])
         condition = torch.from_numpy(self.summary(center)).to(where)
         sampler = SAMPLERS[self.config.sampler]
-        return (
-            flow.sample(condition, torch.from_numpy(start)[None].to(where), n_steps=n_steps, sampler=sampler)[0]
-            .cpu()
-            .numpy()
-        )
+        with one_thread():
+            scores = flow.sample(condition, torch.from_numpy(start)[None].to(where), n_steps=n_steps, sampler=sampler)
+        return scores[0].cpu().numpy()
 
     def draws_around(
         self,
@@ -212,7 +210,10 @@ class FactorModel:
             # Every start goes with its mirror image, whose result serves the mean only.
             both = torch.from_numpy(np.concatenate([start, -start], axis=1)).to(where)
             part = flow if len(group) == len(members) else flow.take(np.arange(len(group)))
-            scores = part.sample(condition.repeat(2, 1), both, n_steps=n_steps, sampler=SAMPLERS[self.config.sampler])
+            with one_thread():
+                scores = part.sample(
+                    condition.repeat(2, 1), both, n_steps=n_steps, sampler=SAMPLERS[self.config.sampler]
+                )
             for draw, two in zip(group, scores.cpu().numpy()):
                 yield self._draw(center, two[: len(rows)], two[len(rows) :], noise, draw, seed, shift, units)
 

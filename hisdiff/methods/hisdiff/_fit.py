@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hisdiff._device import one_thread
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._stats._proper import energy_score
@@ -98,18 +99,19 @@ def fit_factor_model(
         "condition": torch.from_numpy(summary(held_out[deep])),
         "fold": torch.from_numpy(spots.fold[deep]),
     }
-    result = train(
-        flow,
-        data,
-        config.training(),
-        seed=seed,
-        validate=watched.score,
-        device=device,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress_bar=progress,
-        desc="fitting hisdiff",
-    )
+    with one_thread():
+        result = train(
+            flow,
+            data,
+            config.training(),
+            seed=seed,
+            validate=watched.score,
+            device=device,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress_bar=progress,
+            desc="fitting hisdiff",
+        )
     logger.info(
         "hisdiff: mean explains %.0f %% of left-out variance, %d factors, %d steps kept",
         100 * fitted.explained, len(factors.loadings), result.best_step,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff.methods._context import Remembered
 from hisdiff.methods._ridge_features import Projection, TrainingSpots
 from hisdiff.methods.hisdiff._components import fit_components
 
@@ -135,8 +134,6 @@ class ConditionalMean:
 
     def __call__(self, section: Section, locations: Locations) -> np.ndarray:
         """Return the mean at locations, float64 ``(n, G)``."""
-        # Members scale embeddings in different ways, but they are the same embeddings.
-        section = replace(section, features=Remembered(section.features))
         scores = np.mean([member(section, locations) for member in self.members], axis=0)
         return scores @ self.components + self.intercept
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _REACH = 2
 # Spread of a node's say, in spacings: below .6 the field would show its nodes.
 _SPREAD = 0.7
+# Distance over which draws of methods that predict cell by cell are alike: about the width of a spot, in um.
+_SHARED_UM = 55.0
 # Points along the radius of a disc over which a mean is taken.
 _ACROSS = 6
 
@@ -104,10 +106,19 @@ class SmoothNoise:
         self._blend = sparse.csr_matrix((weights.ravel(), (row, index.ravel())), shape=(len(place), len(used)))
         self._noise = BlockNoise.for_grid(seed, used)
 
-    def normal(self, draw: int, purpose: int, width: int) -> np.ndarray:
-        """Return float32 ``(n, width)``, standard normal at every place."""
-        white = self._noise.normal(draw, purpose, np.arange(len(self._noise)), width)
-        return (self._blend @ white).astype(np.float32)
+    @classmethod
+    def at(cls, seed: int, locations: Locations) -> SmoothNoise | BlockNoise:
+        """Noise of the cells of a grid that neighbours share; that of other locations is independent."""
+        if locations.cell_um is None:
+            return BlockNoise.at(seed, locations)
+        return cls(seed, locations.xy_um, max(_SHARED_UM, locations.cell_um))
+
+    def normal(self, draw: int, purpose: int, rows: np.ndarray, width: int) -> np.ndarray:
+        """Return float32 ``(len(rows), width)``, standard normal at every place; as ``BlockNoise.normal``."""
+        blend = self._blend[rows]
+        nodes = np.unique(blend.indices)
+        white = self._noise.normal(draw, purpose, nodes, width)
+        return (blend[:, nodes] @ white).astype(np.float32)
 
     @classmethod
     def variance_of_mean(cls, radius_um: float, spacing_um: float) -> float:

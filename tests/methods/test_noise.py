@@ -82,3 +82,19 @@ def test_a_wrong_shape_is_named():
         BlockNoise(0, np.zeros(3, dtype=int), np.arange(2))
     with pytest.raises(ValueError, match="one or two coordinates"):
         BlockNoise(0, np.zeros((3, 3), dtype=int), np.arange(3))
+
+
+def test_cells_of_a_grid_share_noise_with_their_neighbours_and_other_locations_do_not():
+    from hisdiff._section import Locations
+    from hisdiff.methods._field import SmoothNoise
+
+    line = np.stack([np.zeros(2000, dtype=int), np.arange(2000)], axis=1)
+    cells = SmoothNoise.at(3, Locations.cells(line, 10.0))
+    values = cells.normal(0, 0, np.arange(2000), 4)
+    np.testing.assert_allclose(values.std(axis=0), 1, atol=0.15)
+    apart = lambda step: np.mean([np.corrcoef(v[:-step], v[step:])[0, 1] for v in values.T])  # noqa: E731
+    assert apart(1) > 0.9
+    assert abs(apart(30)) < 0.15
+    np.testing.assert_allclose(cells.normal(0, 0, np.array([7, 1900]), 4), values[[7, 1900]], rtol=1e-5)
+    spots = SmoothNoise.at(3, Locations(line * 10.0, 5.0)).normal(0, 0, np.arange(2000), 4)
+    assert abs(np.corrcoef(spots[:-1, 0], spots[1:, 0])[0, 1]) < 0.1

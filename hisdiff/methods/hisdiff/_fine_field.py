@@ -140,10 +140,10 @@ class TwoScaleField:
         at_points = SmoothNoise(self._seed, points, self._spacing_um)
         k, n_genes = factors.loadings.shape
         for draw in range(self.n_draws):
-            start = at_points.normal(draw, _SCORES, k)
+            start = at_points.normal(draw, _SCORES, np.arange(len(points)), k)
             scores = blend @ self._model.scores(center, start, draw, n_steps=self._n_steps, device=self._device)
             offset = factors.offset(np.random.default_rng([self._seed, draw]).standard_normal(len(factors.offsets)))
-            speckle = noise.normal(draw, _SPECIFIC, n_genes) * self._speckle
+            speckle = noise.normal(draw, _SPECIFIC, np.arange(len(cells)), n_genes) * self._speckle
             out = np.empty((len(cells), n_genes), dtype=np.float32)
             for rows in _chunks(len(cells)):
                 level = of.center[rows] + offset + self._inflation * (scores[rows] @ factors.loadings)

@@ -11,7 +11,7 @@ from torch import nn
 
 from hisdiff._device import multiplies_bf16, resolve_device
 from hisdiff.methods._context import context_of
-from hisdiff.methods._noise import BlockNoise
+from hisdiff.methods._field import SmoothNoise
 from hisdiff.methods.hisdiff._conditioner import Conditioner
 from hisdiff.methods.hisdiff._dit import DiT
 from hisdiff.methods.hisdiff._fast import Draw
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Locations, Section
     from hisdiff.methods._context import Context
+    from hisdiff.methods._noise import BlockNoise
     from hisdiff.methods.hisdiff._config import HisDiffConfig
     from hisdiff.methods.hisdiff._parametrisation import Kind
     from hisdiff.methods.hisdiff._reference import ReferenceNetwork
@@ -150,7 +151,7 @@ class GeneModel:
         inside = self.scale.inside(depth)
         center, scale = self.scale.at(inside)
         condition = self.condition(section, locations, inside, where)
-        noise = BlockNoise.at(seed, locations)
+        noise = SmoothNoise.at(seed, locations)  # a draw of neighbouring cells is one tissue
         rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
         for draw in range(n_draws):
             parts = [self._sample(network, condition, schedule, noise, draw, r) for r in rows]
@@ -190,7 +191,7 @@ class GeneModel:
         network: GeneNetwork,
         condition: Tensor,
         schedule: Schedule,
-        noise: BlockNoise,
+        noise: SmoothNoise | BlockNoise,
         draw: int,
         rows: np.ndarray,
     ) -> np.ndarray:

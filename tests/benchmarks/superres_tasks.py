@@ -1,0 +1,179 @@
+"""Tissue whose expression is known more finely than what a method is given: the toy tissue, and merged spots of real sections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+import hisdiff as hd
+from hisdiff._geometry._grid import overlap
+from hisdiff._sdata._at import read_locations
+from hisdiff._sdata._genes import rows_of
+from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._written import mark_written, written
+from hisdiff._section import Locations
+from hisdiff.tl._contest import merged
+from hisdiff.tl._fine import fine_predictor, predict_locations
+from hisdiff.tl._target import _with_tissue
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from spatialdata import SpatialData
+
+    from hisdiff._section import Section
+    from hisdiff.methods._model import Model
+
+SOURCE = {"table_key": None, "image_key": None, "shapes_key": None, "mpp": None, "layer": None}
+TOY_UM, MERGED_UM = 10.0, 16.0
+"""Side of the cells that toy tissue is judged on, and of those that spots are made of."""
+N_DRAWS = 16
+
+
+class Remembered:
+    """Embeddings of a section, each place computed once: many predictions of one section share them."""
+
+    def __init__(self, features) -> None:
+        self._features, self._known = features, {}
+        self.spec, self.mean, self.std = features.spec, features.mean, features.std
+
+    def at(self, locations: Locations) -> np.ndarray:
+        keys = [tuple(place) for place in locations.xy_um.tolist()]
+        new = list(dict.fromkeys(key for key in keys if key not in self._known))
+        if new:
+            self._known |= zip(new, self._features.at(Locations(np.array(new), locations.radius_um[: len(new)])))
+        return np.stack([self._known[key] for key in keys])
+
+
+@dataclass
+class Job:
+    """A section, what is known of it, and what is to be predicted.
+
+    Attributes
+    ----------
+    name, sdata, section
+        The section with the counts that are known, of the genes of ``genes``.
+    targets
+        ``(n,)`` locations to predict.
+    share
+        csr ``(spots, n)``: the part of each target in each known spot.
+    truth
+        ``(n, G)``, measured counts, or expected ones.
+    group
+        ``(n,)`` spot that a target lies in, -1 for none.
+    weights
+        Of neighbours, or None.
+    cell_types
+        ``(n, 4)`` of the toy tissue, else None.
+    """
+
+    name: str
+    sdata: SpatialData
+    section: Section
+    genes: np.ndarray
+    targets: Locations
+    share: sparse.csr_matrix
+    truth: np.ndarray
+    group: np.ndarray
+    cell_types: np.ndarray | None = None
+
+    @property
+    def known(self) -> np.ndarray:
+        """``(spots, G)`` counts."""
+        return self.section.counts.toarray()
+
+    def thinned(self, part: float, seed: int) -> Job:
+        """Keep each known count with a probability; the truth is left as it is."""
+        sdata = self.sdata
+        table = sdata.tables["table"].copy()
+        kept = sparse.csr_matrix(table.X)
+        kept.data = np.random.default_rng(seed).binomial(kept.data.astype(np.int64), part).astype(np.float32)
+        table.X = kept
+        other = type(sdata)(images=dict(sdata.images), labels=dict(sdata.labels), shapes=dict(sdata.shapes),
+                            tables={**dict(sdata.tables), "table": table}, attrs=sdata.attrs)  # fmt: skip
+        section = _section(other, self.section.name, self.genes, self.section.features)
+        return replace(self, sdata=other, section=section)
+
+    def predicted(self, model: Model, calibrate: str, seed: int, depth: float | None = None):
+        """Return expected counts ``(n, G)`` and draws of them ``(k, n, G)`` as ``hd.tl.predict`` makes them.
+
+        Its parts are called one by one, so that embeddings are computed once for all predictions of a section."""
+        section, columns = self.section.with_panel(model.genes), rows_of(self.genes, model.genes)
+        size = self.targets.cell_um or MERGED_UM
+        field = model.fitted.field(
+            section, n_draws=N_DRAWS, n_steps=None, depth=depth, seed=seed, device=None, progress=False
+        )
+        predictor = fine_predictor(
+            section, field, size, calibrate=calibrate, units="counts", keep_draws=N_DRAWS, seed=seed
+        )
+        if self.targets.cell_um is not None:
+            found = predictor.cells(self.targets.array_ij)
+        else:
+            found = predict_locations(predictor, self.targets, show=False)
+        return found.mean[:, columns], found.draws[..., columns]
+
+
+def toy_jobs(seed: int, *, size_um: float) -> list[Job]:
+    """Return three toy sections; each is to be predicted at the cells of its truth."""
+    sections = hd.datasets.toy(seed, n_sections=3, size_um=size_um)
+    hd.pp.select_genes(sections, genes=list(sections[0].tables["table"].var_names))
+    hd.pp.embed(sections)
+    jobs = []
+    for i, sdata in enumerate(sections):
+        truth = sdata.tables["truth"]
+        genes = np.asarray(truth.var_names, dtype=str)
+        section = _section(sdata, f"toy{i + 1}", genes)
+        targets = Locations.cells(truth.obs[["array_row", "array_col"]].to_numpy(), TOY_UM)
+        distance, group = cKDTree(section.spots.xy_um).query(targets.xy_um)
+        group = np.where(distance < section.spots.radius_um[0], group, -1)
+        share = overlap(section.spots, targets.array_ij, TOY_UM)
+        types = truth.obsm["cell_types"].to_numpy()
+        jobs.append(Job(f"toy{i + 1}", sdata, section, genes, targets, share, np.asarray(truth.X), group, types))
+    return jobs
+
+
+def merged_jobs(data: Path, names: list[str], sizes: list[int]) -> dict[int, list[Job]]:
+    """Return for each size the real sections with n x n spots merged; spots of whole pseudo-spots are to be predicted."""
+    sections = [hd.io.her2st(data, name) for name in names]
+    hd.pp.select_genes(sections)
+    table = sections[0].tables["table"]
+    panel = [str(gene) for gene in table.var_names[table.var["hisdiff_selected"]]]
+    dense: dict[str, SpatialData] = {}
+    jobs: dict[int, list[Job]] = {}
+    for n in sizes:
+        jobs[n] = []
+        for name, sdata in zip(names, sections):
+            coarse, (task,) = merged(sdata, n, panel, SOURCE)
+            hd.pp.embed(coarse.sdata)
+            if name not in dense:
+                hd.pp.grid(coarse.sdata, MERGED_UM)
+                dense[name] = coarse.sdata
+            else:  # the grid does not depend on how spots are merged
+                _take_grid(coarse.sdata, dense[name])
+            section = _section(coarse.sdata, name, np.asarray(panel))
+            where, instances = read_locations(read_sections(coarse.sdata)[0].place, task.where["at"])
+            rows = {f"{task.where['at']}_{instance}": row for row, instance in enumerate(instances)}
+            targets = where.take(np.array([rows[row] for row in task.rows]))
+            size = (len(section.spots), len(targets))
+            share = sparse.csr_matrix((np.ones(len(targets)), (task.parent, np.arange(len(targets)))), shape=size)
+            truth = task.counts.toarray()[:, rows_of(panel, task.genes)]
+            job = Job(name, coarse.sdata, section, np.asarray(panel), targets, share, truth, task.parent)
+            jobs[n].append(job)
+    return jobs
+
+
+def _take_grid(sdata: SpatialData, other: SpatialData) -> None:
+    for elements, taken in ((other.labels, sdata.labels), (other.images, sdata.images)):
+        for key in [key for key in elements if key.startswith("grid_")]:
+            taken[key] = elements[key]
+            mark_written(sdata, key, written(other, key))
+
+
+def _section(sdata: SpatialData, name: str, genes: np.ndarray, features=None) -> Section:
+    (bound,) = read_sections(sdata, needs=("counts", "features"))
+    section = _with_tissue(bound).with_panel(list(genes))
+    return replace(section, name=name, features=features or Remembered(section.features))

@@ -6,7 +6,8 @@
 `coarse`: in C2 to C5, 2 x 2 spots are merged; methods are fitted on the pseudo-spots of the four sections (`tesla` and
 `stage` on each section alone) and predict the original spots. `unseen`: methods are fitted on C2, C3, C4 and predict C5.
 `xfuse` runs in a small setting, since it learns its features from nothing, and `stage` on all spots. With --json the
-rows are added to those that the file holds of other methods, so that methods can be run one at a time.
+rows are added to those that the file holds of other methods and sections, so that they can be run one at a time:
+`ridge` passes a patch for every cell of `coarse` through the encoder, which takes minutes for a section.
 """
 
 from __future__ import annotations
@@ -48,12 +49,14 @@ COLUMNS = {
 }
 
 
-def run(job: str, methods: list[str], sections: dict, seeds: int) -> pd.DataFrame:
-    """Compare methods on a job; `methods` are names of SETTINGS."""
+def run(job: str, methods: list[str], sections: dict, judged: list[str], seeds: int) -> pd.DataFrame:
+    """Compare methods on a job; `methods` are names of SETTINGS, `judged` sections whose spots are predicted."""
     entries = {name: SETTINGS[name] for name in methods}
     if job == "coarse":
         hd.pp.select_genes(list(sections.values()))
-        return hd.tl.compare([], list(sections.values()), entries, coarsen=2, n_seeds=seeds, n_draws=COARSE_DRAWS)
+        train = [sdata for name, sdata in sections.items() if name not in judged]
+        test = [sections[name] for name in judged]
+        return hd.tl.compare(train, test, entries, coarsen=2, n_seeds=seeds, n_draws=COARSE_DRAWS)
     train = [sections[name] for name in SECTIONS[:-1]]
     hd.pp.select_genes(train)
     return hd.tl.compare(train, sections[SECTIONS[-1]], entries, n_seeds=seeds)
@@ -68,9 +71,8 @@ def show(job: str, rows: pd.DataFrame) -> None:
     for method, row in means.iterrows():
         print(f"| {method} | " + " | ".join("" if pd.isna(v) else f"{v:.3f}" for v in row) + " |")
     for name in [name for name in ("pcc_all", "pcc_within") if name in columns]:
-        by = rows.groupby(["method", "section"], sort=False)[name].agg(["mean", "std"]).round(3)
-        cells = by["mean"].map("{:.3f}".format) + " (" + by["std"].map("{:.3f}".format) + ")"
-        print(f"\n{name} by section, with the sd over seeds\n{cells.unstack(sort=False).to_string()}")
+        by = rows.pivot_table(name, "method", "section", ["mean", "std"], sort=False).round(3)
+        print(f"\n{name} by section, and its sd over seeds\n{by.to_string(na_rep='')}")
 
 
 def main() -> None:
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(root) / "her2st" if root else None, help="folder of her2st")
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--methods", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--judged", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections of `coarse`")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="rows of all methods that were run so far")
     args = parser.parse_args()
@@ -91,9 +94,10 @@ def main() -> None:
         methods = [name for name in args.methods if name in JOBS[job]]
         if not methods:
             continue
-        rows = run(job, methods, sections, args.seeds).assign(job=job)
+        rows = run(job, methods, sections, args.judged, args.seeds).assign(job=job)
         if len(known):
-            replaced = (known["job"] == job) & known["method"].isin(rows["method"])
+            keys = ["job", "method", "section"]
+            replaced = pd.MultiIndex.from_frame(known[keys]).isin(pd.MultiIndex.from_frame(rows[keys]))
             rows = pd.concat([known[(known["job"] == job) & ~replaced], rows], ignore_index=True)
             known = known[known["job"] != job]
         known = pd.concat([known, rows], ignore_index=True)

@@ -203,7 +203,7 @@ def show(test: str, rows: pd.DataFrame, apart: list[dict]) -> None:
     if "moran_truth" in rows:
         print(f"\nMoran's I of the truth: {rows['moran_truth'].mean():.3f}")
     for name in ("pcc", "inside"):
-        by = rows.groupby(["method", "section"], sort=False)[name].mean().unstack(sort=False)
+        by = rows.pivot_table(name, "method", "section").loc[rows["method"].unique()]
         print(f"\n{COLUMNS[name]} by section\n{by.round(3).to_string()}")
     for one in apart:
         told = "; ".join(f"{k} {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}]" for k, v in one.items() if isinstance(v, list))
@@ -235,7 +235,11 @@ def main() -> None:
             replaced = lambda row: row["test"] == test and row.get("seed", 0) in seeds  # noqa: B023, E731
             results[kind] = [row for row in results[kind] if not replaced(row)]
         for seed in seeds:
-            of = run_toy(seed, args.toy_um) if test == "toy" else run_merged(test, merged[3 if test == "3x3" else 2], seed)
+            of = (
+                run_toy(seed, args.toy_um)
+                if test == "toy"
+                else run_merged(test, merged[3 if test == "3x3" else 2], seed)
+            )
             for kind, found in zip(results, of):
                 results[kind] += found
             if args.json:

@@ -6,10 +6,11 @@ interpolated expectation of a whole footprint, :math:`\lambda` the local rates, 
 footprint around x, at the same nodes,
 
 .. math:: r_g(c) = F_g(x_c) \, \frac{\lambda_g(z_c)}{\bar\lambda_g(x_c)} , \qquad
-    F_g(x) = \sqrt{M_g(x) \, \langle M_g \rangle \, \bar\lambda_g(x)} .
+    F_g(x) = M_g(x)^{1 - s} \, \big(\langle M_g \rangle \, \bar\lambda_g(x)\big)^s .
 
-Both models say something of the whole footprint, from inputs of different scale, and err differently, so F is their geometric
-mean; :math:`\langle M \rangle`, the mean over the section's spots, gives the relative rates a level.
+Both models say something of the whole footprint, from inputs of different scale, and err differently, so F is a weighted
+geometric mean of the two, with the weight s that predicts left-out training spots best; :math:`\langle M \rangle`, the mean
+over the section's spots, gives the relative rates a level.
 
 Draws add what the model of spots leaves open as noise that varies smoothly in space, so that a draw is a plausible tissue:
 factors, which genes share, over about a spot's width, and the spread of single genes over a third of it. Its variance is such
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 _NODE_UM = 100.0
 # Nodes that are remembered: some hundred MB.
 _MOST_NODES = 20_000
-# Part that the local rates have in what is expected of a whole footprint.
-_LOCAL_SAY = 0.5
 # Octaves by which a cell may differ from the footprint around it.
 _MOST_RATIO = 5.0
 # A count that is as good as none.
@@ -167,7 +166,7 @@ class TwoScaleField:
         if self._level is None:
             return 0.0
         relative = np.log2(np.maximum(count_rate(center), _LEAST) / self._level)
-        return _LOCAL_SAY * (footprint - relative)
+        return self._local.say * (footprint - relative)
 
     def _spots_model(self, xy_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean log2(1 + count) of a footprint at places and log2 of the mean local rate in it, float32 ``(n, G)``."""

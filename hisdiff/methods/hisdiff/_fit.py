@@ -90,7 +90,7 @@ def fit_factor_model(
     local = None
     if config.fine:
         local = fit_local(
-            spots, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=seed
+            spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=seed
         )
     model = FactorModel(config, fitted.mean, gauge, summary, factors, flow, usual, local)
     watched = _Watched.of(model, spots, held_out, validation)

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff.methods._calibration import cv_pcc_of
 from hisdiff.methods._superpixels import Footprints, Inputs, scaled_under
 from hisdiff.methods.hisdiff._components import fit_components
+from hisdiff.methods.hisdiff._factors import count_rate
 from hisdiff.methods.hisdiff._mean import Kernel
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ _ACROSS, _FINEST_UM, _COARSEST_UM = 6, 4.0, 16.0
 _FLOOR = 0.02
 # Counts of a spot vary like m + m^2 / a around m; the weight of a spot is one over that, up to a factor.
 _OVERDISPERSED = 0.3
+# A count that is as good as none.
+_LEAST = 1e-3
+_SAYS = (0.5, 0.25, 0.75, 0.0, 1.0)  # the first of equals is taken
 _CHUNK = 8192
 
 
@@ -60,6 +65,9 @@ class LocalRates:
         ``(len(kernels), m, r)`` from kernel values to components of expression.
     components
         ``(r, G)``.
+    say
+        Part, from 0 to 1, that the local rates have in what is expected of a whole footprint; the rest is the model of
+        spots.
     """
 
     cell_um: float
@@ -68,6 +76,7 @@ class LocalRates:
     kernels: tuple[Kernel, ...]
     weights: np.ndarray
     components: np.ndarray
+    say: float
 
     def __call__(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:
         """Return the rates of cells with raw dense vectors ``(n, D)``, float32 ``(n, G)``, 1 for the mean and positive."""
@@ -90,7 +99,7 @@ class LocalRates:
             "local/components": self.components,
         }
         kernels = [{"linear": kernel.linear, "gamma": kernel.gamma} for kernel in self.kernels]
-        return arrays, {"cell_um": self.cell_um, "kernels": kernels}
+        return arrays, {"cell_um": self.cell_um, "kernels": kernels, "say": self.say}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> LocalRates:
@@ -98,11 +107,12 @@ class LocalRates:
         of = {name.removeprefix("local/"): array for name, array in arrays.items() if name.startswith("local/")}
         kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in settings["kernels"])
         inputs = Inputs(True, of["center"], of["axes"])
-        return cls(settings["cell_um"], inputs, of["landmarks"], kernels, of["weights"], of["components"])
+        sizes = settings["cell_um"], inputs
+        return cls(*sizes, of["landmarks"], kernels, of["weights"], of["components"], settings["say"])
 
 
 def fit_local(
-    spots: TrainingSpots, *, n_components: int, linear: float, gammas: Sequence[float], seed: int
+    spots: TrainingSpots, of_spots: np.ndarray, *, n_components: int, linear: float, gammas: Sequence[float], seed: int
 ) -> LocalRates | None:
     """Fit on spots whose sections all have a dense embedding; None where one has not.
 
@@ -110,6 +120,8 @@ def fit_local(
     ----------
     spots
         Training spots with their folds, by which widths and penalties are chosen.
+    of_spots
+        ``(n, G)``, what the model of spots says of them out of fold, log2(1 + count).
     n_components
         Principal components of the dense embedding.
     linear, gammas
@@ -153,7 +165,25 @@ def fit_local(
     )
     fitted = fit_components(expansions, (relative - 1) / spread @ axes.T, fold, weight, _PENALTIES)
     weights = np.stack([whitening @ own for whitening, own in zip(whitenings, fitted.weights)])
-    return LocalRates(cell_um, inputs, landmarks, kernels, weights, axes * spread)
+    say = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ (axes * spread))
+    return LocalRates(cell_um, inputs, landmarks, kernels, weights, axes * spread, say)
+
+
+def _choose_say(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, local: np.ndarray) -> float:
+    """Return the say of the local rates with which left-out spots are predicted best, by the mean correlation of genes.
+
+    Spots that are wide for the patch around their centre are better told by what lies in their footprint, others by the
+    patch and its surroundings; the two err differently, so that the best is often in between.
+    """
+    section, rates = spots.section[rows], np.maximum(count_rate(of_spots), _LEAST)
+    local = np.maximum(local, _FLOOR)
+    for one in np.unique(section):
+        local[section == one] *= rates[section == one].mean(axis=0)
+    scores = [
+        np.nanmean(cv_pcc_of(spots.targets[rows], np.log2(1 + rates ** (1 - say) * local**say), section))
+        for say in _SAYS
+    ]
+    return float(_SAYS[int(np.argmax(scores))])
 
 
 def _relative(counts: np.ndarray) -> np.ndarray:

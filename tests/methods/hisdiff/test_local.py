@@ -10,9 +10,16 @@ from hisdiff.methods.hisdiff._local import LocalRates, fit_local
 OPTIONS = {"n_components": 3, "linear": 0.3, "gammas": (0.6, 1.5), "seed": 0}
 
 
+def fitted(sections, of_spots=None) -> LocalRates | None:
+    """Fit beside a model of spots that tells nothing, or what is given."""
+    spots = TrainingSpots.of(sections)
+    noise = np.random.default_rng(0).normal(5, 0.1, spots.targets.shape)
+    return fit_local(spots, noise if of_spots is None else of_spots(spots), **OPTIONS)
+
+
 @pytest.fixture(scope="module")
 def local() -> LocalRates:
-    found = fit_local(TrainingSpots.of([field_section(n, s) for n, s in (("A", 1), ("B", 2), ("C", 3))]), **OPTIONS)
+    found = fitted([field_section(n, s) for n, s in (("A", 1), ("B", 2), ("C", 3))])
     assert found is not None
     return found
 
@@ -53,7 +60,7 @@ def test_nothing_is_learned_where_a_section_has_no_dense_embedding() -> None:
     from dataclasses import replace
 
     sections = [field_section("A", 1), replace(field_section("B", 2), dense=None)]
-    assert fit_local(TrainingSpots.of(sections), **OPTIONS) is None
+    assert fitted(sections) is None
 
 
 def test_outlines_serve_as_footprints(cells) -> None:
@@ -65,5 +72,11 @@ def test_outlines_serve_as_footprints(cells) -> None:
         section = field_section(name, seed)
         return replace(section, spots=Locations(section.spots.xy_um, np.asarray(outlines(section.spots))))
 
-    found = fit_local(TrainingSpots.of([outlined(n, s) for n, s in (("A", 1), ("B", 2), ("C", 3))]), **OPTIONS)
+    found = fitted([outlined(n, s) for n, s in (("A", 1), ("B", 2), ("C", 3))])
     assert pearson(cells[1][:, :3], found(field_section("T", 7).dense, cells[0])[:, :3]).min() > 0.95
+
+
+def test_of_two_models_of_a_footprint_the_better_one_has_the_say(local) -> None:
+    assert local.say == 1.0  # beside a model of spots that tells nothing
+    sections = [field_section(n, s) for n, s in (("A", 1), ("B", 2), ("C", 3))]
+    assert fitted(sections, lambda spots: spots.targets).say == 0.0  # beside one that knows the counts themselves

@@ -3,15 +3,22 @@ import pandas as pd
 import pytest
 
 import hisdiff as hd
+from hisdiff._sdata._stand_in import stand_in
+
+
+@pytest.fixture(scope="module")
+def fitted(make_section, tmp_path_factory):
+    made = make_section(side=8)
+    hd.pp.select_genes(made)
+    config = {"image_mpp": 8, "levels": 2, "channels": 4, "patch_px": 32, "n_steps": 100, "n_metagenes": 2, "learning_rate": 5e-3}  # fmt: skip
+    hd.tl.fit(made, method="xfuse", config=config, save=tmp_path_factory.mktemp("model") / "m")
+    hd.tl.predict(made, resolution_um=40, n_draws=2, calibrate="none")
+    return made
 
 
 @pytest.fixture
-def sdata(make_section):
-    made = make_section(side=8)
-    hd.pp.select_genes(made)
-    hd.tl.fit(made, method="xfuse", config={"image_mpp": 8, "levels": 2, "channels": 4, "patch_px": 32, "n_steps": 100,
-                                            "n_metagenes": 2, "learning_rate": 5e-3})  # fmt: skip
-    hd.tl.predict(made, resolution_um=40, n_draws=2, calibrate="none")
+def sdata(fitted):
+    made = stand_in(fitted)
     table = made.tables["xfuse_40um"]
     share = table.X[:, table.var_names.str.startswith("A")].sum(axis=1) / table.X.sum(axis=1)
     table.obs["side"] = pd.Categorical(np.where(share > np.median(share), "red", "blue"))

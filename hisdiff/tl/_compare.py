@@ -151,6 +151,7 @@ def compare(
     _refuse_known(known, tasks)
     given, embedded = training, [*training, *testing]
     if coarsen is not None:
+        panel = _select(embedded, panel, table_key)
         pairs = [merged(sdata, coarsen, panel, source) for sdata in embedded]
         given = embedded = [coarse.sdata for coarse, _ in pairs]
         tasks = [task for _, found in pairs[len(training) :] for task in found]
@@ -226,6 +227,15 @@ def _panel(items: Sequence[SpatialData], source: Mapping[str, Any]) -> list[str]
         select_genes(items, table_key=source["table_key"], layer=source["layer"])
         chosen = tables
     return list(gene_names(chosen[0])[chosen[0].var[_keys.SELECTED].to_numpy(dtype=bool)])
+
+
+def _select(items: Sequence[SpatialData], panel: Sequence[str], table_key: str | None) -> list[str]:
+    """Select the genes of a panel that all (copies of) objects have, so that every method gets the same; return them."""
+    named = [gene_names(sdata.tables[resolve_table(sdata, table_key)], like=panel) for sdata in items]
+    shared = [gene for gene in panel if all(gene in names for names in map(set, named))]
+    for sdata, names in zip(items, named):
+        sdata.tables[resolve_table(sdata, table_key)].var[_keys.SELECTED] = np.isin(names, shared)
+    return shared
 
 
 def _refuse_known(known: Sequence[Task], tasks: Sequence[Task]) -> None:

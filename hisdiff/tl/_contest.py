@@ -87,6 +87,8 @@ class Task:
             Of each gene of ``predicted``, or None where intervals are not judged.
         """
         index, columns = predicted.obs_names.get_indexer(self.rows), rows_of(self.genes, predicted.var_names)
+        if (columns < 0).any() or (index < 0).any():
+            raise ValueError(f"Not all genes and spots of {self.name!r} that are to be judged were predicted.")
         take = np.ix_(index, columns)
         mean = np.asarray(predicted.X)[take]
         names = [name for name in predicted.layers if "draw" in name]

@@ -77,6 +77,17 @@ def test_sections_of_one_object_are_tasks_of_their_own(make_section) -> None:
     assert (table["n_spots"] == 36).all()
 
 
+def test_genes_selected_on_one_section_are_those_of_all_methods_and_sections(make_section, caplog) -> None:
+    train, test = make_section("s1"), make_section("s2", seed=1)
+    hd.pp.select_genes(train, genes=["A00", "B01", "A02", "B03", "A04"])
+    test.tables["table"] = test.tables["table"][:, 1:].copy()
+    table = hd.tl.compare(train, test, ["tesla"], coarsen=2, n_seeds=1)
+    assert table.attrs["n_genes"] == 4
+    assert (table["n_genes"] == 4).all()
+    assert "no genes are selected" not in caplog.text
+    assert "hisdiff_selected" not in test.tables["table"].var
+
+
 def test_a_section_in_the_training_is_refused_whole_or_cropped(make_section) -> None:
     train, test = make_section("s1"), make_section("s2", seed=1)
     with pytest.raises(ValueError, match="among the training sections"):

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from hisdiff import _keys
+from hisdiff._geometry._patches import is_wide
 from hisdiff._section import FeatureSpec, Locations
 
 if TYPE_CHECKING:
@@ -61,24 +62,27 @@ class StoredFeatures:
         if self._values is not None and self._spots is not None and len(self._spots):
             distance, row = cKDTree(self._spots.xy_um).query(locations.xy_um)
             todo = distance > _SAME_PLACE_UM
+            # A wide footprint has the mean of several patches, so that its centre alone does not tell its embedding.
+            wide, spot_is_wide = is_wide(locations), is_wide(self._spots)
+            todo |= (wide | spot_is_wide[row]) & ~np.isclose(locations.radius_um, self._spots.radius_um[row])
             out[~todo] = self._values[row[~todo]]
         if todo.any():
-            out[todo] = self._recently(locations.xy_um[todo])
+            out[todo] = self._recently(locations.take(todo))
         return out
 
-    def _recently(self, xy_um: np.ndarray) -> np.ndarray:
+    def _recently(self, locations: Locations) -> np.ndarray:
         """Return embeddings of new locations; the members of a model ask for the same ones, and for the same anchors."""
-        key = xy_um.tobytes()
+        key = locations.xy_um.tobytes() + locations.radius_um.tobytes()
         if key not in self._recent:
-            computed = self._compute(xy_um)
+            computed = self._compute(locations)
             while len(self._recent) >= _MOST_RECENT:
                 self._recent.pop(next(iter(self._recent)))
             self._recent[key] = computed
         return self._recent[key]
 
-    def _compute(self, xy_um: np.ndarray) -> np.ndarray:
+    def _compute(self, locations: Locations) -> np.ndarray:
         from hisdiff import encoders
-        from hisdiff.encoders._embed import embed_locations
+        from hisdiff.encoders._embed import embed_footprints
 
         if self._image is None:
             raise ValueError("Embeddings of new locations need the image, which this section does not have.")
@@ -89,7 +93,7 @@ class StoredFeatures:
                     f"The stored embedding is of {self.spec.encoder!r} revision {self.spec.revision!r}, the encoder at hand is "
                     f"revision {self._encoder.spec.revision!r}; embed again with hd.pp.embed."
                 )
-        return embed_locations(self._encoder, self._image, xy_um, patch_um=self.spec.patch_um)
+        return embed_footprints(self._encoder, self._image, locations, patch_um=self.spec.patch_um)
 
 
 def stored_features(place: Place, spots: Locations, image: ImageSource | None) -> StoredFeatures | None:

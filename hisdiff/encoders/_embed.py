@@ -10,6 +10,7 @@ import numpy as np
 
 from hisdiff._check import positive
 from hisdiff._geometry import lattice_points
+from hisdiff._geometry._patches import patch_centres
 from hisdiff._log import progress as progress_bar
 
 if TYPE_CHECKING:
@@ -17,13 +18,43 @@ if TYPE_CHECKING:
 
     from shapely import MultiPolygon, Polygon
 
-    from hisdiff._section import ImageSource
+    from hisdiff._section import ImageSource, Locations
     from hisdiff.encoders._base import Encoder
 
 LATTICE_UM = 200.0
 _FEWEST_POINTS = 16
 _READERS = 2
 _BATCHES_AHEAD = 2
+
+
+def embed_footprints(
+    encoder: Encoder,
+    image: ImageSource,
+    locations: Locations,
+    *,
+    patch_um: float,
+    batch_size: int | None = None,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> np.ndarray:
+    """Embed what lies under each footprint: the patch around it, or the mean of several patches where it is wide.
+
+    Parameters
+    ----------
+    locations
+        Places with their footprints.
+    encoder, image, patch_um, batch_size, device, progress
+        See :func:`embed_locations`.
+
+    Returns
+    -------
+    float32 ``(n, D)``.
+    """
+    points, share = patch_centres(locations)
+    vectors = embed_locations(
+        encoder, image, points, patch_um=patch_um, batch_size=batch_size, device=device, progress=progress
+    )
+    return vectors if len(points) == len(locations) else (share @ vectors).astype(np.float32)
 
 
 def embed_locations(

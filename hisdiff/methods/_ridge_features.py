@@ -90,15 +90,19 @@ class TrainingSpots:
         For each section, rows of its spots that have any count.
     section, fold
         ``(n,)`` which section a spot is of, and with which spots it is left out.
+    area
+        ``(n,)`` of each footprint over that of the median one of its section.
     measured
-        ``(n, G)``, log2(1 + count).
+        ``(n, G)``, log2(1 + count), where counts are brought to the median footprint: a merged spot on the rim that lacks a
+        member has less of everything.
     targets
         The same with the counts of each section scaled to ``depth``.
     centred
         ``targets`` with the mean of each section moved to the mean of all: what a section has more or less of as a
         whole is mostly how it was handled, and slopes fitted to it mislead elsewhere.
     weight
-        ``(n,)`` 1 in a section of this depth, less in shallower ones: the relative variance of a count is one over it.
+        ``(n,)`` 1 in a section of this depth, less in shallower ones and in small footprints: the relative variance of a
+        count is one over it.
     depths
         log2 of the median total count over the panel, one for each section.
     depth
@@ -113,6 +117,7 @@ class TrainingSpots:
     kept: tuple[np.ndarray, ...]
     section: np.ndarray
     fold: np.ndarray
+    area: np.ndarray
     measured: np.ndarray
     targets: np.ndarray
     centred: np.ndarray
@@ -135,23 +140,25 @@ class TrainingSpots:
             )
         depths = tuple(depth_of(s.counts[rows]) for s, rows in counted)
         depth = max(depths) if depth is None else depth
-        counts = [s.counts[rows].toarray().astype(np.float64) for s, rows in counted]
+        areas = [_relative_area(s.spots)[rows] for s, rows in counted]
+        counts = [s.counts[rows].toarray().astype(np.float64) / a[:, None] for (s, rows), a in zip(counted, areas)]
         targets = [np.log2(1 + c * 2.0 ** (depth - own)) for c, own in zip(counts, depths)]
         means = [t.mean(axis=0) for t in targets]
         weights = [min(1.0, 2.0 ** (own - depth)) for own in depths]
-        sizes = [len(rows) for _, rows in counted]
+        n_spots = [len(rows) for _, rows in counted]
         xy = [s.spots.xy_um[rows] for s, rows in counted]
         pitches = [pitch_of(p) for p in xy if len(p) > 1]
         return cls(
             sections=tuple(s for s, _ in counted),
             kept=tuple(rows for _, rows in counted),
-            section=np.repeat(np.arange(len(counted)), sizes),
+            section=np.repeat(np.arange(len(counted)), n_spots),
             fold=folds_of(xy, n_blocks),
+            area=np.concatenate(areas),
             measured=np.log2(1 + np.concatenate(counts)),
             targets=np.concatenate(targets),
             centred=np.concatenate([t - m for t, m in zip(targets, means)])
             + np.average(means, axis=0, weights=weights),
-            weight=np.repeat(weights, sizes),
+            weight=np.repeat(weights, n_spots) * np.minimum(1.0, np.concatenate(areas)),
             depths=depths,
             depth=depth,
             pitch_um=float(np.median(pitches)) if pitches else None,
@@ -161,3 +168,9 @@ class TrainingSpots:
     def features(self, projection: Projection) -> np.ndarray:
         """Return the features of the spots, ``(n, 3 k)``."""
         return np.concatenate([projection.features(s, s.spots)[rows] for s, rows in zip(self.sections, self.kept)])
+
+
+def _relative_area(spots: Locations) -> np.ndarray:
+    """Return the area of each footprint over that of the median one, ``(n,)``."""
+    area = np.square(spots.radius_um)
+    return area / np.median(area)

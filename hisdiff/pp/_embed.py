@@ -21,7 +21,7 @@ from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._sdata._tissue import tissue_key, write_tissue
 from hisdiff._sdata._write import set_record, write_lattice
 from hisdiff._section import FeatureSpec, Locations
-from hisdiff.encoders._embed import embed_locations, lattice_statistics
+from hisdiff.encoders._embed import embed_footprints, lattice_statistics
 from hisdiff.pp._tissue import outline_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def embed(
 ) -> np.ndarray | list[np.ndarray] | None:
     """Embed the patch of image around every spot.
 
-    Patches have a fixed side in micrometres and are resampled to the encoder's own pixel size, whatever the scan's.
+    Patches have a fixed side in micrometres and are resampled to the encoder's own pixel size, whatever the scan's. A
+    spot wider than 150 um (merged spots, a region) has the mean of patches 100 um apart, or of one for each of its parts.
     Embeddings are stored raw; beside them the mean and standard deviation over a 200 um lattice inside the tissue,
     by which a model can take out stain and scanner. A section that has only an image gets a lattice of locations
     first. What was embedded before with the same encoder, patch and image is not computed again.
@@ -214,7 +215,7 @@ def _embed_section(
         if np.isfinite(values).all():  # rows added since are NaN
             logger.info("%s: embedding of encoder %r is there already", place.name, spec.encoder)
             return _Embedded(bound, tissue, locations, values, stored.mean, stored.std, known_by)
-    values = embed_locations(encoder, section.image, locations.xy_um, patch_um=spec.patch_um, **run)
+    values = embed_footprints(encoder, section.image, locations, patch_um=spec.patch_um, **run)
     mean, std = lattice_statistics(encoder, section.image, tissue, patch_um=spec.patch_um, **run)
     return _Embedded(bound, tissue, locations, values, mean, std, known_by)
 

@@ -42,10 +42,10 @@ class Remembered:
         self.spec, self.mean, self.std = features.spec, features.mean, features.std
 
     def at(self, locations: Locations) -> np.ndarray:
-        keys = [tuple(place) for place in locations.xy_um.tolist()]
-        new = list(dict.fromkeys(key for key in keys if key not in self._known))
+        keys = list(zip(*locations.xy_um.T.tolist(), locations.radius_um.tolist()))
+        new = [row for key, row in {key: row for row, key in enumerate(keys)}.items() if key not in self._known]
         if new:
-            self._known |= zip(new, self._features.at(Locations(np.array(new), locations.radius_um[: len(new)])))
+            self._known |= zip([keys[row] for row in new], self._features.at(locations.take(np.array(new))))
         return np.stack([self._known[key] for key in keys])
 
 

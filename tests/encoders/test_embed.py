@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import shapely
 
+from hisdiff._section import Locations
 from hisdiff.encoders import EncoderSpec
-from hisdiff.encoders._embed import embed_locations, lattice_statistics, tissue_lattice
+from hisdiff.encoders._embed import embed_footprints, embed_locations, lattice_statistics, tissue_lattice
 
 
 class ArrayImage:
@@ -147,3 +148,15 @@ def test_small_tissue_gets_a_finer_lattice_and_a_speck_one_point():
     mean, std = lattice_statistics(MeanColour(), image, speck)
     assert np.isfinite(mean).all()
     assert std.tolist() == [1, 1, 1]
+
+
+def test_a_wide_footprint_has_the_mean_of_the_patches_in_it() -> None:
+    noise = ArrayImage(np.random.default_rng(0).integers(0, 255, (400, 480, 3)).astype(np.uint8), 0.5)
+    strip = np.empty(1, dtype=object)
+    strip[0] = shapely.box(5, 90, 235, 110)
+    center = np.array([[120.0, 100.0]])
+    parts = embed_locations(MeanColour(), noise, center + [[-100, 0], [0, 0], [100, 0]], patch_um=8.0)
+    wide = embed_footprints(MeanColour(), noise, Locations(center, strip), patch_um=8.0)
+    np.testing.assert_allclose(wide, parts.mean(axis=0, keepdims=True), rtol=1e-6)
+    narrow = embed_footprints(MeanColour(), noise, Locations(center, 50.0), patch_um=8.0)
+    np.testing.assert_array_equal(narrow, parts[1:2])

@@ -8,7 +8,9 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation, remove_transformation
 
 import hisdiff as hd
+from hisdiff._sdata._coarsen import coarsen
 from hisdiff._sdata._read import read_sections
+from hisdiff._section import Locations
 
 
 def stored(sdata, table: str = "table"):
@@ -200,3 +202,21 @@ def test_an_encoder_without_access_leaves_the_object_as_it_was(make_section, mon
     with pytest.raises(ConnectionError, match="MahmoodLab/UNI2-h.*texture"):
         hd.pp.embed(sdata, "uni2-h")
     assert snapshot(sdata) == before
+
+
+def test_merged_spots_have_the_mean_embedding_of_their_members(make_section, colour_encoder) -> None:
+    sdata = make_section()
+    coarse = coarsen(sdata, 3)
+    for one in (sdata, coarse.sdata):
+        hd.pp.embed(one, colour_encoder)
+    merged, own = stored(coarse.sdata), stored(sdata)
+    for row in range(len(merged)):
+        np.testing.assert_allclose(merged[row], own[coarse.parent == row].mean(axis=0), rtol=1e-4)
+
+    # A place in the middle of a merged spot is no merged spot.
+    (bound,) = read_sections(coarse.sdata, needs=("features",))
+    spots = bound.section.spots
+    bound.section.features._encoder = colour_encoder
+    np.testing.assert_array_equal(bound.section.features.at(spots.take(slice(0, 3))), merged[:3])
+    narrow = bound.section.features.at(Locations(spots.xy_um[:3], 25.0))
+    assert np.abs(narrow - merged[:3]).max() > 1e-3

@@ -1,6 +1,6 @@
 r"""Predictions finer than the spots, from two models of two scales.
 
-What a spot at a place would measure changes slowly, over the width of a patch; it is asked of the model of spots at nodes 100 um
+What a spot at a place would measure changes slowly, over the width of a patch; it is asked of the model of spots at nodes 70 um
 apart and interpolated. How that is spread inside a spot's footprint is the matter of :class:`LocalRates`. With M the
 interpolated expectation of a whole footprint, :math:`\lambda` the local rates, and :math:`\bar\lambda(x)` their mean over a
 footprint around x, at the same nodes,
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from hisdiff.methods.hisdiff._fast import FactorModel
     from hisdiff.methods.hisdiff._local import LocalRates
 
-_NODE_UM = 100.0
+_NODE_UM = 70.0
+# Of the disc around a node whose rates are compared: what one patch tells, however wide the footprints of the training are.
+_MOST_NODE_RADIUS_UM = 50.0
 # Nodes that are remembered: some hundred MB.
 _MOST_NODES = 20_000
 # Octaves by which a cell may differ from the footprint around it.
@@ -106,6 +108,7 @@ class TwoScaleField:
             means = model.means(section, spots)
             self._align = model.gauge.shift(means)
             self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _LEAST)
+        self._node_radius_um = min(radius_um, _MOST_NODE_RADIUS_UM)
         self._spacing_um = 2 * radius_um
         # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
         self._inflation = SmoothNoise.variance_of_mean(radius_um, self._spacing_um) ** -0.5
@@ -181,7 +184,7 @@ class TwoScaleField:
             self._nodes, self._known = {}, []
         new = [key for key in map(tuple, nodes.tolist()) if key not in self._nodes]
         if new:
-            footprints = Locations(self._inside(np.array(new)[:, ::-1] * _NODE_UM), self._radius_um)
+            footprints = Locations(self._inside(np.array(new)[:, ::-1] * _NODE_UM), self._node_radius_um)
             center = self._model.means(self._section, footprints)
             local = np.log2(self._local_means(footprints))
             for key, values in zip(new, np.stack([center, local], axis=1).astype(np.float32)):

@@ -134,7 +134,9 @@ def fit_local(
     cell_um = float(np.clip(2 * spots.radius_um / _ACROSS, _FINEST_UM, _COARSEST_UM))
     every = len(spots.section)
     chosen = np.arange(every)[:: max(1, -(-every // _MOST_SPOTS))]
-    relative = np.concatenate([_relative(s.counts[rows].toarray()) for s, rows in zip(spots.sections, spots.kept)])
+    counts = [s.counts[rows].toarray() for s, rows in zip(spots.sections, spots.kept)]
+    areas = np.split(spots.area, np.cumsum([len(rows) for rows in spots.kept])[:-1])
+    relative = np.concatenate([_relative(of / area[:, None]) for of, area in zip(counts, areas)])
     parts, footprints, dense = [], [], []
     first = 0
     for section, rows in zip(spots.sections, spots.kept):

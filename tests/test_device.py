@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hisdiff._device import one_thread, resolve_device
+from hisdiff._device import one_thread, resolve_device, without_denormals
 from hisdiff._settings import settings
 
 
@@ -37,3 +37,19 @@ def test_work_on_one_thread_leaves_those_of_torch_as_they_were():
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_denormals_are_zero_only_inside_and_the_setting_is_left_as_it_was():
+    tiny = lambda: float(torch.tensor(2e-38) * 0.01)  # noqa: E731
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot flush denormals")
+    with without_denormals():
+        assert tiny() == 0
+    assert tiny() > 0
+    torch.set_flush_denormal(True)
+    try:
+        with without_denormals():
+            pass
+        assert tiny() == 0
+    finally:
+        torch.set_flush_denormal(False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import torch
 
 from hisdiff._check import one_of, positive
-from hisdiff._device import resolve_device
+from hisdiff._device import resolve_device, without_denormals
 from hisdiff._log import logger, progress
 from hisdiff.methods._interrupt import deferred_interrupt
 from hisdiff.methods._training_state import TrainingState, copied
@@ -202,7 +202,8 @@ def train(
         logger.info("resuming %s at step %d of %d", desc, run.state.step, options.n_steps)
     writes = checkpoint if accelerator.is_main_process else None
     shown = progress_bar if accelerator.is_main_process else False
-    with progress(desc=desc, total=options.n_steps, enabled=shown) as bar, deferred_interrupt() as interrupted:
+    bars = progress(desc=desc, total=options.n_steps, enabled=shown)
+    with without_denormals(), bars as bar, deferred_interrupt() as interrupted:
         bar.update(run.state.step)
         try:
             if validate is not None and run.state.step == 0:

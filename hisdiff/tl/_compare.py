@@ -101,7 +101,7 @@ def compare(
     Returns
     -------
     A frame with one row per method, section and seed. ``method``, ``section``, ``seed``, ``n_spots`` (that were
-    judged), ``n_genes``; of the mean of draws, on log2(1 + count): ``pcc_10 pcc_50 pcc_all`` (the first two choose
+    judged), ``n_genes``; of the mean, on log2(1 + count): ``pcc_10 pcc_50 pcc_all`` (the first two choose
     their genes by the figure itself), ``mse``, ``mae``, and with ``coarsen`` ``pcc_within``, the part of the
     correlation that lies inside pseudo-spots; of a single draw, or of the one value where a method gives no draws
     (``has_draws``): ``draw_pcc_all``, ``rvd``, ``coexpression_r``, ``coexpression_mae``, ``moran_mae``; all of these also
@@ -284,12 +284,14 @@ def _run(
         return model, watch
 
     together = None if entry.own_counts else fitted(given)
-    options: dict[str, Any] = {"n_draws": n_draws, "keep_draws": n_draws, "units": _keys.LOG2, "rng": seed, **run}
+    options: dict[str, Any] = {"n_draws": n_draws, "keep_draws": n_draws, "rng": seed, **run}
     rows = []
     for task in tasks:
         model, fitting = together or fitted([task.sdata], shapes_key=task.where["shapes_key"])
         with Watch() as predicting:
-            told = predict(task.sdata, model, **task.where, **options, key_added=_STEM, inplace=False)
+            told = predict(
+                task.sdata, model, **task.where, **options, units=task.units, key_added=_STEM, inplace=False
+            )
         # Intervals are those of spots: finer predictions are expected counts, without the noise of counting.
         knows = None if task.parent is not None else model.knowledge
         factor = None if knows is None else knows.interval_factor

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
 from hisdiff._sdata._coarsen import coarsen
 from hisdiff._sdata._genes import gene_names, rows_of
@@ -70,6 +71,11 @@ class Task:
     shared: np.ndarray | None = None
 
     @property
+    def units(self) -> str:
+        """What to predict in: finer than the measurement, that is expected counts, whose mean is judged as log2(1 + mean)."""
+        return LOG2 if self.parent is None else COUNTS
+
+    @property
     def measured(self) -> np.ndarray:
         """``(n, G)``, log2(1 + count)."""
         return np.log2(1 + self.counts.toarray())
@@ -77,7 +83,7 @@ class Task:
     def scores(
         self, predicted: AnnData, *, n_draws: int, seed: int, interval_factor: np.ndarray | None = None
     ) -> dict[str, float]:
-        """Return the figures of a prediction in units ``"log2"`` with all its draws as layers.
+        """Return the figures of a prediction in ``units`` with all its draws as layers.
 
         Parameters
         ----------
@@ -93,6 +99,8 @@ class Task:
         mean = np.asarray(predicted.X)[take]
         names = [name for name in predicted.layers if "draw" in name]
         draws = np.stack([np.asarray(predicted.layers[name])[take] for name in names]) if len(names) > 1 else None
+        if self.units == COUNTS:
+            mean, draws = np.log2(1 + mean), None if draws is None else np.log2(1 + draws)
         found = self.judged(mean, draws, n_draws=n_draws, seed=seed)
         if interval_factor is not None and np.isfinite(interval_factor[columns]).any():
             (name,) = (name for name in predicted.layers if name.endswith("std"))

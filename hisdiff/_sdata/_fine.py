@@ -8,12 +8,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
-from spatialdata.models import Labels2DModel, TableModel
-from spatialdata.transformations import Scale, Sequence, Translation, get_transformation
+from spatialdata.models import TableModel
 
 from hisdiff import _keys
 from hisdiff._log import logger
-from hisdiff._sdata._locate import finest, made_here, mark_made_here
+from hisdiff._sdata._locate import made_here, mark_made_here
 from hisdiff._sdata._store import put
 from hisdiff._sdata._write import set_record
 
@@ -91,19 +90,6 @@ def fine_table(
     mark_made_here(table)
     set_record(table, _keys.PREDICTIONS, stem, record)
     return table
-
-
-def cells_labels(place: Place, ij: np.ndarray, resolution_um: float) -> Any:
-    """Return a labels element with a pixel per cell: 0 where there is none, else 1 + the row of the cell."""
-    first = ij.min(axis=0)
-    shape = ij.max(axis=0) - first + 1
-    raster = np.zeros(shape, dtype=np.int32)
-    raster[tuple((ij - first).T)] = np.arange(1, len(ij) + 1)
-    side = resolution_um / place.mpp
-    to_px = Sequence([Scale([side, side], axes=("x", "y")), Translation(first[::-1] * side, axes=("x", "y"))])
-    image = get_transformation(finest(place.sdata, place.image_key), get_all=True)
-    systems = {name: Sequence([to_px, onward]) for name, onward in image.items()}
-    return Labels2DModel.parse(raster, dims=("y", "x"), transformations=systems)
 
 
 def write_fine(place: Place, table_key: str, region: str, table: AnnData, labels: Any | None) -> None:

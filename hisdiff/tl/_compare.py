@@ -289,9 +289,7 @@ def _run(
     for task in tasks:
         model, fitting = together or fitted([task.sdata], shapes_key=task.where["shapes_key"])
         with Watch() as predicting:
-            told = predict(
-                task.sdata, model, **task.where, **options, units=task.units, key_added=_STEM, inplace=False
-            )
+            told = predict(task.sdata, model, **task.where, **options, units=task.units, key_added=_STEM, inplace=False)
         # Intervals are those of spots: finer predictions are expected counts, without the noise of counting.
         knows = None if task.parent is not None else model.knowledge
         factor = None if knows is None else knows.interval_factor

@@ -13,7 +13,8 @@ from hisdiff import _keys
 from hisdiff._check import one_of, positive
 from hisdiff._geometry._grid import cells_within, outlines
 from hisdiff._sdata._at import read_locations
-from hisdiff._sdata._fine import cells_labels, check_names_free, fine_table, write_fine
+from hisdiff._sdata._fine import check_names_free, fine_table, write_fine
+from hisdiff._sdata._grid import Window, labels_element
 from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._store import check_room, working_folder
 from hisdiff._section import Locations
@@ -160,7 +161,9 @@ class Target:
             table.var[_keys.cv_pcc(stem)] = np.asarray(model.knowledge.cv_pcc, dtype=float)
         if not inplace:
             return table
-        labels = None if self.at is not None else cells_labels(place, where.array_ij, resolution)
+        labels = None
+        if self.at is None:
+            labels = labels_element(place, Window.around(where.array_ij, resolution), where.array_ij)
         write_fine(place, table_key, region, table, labels)
         if folder is not None:
             discard(folder)

@@ -12,7 +12,7 @@ from hisdiff._geometry import lattice_points, nearest, pitch_of
 from hisdiff._section import Locations
 
 if TYPE_CHECKING:
-    from hisdiff._section import Section
+    from hisdiff._section import FeatureSource, Section
 
 N_NEIGHBOURS = 9
 N_GLOBAL = 49
@@ -70,15 +70,16 @@ def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitc
     features = section.features
     if features is None:
         raise ValueError(f"Section {section.name!r} has no features.")
-    anchors = _anchors(section, pitch_um)
+    anchors = anchors_of(section, pitch_um)
     anchor_values = features.at(anchors)
     own = anchor_values if anchors is locations else features.at(locations)
-    scale = lambda values: _scale(values, features.mean, features.std, scaling)  # noqa: E731
+    scale = lambda values: scaled(values, features, scaling)  # noqa: E731
     wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
     return Context(scale(own), scale(anchor_values), wide[:, :N_NEIGHBOURS], wide)
 
 
-def _anchors(section: Section, pitch_um: float | None) -> Locations:
+def anchors_of(section: Section, pitch_um: float | None) -> Locations:
+    """Return the spots of a section if they are about ``pitch_um`` apart, else a lattice of that pitch inside the tissue."""
     spots = section.spots
     if spots is not None and len(spots):
         if pitch_um is None or len(spots) == 1:
@@ -94,8 +95,9 @@ def _anchors(section: Section, pitch_um: float | None) -> Locations:
     return Locations(xy, pitch_um / 4)
 
 
-def _scale(values: np.ndarray, mean: np.ndarray, std: np.ndarray, scaling: Scaling) -> np.ndarray:
+def scaled(values: np.ndarray, features: FeatureSource, scaling: Scaling) -> np.ndarray:
+    """Return raw embeddings ``(n, D)`` of a section scaled in one way, float32."""
     if scaling == "raw":
         return values
-    standard = (values - mean) / np.maximum(std, 1e-6)
+    standard = (values - features.mean) / np.maximum(features.std, 1e-6)
     return (standard if scaling == "standardised" else np.concatenate([values, standard], axis=1)).astype(np.float32)

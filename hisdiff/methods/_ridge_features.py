@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from hisdiff._geometry import pitch_of
+from hisdiff._geometry import nearest, pitch_of
 from hisdiff._section import depth_of
-from hisdiff.methods._context import Context, Scaling, context_of
+from hisdiff.methods._context import N_GLOBAL, N_NEIGHBOURS, Context, Scaling, anchors_of, context_of, scaled
 from hisdiff.methods._folds import folds_of
 from hisdiff.methods._pca import column_scale, principal_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hisdiff._section import Locations, Section
+    from hisdiff._section import FeatureSource, Locations, Section
 
 _LEAST_SPOTS = 4
 # Spots from which principal axes are found; more do not move a hundred of them.
 _MAX_ROWS = 10_000
 _CHUNK = 4096
+# Anchors with their components by section and projection, for as long as both live.
+_ANCHORS: WeakKeyDictionary[FeatureSource, WeakKeyDictionary[Projection, Any]] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Projection:
     """Embeddings to features: principal components of a location's own embedding and of the means around it.
 
@@ -56,20 +59,31 @@ class Projection:
 
     def features(self, section: Section, locations: Locations) -> np.ndarray:
         """Return float64 ``(n, 3 k)``: components of the own embedding, of the mean over 9 anchors and over 49."""
-        context = context_of(section, locations, scaling=self.scaling, pitch_um=self.pitch_um)
+        anchors, around = self._anchors(section)
+        own = around if anchors is locations else self._project(section.features.at(locations), section.features)
+        wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
         # The mean of projections is the projection of the mean, and far smaller to take.
-        small = Context(self._project(context.own), self._project(context.anchors), context.near, context.wide)
-        return np.concatenate([small.own, small.mean_over(small.near), small.mean_over(small.wide)], axis=1)
+        context = Context(own, around, wide[:, :N_NEIGHBOURS], wide)
+        return np.concatenate([own, context.mean_over(context.near), context.mean_over(context.wide)], axis=1)
 
     def take(self, k: int) -> Projection:
         """Keep the first ``k`` components."""
         return replace(self, axes=self.axes[:, :k])
 
-    def _project(self, embeddings: np.ndarray) -> np.ndarray:
+    def _anchors(self, section: Section) -> tuple[Locations, np.ndarray]:
+        """Return the anchors of a section and their components ``(m, k)``; a slide has many, and every tile asks for them."""
+        known = _ANCHORS.setdefault(section.features, WeakKeyDictionary())
+        of = (section.spots, section.tissue)
+        if self not in known or any(a is not b for a, b in zip(known[self][0], of)):
+            anchors = anchors_of(section, self.pitch_um)
+            known[self] = of, anchors, self._project(section.features.at(anchors), section.features)
+        return known[self][1:]
+
+    def _project(self, embeddings: np.ndarray, source: FeatureSource) -> np.ndarray:
         out = np.empty((len(embeddings), self.axes.shape[1]))
-        for start in range(0, len(embeddings), _CHUNK):  # long embeddings in float64 are large
+        for start in range(0, len(embeddings), _CHUNK):  # long embeddings, scaled and in float64, are large
             rows = slice(start, start + _CHUNK)
-            out[rows] = ((embeddings[rows] - self.center) / self.scale) @ self.axes
+            out[rows] = ((scaled(embeddings[rows], source, self.scaling) - self.center) / self.scale) @ self.axes
         return out
 
 

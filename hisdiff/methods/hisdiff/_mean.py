@@ -22,6 +22,9 @@ _LEAST_SPREAD = 1e-3
 # Of expression; what lies beyond is noise of counting.
 _MOST_COMPONENTS = 40
 
+# Of a block of features, in parts of the longest one: one that varies less would be blown up, and be far off in other sections.
+_LEAST_LENGTH = 0.1
+
 
 @dataclass(frozen=True)
 class Features:
@@ -33,7 +36,8 @@ class Features:
         Principal components of the own embedding and of the means over 9 and over 49 anchors.
     center, scale
         ``(3 k,)``: each component is centred, and each of the three blocks is scaled to mean square length 1 / 3, so that the
-        surroundings, whose means vary less, weigh as much as the spot itself.
+        surroundings, whose means vary less, weigh as much as the spot itself. A block that hardly varies is left out (its
+        scale is infinite): the spots of a small section share their 49 anchors, and nothing can be learned from those.
     """
 
     projection: Projection
@@ -46,7 +50,8 @@ class Features:
         center = values.mean(axis=0)
         blocks = np.stack(np.split(values - center, 3, axis=1))
         length = np.sqrt(3 * np.square(blocks).sum(axis=2).mean(axis=1))
-        return cls(projection, center, np.repeat(np.where(length > 0, length, 1), values.shape[1] // 3))
+        varies = length > _LEAST_LENGTH * length.max()
+        return cls(projection, center, np.repeat(np.where(varies, length, np.inf), values.shape[1] // 3))
 
     def at(self, section: Section, locations: Locations) -> np.ndarray:
         """Return float64 ``(n, 3 k)``, of mean square length 1 on training spots."""

@@ -150,6 +150,15 @@ def test_tiny_single_sections_fit(n):
     assert np.isfinite(predict(made, tiny).mean).all()
 
 
+@pytest.mark.parametrize("side", [5, 6, 7, 8])
+def test_a_model_of_one_small_section_stays_in_range_on_another_that_looks_otherwise(side):
+    # Up to 49 spots share all of their 49 anchors, some more nearly all: their mean differs between sections only.
+    made = HisDiff().fit([section("A", 1, side=side)], TINY, device="cpu")
+    test = section("T", 7, side=9, stain=0.5)
+    mean = predict(made, test).mean
+    assert np.abs(mean - log2(test).mean(axis=0)).max() < 8
+
+
 def test_spots_without_counts_are_left_out_of_training_and_predicted():
     whole = section("A", 1)
     counts = whole.counts.toarray()

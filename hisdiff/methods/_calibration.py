@@ -8,13 +8,14 @@ import numpy as np
 
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import LEVEL, coverage
-from hisdiff.methods._base import Knowledge
+from hisdiff.methods._base import Knowledge, Scatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOWEST, _HIGHEST = 0.4, 8.0
 _SHAPES = (0.1, 100.0)
+_TURNS = 3
 _TOP = 30.0  # log2 of more counts than a gene can have
 # Halvings of the range of log k_g: to less than one in a thousand.
 _HALVINGS = 12
@@ -40,7 +41,7 @@ def knowledge_of(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, sectio
     return Knowledge(
         cv_pcc=cv_pcc_of(measured, mean, sections),
         interval_factor=interval_factor(measured, mean, std),
-        gamma_shape=gamma_shape(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
+        scatter=scatter_of(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
     )
 
 
@@ -57,12 +58,11 @@ def cv_pcc_of(measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> n
     return np.where(total > 0, (weights * np.nan_to_num(correlations)).sum(axis=0) / np.maximum(total, 1), np.nan)
 
 
-def gamma_shape(counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return the shape a_g of each gene's gamma-Poisson distribution around predicted counts, ``(G,)``.
+def scatter_of(counts: np.ndarray, predicted: np.ndarray) -> Scatter:
+    """Return how counts scatter around predictions, by the moments of gamma-Poisson distributions.
 
-    By moments: counts have the variance m + m^2 / a around predictions m. One factor per gene first makes the two agree
-    in total, since an offset is no scatter. Bounded, as a gene that follows its prediction more closely than counting
-    allows, or not at all, tells little about a.
+    One factor per gene first makes the two agree in total, since an offset is no scatter. What the genes of a spot share
+    and what each has of its own are found in turns, since either is seen only once the other is accounted for.
 
     Parameters
     ----------
@@ -71,9 +71,22 @@ def gamma_shape(counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """
     total = predicted.sum(axis=0)
     mean = predicted * (counts.sum(axis=0) / np.where(total > 0, total, 1))
+    scatter = Scatter(gene=_shape(counts, mean), spot=np.asarray(_SHAPES[1]))
+    for _ in range(_TURNS):
+        told, expected = scatter.pooled(counts, mean)
+        spot = _shape(told, expected)
+        shared = ((told + spot) / (expected + spot))[:, None]
+        scatter = Scatter(gene=_shape(counts, shared * mean), spot=spot)
+    return scatter
+
+
+def _shape(counts: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return the shape a for which counts have the variance m + m^2 / a around m, over the first axis.
+
+    Bounded, as a gene that follows its prediction more closely than counting allows, or not at all, tells little about a.
+    """
     excess = np.square(counts - mean).sum(axis=0) - mean.sum(axis=0)
-    square = np.square(mean).sum(axis=0)
-    return np.clip(square / np.maximum(excess, 1e-12), *_SHAPES)
+    return np.clip(np.square(mean).sum(axis=0) / np.maximum(excess, 1e-12), *_SHAPES)
 
 
 def interval_factor(measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ class PatchField:
     def __post_init__(self) -> None:
         knowledge = self.fitted.knowledge
         self.genes = self.fitted.genes
-        self.gamma_shape = None if knowledge is None else knowledge.gamma_shape
+        self.scatter = None if knowledge is None else knowledge.scatter
 
     def mean(self, cells: Locations) -> np.ndarray:
         """Return the expectation; see ``Field``."""
@@ -119,6 +119,10 @@ class SmoothNoise:
         nodes = np.unique(blend.indices)
         white = self._noise.normal(draw, purpose, nodes, width)
         return (blend[:, nodes] @ white).astype(np.float32)
+
+    def deviation(self, blend: sparse.csr_matrix) -> np.ndarray:
+        """Return the standard deviation of weighted means of the noise, ``(n,)`` for weights csr ``(n, places)``."""
+        return np.sqrt(np.asarray((blend @ self._blend).power(2).sum(axis=1)).ravel())
 
     @classmethod
     def variance_of_mean(cls, radius_um: float, spacing_um: float) -> float:

@@ -189,7 +189,7 @@ class Model:
         fitted_type = type(method(meta["method"])).fitted_type
         fitted = fitted_type.from_state(_part(arrays, "fitted"), meta["fitted"], genes)
         knowledge, ood = _part(arrays, "knowledge"), _part(arrays, "ood")
-        fitted.knowledge = Knowledge(**knowledge) if knowledge else None
+        fitted.knowledge = Knowledge.from_arrays(knowledge) if knowledge else None
         fitted.history = meta["history"]
         facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
         features = facts.pop("features")
@@ -214,10 +214,7 @@ class Model:
         arrays, settings = self.fitted.state()
         arrays = {f"fitted.{name}": array for name, array in arrays.items()}
         if self.knowledge is not None:
-            arrays |= {
-                f"knowledge.{name}": np.asarray(value, dtype=np.float64)
-                for name, value in asdict(self.knowledge).items()
-            }
+            arrays |= {f"knowledge.{name}": array for name, array in self.knowledge.arrays().items()}
         if self.ood is not None:
             arrays |= {f"ood.{name}": array for name, array in self.ood.arrays().items()}
         arrays["cohort.spots"] = self.cohort.spots

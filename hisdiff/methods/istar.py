@@ -14,7 +14,8 @@ from hisdiff._device import resolve_device
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._section import Prediction
-from hisdiff.methods._calibration import gamma_shape, knowledge_of
+from hisdiff.methods._base import Scatter
+from hisdiff.methods._calibration import knowledge_of, scatter_of
 from hisdiff.methods._istar._config import IStarConfig
 from hisdiff.methods._istar._network import Ensemble, FootprintLoss, Superpixels
 from hisdiff.methods._istar._training_spots import are_discs, check_dense, gather, kept_rows
@@ -49,8 +50,8 @@ class FittedIStar:
         Area of the footprint that counts refer to.
     depth
         log2 of the median total count over the panel that ``low`` and ``span`` belong to.
-    gamma_shape
-        ``(G,)``, see ``hisdiff.methods._agreement``, from the training spots.
+    scatter
+        Of the counts of training spots around what is predicted for them.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class FittedIStar:
         self.genes, self.config, self.network, self.inputs = np.asarray(genes), config, network.eval(), inputs
         self.low, self.span = np.asarray(low, dtype=np.float32), np.asarray(span, dtype=np.float32)
         self.footprint_um2, self.depth = footprint_um2, depth
-        self.gamma_shape: np.ndarray | None = None
+        self.scatter: Scatter | None = None
         self.knowledge: Knowledge | None = None
         self.history: list[dict[str, float]] = []
 
@@ -151,8 +152,8 @@ class FittedIStar:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
         arrays |= {"low": self.low, "span": self.span}
-        if self.gamma_shape is not None:
-            arrays["gamma_shape"] = self.gamma_shape
+        if self.scatter is not None:
+            arrays |= self.scatter.arrays()
         if self.inputs.axes is not None:
             arrays |= {"center": self.inputs.center, "axes": self.inputs.axes}
         settings = {
@@ -176,7 +177,7 @@ class FittedIStar:
         fitted = cls(
             genes, config, network, inputs, arrays["low"], arrays["span"], settings["footprint_um2"], settings["depth"]
         )
-        fitted.gamma_shape = arrays.get("gamma_shape")
+        fitted.scatter = Scatter.from_arrays(arrays)
         return fitted
 
 
@@ -192,7 +193,7 @@ class EnsembleField:
     def __init__(self, fitted: FittedIStar, section: Section, n_draws: int, factor: float, device: str | None) -> None:
         self.genes, self.footprint_um2, self.n_draws = fitted.genes, fitted.footprint_um2, n_draws
         self._fitted, self._section, self._factor = fitted, section, factor
-        self.gamma_shape = fitted.gamma_shape
+        self.scatter = fitted.scatter
         self._network = fitted.network.to(resolve_device(device))
         self._last: tuple[Locations, np.ndarray] | None = None
 
@@ -287,7 +288,7 @@ class IStar:
         )
         told = _means(module, cells, share)
         fitted = FittedIStar(sections[0].genes, config, network.cpu(), inputs, low, span, footprint_um2, depth)
-        fitted.gamma_shape = gamma_shape(every, fitted._counts(told, 1.0))
+        fitted.scatter = scatter_of(every, fitted._counts(told, 1.0))
         fitted.history = result.history
         if validation:
             fitted.knowledge = _knowledge(fitted, validation, device)

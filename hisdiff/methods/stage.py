@@ -96,7 +96,7 @@ class StageField:
 
     n_draws = 1
     fitted_to_section = True
-    gamma_shape = None
+    scatter = None
 
     def __init__(self, fitted: FittedStage, known: Known, section: Section, depth: float | None, device: Any) -> None:
         self.genes = fitted.genes
@@ -358,4 +358,4 @@ def _knowledge(fitted: FittedStage, sections: Sequence[Section]) -> Knowledge | 
         fitted.history[-1]["held_out_pcc"] = float(np.nanmean(pooled))
     unknown = np.full(len(fitted.genes), np.nan)
     correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(predicted), np.concatenate(number))
-    return Knowledge(correlation, interval_factor=unknown, gamma_shape=unknown)
+    return Knowledge(correlation, interval_factor=unknown)

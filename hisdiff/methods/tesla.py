@@ -73,7 +73,7 @@ class TeslaField:
 
     n_draws = 1
     fitted_to_section = True
-    gamma_shape = None
+    scatter = None
 
     def __init__(self, section: Section, genes: np.ndarray, config: TeslaConfig, depth: float | None) -> None:
         self.genes, self.map = genes, TeslaMap(section, config)
@@ -231,4 +231,4 @@ def _knowledge(fitted: FittedTesla, sections: Sequence[Section]) -> Knowledge:
         number.append(np.full(int(near.sum()), i))
     correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(filled), np.concatenate(number))
     unknown = np.full(len(fitted.genes), np.nan)
-    return Knowledge(correlation, interval_factor=unknown, gamma_shape=unknown)
+    return Knowledge(correlation, interval_factor=unknown)

@@ -10,10 +10,11 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._geometry._grid import BLOCK, block_slices, by_block, cells_touching, overlap
 from hisdiff._keys import fine_draw
-from hisdiff._log import progress
+from hisdiff._log import logger, progress
 from hisdiff._section import Locations, Prediction
 from hisdiff._stream import Output, run
 from hisdiff.methods._agreement import Agreement
+from hisdiff.methods._base import Scatter
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._noise import BlockNoise
 
@@ -98,25 +99,32 @@ def fine_predictor(
 ) -> FinePredictor:
     """Prepare predictions of a section's cells; where it was measured, the factors of its spots are found first."""
     plain = FinePredictor(field, resolution_um, units, keep_draws)
-    shape = field.gamma_shape
+    scatter = field.scatter
     if calibrate == "none" or section.counts is None or field.fitted_to_section or section.spots is None:
         return plain
-    if shape is None:
-        shape = np.ones(len(field.genes))
+    if scatter is None:
+        scatter = Scatter(gene=np.ones(len(field.genes)), spot=np.ones(()))
     counts = _on_panel(section, field.genes)
     measured = np.flatnonzero(np.nansum(counts, axis=1) > 0)
     if not len(measured):
         return plain
     spots, counts = section.spots.take(measured), counts[measured]
-    agreement = Agreement(spots, counts, shape, exact=calibrate == "exact")
+    agreement = Agreement(spots, counts, scatter, exact=calibrate == "exact")
+    if calibrate == "exact" and (n_close := len(agreement.closer_than(resolution_um))):
+        logger.warning(
+            "%s: %d of %d spots share cells of %g um with others; such cells follow both, so that they do not add up to "
+            "either count exactly",
+            section.name, n_close, len(spots), resolution_um,
+        )  # fmt: skip
     sums = _footprint_sums(spots, field, resolution_um)
     noise = BlockNoise.for_rows(seed, len(section.spots))
+    mean = sums[0] if np.isfinite(sums[0]).any() else sums[1:].mean(axis=0)
+    of_mean = agreement.factors(mean)
     factors = []
     for draw, predicted in enumerate(sums[1:]):
-        normal = None if calibrate == "exact" else noise.normal(draw, _FACTORS, measured, counts.shape[1])
-        factors.append(agreement.factors(predicted, normal))
-    mean = sums[0] if np.isfinite(sums[0]).any() else sums[1:].mean(axis=0)
-    return FinePredictor(field, resolution_um, units, keep_draws, agreement, agreement.factors(mean), tuple(factors))
+        normal = None if calibrate == "exact" else noise.normal(draw, _FACTORS, measured, 1 + counts.shape[1])
+        factors.append(agreement.factors(predicted, normal, of_mean))
+    return FinePredictor(field, resolution_um, units, keep_draws, agreement, of_mean, tuple(factors))
 
 
 def _on_panel(section: Section, genes: np.ndarray) -> np.ndarray:
@@ -124,7 +132,7 @@ def _on_panel(section: Section, genes: np.ndarray) -> np.ndarray:
     assert section.counts is not None
     where = {gene: i for i, gene in enumerate(section.genes)}
     columns = np.array([where.get(gene, -1) for gene in genes])
-    result = np.full((section.counts.shape[0], len(genes)), np.nan)
+    result = np.full((section.counts.shape[0], len(genes)), np.nan, dtype=np.float32)
     result[:, columns >= 0] = section.counts[:, columns[columns >= 0]].toarray()
     return result
 
@@ -132,7 +140,7 @@ def _on_panel(section: Section, genes: np.ndarray) -> np.ndarray:
 def _footprint_sums(spots: Locations, field: Field, resolution_um: float) -> np.ndarray:
     """Return what is predicted in the footprints of spots: expectation and draws, ``(1 + draws, n, G)``."""
     area = resolution_um**2 / field.footprint_um2
-    sums = np.full((1 + field.n_draws, len(spots), len(field.genes)), np.nan)
+    sums = np.full((1 + field.n_draws, len(spots), len(field.genes)), np.nan, dtype=np.float32)
     for rows in groups_of(spots, resolution_um, len(field.genes)):
         some = spots.take(rows)
         ij = cells_of(some, resolution_um)

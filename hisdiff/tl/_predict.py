@@ -88,9 +88,10 @@ def predict(
         elsewhere, where they are expected counts, without the noise of counting.
     calibrate
         How predictions elsewhere agree with the section's measured spots. ``"shrink"``, the default: the cells of a
-        spot's footprint are scaled by (y + a) / (m + a), y its count and m what was predicted for it, with the a of each
-        gene from the training sections; draws are scaled by draws from the distribution of which that is the mean.
-        ``"exact"``: they add up to the count. ``"none"``.
+        spot's footprint are scaled by s (y + a) / (s m + a), y its count and m what was predicted for it, with the a of
+        each gene from the training sections and s a factor that all genes of the spot share; draws are scaled by draws
+        from the distributions of which these are the means. ``"exact"``: they add up to the count, where no cell lies in
+        two footprints. ``"none"``.
     depth
         log2 of the median total count over the panel to predict at; None for the section's own where it has counts,
         else the median of the training sections.

@@ -6,8 +6,9 @@
 `toy`: the toy tissue; models see the spots of three sections, and predict cells of 10 um of the first, whose expected
 counts are known. `2x2`, `3x3`: neighbouring spots of the real sections are merged; models see the pseudo-spots of all
 sections, and predict the spots. `unknown`: the same without the pseudo-spots of the section (models see the other sections,
-and nothing is rescaled). `thinned`: every molecule of the 2 x 2 pseudo-spots is kept with probability .065, for fitting and
-for agreement; what is predicted is brought to the full depth and compared with all counts.
+and nothing is rescaled). `split`: half of every spot's molecules are known, merged 2 x 2, and the other half is predicted,
+so that what is judged shares no noise with what is known. `thinned`: every molecule of the 2 x 2 pseudo-spots is kept with
+probability .065, for fitting and for agreement; what is predicted is brought to the full depth and compared with all counts.
 
 Real figures are on log2(1 + count), of spots of whole pseudo-spots; `norm`: every spot scaled to the same total first.
 Toy figures are on expected counts. PCC: mean over genes; inside: of what differs from the mean of the (pseudo-)spot; ES: energy
@@ -39,8 +40,9 @@ from hisdiff._stats._resample import paired_bootstrap, with_counting_noise
 from hisdiff._stats._spatial import knn_weights, moran
 from hisdiff._stats._structure import coexpression_agreement, normalize_depth
 from hisdiff.methods._agreement import Agreement
+from hisdiff.methods._base import Scatter
 
-TESTS = ("toy", "2x2", "3x3", "unknown", "thinned")
+TESTS = ("toy", "2x2", "3x3", "unknown", "split", "thinned")
 SECTIONS = ("C2", "C3", "C4", "C5")
 KEPT = 0.065
 RIDGE, RAW_RIDGE, ORACLE = "ridge, rescaled", "ridge", "oracle of cell types"
@@ -79,13 +81,19 @@ def baselines(job: Job, ridge: DenseRidge, seed: int, *, own: bool) -> Predictio
     return {**known, RIDGE if own else RAW_RIDGE: (finished(log2), np.stack([finished(draw) for draw in draws]))}
 
 
-def oracle(job: Job, gamma_shape: np.ndarray) -> Predictions:
+def oracle(job: Job, scatter: Scatter) -> Predictions:
     """Return the truth as far as the cell types of every cell tell it, alone and in agreement with the spots."""
     types = np.column_stack([job.cell_types, np.ones(len(job.truth))])
     expected = np.maximum(types @ np.linalg.lstsq(types, job.truth, rcond=None)[0], 1e-6)
-    agreement = Agreement(job.section.spots, job.known, gamma_shape, exact=False)
+    agreement = Agreement(job.section.spots, job.known, scatter, exact=False)
     agreed = agreement.blend(job.targets)(expected, agreement.factors(job.share @ expected))
     return {ORACLE: (expected, None), f"{ORACLE}, with spots": (agreed, None)}
+
+
+def of_genes(model: hd.models.Model, genes: list[str]) -> Scatter:
+    """Return what a model knows of the scatter of counts, in an order of genes."""
+    scatter, known = model.knowledge.scatter, list(model.genes)
+    return scatter._replace(gene=scatter.gene[[known.index(gene) for gene in genes]])
 
 
 def correlations(truth: np.ndarray, predicted: np.ndarray, group: np.ndarray) -> tuple[float, float]:
@@ -158,7 +166,7 @@ def run_toy(seed: int, size_um: float) -> tuple[list[dict], list[dict]]:
     predicted = baselines(job, DenseRidge.fit([j.section for j in jobs], TOY_UM), seed, own=True)
     predicted["hisdiff"] = job.predicted(model, "shrink", seed)
     predicted["hisdiff, exact"] = job.predicted(model, "exact", seed)
-    predicted |= oracle(job, np.asarray(model.knowledge.gamma_shape)[[list(model.genes).index(g) for g in job.genes]])
+    predicted |= oracle(job, of_genes(model, job.genes))
     return [{"test": "toy", "section": f"seed {seed}", "seed": seed, "method": label, **figures(job, *both, seed)}
             for label, both in predicted.items()], []  # fmt: skip
 
@@ -169,6 +177,8 @@ def run_merged(test: str, jobs: list[Job], seed: int) -> tuple[list[dict], list[
     full = 1.0
     if test == "thinned":
         jobs, full = [job.thinned(KEPT, 1000 * seed + i) for i, job in enumerate(jobs)], 1 / KEPT
+    if test == "split":
+        jobs = [job.split(1000 * seed + i) for i, job in enumerate(jobs)]
     own = test != "unknown"
     model, ridge = (fitted(jobs, seed), DenseRidge.fit([j.section for j in jobs], MERGED_UM)) if own else (None, None)
     for job in jobs:

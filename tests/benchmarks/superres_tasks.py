@@ -88,11 +88,21 @@ class Job:
 
     def thinned(self, part: float, seed: int) -> Job:
         """Keep each known count with a probability; the truth is left as it is."""
+        return self._knowing(_thinned(self.sdata.tables["table"].X, part, seed))
+
+    def split(self, seed: int) -> Job:
+        """Know one half of the molecules of every target, and have the other half for truth, so that they share no noise."""
+        table = self.sdata.tables["table"]
+        shown = np.random.default_rng(seed).binomial(self.truth.astype(np.int64), 0.5)
+        kept = _thinned(table.X, 0.5, seed).toarray()
+        whole = np.flatnonzero(self.share.getnnz(axis=1))
+        kept[np.ix_(whole, rows_of(self.genes, table.var_names))] = (self.share @ shown)[whole]
+        return replace(self._knowing(sparse.csr_matrix(kept)), truth=self.truth - shown)
+
+    def _knowing(self, counts: sparse.csr_matrix) -> Job:
         sdata = self.sdata
         table = sdata.tables["table"].copy()
-        kept = sparse.csr_matrix(table.X)
-        kept.data = np.random.default_rng(seed).binomial(kept.data.astype(np.int64), part).astype(np.float32)
-        table.X = kept
+        table.X = counts
         other = type(sdata)(images=dict(sdata.images), labels=dict(sdata.labels), shapes=dict(sdata.shapes),
                             tables={**dict(sdata.tables), "table": table}, attrs=sdata.attrs)  # fmt: skip
         section = _section(other, self.section.name, self.genes, self.section.features)
@@ -115,6 +125,12 @@ class Job:
         else:
             found = predict_locations(predictor, self.targets, show=False)
         return found.mean[:, columns], found.draws[..., columns]
+
+
+def _thinned(counts, part: float, seed: int) -> sparse.csr_matrix:
+    kept = sparse.csr_matrix(counts, copy=True)
+    kept.data = np.random.default_rng(seed).binomial(kept.data.astype(np.int64), part).astype(np.float32)
+    return kept
 
 
 def toy_jobs(seed: int, *, size_um: float) -> list[Job]:

@@ -3,7 +3,7 @@ import pytest
 
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import coverage
-from hisdiff.methods._calibration import interval_factor, knowledge_of
+from hisdiff.methods._calibration import interval_factor, knowledge_of, scatter_of
 
 
 def predictions(n: int, true_sd: np.ndarray, level: float = 8.0, seed: int = 0):
@@ -65,3 +65,15 @@ def test_a_gene_flat_in_one_section_is_judged_by_the_other_and_flat_in_all_is_na
     found = knowledge_of(measured, mean, np.ones_like(mean), sections).cv_pcc
     assert found[0] == pytest.approx(pearson(measured[20:], mean[20:])[0])
     assert np.isnan(found[1])
+
+
+def test_scatter_tells_what_the_genes_of_a_spot_share_from_what_each_has_of_its_own():
+    rng = np.random.default_rng(0)
+    predicted = rng.gamma(3, 10, (3000, 60))
+    shared, own = rng.gamma(5, 1 / 5, (3000, 1)), rng.gamma(8, 1 / 8, predicted.shape)
+    found = scatter_of(rng.poisson(predicted * shared * own), predicted)
+    assert found.spot == pytest.approx(5, rel=0.15)
+    np.testing.assert_allclose(np.median(found.gene), 8, rtol=0.1)
+    alone = scatter_of(rng.poisson(predicted * own), predicted)
+    assert alone.spot > 50
+    np.testing.assert_allclose(np.median(alone.gene), 8, rtol=0.1)

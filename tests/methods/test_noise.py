@@ -98,3 +98,15 @@ def test_cells_of_a_grid_share_noise_with_their_neighbours_and_other_locations_d
     np.testing.assert_allclose(cells.normal(0, 0, np.array([7, 1900]), 4), values[[7, 1900]], rtol=1e-5)
     spots = SmoothNoise.at(3, Locations(line * 10.0, 5.0)).normal(0, 0, np.arange(2000), 4)
     assert abs(np.corrcoef(spots[:-1, 0], spots[1:, 0])[0, 1]) < 0.1
+
+
+def test_the_deviation_of_blended_noise_is_known():
+    from scipy import sparse
+
+    from hisdiff.methods._field import SmoothNoise
+
+    xy = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) * 40.0
+    noise = SmoothNoise(0, xy, 80.0)
+    blend = sparse.csr_matrix(np.random.default_rng(0).dirichlet(np.full(4, 2.0), 20) @ np.eye(64)[[0, 1, 8, 9]])
+    values = noise.normal(0, 0, np.arange(64), 20_000)
+    np.testing.assert_allclose((blend @ values).std(axis=1), noise.deviation(blend), rtol=0.03)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hisdiff._section import Section
+    from hisdiff.methods._base import Scatter
     from hisdiff.methods.hisdiff._fast import FactorModel
     from hisdiff.methods.hisdiff._local import LocalRates
 
@@ -72,7 +73,7 @@ class TwoScaleField:
         The model of spots, and that of what is inside.
     section
         With image, features and a dense embedding.
-    genes, gamma_shape
+    genes, scatter
         See ``Field``.
     radius_um
         Of a training spot.
@@ -89,7 +90,7 @@ class TwoScaleField:
         section: Section,
         *,
         genes: np.ndarray,
-        gamma_shape: np.ndarray | None,
+        scatter: Scatter | None,
         radius_um: float,
         depth: float,
         n_draws: int,
@@ -97,7 +98,7 @@ class TwoScaleField:
         seed: int,
         device: str | None,
     ) -> None:
-        self.genes, self.gamma_shape, self.n_draws = genes, gamma_shape, n_draws
+        self.genes, self.scatter, self.n_draws = genes, scatter, n_draws
         self.footprint_um2 = float(np.pi * radius_um**2)
         self._model, self._local, self._section, self._radius_um = model, local, section, radius_um
         self._n_steps, self._seed, self._device = n_steps, seed, device
@@ -140,15 +141,18 @@ class TwoScaleField:
         points = places[:, ::-1] * self._radius_um
         center, _ = self._spots_model(points)
         at_points = SmoothNoise(self._seed, points, self._spacing_um)
+        # Blending takes variance away, more of it midway between points than at them.
+        inflation = (self._inflation / at_points.deviation(blend))[:, None]
         k, n_genes = factors.loadings.shape
         for draw in range(self.n_draws):
             start = at_points.normal(draw, _SCORES, np.arange(len(points)), k)
             scores = blend @ self._model.scores(center, start, draw, n_steps=self._n_steps, device=self._device)
+            scores *= inflation
             offset = factors.offset(np.random.default_rng([self._seed, draw]).standard_normal(len(factors.offsets)))
             speckle = noise.normal(draw, _SPECIFIC, np.arange(len(cells)), n_genes) * self._speckle
             out = np.empty((len(cells), n_genes), dtype=np.float32)
             for rows in _chunks(len(cells)):
-                level = of.center[rows] + offset + self._inflation * (scores[rows] @ factors.loadings)
+                level = of.center[rows] + offset + scores[rows] @ factors.loadings
                 out[rows] = count_rate(level, self._shift) * np.exp2(of.ratio[rows] + speckle[rows] - self._lift)
             yield out
 

@@ -150,7 +150,7 @@ class FittedHisDiff:
                 model.local,
                 section,
                 genes=self.genes,
-                gamma_shape=None if self.knowledge is None else self.knowledge.gamma_shape,
+                scatter=None if self.knowledge is None else self.knowledge.scatter,
                 radius_um=radius,
                 depth=self._depth_for(section, depth),
                 n_draws=positive(n_draws, "n_draws", integer=True),

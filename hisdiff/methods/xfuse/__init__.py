@@ -12,7 +12,7 @@ import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
-from hisdiff.methods._calibration import gamma_shape, knowledge_of
+from hisdiff.methods._calibration import knowledge_of, scatter_of
 from hisdiff.methods.xfuse._config import XFuseConfig
 from hisdiff.methods.xfuse._fit import covariates_of, fit_model, start
 from hisdiff.methods.xfuse._fitted import FittedXFuse, digest_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hisdiff._section import Section
-    from hisdiff.methods._base import Knowledge
+    from hisdiff.methods._base import Knowledge, Scatter
     from hisdiff.methods.xfuse._model import XFuseModel
 
 __all__ = ["FittedXFuse", "XFuse", "XFuseConfig"]
@@ -87,7 +87,7 @@ class XFuse:
         known = {digest_of(s): (i, float(_depth(s))) for i, s in enumerate(sections) if s.counts is not None}
         fitted = FittedXFuse(sections[0].genes, config, model, area, _plain_depth(model, sections), known)
         fitted.history = history
-        fitted.gamma_shape = _scatter(fitted, sections, seed, device)
+        fitted.scatter = _scatter(fitted, sections, seed, device)
         if validation:
             fitted.knowledge = _knowledge(fitted, validation, seed, device)
         return fitted
@@ -106,11 +106,11 @@ def _plain_depth(model: XFuseModel, sections: Sequence[Section]) -> float:
     return float(np.mean(own))
 
 
-def _scatter(fitted: FittedXFuse, sections: Sequence[Section], seed: int, device: str | None) -> np.ndarray:
-    """Return how far the counts of training spots scatter around what is predicted for them, ``(G,)``."""
+def _scatter(fitted: FittedXFuse, sections: Sequence[Section], seed: int, device: str | None) -> Scatter:
+    """Return how far the counts of training spots scatter around what is predicted for them."""
     counted = [s for s in sections if s.counts is not None]
     told = [fitted.predict(s, s.spots, n_draws=1, units=COUNTS, seed=seed, device=device).mean for s in counted]
-    return gamma_shape(np.concatenate([s.counts.toarray() for s in counted]), np.concatenate(told))
+    return scatter_of(np.concatenate([s.counts.toarray() for s in counted]), np.concatenate(told))
 
 
 def _knowledge(fitted: FittedXFuse, validation: Sequence[Section], seed: int, device: str | None) -> Knowledge:

@@ -12,6 +12,7 @@ from hisdiff._device import resolve_device
 from hisdiff._geometry._grid import cells_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._section import Locations, Prediction
+from hisdiff.methods._base import Scatter
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._noise import ROW_BLOCK
 from hisdiff.methods._training import generator_for
@@ -47,8 +48,8 @@ class FittedXFuse:
         log2 of the median total count over the panel of a section without effects of its own.
     known
         By what training sections are known by (``digest_of``): their number and depth.
-    gamma_shape
-        ``(G,)``, see ``hisdiff.methods._agreement``, from the training spots.
+    scatter
+        Of the counts of training spots around what is predicted for them.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class FittedXFuse:
     ) -> None:
         self.genes, self.config, self.model = np.asarray(genes), config, model.eval()
         self.footprint_um2, self.depth, self.known = footprint_um2, depth, dict(known)
-        self.gamma_shape: np.ndarray | None = None
+        self.scatter: Scatter | None = None
         self.knowledge: Knowledge | None = None
         self.history: list[dict[str, float]] = []
 
@@ -149,8 +150,8 @@ class FittedXFuse:
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
-        if self.gamma_shape is not None:
-            arrays["gamma_shape"] = self.gamma_shape
+        if self.scatter is not None:
+            arrays |= self.scatter.arrays()
         settings = {
             "config": self.config.to_dict(),
             "n_metagenes": self.model.n_metagenes,
@@ -174,7 +175,7 @@ class FittedXFuse:
         model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
         known = {name: (int(of[0]), float(of[1])) for name, of in settings["known"].items()}
         fitted = cls(genes, config, model, settings["footprint_um2"], settings["depth"], known)
-        fitted.gamma_shape = arrays.get("gamma_shape")
+        fitted.scatter = Scatter.from_arrays(arrays)
         return fitted
 
 
@@ -188,7 +189,7 @@ class PixelField:
 
     def __init__(self, fitted: FittedXFuse, canvas: Canvas, trained_on: int | None, factor: float) -> None:
         self.genes, self.footprint_um2, self.n_draws = fitted.genes, fitted.footprint_um2, canvas.n_draws
-        self.gamma_shape = fitted.gamma_shape
+        self.scatter = fitted.scatter
         self._canvas, self._factor, self._mpp = canvas, factor, fitted.config.image_mpp
         self._genes = [self._draw_genes(k, trained_on) for k in range(canvas.n_draws)]
 

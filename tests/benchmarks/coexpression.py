@@ -35,7 +35,7 @@ def table_of(n_cells: int, n_genes: int, form: str) -> ad.AnnData:
 
 
 def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def main() -> None:

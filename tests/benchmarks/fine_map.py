@@ -66,7 +66,7 @@ def main() -> None:
             took, work = time.perf_counter() - start, time.process_time() - busy
             print(f"{name}: {args.side**2:,} cells, {took:.1f} s ({work:.1f} s of processor)")
             plt.close("all")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(f"peak memory {peak:.2f} GB (the image and labels included)")
 
 

@@ -27,7 +27,7 @@ TRAIN, TEST = ("C2", "C3", "C4"), "C5"
 def peak_gb() -> float:
     """Peak resident memory of this process in GB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak / 1e6
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
 
 def products_s(model: hd.models.Model, n: int, device: str) -> float:

@@ -95,7 +95,7 @@ def stream(path: Path, resolution_um: float, model: str | None = None) -> dict[s
 def peak_gb() -> float:
     """Peak resident memory of this process in GB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak / 1e6
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def run(job: str, data: str, section: str) -> dict[str, object]:
         row = JOBS[job](hd, sdata)
         times = {"seconds": time.perf_counter() - start, "cpu_s": time.process_time() - busy}
         row = {"job": job, **row, **{name: round(value, 1) for name, value in times.items()}}
-    return row | {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2)}
+    return row | {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)}
 
 
 def tesla(hd, sdata) -> dict[str, object]:

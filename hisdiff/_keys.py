@@ -24,6 +24,7 @@ SELECTED = "hisdiff_selected"
 
 # obsm, obs
 EMBEDDING = "hisdiff_embedding"
+EMBEDDED_AT = "hisdiff_embedded_at"
 SPATIAL = "spatial"
 ARRAY_ROW = "array_row"
 ARRAY_COL = "array_col"

@@ -26,7 +26,7 @@ def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
     KeyError
         If there is no such shapes or labels element.
     ValueError
-        If it shares no coordinate system with the image, holds nothing, or holds what has no area.
+        If it shares no coordinate system with the image, holds nothing, or holds what has no area or lies off the image.
     """
     sdata = place.sdata
     present(key, [*sdata.shapes, *sdata.labels], "shapes or labels element")
@@ -35,13 +35,29 @@ def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
     if key in sdata.labels:
         cells = grid_cells(element, to_um)
         if cells is not None and len(cells[0]):
+            _check_on_image(place, key, cells[1])
             return cells[1], cells[0]
         names, outlines = label_outlines(element)
         element = gpd.GeoDataFrame(geometry=outlines, index=names)
     geometry = np.asarray(element.geometry)
     if not len(geometry):
         raise ValueError(f"Element {key!r} holds no shape.")
-    return _locations(geometry, element, to_um, key), element.index.to_numpy()
+    where, names = _locations(geometry, element, to_um, key), element.index.to_numpy()
+    _check_on_image(place, key, where)
+    return where, names
+
+
+def _check_on_image(place: Place, key: str, where: Locations) -> None:
+    assert place.image_key is not None
+    height, width = finest(place.sdata, place.image_key).shape[-2:]
+    reach = where.radius_um[:, None]
+    end = np.array([width, height]) * place.mpp
+    outside = ((where.xy_um + reach < 0) | (where.xy_um - reach > end)).any(axis=1)
+    if outside.any():
+        raise ValueError(
+            f"{int(outside.sum())} of {len(where)} locations of {key!r} lie outside image {place.image_key!r}, whose side is "
+            f"{end[0]:.0f} x {end[1]:.0f} um; there is nothing to predict them from."
+        )
 
 
 def _to_um(place: Place, key: str, element: Any) -> np.ndarray:

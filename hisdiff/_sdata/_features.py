@@ -9,14 +9,19 @@ from scipy.spatial import cKDTree
 
 from hisdiff import _keys
 from hisdiff._geometry._patches import is_wide
+from hisdiff._sdata._image import fingerprint
 from hisdiff._section import FeatureSpec, Locations
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hisdiff._sdata._locate import Place
     from hisdiff._section import ImageSource
 
 # Locations closer than this (um) are the same place.
 _SAME_PLACE_UM = 1e-3
+# Spots that are further from where they were embedded have been moved.
+_MOVED_UM = 0.1
 # Sets of new locations whose embeddings are remembered: those of a tile, and the anchors around them.
 _MOST_RECENT = 2
 
@@ -102,11 +107,45 @@ def stored_features(place: Place, spots: Locations, image: ImageSource | None) -
     record = embedding_record(table)
     if record is None or place.region not in record["sections"]:
         return None
+    if _keys.EMBEDDING not in table.obsm:
+        return None
     section = record["sections"][place.region]
-    spec = FeatureSpec(**{key: record[key] for key in FeatureSpec.__dataclass_fields__})
+    spec = spec_of(record)
     values = np.asarray(table.obsm[_keys.EMBEDDING], dtype=np.float32)[place.rows]
     mean, std = np.asarray(section["mean"]), np.asarray(section["std"])
     return StoredFeatures(spec, mean, std, spots, values, image, str(section["fingerprint"]))
+
+
+def out_of_date(place: Place, spots: Locations, image: ImageSource | None) -> str | None:
+    """Return why the stored embedding of a place has to be made again, or None where it is as it should be.
+
+    A crop of the image it was made of is no reason: it shifts all spots alike, and the embedding of what is left stays
+    right.
+    """
+    if stored_features(place, spots, image) is None:
+        return "there is none yet"
+    if image is None:
+        return None
+    section = embedding_record(place.table)["sections"][place.region]
+    if section["image"] != place.image_key:
+        return f"it is of image {section['image']!r}"
+    bounds = section.get("bounds_um")
+    cropped = bounds is not None and not np.allclose(bounds, image.bounds_um)
+    if bounds is not None and not cropped and section["fingerprint"] != fingerprint(image):
+        return "the image has changed"
+    if _keys.EMBEDDED_AT not in place.table.obsm:
+        return None
+    at = np.asarray(place.table.obsm[_keys.EMBEDDED_AT])[place.rows]
+    moved = spots.xy_um - at[:, :2]
+    if cropped:
+        moved = moved - np.nanmedian(moved, axis=0)
+    same = (np.abs(moved) <= _MOVED_UM).all(axis=1) & np.isclose(spots.radius_um, at[:, 2], rtol=1e-3)
+    return None if same.all() else f"{int((~same).sum())} of {len(spots)} spots have moved"
+
+
+def spec_of(record: Mapping[str, Any]) -> FeatureSpec:
+    """Return what an embedding is of, from its record."""
+    return FeatureSpec(**{key: record[key] for key in FeatureSpec.__dataclass_fields__})
 
 
 def embedding_record(table: Any) -> dict[str, Any] | None:

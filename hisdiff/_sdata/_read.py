@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from anndata import AnnData
+    from shapely import MultiPolygon
     from spatialdata import SpatialData
 
 # Counts that a float table holds may be off by rounding in storage only.
@@ -98,6 +99,8 @@ def _read(place: Place, layer: str | None, needs: frozenset[str]) -> Bound:
     if "features" in needs and features is None:
         raise ValueError(f"Section {place.name!r} has no embedding; make it with hd.pp.embed(sdata).")
     tissue = read_tissue(place)
+    if tissue is not None and image is not None:
+        tissue = _clipped(tissue, image)
     dense = (
         None
         if features is None
@@ -107,6 +110,16 @@ def _read(place: Place, layer: str | None, needs: frozenset[str]) -> Bound:
         Section(place.name, genes, counts, spots, image, features, tissue, dense=dense),
         place,
     )
+
+
+def _clipped(tissue: MultiPolygon, image: PyramidImage) -> MultiPolygon | None:
+    """Return what of an outline lies on the image: a crop of an object leaves its polygons whole."""
+    frame = shapely.box(*image.bounds_um)
+    if shapely.covers(frame, tissue):
+        return tissue
+    parts = shapely.get_parts(shapely.intersection(tissue, frame))
+    parts = shapely.get_parts(parts[shapely.area(parts) > 0])
+    return shapely.MultiPolygon(list(parts)) if len(parts) else None
 
 
 def read_counts(table: AnnData, layer: str | None, *, what: str) -> sparse.csr_matrix:

@@ -14,7 +14,7 @@ from hisdiff._check import positive
 from hisdiff._device import resolve_device
 from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
-from hisdiff._sdata._features import embedding_record, stored_features
+from hisdiff._sdata._features import embedding_record, out_of_date, spec_of, stored_features
 from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_sections
@@ -128,16 +128,29 @@ def ensure_embedding(
     run: Mapping[str, Any],
     lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
 ) -> None:
-    """Embed the sections of an object that have no embedding, with a model's encoder or the default one."""
-    places = locate(sdata, **where)
-    stored = [None if place.table is None else embedding_record(place.table) for place in places]
-    if all(record is not None and place.region in record["sections"] for place, record in zip(places, stored)):
+    """Embed the sections of an object whose embedding is missing or out of date.
+
+    That is done with the encoder that one section was embedded with, else with that of a model, else the default one.
+    """
+    reasons, used = {}, spec
+    for bound in read_sections(sdata, **where):
+        place, section = bound.place, bound.section
+        why = "there is none yet" if section.spots is None else out_of_date(place, section.spots, section.image)
+        if why is not None:
+            reasons[place.name] = why
+        record = None if place.table is None else embedding_record(place.table)
+        if used is None and record is not None:
+            used = spec_of(record)
+    if not reasons:
         return
-    name = "texture" if spec is None else spec.encoder
-    logger.info("no embedding at %s yet: running hd.pp.embed with encoder %r", ", ".join(p.name for p in places), name)
-    _embed(
-        sdata, encoders.get(name), None if spec is None else spec.patch_um, where, run, inplace=True, lattice=lattice
-    )
+    name = "texture" if used is None else used.encoder
+    told = "; ".join(f"{place_name}: {why}" for place_name, why in reasons.items())
+    try:
+        encoder = encoders.get(name)
+    except (KeyError, ValueError) as error:  # an object of the user's, which its name does not lead to
+        raise ValueError(f"An embedding has to be made ({told}); run hd.pp.embed(sdata, encoder) first.") from error
+    logger.info("embedding (%s): running hd.pp.embed with encoder %r", told, name)
+    _embed(sdata, encoder, None if used is None else used.patch_um, where, run, inplace=True, lattice=lattice)
 
 
 def ensure_lattice(sdata: SpatialData, where: Mapping[str, Any], lattice: tuple[float, float]) -> None:
@@ -210,7 +223,8 @@ def _embed_section(
     if locations is None:
         locations = Locations(_points(tissue, lattice[0], place.name), lattice[1])
     stored = None if place.table is None else stored_features(place, section.spots, section.image)
-    if stored is not None and stored.spec == spec and stored.fingerprint == known_by:
+    current = stored is not None and stored.spec == spec and stored.fingerprint == known_by
+    if current and out_of_date(place, locations, section.image) is None:
         values = stored.at(locations)
         if np.isfinite(values).all():  # rows added since are NaN
             logger.info("%s: embedding of encoder %r is there already", place.name, spec.encoder)
@@ -244,16 +258,23 @@ def _write_embedding(
 ) -> None:
     table = places[0].table
     record = embedding_record(table)
-    if record is None or any(record[key] != value for key, value in spec.to_dict().items()):
+    if (
+        record is None
+        or _keys.EMBEDDING not in table.obsm
+        or any(record[key] != value for key, value in spec.to_dict().items())
+    ):
         # One table has one embedding: of another encoder nothing can stay.
         record = {**spec.to_dict(), **licence, "sections": {}}
         table.obsm[_keys.EMBEDDING] = np.full((table.n_obs, spec.dim), np.nan, dtype=np.float32)
     values = np.array(table.obsm[_keys.EMBEDDING], dtype=np.float32)
+    at = np.array(table.obsm.get(_keys.EMBEDDED_AT, np.full((table.n_obs, 3), np.nan)))
     for place, section in zip(places, done):
         values[place.rows] = section.values
+        at[place.rows] = np.column_stack([section.locations.xy_um, section.locations.radius_um])
         record["sections"][place.region] = {
             "image": place.image_key,
             "fingerprint": section.fingerprint,
+            "bounds_um": np.asarray(section.bound.section.image.bounds_um),
             "mean": section.mean.astype(np.float32),
             "std": section.std.astype(np.float32),
         }
@@ -265,5 +286,5 @@ def _write_embedding(
             spec.dim,
             spec.encoder,
         )
-    table.obsm[_keys.EMBEDDING] = values
+    table.obsm[_keys.EMBEDDING], table.obsm[_keys.EMBEDDED_AT] = values, at
     set_record(table, _keys.EMBEDDING_RECORD, None, record)

@@ -124,6 +124,10 @@ def read_expression(
             "The table has gene names more than once; make them unique with adata.var_names_make_unique()."
         )
     panel = panel_columns(table, names)
+    if genes is not None and all(stem_of(table, name) is None for name in names):
+        asked = [genes] if isinstance(genes, str) else list(genes)
+        if not set(asked).issubset(table.var_names[panel]):  # measured, though not modelled
+            panel = np.arange(table.n_vars)
     chosen = _choose(table, panel, genes, at_least[1], names)
     matrices = [_matrix(table, name, panel) for name in names]
     logs = [_in_counts(table, name, matrix) for name, matrix in zip(names, matrices)]
@@ -232,6 +236,10 @@ def _matrix(table: AnnData, name: str, panel: np.ndarray) -> Any:
 
 def _in_counts(table: AnnData, name: str, matrix: Any) -> bool:
     """Return whether values are counts, after checking that they are where they must be."""
+    if name == X and made_here(table) and "log1p" in table.uns:
+        raise ValueError(
+            "X of this table has been through scanpy's log1p, so it is no longer expected counts; work on a copy, or predict again."
+        )
     stem = stem_of(table, name)
     if stem is not None:
         return records(table, _keys.PREDICTIONS)[stem]["units"] == _keys.COUNTS

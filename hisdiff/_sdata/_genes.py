@@ -65,8 +65,16 @@ def shared_genes(tables: Sequence[AnnData]) -> list[np.ndarray]:
 
 
 def rows_of(panel: Names, names: Names) -> np.ndarray:
-    """Return where each gene of a panel is among ``names``, -1 where it is not."""
+    """Return where each gene of a panel is among ``names``, -1 where it is not; a gene that is there twice is an error."""
     where = {name: i for i, name in enumerate(names)}
+    if len(where) < len(names):
+        found, times = np.unique(np.asarray(names, dtype=str), return_counts=True)
+        repeated = sorted(set(found[times > 1]).intersection(panel))
+        if repeated:
+            raise ValueError(
+                f"{len(repeated)} genes of the panel are in the table more than once, such as {listing(repeated, 4)}: which column is "
+                f"meant? Make the names unique, or take the one column out."
+            )
     return np.array([where.get(gene, -1) for gene in panel], dtype=np.int64)
 
 

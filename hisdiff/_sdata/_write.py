@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -78,7 +79,9 @@ def write_layers(
     known = np.flatnonzero(columns >= 0)
     n_draws = 0 if predictions[0].draws is None else len(predictions[0].draws)
     stale = [
-        name for name in table.layers if name.startswith(f"{stem}_draw") and stem in records(table, _keys.PREDICTIONS)
+        name
+        for name in table.layers
+        if re.fullmatch(rf"{re.escape(stem)}_draw\d+", name) and stem in records(table, _keys.PREDICTIONS)
     ]
     for name in stale:
         del table.layers[name]

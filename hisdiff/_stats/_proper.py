@@ -60,7 +60,7 @@ def interval(mean: np.ndarray, std: np.ndarray, factor: np.ndarray | float) -> t
 
 
 def coverage(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, factor: np.ndarray | float) -> np.ndarray:
-    r"""Return how often the 90 % interval holds the measured counts, gene by gene, ``(G,)``.
+    r"""Return how often the 90 % interval holds the measured counts, gene by gene, ``(G,)``; NaN where there is no sd.
 
     Counts are discrete, so an interval around a mostly absent gene holds zero nearly always and plain coverage would
     always be too high. The randomised probability integral transform (Czado et al. 2009) mends this: the interval is
@@ -85,7 +85,8 @@ def coverage(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, factor: np
     for genes in gene_blocks(*measured.shape):
         spread = np.maximum(factor[genes] * std[:, genes] / _Z, _MIN_STD)
         counts = np.exp2(np.asarray(measured[:, genes], dtype=np.float64)) - 1
-        result[genes] = inside(counts, mean[:, genes], spread).mean(axis=0)
+        held = inside(counts, mean[:, genes], spread).mean(axis=0)
+        result[genes] = np.where(np.isnan(spread).any(axis=0), np.nan, held)
     return result
 
 

@@ -59,7 +59,7 @@ def _swap(fresh: Path, path: Path) -> None:
     path.rename(old)
     try:
         fresh.rename(path)
-    except OSError:
+    except BaseException:
         old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)

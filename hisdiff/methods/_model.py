@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from hisdiff.methods._base import Fitted
 
 _FORMAT = 1
-# Spots with fewer counts look alike by chance and identify nothing.
-_LEAST_IDENTIFYING_COUNT = 20
+# Spots with fewer counts or genes look alike by chance and identify nothing.
+_LEAST_IDENTIFYING_COUNT, _LEAST_IDENTIFYING_GENES = 20, 3
 # Share of known spots above which a section is a known one.
 _SAME_SECTION = 0.01
 
@@ -47,6 +47,8 @@ class Cohort:
         Of the encoder; whether its licence lets models made with it be shared (None: unknown).
     mpp
         Micrometres per pixel of each section's image.
+    expression
+        ``(G,)`` part of each gene in all counts, mean over sections; None in models of before it was kept.
     pitch_um, radius_um
         Median distance between spots, and their median radius.
     depth
@@ -64,6 +66,13 @@ class Cohort:
     radius_um: float
     depth: float
     spots: np.ndarray = field(repr=False)
+    expression: np.ndarray | None = field(default=None, repr=False)
+
+    def missing_depth(self, there: np.ndarray) -> float:
+        """Return by how many octaves the panel is deeper than those of its genes that are ``there``, ``(G,)`` bool."""
+        if self.expression is None or not self.expression[there].sum() > 0:
+            return 0.0
+        return float(-np.log2(self.expression[there].sum()))
 
     def contains(self, counts: csr_matrix, genes: Names) -> bool:
         """Whether more than one in a hundred of the spots of a section is among those of the cohort."""
@@ -78,7 +87,7 @@ def spot_hashes(counts: csr_matrix, genes: Names) -> np.ndarray:
     terms = counts.data.astype(np.uint64) * weights[counts.indices]
     sums = np.add.reduceat(np.append(terms, np.uint64(0)), np.minimum(counts.indptr[:-1], len(terms)))
     enough = np.asarray(counts.sum(axis=1)).ravel() >= _LEAST_IDENTIFYING_COUNT
-    return sums[enough]
+    return sums[enough & (counts.getnnz(axis=1) >= _LEAST_IDENTIFYING_GENES)]
 
 
 def contains_any(known: np.ndarray, hashes: np.ndarray) -> bool:
@@ -194,7 +203,7 @@ class Model:
         facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
         features = facts.pop("features")
         facts["features"] = None if features is None else FeatureSpec(**features)
-        cohort = Cohort(**facts, spots=arrays["cohort.spots"])
+        cohort = Cohort(**facts, spots=arrays["cohort.spots"], expression=arrays.get("cohort.expression"))
         model = cls(
             meta["method"],
             fitted,
@@ -217,9 +226,11 @@ class Model:
             arrays |= {f"knowledge.{name}": array for name, array in self.knowledge.arrays().items()}
         if self.ood is not None:
             arrays |= {f"ood.{name}": array for name, array in self.ood.arrays().items()}
-        arrays["cohort.spots"] = self.cohort.spots
         cohort = asdict(self.cohort)
-        del cohort["spots"]
+        for name in ("spots", "expression"):
+            values = cohort.pop(name)
+            if values is not None:
+                arrays[f"cohort.{name}"] = values
         metadata = {
             "format": _FORMAT,
             "id": getattr(self, "id", ""),

@@ -222,7 +222,7 @@ def train(
                 if interrupted():
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
-            if writes is not None:
+            if writes is not None and run.whole:  # pressed twice, it may come within a step: the last checkpoint stays
                 run.state.save(writes)
             raise
     if writes is not None:
@@ -251,6 +251,7 @@ class _Run:
         optimizer = torch.optim.AdamW(decayed, lr=options.learning_rate, weight_decay=options.weight_decay, fused=fused)
         self.wrapped, self.optimizer = accelerator.prepare(_Loss(module), optimizer)
         identity = _identity(options, seed, n_rows, module)
+        self.whole = True  # whether weights, optimiser and step are of the same moment
         self.state = TrainingState(module, self.optimizer, options.ema, self.device, identity)
 
     @property
@@ -263,7 +264,7 @@ class _Run:
         rows = torch.randint(self.n_rows, (options.batch_size,), generator=generator_for(self.seed, self.state.step))
         mine = rows[accelerator.process_index :: accelerator.num_processes].to(self.device)
         batch = {name: tensor[mine] for name, tensor in self.data.items()}
-        # Processes other than the first draw other noise; -1 keeps the batch's own generator apart.
+        # Processes draw different noise, and not the numbers that chose the batch.
         noise = generator_for(self.seed ^ 0x5DEECE66D, self.state.step, accelerator.process_index, self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * _rate(options, self.state.step)
@@ -272,11 +273,13 @@ class _Run:
         accelerator.backward(total)
         if options.clip is not None:
             accelerator.clip_grad_norm_(self.wrapped.parameters(), options.clip)
+        self.whole = False
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.state.averaged.update_parameters(self.state.module)
         self.state.step += 1
         self._note({"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}})
+        self.whole = True
 
     def _note(self, values: dict[str, Tensor]) -> None:
         state = self.state

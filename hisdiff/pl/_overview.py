@@ -157,7 +157,8 @@ def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
     """Return a panel of the first table that is finer than the spots, with the same gene as at the spots."""
     sdata, spots = bound.place.sdata, bound.place.table
     for key, table in sdata.tables.items():
-        if own_prediction(table) is None or table.uns["spatialdata_attrs"]["region"] not in sdata.labels:
+        regions = np.atleast_1d(table.uns["spatialdata_attrs"]["region"])  # a crop makes a list of one
+        if own_prediction(table) is None or len(regions) != 1 or regions[0] not in sdata.labels:
             continue
         view = view_of(sdata, key, bound.place.image_key, None, mpp)
         stem = None if spots is None else _stem(spots)

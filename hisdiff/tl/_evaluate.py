@@ -21,6 +21,7 @@ from hisdiff._stats._figures import figures
 from hisdiff._stats._proper import coverage, energy_score
 from hisdiff._stats._resample import random_spots
 from hisdiff._stats._structure import normalize_depth
+from hisdiff.methods._base import method as method_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,6 +142,11 @@ def evaluate(
     }
     if result.attrs["in_sample"]:
         logger.warning("the model was trained on spots of this section: these figures say nothing about new tissue")
+    elif "counts" in method_named(result.attrs["method"]).needs_to_predict:
+        logger.warning(
+            "%s predicts a section from its own counts: agreement with them is no accuracy (see hd.tl.compare(coarsen=2))",
+            result.attrs["method"],
+        )
     return result
 
 
@@ -215,6 +221,6 @@ def _coverage(
     if _keys.interval_factor(layer) not in table.var:
         return float("nan")
     factor = table.var[_keys.interval_factor(layer)].to_numpy(dtype=float)[rows_of(genes, table.var_names)]
-    if not np.isfinite(factor).any():
-        return float("nan")  # a method that gives one value knows no interval
+    if not np.isfinite(factor).any() or not np.isfinite(std).any():
+        return float("nan")  # a method that gives one value knows no interval, and one draw has no spread
     return float(np.nanmean(coverage(measured, mean, std, factor)))

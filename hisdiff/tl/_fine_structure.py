@@ -386,6 +386,7 @@ def _scores(table: AnnData, markers: Mapping[str, Sequence[str]], layer: str | N
         values = values_of(table, there, layer).astype(np.float64)
         if pool > 1:
             values = block_means(values, grid_of(table, None, None)[1], pool)
-        low, span = np.nanmin(values, axis=0), np.ptp(np.nan_to_num(values), axis=0)
+        low = np.nanmin(values, axis=0)
+        span = np.nanmax(values, axis=0) - low
         columns[name] = ((values - low) / np.where(span > 0, span, 1)).mean(axis=1)
     return pd.DataFrame(columns, index=table.obs_names)

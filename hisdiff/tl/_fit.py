@@ -14,7 +14,8 @@ from hisdiff._check import listing, seed_of
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record
-from hisdiff._sdata._genes import gene_names, rows_of
+from hisdiff._sdata._genes import gene_names, rows_of, shared_genes
+from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._settings import settings
@@ -123,7 +124,7 @@ def fit(
     watched = [bound for sdata in held_out for bound in _sections(sdata, panel, where, layer, fitter.needs)]
     _check_embeddings([*training, *watched])
 
-    checkpoint = settings.cache_dir / "checkpoints" / _run_id(training, method, config, panel, seed)
+    checkpoint = settings.cache_dir / "checkpoints" / _run_id([*training, *watched], method, config, panel, seed)
     if resume and not checkpoint.exists():
         logger.info("there is no checkpoint of this fit at %s: starting afresh", checkpoint)
     try:
@@ -170,9 +171,9 @@ def _panel(items: Sequence[SpatialData], table_key: str | None, layer: str | Non
         logger.info("no genes are selected yet: running hd.pp.select_genes")
         select_genes(items, table_key=table_key, layer=layer)
     panels = {
-        tuple(sorted(gene_names(t)[t.var[_keys.SELECTED].to_numpy(dtype=bool)]))
-        for t in tables
-        if _keys.SELECTED in t.var
+        tuple(sorted(names[table.var[_keys.SELECTED].to_numpy(dtype=bool)]))
+        for table, names in zip(tables, shared_genes(tables))
+        if _keys.SELECTED in table.var
     }
     if len(panels) > 1:
         sizes = sorted(len(panel) for panel in panels)
@@ -228,12 +229,15 @@ def _check_embeddings(bounds: Sequence[Bound]) -> None:
             )
 
 
-def _run_id(training: Sequence[Bound], method: str, config: Any, panel: Sequence[str], seed: int) -> str:
+def _run_id(bounds: Sequence[Bound], method: str, config: Any, panel: Sequence[str], seed: int) -> str:
     digest = hashlib.sha256(repr([method, config.to_dict(), list(panel), seed]).encode())
-    for bound in training:
+    for bound in bounds:
         digest.update(spot_hashes(bound.section.counts, bound.section.genes).tobytes())
+        digest.update(bound.section.spots.xy_um.tobytes())
         if bound.section.features is not None:
             digest.update(bound.section.features.at(bound.section.spots).tobytes())
+        if bound.section.image is not None:
+            digest.update(fingerprint(bound.section.image).encode())
     return digest.hexdigest()[:12]
 
 
@@ -247,11 +251,25 @@ def _cohort(training: Sequence[Bound]) -> Cohort:
         licence=str(record.get("licence", "none needed")),
         derivatives={"yes": True, "no": False, "unknown": None}[str(record.get("derivatives", "yes"))],
         mpp=tuple(float(bound.place.mpp) for bound in training),
-        pitch_um=float(np.median([pitch_of(section.spots.xy_um) for section in sections])),
+        pitch_um=_median([pitch_of(section.spots.xy_um) for section in sections]),
         radius_um=float(np.median(np.concatenate([section.spots.radius_um for section in sections]))),
-        depth=float(np.median([section.depth for section in sections])),
+        depth=_median([section.depth for section in sections]),
+        expression=np.mean([_shares(section.counts) for section in sections if section.counts.sum() > 0], axis=0),
         spots=np.unique(np.concatenate([spot_hashes(section.counts, section.genes) for section in sections])),
     )
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the median over the sections that have a value: one spot has no pitch, and no count no depth."""
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
+def _shares(counts: Any) -> np.ndarray:
+    """Return the part that each gene of the panel has in all counts of a section, ``(G,)``."""
+    total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+    return total / total.sum()
 
 
 def _distribution(training: Sequence[Bound]) -> EmbeddingDistribution | None:

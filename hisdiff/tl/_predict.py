@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +17,13 @@ from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
+from hisdiff._sdata._expression import X
 from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_counts, read_sections
 from hisdiff._sdata._stand_in import stand_in
 from hisdiff._sdata._write import check_layers_writable, set_record, with_panel, write_layers, write_obs, write_var
+from hisdiff.methods._base import METHODS
 from hisdiff.methods._base import method as method_named
 from hisdiff.methods._model import Model
 from hisdiff.pp._embed import ensure_embedding, ensure_lattice
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 N_DRAWS = 16
 KEEP_DRAWS = 1
 FINE_DRAWS = 4
+# log2 of more counts than a spot can have.
+_MOST_DEPTH = 40.0
 
 
 def predict(
@@ -162,7 +168,7 @@ def predict(
         "n_draws": positive(usual if n_draws is None else n_draws, "n_draws", integer=True),
         "n_steps": None if n_steps is None else positive(n_steps, "n_steps", integer=True),
         "units": one_of(units or (_keys.COUNTS if fine else _keys.LOG2), (_keys.LOG2, _keys.COUNTS), "units"),
-        "depth": depth,
+        "depth": _depth(depth),
         "seed": seed_of(rng),
     }
     options["keep_draws"] = _kept(keep_draws, options["n_draws"], 0 if fine else KEEP_DRAWS)
@@ -171,6 +177,7 @@ def predict(
     run = {"device": device, "progress": progress}
     items = as_list(data)
     jobs = [(sdata, _model_for(sdata, model)) for sdata in items]
+    _check_key(key_added)
     for sdata, used in jobs:
         _check(sdata, used, key_added or used.method, options["keep_draws"], where, target)
     if not inplace:  # an embedding or outline that is missing is made on the way
@@ -180,6 +187,30 @@ def predict(
     if inplace:
         return None
     return results if isinstance(data, (list, tuple)) else results[0]
+
+
+def _depth(depth: float | None) -> float | None:
+    if depth is None:
+        return None
+    if isinstance(depth, bool) or not isinstance(depth, Real):
+        raise TypeError(f"depth is a number or None, not {depth!r}.")
+    if not 0 <= depth <= _MOST_DEPTH:
+        raise ValueError(
+            f"depth is log2 of a total count, from 0 to {_MOST_DEPTH:g}, not {depth!r}; a total of 5000 counts is depth=12.3."
+        )
+    return float(depth)
+
+
+def _check_key(key: str | None) -> None:
+    """Raise for names under which a result could not be stored or found again."""
+    if key is None:
+        return
+    if not isinstance(key, str):
+        raise TypeError(f"key_added is a string or None, not {key!r}.")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", key) or key.startswith((".", "__")) or key == X:
+        raise ValueError(
+            f"key_added={key!r} cannot be stored: names have letters, digits, '_', '.' and '-', and 'X' means the counts."
+        )
 
 
 def _kept(keep_draws: int | None, n_draws: int, usual: int) -> int:
@@ -196,6 +227,10 @@ def _model_for(sdata: SpatialData, model: Model | str | Path | None) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, Path)):
+        if model in METHODS and not Path(model).exists():
+            raise ValueError(
+                f"model={model!r} is the name of a method; fit one with hd.tl.fit(sdata, method={model!r}), or name the folder of a model."
+            )
         return Model.load(model)
     if model is not None:
         raise TypeError(f"model is a Model, the folder of one, or None, not {type(model).__name__}.")
@@ -318,7 +353,10 @@ def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
         missing = sorted(set(model.genes) - set(there))
         logger.warning("%s: %d of the model's %d genes are not in the table and are left out: %s",
                        bound.place.name, len(missing), len(model.genes), listing(missing, 6))  # fmt: skip
-    return Bound(replace(section, genes=names, counts=counts).with_panel(there), bound.place)
+    known = replace(section, genes=names, counts=counts).with_panel(there)
+    # Depth is that of the whole panel, whatever part of it a table has.
+    whole = known.depth + model.cohort.missing_depth(np.isin(model.genes, there))
+    return Bound(replace(known, depth=whole), bound.place)
 
 
 def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,10 +378,11 @@ def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any]) -
         "depth": [float(depth) for depth in used],
         "seed": int(options["seed"]),
         "n_draws": int(options["n_draws"]),
-        "n_steps": int(options["n_steps"] or 0),
+        "n_steps": int(options["n_steps"] or model.config.get("n_steps", 0)),
         "calibration": "none",
         "in_sample": any(model.cohort.contains(section.counts, section.genes) for section in counted),
-        "uses_section_counts": options["depth"] is None and bool(counted),
+        "uses_section_counts": bool(counted)
+        and (options["depth"] is None or "counts" in method_named(model.method).needs_to_predict),
         "version": VERSION,
     }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import shapely
 
 from hisdiff import _keys
@@ -80,10 +81,19 @@ class Target:
         table_key, region = self.names(bound, stem, several=several)
         check_names_free(place.sdata, table_key, None if self.at is not None else region)
         if self.at is not None:
-            read_locations(place, self.at)
+            names = pd.Index(read_locations(place, self.at)[1])
+            if not names.is_unique or not (names.dtype.kind in "iu" or pd.api.types.is_string_dtype(names)):
+                raise ValueError(
+                    f"The index of element {self.at!r} names the rows of a table, so it has to be unique and of integers or strings."
+                )
             return
         assert image is not None
         assert self.resolution_um is not None
+        if place.table is not None and not place.table.obs_names.is_unique:
+            raise ValueError(
+                f"Table {place.table_key!r} has names of observations more than once, and cells are told which spot they lie in; "
+                f"make them unique with adata.obs_names_make_unique()."
+            )
         if self.resolution_um < image.mpp:
             raise ValueError(
                 f"resolution_um={self.resolution_um:g} is finer than a pixel of image {place.image_key!r} ({image.mpp:.3g} um)."
@@ -191,7 +201,11 @@ def _inputs_of(section: Section) -> dict[str, str]:
     told = {"image": fingerprint(section.image), "tissue": shapely.to_wkb(section.tissue, hex=True)}
     if section.counts is not None:
         counts = section.counts.tocsr()
-        told["counts"] = _digest(counts.indptr, counts.indices, counts.data)
+        told["counts"] = _digest(counts.indptr, counts.indices, counts.data, np.asarray(section.genes, dtype="S"))
+    if section.spots is not None:
+        told["spots"] = _digest(section.spots.xy_um, section.spots.radius_um)
+        if section.features is not None:
+            told["embedding"] = _digest(section.features.at(section.spots), section.features.mean, section.features.std)
     return told
 
 

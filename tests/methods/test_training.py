@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,24 @@ def test_interrupt_waits_for_the_step_to_finish_and_the_handler_is_put_back(data
     assert (tmp_path / "c" / "weights.safetensors").is_file()
     _, resumed = run(data, checkpoint=tmp_path / "c", resume=True)
     np.testing.assert_array_equal(weight(resumed), weight(run(data)[1]))
+
+
+def test_interrupted_twice_within_a_step_the_last_whole_checkpoint_stays(data, tmp_path, monkeypatch):
+    options = replace(OPTIONS, checkpoint_every=5)
+    module, update, calls = Line(), torch.optim.swa_utils.AveragedModel.update_parameters, []
+
+    def at_once(self, model):
+        calls.append(model)
+        if len(calls) == 8:  # weights and optimiser have gone on, the step has not
+            raise KeyboardInterrupt
+        update(self, model)
+
+    monkeypatch.setattr(torch.optim.swa_utils.AveragedModel, "update_parameters", at_once)
+    with pytest.raises(KeyboardInterrupt):
+        train(module, data, options, seed=3, device="cpu", checkpoint=tmp_path / "c")
+    monkeypatch.undo()
+    _, resumed = run(data, options, checkpoint=tmp_path / "c", resume=True)
+    np.testing.assert_array_equal(weight(resumed), weight(run(data, options)[1]))
 
 
 def test_a_finished_run_resumes_to_itself(data, tmp_path):

@@ -220,3 +220,74 @@ def test_merged_spots_have_the_mean_embedding_of_their_members(make_section, col
     np.testing.assert_array_equal(bound.section.features.at(spots.take(slice(0, 3))), merged[:3])
     narrow = bound.section.features.at(Locations(spots.xy_um[:3], 25.0))
     assert np.abs(narrow - merged[:3]).max() > 1e-3
+
+
+def moved_spots(sdata) -> None:
+    shapes = sdata.shapes["s1"].copy()
+    shapes["geometry"] = shapes.geometry.translate(20, 0)
+    sdata.shapes["s1"] = shapes
+
+
+def another_image(sdata) -> None:
+    image = np.asarray(sdata.images["s1_image"]["scale0"]["image"])
+    sdata.images["s1_image"] = Image2DModel.parse(
+        255 - image, dims=("c", "y", "x"), transformations=get_transformation(sdata.images["s1_image"], get_all=True)
+    )
+
+
+def no_values(sdata) -> None:
+    del sdata.tables["table"].obsm["hisdiff_embedding"]
+
+
+@pytest.mark.parametrize("change", [moved_spots, another_image, no_values])
+def test_an_embedding_that_is_out_of_date_is_made_again_before_a_prediction(make_section, change, caplog) -> None:
+    sdata = make_section()
+    hd.pp.select_genes(sdata)
+    hd.pp.embed(sdata, "texture")
+    model = hd.tl.fit(sdata, method="ridge")
+    before = stored(sdata).copy()
+    change(sdata)
+    with caplog.at_level("INFO", "hisdiff"):
+        hd.tl.predict(sdata, model)
+    assert "running hd.pp.embed" in caplog.text
+    assert (np.abs(stored(sdata) - before).max() > 1e-3) == (change is not no_values)
+    fresh = make_section()
+    if change is not no_values:
+        change(fresh)
+    hd.pp.embed(fresh, "texture")
+    np.testing.assert_allclose(stored(sdata), stored(fresh), atol=1e-5)
+
+
+def test_subsets_and_crops_keep_their_embedding(make_section, caplog) -> None:
+    sdata = make_section()
+    hd.pp.select_genes(sdata)
+    hd.pp.embed(sdata, "texture")
+    model = hd.tl.fit(sdata, method="ridge")
+    hd.tl.predict(sdata, model)
+    whole = sdata.tables["table"].copy()
+    crop = sd.bounding_box_query(
+        sdata, axes=("x", "y"), min_coordinate=[160, 160], max_coordinate=[560, 560], target_coordinate_system="global"
+    )
+    few = sd.SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), tables={"table": whole[:20].copy()})
+    for part in (crop, few):
+        part.tables["table"].layers.clear()
+        with caplog.at_level("INFO", "hisdiff"):
+            hd.tl.predict(part, model)
+        names = part.tables["table"].obs_names
+        assert 0 < len(names) < len(whole)
+        np.testing.assert_array_equal(stored(part), whole[names].obsm["hisdiff_embedding"])
+    assert "running hd.pp.embed" not in caplog.text
+
+
+def test_an_embedding_of_an_encoder_that_its_name_does_not_lead_to_cannot_be_made_again(
+    make_section, colour_encoder
+) -> None:
+    sdata = make_section()
+    hd.pp.select_genes(sdata)
+    hd.pp.embed(sdata, colour_encoder)
+    model = hd.tl.fit(sdata, method="ridge")
+    moved_spots(sdata)
+    before = snapshot(sdata)
+    with pytest.raises(ValueError, match=r"spots have moved.*run hd.pp.embed"):
+        hd.tl.predict(sdata, model)
+    assert snapshot(sdata) == before

@@ -234,3 +234,58 @@ def test_evaluate_names_what_is_missing(sdata, model) -> None:
         hd.tl.evaluate(sdata, layer="ridge", truth="gold")
     with pytest.raises(ValueError, match="normalize"):
         hd.tl.evaluate(sdata, layer="ridge", normalize="cpm")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"depth": 5000}, ValueError, "log2 of a total count"),
+        ({"depth": float("nan")}, ValueError, "log2 of a total count"),
+        ({"depth": "10"}, TypeError, "depth is a number"),
+        ({"key_added": "my pred/x"}, ValueError, "cannot be stored"),
+        ({"key_added": "X"}, ValueError, "cannot be stored"),
+        ({"key_added": ""}, ValueError, "cannot be stored"),
+        ({"key_added": ["a"]}, TypeError, "key_added is a string"),
+        ({"model": "ridge"}, ValueError, "name of a method"),
+    ],
+)
+def test_options_of_a_prediction_are_checked_first(sdata, options, error, message) -> None:
+    model = hd.tl.fit(sdata, method="ridge")
+    before = snapshot(sdata)
+    with pytest.raises(error, match=message):
+        hd.tl.predict(sdata, **{"model": model, **options})
+    assert snapshot(sdata) == before
+
+
+@pytest.mark.parametrize("config", [{"sampler": "ddpm"}, {"preset": "dit", "width": 50, "heads": 8}])
+def test_settings_that_do_not_go_together_are_refused_before_the_fit(sdata, config) -> None:
+    with pytest.raises(ValueError, match="ddpm|heads"):
+        hd.tl.fit(sdata, config=config)
+
+
+def test_names_that_a_fine_table_needs_are_checked_first(sdata, monkeypatch) -> None:
+    from hisdiff.tl import _target
+
+    model = hd.tl.fit(sdata, method="ridge")
+    shapes = sdata.shapes["s1"].iloc[:2].copy()
+    sdata.shapes["float"] = shapes.set_axis([0.5, 1.5])
+    sdata.shapes["off"] = shapes.assign(geometry=shapes.geometry.translate(9000, 0))
+    monkeypatch.setattr(_target, "fine_predictor", None)  # nothing is computed
+    with pytest.raises(ValueError, match="integers or strings"):
+        hd.tl.predict(sdata, model, at="float")
+    with pytest.raises(ValueError, match="2 of 2 locations of 'off' lie outside image"):
+        hd.tl.predict(sdata, model, at="off")
+    sdata.tables["table"].obs_names = ["a"] * sdata.tables["table"].n_obs
+    with pytest.raises(ValueError, match="obs_names_make_unique"):
+        hd.tl.predict(sdata, model, resolution_um=40)
+
+
+def test_a_symbol_of_the_panel_that_two_columns_have_is_refused(sdata) -> None:
+    model = hd.tl.fit(sdata, method="ridge")
+    table = sdata.tables["table"]
+    symbols = table.var_names.to_numpy(str).copy()
+    symbols[1] = symbols[0]
+    table.var["gene_symbols"] = symbols
+    table.var_names = [f"ENSG{i:011d}" for i in range(table.n_vars)]
+    with pytest.raises(ValueError, match="more than once"):
+        hd.tl.predict(sdata, model)

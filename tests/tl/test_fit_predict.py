@@ -210,3 +210,70 @@ def test_depth_can_be_set_and_is_the_sections_own_by_default(sections, model) ->
     record = sections[2].tables["table"].uns["hisdiff"]["predictions"]["ridge"]
     assert record["depth"] == [3.0]
     assert not record["uses_section_counts"]
+
+
+def test_a_table_that_lacks_genes_is_predicted_at_the_depth_of_the_whole_panel(coloured_sections) -> None:
+    *train, test = coloured_sections
+    model = hd.tl.fit(train, method="ridge")
+    hd.tl.predict(test, model)
+    table = test.tables["table"]
+    order = np.argsort(np.asarray(table.X.sum(axis=0)).ravel())
+    few = table[:, np.sort(order[: int(0.6 * table.n_vars)])].copy()
+    whole = few.layers["ridge"].copy()
+    test.tables["table"] = few
+    hd.tl.predict(test, model)
+    np.testing.assert_allclose(few.layers["ridge"].mean(), whole.mean(), rtol=0.05)
+
+
+def test_predictions_whose_names_begin_alike_lie_side_by_side(coloured_sections) -> None:
+    *train, test = coloured_sections
+    model = hd.tl.fit(train, method="ridge")
+    for key in ("a", "a_drawn", "a"):
+        hd.tl.predict(test, model, key_added=key)
+    assert {"a", "a_draw0", "a_drawn", "a_drawn_draw0"} <= set(test.tables["table"].layers)
+
+
+def test_a_section_of_one_spot_leaves_pitch_and_depth_of_the_cohort_known(make_section, colour_encoder) -> None:
+    sections = [make_section(f"s{i}", seed=i) for i in (1, 2)]
+    hd.pp.select_genes(sections)
+    sections[1].tables["table"] = sections[1].tables["table"][:1].copy()
+    hd.pp.embed(sections, colour_encoder)
+    model = hd.tl.fit(sections, method="ridge")
+    assert model.cohort.pitch_um == pytest.approx(100)
+    assert np.isfinite(model.cohort.depth)
+
+
+def test_sections_with_symbols_and_with_ids_are_fitted_together(make_section, colour_encoder) -> None:
+    sections = [make_section(f"s{i}", seed=i) for i in (1, 2)]
+    table = sections[1].tables["table"]
+    table.var["gene_symbols"] = table.var_names.to_numpy(str)
+    table.var_names = [f"ENSG{i:011d}" for i in range(table.n_vars)]
+    hd.pp.select_genes(sections)
+    hd.pp.embed(sections, colour_encoder)
+    model = hd.tl.fit(sections, method="ridge")
+    assert list(model.genes) == sorted(sections[0].tables["table"].var_names)
+
+
+def test_one_draw_has_no_coverage(coloured_sections) -> None:
+    *train, test = coloured_sections
+    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)
+    assert np.isnan(hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["coverage_90"])
+
+
+def test_a_cropped_section_is_predicted_on_its_image_only(make_section) -> None:
+    test = make_section()
+    hd.pp.select_genes(test)
+    hd.pp.tissue_mask(test)
+    model = hd.tl.fit(test, method="ridge")
+    box = {"min_coordinate": [100, 100], "max_coordinate": [450, 500], "target_coordinate_system": "global"}
+    crop = sd.bounding_box_query(test, axes=("x", "y"), **box)
+    hd.tl.predict(crop, model, resolution_um=50)
+    (image,) = crop.images.values()
+    assert image["scale0"]["image"].shape[1:] == (400, 350)
+    xy = crop.tables["ridge_50um"].obsm["spatial"]  # pixels of the crop
+    assert len(xy) == 7 * 8
+    assert (xy > 0).all()
+    assert (xy < [350, 400]).all()
+    hd.pl.overview(crop)
+    again = sd.bounding_box_query(crop, axes=("x", "y"), **box)  # its fine table annotates a list of one region
+    hd.pl.overview(again)

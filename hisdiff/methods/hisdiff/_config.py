@@ -100,6 +100,12 @@ class HisDiffConfig(Options):
             positive(getattr(self, name), name, integer=True)
         for name in ("width", "depth", "heads", "n_blocks", "n_steps"):
             positive(getattr(self, name), name, integer=True)
+        if self.denoiser == "mlp" and self.sampler == "ddpm":
+            raise ValueError(
+                "sampler 'ddpm' is for denoiser 'dit'; 'mlp' carries noise by a flow, without adding more."
+            )
+        if self.denoiser == "dit" and self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}.")
         for name in ("gammas", "penalties"):
             for value in getattr(self, name):
                 positive(value, name)

@@ -139,7 +139,8 @@ def with_panel(place: Place, genes: Names) -> AnnData:
     table = ad.AnnData(
         values, obs=old.obs.copy(), var=pd.DataFrame(index=pd.Index(list(genes), dtype=str)), obsm=dict(old.obsm)
     )
-    table.uns[_keys.STEM] = {key: value for key, value in old.uns[_keys.STEM].items() if key != _keys.PREDICTIONS}
+    of_genes = (_keys.PREDICTIONS, _keys.COEXPRESSION, _keys.ENRICHMENT, _keys.ENRICHMENT_RECORD)
+    table.uns[_keys.STEM] = {key: value for key, value in old.uns[_keys.STEM].items() if key not in of_genes}
     _replace_lattice_table(place, table)
     return place.table
 

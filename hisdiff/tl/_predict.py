@@ -22,7 +22,15 @@ from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_counts, read_sections
 from hisdiff._sdata._stand_in import stand_in
-from hisdiff._sdata._write import check_layers_writable, set_record, with_panel, write_layers, write_obs, write_var
+from hisdiff._sdata._write import (
+    check_layers_writable,
+    records,
+    set_record,
+    with_panel,
+    write_layers,
+    write_obs,
+    write_var,
+)
 from hisdiff.methods._base import METHODS
 from hisdiff.methods._base import method as method_named
 from hisdiff.methods._model import Model
@@ -406,13 +414,17 @@ def _write(
 ) -> None:
     place = bounds[0].place
     table = place.table
-    if place.table_key == _keys.LATTICE_TABLE:
+    if place.table_key == _keys.LATTICE_TABLE and list(table.var_names) != list(model.genes):
+        if table.n_vars:
+            logger.warning(
+                "table %r has the genes of another panel: they and what was made of them are replaced", place.table_key
+            )
         table = with_panel(place, model.genes)
     rows = [bound.place.rows for bound in bounds]
     columns = rows_of(model.genes, gene_names(table, like=model.genes))
     write_layers(table, stem, rows, columns, predictions)
-    if place.table_key == _keys.LATTICE_TABLE:
-        table.X = table.layers[stem].copy()
+    if place.table_key == _keys.LATTICE_TABLE and next(iter(records(table, _keys.PREDICTIONS)), stem) == stem:
+        table.X = table.layers[stem].copy()  # of several predictions X is the first
     if model.knowledge is not None:
         write_var(table, _keys.cv_pcc(stem), columns, model.knowledge.cv_pcc)
         write_var(table, _keys.interval_factor(stem), columns, model.knowledge.interval_factor)

@@ -254,6 +254,21 @@ def test_sections_with_symbols_and_with_ids_are_fitted_together(make_section, co
     assert list(model.genes) == sorted(sections[0].tables["table"].var_names)
 
 
+def test_predictions_of_a_section_with_an_image_only_lie_side_by_side(make_section) -> None:
+    train = make_section()
+    hd.pp.select_genes(train)
+    model = hd.tl.fit(train, method="ridge")
+    bare = sd.SpatialData(images={"he": make_section("s2", seed=2).images["s2_image"]})
+    hd.tl.predict(bare, model)
+    hd.tl.coexpression(bare, layer="ridge_draw0")
+    first = bare.tables["lattice"].X.copy()
+    hd.tl.predict(bare, model, key_added="second", units="counts")
+    table = bare.tables["lattice"]
+    assert {"ridge", "ridge_draw0", "second", "second_draw0"} <= set(table.layers)
+    assert "hisdiff_coexpression" in table.varp
+    np.testing.assert_array_equal(table.X, first)
+
+
 def test_one_draw_has_no_coverage(coloured_sections) -> None:
     *train, test = coloured_sections
     hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)

@@ -88,18 +88,17 @@ class Agreement:
         told, expected = (values[:, None] for values in self.scatter.pooled(y, m))
         shared_at, own_at = (None, None) if normal is None else (normal[:, :1], normal[:, 1:])
         shared = _factor(told, expected, self.scatter.spot, shared_at)
-        between = shared * _factor(y, shared * m, self.scatter.gene, own_at, known)
+        between = (shared * _factor(y, shared * m, self.scatter.gene, own_at, known)).astype(np.float32)
         everywhere = _factor(told.sum(), expected.sum(), self.scatter.spot)
         whole = everywhere * _factor(y.sum(axis=0), everywhere * m.sum(axis=0), self.scatter.gene)
         inside, missing = between, None
         if self.exact:
             there = m > 0
-            inside = np.where(known, np.where(there, y / np.where(there, m, 1), 0), shared)
+            inside = np.where(known, np.where(there, y / np.where(there, m, 1), 0), shared).astype(np.float32)
             missing = np.where(known & ~there, y, 0).astype(np.float32)
-        inside = inside.astype(np.float32)
         if of_mean is None:
-            return Factors(inside, between.astype(np.float32), whole, missing)
-        return Factors(inside, of_mean.between, of_mean.whole, missing, (between / of_mean.between).astype(np.float32))
+            return Factors(inside, between, whole, missing)
+        return Factors(inside, of_mean.between, of_mean.whole, missing, between / of_mean.between)
 
     def closer_than(self, distance_um: float) -> np.ndarray:
         """Return the rows of spots whose footprints are closer to another's than a distance."""

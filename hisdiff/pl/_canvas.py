@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 UNDERLAY_PX = 1000
 """Longer side of the underlay: sharp at 200 dpi for a panel of 5 inches, 3 MB in memory."""
+MOST_BESIDE = 3
+"""Panels in a row, where there is one column of them."""
 
 
 class NotebookFigure(Figure):
@@ -42,6 +44,19 @@ class NotebookFigure(Figure):
         if "inline" in mpl.get_backend():
             plt.close(self)
         return {}  # the formatters for the wanted image formats follow
+
+
+def wrapped(n_rows: int, n_cols: int) -> tuple[int, int]:
+    """Return rows and columns of a figure: a single column of panels is laid out side by side, a few in a row."""
+    return (-(-n_rows // MOST_BESIDE), min(n_rows, MOST_BESIDE)) if n_cols == 1 else (n_rows, n_cols)
+
+
+def by_row(axes: np.ndarray, n_rows: int, n_cols: int) -> np.ndarray:
+    """Return axes that ``wrapped`` laid out as ``(n_rows, n_cols)`` again; those that are left over are taken away."""
+    flat = axes.ravel()
+    for spare in flat[n_rows * n_cols :]:
+        spare.remove()
+    return flat[: n_rows * n_cols].reshape(n_rows, n_cols)
 
 
 def new_figure(n_rows: int, n_cols: int, *, figsize: tuple[float, float], layout: str) -> tuple[Figure, np.ndarray]:

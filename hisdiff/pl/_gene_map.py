@@ -48,7 +48,7 @@ def gene_map(
 ) -> Axes | Figure:
     """Show genes on the tissue, measured beside predicted.
 
-    One row per gene, one column per layer. The panels of a gene share one colour scale. Spots and shapes are drawn at
+    One row per gene, one column per layer; of a single layer, genes stand side by side. The panels of a gene share one colour scale. Spots and shapes are drawn at
     their true size over the image, which is read at the resolution of the screen; the cells of a finer prediction, and
     any other labels, as one half-transparent raster. The title of a predicted panel gives the accuracy to expect of the
     gene (its correlation on left-out training tissue); below 0.1 it is marked in red.
@@ -203,10 +203,12 @@ def _panels(
     if ax is None:
         aspect = (box[3] - box[1]) / (box[2] - box[0])
         width = PANEL_INCH * min(1.0, 1.5 / aspect)  # a narrow, tall section does not become a mile of figure
-        n_bars = len({info.unit for info in infos})
+        n_rows, n_cols = _canvas.wrapped(len(columns), len(infos))
+        n_bars = n_cols if len(infos) == 1 else len({info.unit for info in infos})
         # Room for the colour bars beside the panels, for the title and the scale bar above and below each.
-        size = (width * len(infos) + 0.8 * n_bars, (width * aspect + 0.65) * len(columns))
-        figure, axes = _canvas.new_figure(len(columns), len(infos), figsize=size, layout="compressed")
+        size = (width * n_cols + 0.8 * n_bars, (width * aspect + 0.65) * n_rows)
+        figure, axes = _canvas.new_figure(n_rows, n_cols, figsize=size, layout="compressed")
+        axes = _canvas.by_row(axes, len(columns), len(infos))
     else:
         axes = np.array([[ax]])
     for row, gene in zip(axes, columns):

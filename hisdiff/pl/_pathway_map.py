@@ -101,8 +101,11 @@ def pathway_map(
     if ax is None:
         aspect = (box[3] - box[1]) / (box[2] - box[0])
         width = PANEL_INCH * min(1.0, 1.5 / aspect)
-        size = (width * len(found) + 0.8, (width * aspect + 0.65) * len(terms))
-        figure, axes = _canvas.new_figure(len(terms), len(found), figsize=size, layout="compressed")
+        n_rows, n_cols = _canvas.wrapped(len(terms), len(found))
+        n_bars = n_cols if len(found) == 1 else 1
+        size = (width * n_cols + 0.8 * n_bars, (width * aspect + 0.65) * n_rows)
+        figure, axes = _canvas.new_figure(n_rows, n_cols, figsize=size, layout="compressed")
+        axes = _canvas.by_row(axes, len(terms), len(found))
     else:
         axes = np.array([[ax]])
     for row, term in zip(axes, terms):

@@ -144,7 +144,7 @@ def predict(
     of the names.
 
     For an object that is backed by a zarr store the table of a grid is streamed there, tile by tile, in memory that does not
-    grow with the slide; a call that was stopped leaves no table and is continued by the same call. Above 256 MB its ``X``
+    grow with the slide (counts and factors of measured spots are held whole); a call that was stopped leaves no table and is continued by the same call. Above 256 MB its ``X``
     and layers stay lazy (dask).
 
     With ``inplace=False`` the predictions, an AnnData (locations x panel) per section with the same layers.

@@ -239,6 +239,14 @@ def test_mistakes_are_said_before_anything_is_drawn(sdata, arguments, error, mes
     assert not plt.get_fignums()
 
 
+def test_genes_of_a_single_layer_stand_side_by_side_and_those_of_several_in_rows(sdata):
+    genes = list(sdata.tables["table"].var_names[:4])
+    places = [ax.get_subplotspec() for ax in panels(hd.pl.gene_map(sdata, genes, layers="X"))]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    places = [ax.get_subplotspec() for ax in panels(hd.pl.gene_map(sdata, genes, layers=["X", "hisdiff"]))]
+    assert [place.rowspan.start for place in places] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_axes_for_several_panels_are_refused(sdata):
     ax = plt.subplots()[1]
     with pytest.raises(ValueError, match="one panel, not 1 gene.s. x 2 layer"):

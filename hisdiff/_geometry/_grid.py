@@ -8,6 +8,8 @@ import numpy as np
 import shapely
 from scipy import sparse
 
+from hisdiff._geometry._lattice import inside
+
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
 
@@ -29,13 +31,12 @@ def cells_within(tissue: Polygon | MultiPolygon, resolution_um: float) -> np.nda
     x0, y0, x1, y1 = tissue.bounds
     rows = np.arange(np.floor(y0 / resolution_um), np.ceil(y1 / resolution_um), dtype=np.int64)
     columns = np.arange(np.floor(x0 / resolution_um), np.ceil(x1 / resolution_um), dtype=np.int64)
-    shapely.prepare(tissue)
     xs = (columns + 0.5) * resolution_um
     found = []
     for start in range(0, len(rows), BLOCK):  # a slide has too many cells to test all at once
         some = rows[start : start + BLOCK]
         y, x = np.meshgrid((some + 0.5) * resolution_um, xs, indexing="ij")
-        i, j = np.nonzero(shapely.contains_xy(tissue, x, y))
+        i, j = np.nonzero(inside(tissue, x, y))
         found.append(np.stack([some[i], columns[j]], axis=1))
     return by_block(np.concatenate(found) if found else np.empty((0, 2), dtype=np.int64))
 

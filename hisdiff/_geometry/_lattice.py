@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
 
 
+# Far more than rounding, far less than matters; along no edge between pixels.
+_NUDGE_UM = (1e-6, 1.618e-6)
+
+
 def lattice_points(tissue: Polygon | MultiPolygon, pitch_um: float) -> np.ndarray:
     """Return the points of a square lattice that lie inside an outline.
 
@@ -26,8 +30,17 @@ def lattice_points(tissue: Polygon | MultiPolygon, pitch_um: float) -> np.ndarra
     xs = (np.arange(np.floor(x0 / pitch_um), np.ceil(x1 / pitch_um)) + 0.5) * pitch_um
     ys = (np.arange(np.floor(y0 / pitch_um), np.ceil(y1 / pitch_um)) + 0.5) * pitch_um
     grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
-    shapely.prepare(tissue)
-    return grid[shapely.contains_xy(tissue, grid[:, 0], grid[:, 1])]
+    return grid[inside(tissue, grid[:, 0], grid[:, 1])]
+
+
+def inside(outline: Polygon | MultiPolygon, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which points lie inside an outline, bool; of those on its border the ones with the inside to their lower right.
+
+    Outlines follow the pixels of an image, and points of a grid often lie exactly on them: without a side to fall to,
+    rounding would decide, and an outline that was stored and read would have other points than the one that was found.
+    """
+    shapely.prepare(outline)
+    return shapely.contains_xy(outline, x + _NUDGE_UM[0], y + _NUDGE_UM[1])
 
 
 def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:

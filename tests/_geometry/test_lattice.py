@@ -5,6 +5,7 @@ import pytest
 import shapely
 
 from hisdiff._geometry import lattice_points, nearest, pitch_of
+from hisdiff._geometry._lattice import inside
 
 
 def test_lattice_points_lie_inside_and_fill_the_outline() -> None:
@@ -26,6 +27,17 @@ def test_holes_of_the_outline_hold_no_points() -> None:
     ring = shapely.box(0, 0, 1000, 1000) - shapely.box(200, 200, 800, 800)
     points = lattice_points(ring, 50)
     assert not shapely.contains_xy(shapely.box(200, 200, 800, 800), points[:, 0], points[:, 1]).any()
+
+
+@pytest.mark.parametrize("slope", [(1, 0), (0, 1), (1, 1), (1, -1), (2, 1), (-1, 3)])
+def test_a_point_on_the_border_lies_on_the_same_side_after_rounding(slope: tuple[int, int]) -> None:
+    along = np.arange(1, 200)[:, None] * 16.0 * np.asarray(slope) + 20_000.0
+    side = shapely.Polygon([along[0], along[-1], along.mean(axis=0) + [slope[1] * 500, -slope[0] * 500]])
+    moved = [shapely.transform(side, lambda p, s=s: p + s * 4e-12) for s in (-1, 0, 1)]
+    found = [inside(outline, *along[1:-1].T) for outline in moved]
+    assert (found[0] == found[1]).all()
+    assert (found[1] == found[2]).all()
+    assert len(np.unique(found[1])) == 1
 
 
 def test_nearest_agrees_with_brute_force() -> None:

@@ -63,7 +63,7 @@ def brute_force(section: Section, xy: np.ndarray, config: TeslaConfig, tissue) -
             ((j + 0.5) * STEP, (i + 0.5) * STEP)
             for i in range(40)
             for j in range(40)
-            if x0 < (j + 0.5) * STEP < x1 and y0 < (i + 0.5) * STEP < y1
+            if x0 <= (j + 0.5) * STEP < x1 and y0 <= (i + 0.5) * STEP < y1
         ]
     )
     at_grid = np.array([colour(x, y) for x, y in grid])

@@ -91,13 +91,14 @@ def adopt(
         copy.tables[table_key] = _connected(sdata, table_key, shapes_key)
     # The scale is settled below; any number does for finding out what belongs together.
     places = locate(copy, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=1.0)
+    add_global = GLOBAL not in copy.coordinate_systems  # of the object as it came: the first section may bring it
     for place in places:
         if place.image_key is None:
             raise ValueError(
                 f"No image of the object shares a coordinate system with {place.region!r}; its images are "
                 f"{listing(sdata.images)}."
             )
-        _settle(copy, place, _mpp_of(sdata, place, mpp))
+        _settle(copy, place, _mpp_of(sdata, place, mpp), add_global=add_global)
     return copy
 
 
@@ -171,11 +172,10 @@ def _centres(place: Place) -> np.ndarray:
     return xy @ place.to_px[:2, :2].T + place.to_px[:2, 2]
 
 
-def _settle(copy: SpatialData, place: Place, mpp: float) -> None:
+def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) -> None:
     """Write the scale of one section into the copy, and bring its image and table to form."""
     key = str(place.image_key)
     image = finest(copy, key)
-    add_global = GLOBAL not in copy.coordinate_systems
     moves = {key: np.eye(3)}
     for kind, name, element in copy.gen_spatial_elements():
         if kind == "points" or name == key:
@@ -187,8 +187,8 @@ def _settle(copy: SpatialData, place: Place, mpp: float) -> None:
     for name, to_px in moves.items():
         element = copy[name]
         known = dict(get_transformation(element, get_all=True))
-        if add_global:
-            known[GLOBAL] = _transformation(to_px)
+        if add_global:  # sections that lie in one system share the pixels of the first one's image
+            known.setdefault(GLOBAL, _transformation(to_px))
         known[UM] = _transformation(np.diag([mpp, mpp, 1.0]) @ to_px)
         set_transformation(element, known, set_all=True)
     if place.table is not None and place.region in copy.shapes:

@@ -105,6 +105,51 @@ def test_shapes_in_micrometres_give_the_scale(foreign: SpatialData) -> None:
     np.testing.assert_allclose(sdata.tables["table"].obsm["spatial"], old.geometry.get_coordinates())
 
 
+def two_sections(foreign: SpatialData, second: str) -> SpatialData:
+    """A section beside a second one, of the same spots and pixels, in a coordinate system of its own or the same one."""
+    frame = Scale([2.0, 2.0], axes=("x", "y"))  # two units of the system to a pixel
+    image, shapes = foreign.images["full"], foreign.shapes["spots"]
+    tables = [foreign.tables["table"].copy(), foreign.tables["table"].copy()]
+    tables[1].obs["region"] = "spots2"
+    tables[1].obs_names = [f"{name}_2" for name in tables[1].obs_names]
+    both = ad.concat(tables)
+    both.obs["region"] = both.obs["region"].astype("category")
+    return SpatialData(
+        images={
+            "spots_image": image,
+            "spots2_image": Image2DModel.parse(
+                image.to_numpy(), c_coords=["r", "g", "b"], transformations={second: frame}
+            ),
+        },
+        shapes={
+            "spots": shapes,
+            "spots2": ShapesModel.parse(
+                shapes.geometry.get_coordinates().to_numpy(), geometry=0, radius=65.0, index=shapes.index,
+                transformations={second: frame},
+            ),
+        },
+        tables={
+            "table": TableModel.parse(both, region=["spots", "spots2"], region_key="region", instance_key="id")
+        },
+    )  # fmt: skip
+
+
+def test_every_section_gets_the_pixels_of_its_image_as_global(foreign: SpatialData) -> None:
+    sdata = hd.io.adopt(two_sections(foreign, "slide2"), mpp=0.5)
+    for key in ("spots_image", "spots2_image"):
+        np.testing.assert_allclose(matrix(sdata.images[key], "global"), np.eye(3))
+    for key in ("spots", "spots2"):
+        np.testing.assert_allclose(matrix(sdata.shapes[key], "global"), np.eye(3))
+        assert matrix(sdata.shapes[key])[0, 0] == pytest.approx(0.5)
+
+
+def test_sections_in_one_system_share_the_global_of_the_first(foreign: SpatialData) -> None:
+    images = {"spots": "spots_image", "spots2": "spots2_image"}
+    sdata = hd.io.adopt(two_sections(foreign, "slide"), mpp=0.5, image_key=images)
+    np.testing.assert_allclose(matrix(sdata.images["spots_image"], "global"), np.eye(3))
+    np.testing.assert_allclose(matrix(sdata.images["spots2_image"], "global"), np.diag([2.0, 2.0, 1.0]))
+
+
 def test_a_table_that_annotates_nothing_is_connected(foreign: SpatialData) -> None:
     table = foreign.tables["table"]
     del table.uns["spatialdata_attrs"]

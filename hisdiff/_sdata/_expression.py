@@ -144,7 +144,8 @@ def stem_of(table: AnnData, layer: str) -> str | None:
     """Return the prediction that a layer belongs to, or None; a table that hisdiff made holds one."""
     made = records(table, _keys.PREDICTIONS)
     if layer == X:
-        return next(iter(made), None) if made_here(table) else None
+        in_x = table.uns.get(_keys.STEM, {}).get(_keys.IN_X)
+        return in_x or next(iter(made), None) if made_here(table) else None
     if made_here(table) and (layer == _keys.FINE_STD or re.fullmatch(r"draw\d+", layer)):
         return next(iter(made), None)
     for stem in made:

@@ -240,10 +240,12 @@ def _check(
                 f"{bound.place.name!r} is embedded with {has.encoder!r} (revision {has.revision}, patch {has.patch_um:g} um), the model needs "
                 f"{needs.encoder!r} (revision {needs.revision}, patch {needs.patch_um:g} um); run hd.pp.embed(sdata, encoder={needs.encoder!r}, patch_um={needs.patch_um:g})."
             )
-        if table is not None and bound.place.table_key != _keys.LATTICE_TABLE:
+        if table is None:
+            continue
+        if bound.place.table_key != _keys.LATTICE_TABLE:
             check_panel_present(model.genes, gene_names(table, like=model.genes), f"table {bound.place.table_key!r}")
-            if target is None:
-                check_layers_writable(table, stem, keep_draws, f"Table {bound.place.table_key!r}")
+        if target is None:
+            check_layers_writable(table, stem, keep_draws, f"Table {bound.place.table_key!r}")
 
 
 def _predict(
@@ -367,11 +369,11 @@ def _write(
     place = bounds[0].place
     table = place.table
     if place.table_key == _keys.LATTICE_TABLE:
-        table = with_panel(place, model.genes)
+        table = with_panel(place, model.genes, stem)
     rows = [bound.place.rows for bound in bounds]
     columns = rows_of(model.genes, gene_names(table, like=model.genes))
     write_layers(table, stem, rows, columns, predictions)
-    if place.table_key == _keys.LATTICE_TABLE:
+    if place.table_key == _keys.LATTICE_TABLE and table.uns[_keys.STEM].setdefault(_keys.IN_X, stem) == stem:
         table.X = table.layers[stem].copy()
     if model.knowledge is not None:
         write_var(table, _keys.cv_pcc(stem), columns, model.knowledge.cv_pcc)

@@ -143,6 +143,63 @@ def test_a_section_with_only_an_image_is_predicted_on_a_lattice(sections, model,
     hd.tl.predict(only, model)  # again
 
 
+@pytest.fixture
+def only_image(sections, colour_encoder):
+    only = sd.SpatialData(images={"he": sections[2].images["s2_image"]})
+    hd.pp.embed(only, colour_encoder)
+    return only
+
+
+def test_predictions_of_a_section_with_only_an_image_lie_side_by_side(sections, model, only_image, tmp_path) -> None:
+    hd.tl.predict(only_image, model)
+    hd.tl.coexpression(only_image, layer="ridge")
+    first = only_image.tables["lattice"].copy()
+    hd.tl.predict(only_image, model, key_added="again", units="counts", rng=3)
+    only_image.write(tmp_path / "s.zarr")
+    table = sd.read_zarr(tmp_path / "s.zarr").tables["lattice"]
+    assert set(table.uns["hisdiff"]["predictions"]) == {"ridge", "again"}
+    for name in ("ridge", "ridge_std", "ridge_draw0"):
+        np.testing.assert_array_equal(table.layers[name], first.layers[name])
+    np.testing.assert_array_equal(table.X, first.X)
+    assert "hisdiff_coexpression" in table.varp
+    # X is still the first one, in its units.
+    of_x, of_layer = (hd.tl.coexpression(table, layer=name, inplace=False) for name in ("X", "ridge"))
+    np.testing.assert_allclose(of_x, of_layer, atol=1e-6)
+
+
+def test_a_lattice_gets_the_genes_of_another_panel_beside_its_own(sections, model, only_image) -> None:
+    few, other = list(model.genes[:8]), list(model.genes[8:])
+    hd.pp.select_genes(sections[:2], genes=few)
+    hd.tl.predict(only_image, hd.tl.fit(sections[:2], method="ridge"))
+    hd.tl.coexpression(only_image, layer="ridge")
+    first = only_image.tables["lattice"].copy()
+    hd.pp.select_genes(sections[:2], genes=[*few[:4], *other])
+    hd.tl.predict(only_image, hd.tl.fit(sections[:2], method="ridge"), key_added="wide")
+    table = only_image.tables["lattice"]
+    assert list(table.var_names) == [*few, *other]
+    kept = table[:, few]
+    np.testing.assert_array_equal(kept.layers["ridge"], first.layers["ridge"])
+    np.testing.assert_allclose(kept.varp["hisdiff_coexpression"].toarray(), first.varp["hisdiff_coexpression"])
+    assert list(table.var_names[table.var["ridge_modelled"]]) == few
+    assert set(table.var_names[table.var["wide_modelled"]]) == {*few[:4], *other}
+    assert np.isnan(table[:, other].layers["ridge"]).all()
+    assert hd.pl.coexpression(only_image).images
+
+
+def test_the_only_prediction_of_a_lattice_gives_way_to_another_panel_and_it_is_said(
+    sections, model, only_image, caplog
+) -> None:
+    hd.tl.predict(only_image, model)
+    hd.tl.coexpression(only_image, layer="ridge")
+    hd.pp.select_genes(sections[:2], genes=list(model.genes[:4]))
+    hd.tl.predict(only_image, hd.tl.fit(sections[:2], method="ridge"))
+    table = only_image.tables["lattice"]
+    assert sorted(table.var_names) == sorted(model.genes[:4])
+    assert "what was made of it are replaced" in caplog.text
+    with pytest.raises(KeyError, match=r"no coexpression 'hisdiff'; available: \[\]"):
+        hd.pl.coexpression(only_image)
+
+
 def test_one_table_with_two_regions_is_two_sections(sections, model, colour_encoder) -> None:
     a, b = sections[0], sections[2]
     both = merged(a, b)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from scipy import sparse
+from spatialdata._core.validation import check_valid_name
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
@@ -26,12 +27,20 @@ if TYPE_CHECKING:
     from hisdiff._sdata._locate import Place
     from hisdiff._section import Names, Prediction
 
+UNKNOWN = "unknown"
+"""In a record, of what could not be told: stores have no None."""
 MAX_LAYER_BYTES = 2 * 1024**3
 
 
 def records(table: AnnData, kind: str) -> dict[str, Any]:
     """Return the records of one kind in ``uns["hisdiff"]``, an empty mapping where there are none."""
     return table.uns.get(_keys.STEM, {}).get(kind, {})
+
+
+def in_sample_of(record: Mapping[str, Any]) -> bool | None:
+    """Return whether a prediction is one of spots that its model was trained on; None where that is not known."""
+    value = record.get("in_sample", UNKNOWN)
+    return None if isinstance(value, str) else bool(value)
 
 
 def set_record(table: AnnData, kind: str, key: str | None, record: Mapping[str, Any]) -> None:
@@ -41,6 +50,19 @@ def set_record(table: AnnData, kind: str, key: str | None, record: Mapping[str, 
         home[kind] = dict(record)
     else:
         home.setdefault(kind, {})[key] = dict(record)
+
+
+def checked_name(key_added: Any, usual: str) -> str:
+    """Return the name of a result, after checking that it can be written and reached; None for the usual one."""
+    if key_added is None:
+        return usual
+    try:
+        check_valid_name(key_added)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"key_added={key_added!r} is no name for a result: {error}") from None
+    if key_added == "X":
+        raise ValueError("key_added='X' is no name for a result: it stands for the matrix X of a table.")
+    return key_added
 
 
 def layer_names(stem: str, n_draws: int) -> list[str]:

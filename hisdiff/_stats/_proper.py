@@ -67,7 +67,7 @@ def coverage(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, factor: np
     that of the law :math:`F` of max(0, N(mean, (factor sd / 1.645)^2)), a count :math:`c` takes the share of it
     between :math:`c - 1/2` and :math:`c + 1/2` (a zero, all below 1/2), and
     :math:`u = F(c - 1/2) + v (F(c + 1/2) - F(c - 1/2))`, v uniform, is inside when .05 < u < .95. The mean over v
-    is taken in closed form, so there is no seed.
+    is taken in closed form, so there is no seed. NaN where mean, sd or factor is.
 
     Parameters
     ----------
@@ -100,4 +100,5 @@ def inside(counts: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarr
     width = above - below
     share = (np.clip(above, tail, 1 - tail) - np.clip(below, tail, 1 - tail)) / np.where(width > 0, width, 1)
     # Far out in a tail both ends round to the same number: then u is that number.
-    return np.where(width > 0, share, (below > tail) & (below < 1 - tail))
+    result = np.where(width > 0, share, (below > tail) & (below < 1 - tail))
+    return np.where(np.isfinite(width), result, np.nan)

@@ -53,6 +53,8 @@ class FittedIStar:
         ``(G,)``, see ``hisdiff.methods._agreement``, from the training spots.
     """
 
+    n_steps = 0
+
     def __init__(
         self,
         genes: np.ndarray,
@@ -108,7 +110,7 @@ class FittedIStar:
         values = np.log2(1 + counts) if units == LOG2 else counts
         std = values.std(axis=0, ddof=1) if members > 1 else np.full_like(values[0], np.nan)
         kept = values[:keep_draws] if keep_draws else None
-        return Prediction(np.median(values, axis=0), std, self.genes, units, kept)
+        return Prediction(np.median(values, axis=0), std, self.genes, units, kept, n_draws=members)
 
     def field(
         self,

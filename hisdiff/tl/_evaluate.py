@@ -15,7 +15,7 @@ from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import nearest
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import as_list, read_counts
-from hisdiff._sdata._write import records
+from hisdiff._sdata._write import in_sample_of, records
 from hisdiff._stats._accuracy import mae, mse, pearson, spearman
 from hisdiff._stats._figures import figures
 from hisdiff._stats._proper import coverage, energy_score
@@ -69,8 +69,8 @@ def evaluate(
       ``"_norm"``: ``pcc_10 pcc_50 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae``; and for ``"mean"``
       ``energy_score`` (NaN unless two draws or more were kept) and ``coverage_90``. ``pcc_10`` and ``pcc_50`` choose
       their genes by the figure itself; ``pcc_all`` does not;
-    - ``"in_sample"``: whether the model was trained on these spots; ``"uses_section_counts"``: whether their counts
-      went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
+    - ``"in_sample"``: whether the model was trained on these spots (None: it cannot be told); ``"uses_section_counts"``:
+      whether their counts, beyond their depth, went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
 
     Raises
     ------
@@ -128,12 +128,15 @@ def evaluate(
         flat = normalize_depth(measured)
         result["pearson_norm"] = pearson(flat, normalize_depth(mean))
         summary |= {f"{name}_norm": figures(flat, normalize_depth(view), weights) for name, view in views.items()}
+        if len(genes) == 1:  # it is all of the depth: nothing is left of it when that is taken out
+            result["pearson_norm"] = np.nan
+            summary |= {f"{name}_norm": dict.fromkeys(summary[name], float("nan")) for name in views}
     several = draws is not None and len(draws) > 1
     summary["mean"]["energy_score"] = float(energy_score(draws, measured).mean()) if several else float("nan")
     summary["mean"]["coverage_90"] = _coverage(table, layer, measured, mean, predicted[_keys.std(layer)], genes)
     result.attrs = {
         "summary": summary,
-        "in_sample": bool(record["in_sample"]),
+        "in_sample": in_sample_of(record),
         "uses_section_counts": bool(record["uses_section_counts"]),
         "model": str(record["model"]),
         "method": str(record["method"]),
@@ -141,6 +144,13 @@ def evaluate(
     }
     if result.attrs["in_sample"]:
         logger.warning("the model was trained on spots of this section: these figures say nothing about new tissue")
+    if result.attrs["in_sample"] is None:
+        logger.warning("it is not known whether the model was trained on spots of this section: the record does not tell")
+    if result.attrs["uses_section_counts"]:
+        logger.warning(
+            "%s made this prediction from the section's own counts: figures against them say nothing about skill",
+            result.attrs["method"],
+        )
     return result
 
 
@@ -215,6 +225,6 @@ def _coverage(
     if _keys.interval_factor(layer) not in table.var:
         return float("nan")
     factor = table.var[_keys.interval_factor(layer)].to_numpy(dtype=float)[rows_of(genes, table.var_names)]
-    if not np.isfinite(factor).any():
-        return float("nan")  # a method that gives one value knows no interval
-    return float(np.nanmean(coverage(measured, mean, std, factor)))
+    covered = coverage(measured, mean, std, factor)
+    # A method that gives one value knows no interval, and a single draw has no spread.
+    return float(np.nanmean(covered)) if np.isfinite(covered).any() else float("nan")

@@ -19,7 +19,16 @@ from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_counts, read_sections
 from hisdiff._sdata._stand_in import stand_in
-from hisdiff._sdata._write import check_layers_writable, set_record, with_panel, write_layers, write_obs, write_var
+from hisdiff._sdata._write import (
+    UNKNOWN,
+    check_layers_writable,
+    checked_name,
+    set_record,
+    with_panel,
+    write_layers,
+    write_obs,
+    write_var,
+)
 from hisdiff.methods._base import method as method_named
 from hisdiff.methods._model import Model
 from hisdiff.pp._embed import ensure_embedding, ensure_lattice
@@ -31,11 +40,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from hisdiff._section import Prediction
+    from hisdiff._section import Prediction, Section
 
 N_DRAWS = 16
 KEEP_DRAWS = 1
 FINE_DRAWS = 4
+MAX_DEPTH = 40
+"""log2 of more counts than any location has."""
 
 
 def predict(
@@ -161,7 +172,7 @@ def predict(
         "n_draws": positive(usual if n_draws is None else n_draws, "n_draws", integer=True),
         "n_steps": None if n_steps is None else positive(n_steps, "n_steps", integer=True),
         "units": one_of(units or (_keys.COUNTS if fine else _keys.LOG2), (_keys.LOG2, _keys.COUNTS), "units"),
-        "depth": depth,
+        "depth": _checked_depth(depth),
         "seed": seed_of(rng),
     }
     options["keep_draws"] = _kept(keep_draws, options["n_draws"], 0 if fine else KEEP_DRAWS)
@@ -171,7 +182,7 @@ def predict(
     items = as_list(data)
     jobs = [(sdata, _model_for(sdata, model)) for sdata in items]
     for sdata, used in jobs:
-        _check(sdata, used, key_added or used.method, options["keep_draws"], where, target)
+        _check(sdata, used, checked_name(key_added, used.method), options["keep_draws"], where, target)
     if not inplace:  # an embedding or outline that is missing is made on the way
         jobs = [(stand_in(sdata), used) for sdata, used in jobs]
     one = _predict if target is None else partial(_predict_fine, target)
@@ -179,6 +190,19 @@ def predict(
     if inplace:
         return None
     return results if isinstance(data, (list, tuple)) else results[0]
+
+
+def _checked_depth(depth: Any) -> float | None:
+    if depth is None:
+        return None
+    if isinstance(depth, bool) or not isinstance(depth, (int, float, np.integer, np.floating)):
+        raise TypeError(f"depth is a number, log2 of a total count, not {type(depth).__name__} {depth!r}.")
+    if not 0 <= depth <= MAX_DEPTH:  # nor NaN
+        raise ValueError(
+            f"depth is log2 of the median total count over the panel, from 0 to {MAX_DEPTH}, not {depth!r}; for a total count t "
+            f"give np.log2(t)."
+        )
+    return float(depth)
 
 
 def _kept(keep_draws: int | None, n_draws: int, usual: int) -> int:
@@ -262,7 +286,7 @@ def _predict(
         ensure_lattice(sdata, where, (model.cohort.pitch_um, model.cohort.radius_um))
     bounds = [_with_counts(bound, model, layer) for bound in _prepared(sdata, model, where, run)]
     predictions = [model.fitted.predict(bound.section, bound.section.spots, **options, **run) for bound in bounds]
-    record = _record(bounds, model, options)
+    record = _record(bounds, model, options, predictions[0].n_draws)
     if not inplace:
         return ad.concat([_as_anndata(b, p, stem) for b, p in zip(bounds, predictions)], merge="same")
     _write(bounds, predictions, model, stem, record)
@@ -283,7 +307,7 @@ def _predict_fine(
     bounds = [_with_counts(bound, model, layer) for bound in _prepared(sdata, model, where, run)]
     results = []
     for bound in bounds:
-        record = _record([bound], model, options)
+        record = _record([bound], model, options, options["n_draws"])
         results.append(
             target.predict(bound, model, stem, options, run, record, several=len(bounds) > 1, inplace=inplace)
         )
@@ -322,31 +346,43 @@ def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
     return Bound(replace(section, genes=names, counts=counts).with_panel(there), bound.place)
 
 
-def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
-    own_depth = [bound.section.depth for bound in bounds]
-    counted = [bound.section for bound in bounds if bound.section.counts is not None]
-    used = [
-        options["depth"]
-        if options["depth"] is not None
-        else d
-        if d is not None and np.isfinite(d)
-        else model.cohort.depth
-        for d in own_depth
-    ]
+def _record(
+    bounds: Sequence[Bound], model: Model, options: Mapping[str, Any], n_draws: int
+) -> dict[str, Any]:
+    depths = [_depth_of(bound.section, model, options["depth"]) for bound in bounds]
+    known = [_is_known(bound.section, model) for bound in bounds]
+    n_steps = model.fitted.n_steps  # 0: a method without steps takes none, whatever is asked for
     return {
         "method": model.method,
         "model": model.id,
         "n_genes": len(model.genes),
         "units": options["units"],
-        "depth": [float(depth) for depth in used],
+        "depth": [float(depth) for depth, _ in depths],
+        "depth_from": [source for _, source in depths],
         "seed": int(options["seed"]),
-        "n_draws": int(options["n_draws"]),
-        "n_steps": int(options["n_steps"] or 0),
+        "n_draws": int(n_draws),
+        "n_steps": int((options["n_steps"] or n_steps) if n_steps else 0),
         "calibration": "none",
-        "in_sample": any(model.cohort.contains(section.counts, section.genes) for section in counted),
-        "uses_section_counts": options["depth"] is None and bool(counted),
+        "in_sample": True if any(known) else UNKNOWN if None in known else False,
+        "uses_section_counts": "counts" in method_named(model.method).needs_to_predict,
         "version": VERSION,
     }
+
+
+def _depth_of(section: Section, model: Model, asked: float | None) -> tuple[float, str]:
+    """Return the depth that is predicted at, and where it comes from: ``given``, ``section`` or ``training``."""
+    if asked is not None:
+        return asked, "given"
+    if section.depth is not None and np.isfinite(section.depth):
+        return section.depth, "section"
+    return model.cohort.depth, "training"
+
+
+def _is_known(section: Section, model: Model) -> bool | None:
+    """Whether the model was trained on spots of a section; None without counts of the whole panel, by which they are known."""
+    if section.counts is None or len(section.genes) < len(model.genes):
+        return None
+    return model.cohort.contains(section.counts, section.genes)
 
 
 def _as_anndata(bound: Bound, prediction: Prediction, stem: str) -> AnnData:

@@ -26,7 +26,7 @@ from hisdiff._sdata._labels import instances_of
 from hisdiff._sdata._lazy import row_blocks, weighted_sums
 from hisdiff._sdata._locate import locate, made_here, mark_made_here
 from hisdiff._sdata._store import put
-from hisdiff._sdata._write import MAX_LAYER_BYTES, records, set_record
+from hisdiff._sdata._write import MAX_LAYER_BYTES, checked_name, records, set_record
 from hisdiff._sdata._written import check_free
 from hisdiff._section import Locations
 
@@ -124,7 +124,7 @@ def rebin(
     names = _layers(place.table, layers, statistic, from_)
     sources = _sources(place)
     target = _new_cells(place, to, sources) if not isinstance(to, str) else _element(place, to)
-    key = key_added or f"{from_}_in_{target.name}"
+    key = checked_name(key_added, f"{from_}_in_{target.name}")
     if inplace:
         _check_names_free(sdata, key, target)
     weights = _weights(target, sources)

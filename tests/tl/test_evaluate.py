@@ -82,3 +82,16 @@ def test_figures_on_training_sections_are_marked_as_such(coloured_sections, capl
     result = hd.tl.evaluate(train, layer="ridge")
     assert result.attrs["in_sample"]
     assert "say nothing about new tissue" in caplog.text
+
+
+def test_figures_of_a_method_that_was_given_the_counts_are_marked_as_such(coloured_sections, caplog) -> None:
+    test = coloured_sections[2]
+    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), depth=9.0)
+    assert hd.tl.evaluate(test, layer="tesla").attrs["uses_section_counts"]
+    assert "say nothing about skill" in caplog.text
+
+
+def test_a_single_draw_has_no_coverage(coloured_sections) -> None:
+    *train, test = coloured_sections
+    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)
+    assert np.isnan(hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["coverage_90"])

@@ -45,8 +45,8 @@ def test_slots_shapes_types_and_record_are_those_of_the_contract(sections, model
     record = table.uns["hisdiff"]["predictions"]["ridge"]
     assert record["model"] == model.id
     assert (record["seed"], record["n_draws"], record["units"], record["method"]) == (7, 5, "log2", "ridge")
-    assert record["uses_section_counts"]
-    assert not record["in_sample"]
+    assert (record["depth_from"], record["uses_section_counts"]) == (["section"], False)
+    assert record["in_sample"] is False
 
 
 def test_the_same_seed_gives_the_same_result_and_another_one_another(sections, model) -> None:
@@ -265,5 +265,68 @@ def test_depth_can_be_set_and_is_the_sections_own_by_default(sections, model) ->
     assert record["depth"][0] == pytest.approx(float(np.log2(np.median(np.asarray(counts)))), abs=1e-4)
     hd.tl.predict(sections[2], model, depth=3.0)
     record = sections[2].tables["table"].uns["hisdiff"]["predictions"]["ridge"]
-    assert record["depth"] == [3.0]
-    assert not record["uses_section_counts"]
+    assert (record["depth"], record["depth_from"]) == ([3.0], ["given"])
+
+
+@pytest.mark.parametrize(
+    ("depth", "error"), [(5000, ValueError), (800.0, ValueError), (-1, ValueError), (np.nan, ValueError),
+                         ("10", TypeError), (True, TypeError)]
+)  # fmt: skip
+def test_a_depth_that_is_no_log2_of_a_count_is_refused_before_anything_is_written(
+    sections, model, depth, error
+) -> None:
+    with pytest.raises(error, match="log2"):
+        hd.tl.predict(sections[2], model, depth=depth)
+    assert layers(sections[2]) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("my pred/x", ValueError), ("X", ValueError), ("", ValueError), (["a"], TypeError), ("__a", ValueError)],
+)
+def test_a_name_that_cannot_be_written_or_reached_is_refused(sections, model, name, error) -> None:
+    with pytest.raises(error, match="no name for a result"):
+        hd.tl.predict(sections[2], model, key_added=name)
+    assert layers(sections[2]) == set()
+
+
+def in_sample(sdata) -> object:
+    return sdata.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["in_sample"]
+
+
+def test_whether_the_model_knows_a_section_is_unknown_where_genes_or_counts_are_missing(sections, model, tmp_path) -> None:
+    train = sections[0]
+    table = train.tables["table"]
+    table.layers["raw"] = table.X.copy()
+    table.X = (table.X.toarray() - 1.5).astype(np.float32)
+    hd.tl.predict(train, model)
+    assert in_sample(train) == "unknown"
+    hd.tl.predict(train, model, layer="raw")
+    assert in_sample(train) is True
+    fewer = table[:, list(model.genes[1:])].copy()
+    del train.tables["table"]
+    train.tables["table"] = fewer
+    hd.tl.predict(train, model, layer="raw")
+    train.write(tmp_path / "s.zarr")
+    assert in_sample(sd.read_zarr(tmp_path / "s.zarr")) == "unknown"
+    assert hd.tl.evaluate(train, layer="ridge", truth="raw").attrs["in_sample"] is None
+
+
+def test_counts_of_one_gene_do_not_make_a_section_a_known_one(sections) -> None:
+    hd.pp.select_genes(sections, genes=[sections[0].tables["table"].var_names[-1]])
+    model = hd.tl.fit(sections[:2], method="ridge")
+    hd.tl.predict(sections, model)
+    assert [in_sample(sdata) for sdata in sections] == ["unknown"] * 3
+    result = hd.tl.evaluate(sections[2], layer="ridge")
+    assert np.isnan(result["pearson_norm"]).all()
+    assert np.isnan(result.attrs["summary"]["mean_norm"]["mse"])
+
+
+def test_a_record_says_what_was_made_not_what_was_asked_for(sections) -> None:
+    test = sections[2]
+    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), n_draws=8, n_steps=5, depth=6.0)
+    hd.tl.predict(test, hd.tl.fit(sections[:2], config={"train_steps": 5, "n_steps": 3, "fine": False}), n_draws=2)
+    made = test.tables["table"].uns["hisdiff"]["predictions"]
+    assert [(r["n_draws"], r["n_steps"]) for r in (made["tesla"], made["hisdiff"])] == [(1, 0), (2, 3)]
+    assert made["tesla"]["uses_section_counts"]  # whatever the depth
+    assert not made["hisdiff"]["uses_section_counts"]

@@ -263,7 +263,7 @@ class _Run:
         rows = torch.randint(self.n_rows, (options.batch_size,), generator=generator_for(self.seed, self.state.step))
         mine = rows[accelerator.process_index :: accelerator.num_processes].to(self.device)
         batch = {name: tensor[mine] for name, tensor in self.data.items()}
-        # Processes other than the first draw other noise; -1 keeps the batch's own generator apart.
+        # Every process draws noise of its own, from another seed than the rows.
         noise = generator_for(self.seed ^ 0x5DEECE66D, self.state.step, accelerator.process_index, self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * _rate(options, self.state.step)

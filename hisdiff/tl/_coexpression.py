@@ -169,13 +169,6 @@ def coexpression(
     return None
 
 
-def coexpression_matrix(expression: Expression, method: str, table: AnnData) -> np.ndarray:
-    """Return the matrix of one layer, float32 ``(G, G)``."""
-    return _average([expression], _statistic(method, table, expression.rows), ranked=method == "spearman", keep=False)[
-        1
-    ]
-
-
 def _statistic(method: str, table: AnnData, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     if method != "lee":
         return correlations

@@ -10,6 +10,7 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._log import logger
+from hisdiff._sdata._expression import check_not_logged
 from hisdiff._sdata._write import set_record
 from hisdiff._stats._regions import block_means, by_size, enrichment_range, log2_odds_ratios, merged, smoothed
 from hisdiff.tl._fine_table import RECORDS, categories_of, check_ours, grid_of, table_of, values_of, write_obs
@@ -102,6 +103,8 @@ def cluster_cells(
     if smooth_um < 0:
         raise ValueError(f"smooth_um is zero or above, not {smooth_um!r}.")
     seed = seed_of(rng)
+    if layer is None:
+        check_not_logged(table)
     counts = values_of(table, genes, layer)
     if len(counts) < n_clusters:
         raise ValueError(f"There are {len(counts)} cells, fewer than n_clusters={n_clusters}.")
@@ -386,6 +389,7 @@ def _scores(table: AnnData, markers: Mapping[str, Sequence[str]], layer: str | N
         values = values_of(table, there, layer).astype(np.float64)
         if pool > 1:
             values = block_means(values, grid_of(table, None, None)[1], pool)
-        low, span = np.nanmin(values, axis=0), np.ptp(np.nan_to_num(values), axis=0)
+        low = np.nanmin(values, axis=0)
+        span = np.nanmax(values, axis=0) - low
         columns[name] = ((values - low) / np.where(span > 0, span, 1)).mean(axis=1)
     return pd.DataFrame(columns, index=table.obs_names)

@@ -33,9 +33,11 @@ def table_of(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
         return data.tables[present(table_key, list(data.tables), "table")]
     fine = [key for key, table in data.tables.items() if made_here(table) and _side_of(table) is not None]
     if len(fine) != 1:
-        what = "no table of a prediction finer than the spots" if not fine else f"several fine tables, {listing(fine)}"
+        if fine:
+            raise ValueError(f"There are several tables finer than the spots, {listing(fine)}; name one with table_key=.")
         raise ValueError(
-            f"There is {what}; make one with hd.tl.predict(sdata, resolution_um=16), or name it with table_key=."
+            "There is no table of a prediction finer than the spots; make one with hd.tl.predict(sdata, resolution_um=16), or name "
+            "a table with table_key=."
         )
     return data.tables[fine[0]]
 

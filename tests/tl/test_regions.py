@@ -147,3 +147,18 @@ def test_mistakes_are_named_and_change_nothing(sdata, call, error, message) -> N
         call(sdata)
     assert list(sdata.tables["table"].obs) == before
     assert sorted(sdata.tables["table"].uns) == uns
+
+
+def test_markers_that_are_measured_but_not_chosen_or_not_predicted_are_treated_as_such(sdata, caplog) -> None:
+    table = sdata.tables["table"]
+    table.var["hisdiff_selected"] = table.var_names != "A10"
+    hd.tl.marker_regions(sdata, A_GENES, working_px=40)
+    assert sdata.tables["table"].uns["hisdiff"]["regions"]["hisdiff_region"]["markers"] == A_GENES
+    hd.tl.predict(sdata, hd.tl.fit(sdata, method="tesla", config={"step_um": 50, "n_neighbours": 64}))
+    programmes = {"red": A_GENES, "blue": ["B09"]}
+    hd.tl.tls_score(sdata, programmes, layer="tesla", n_required=2, working_px=40)
+    record = table.uns["hisdiff"]["regions"]["hisdiff_tls"]
+    assert record["programmes"] == {"red": ["A08"], "blue": ["B09"]}
+    assert "markers that 'tesla' lacks are left out: ['A10']" in caplog.text
+    with pytest.raises(ValueError, match=r"No marker of \['red'\] is among the 11 genes of 'tesla'"):
+        hd.tl.tls_score(sdata, {"red": ["A10"], "blue": ["B09"]}, layer="tesla", n_required=2)

@@ -31,6 +31,12 @@ UNDERLAY_PX = 1000
 """Longer side of the underlay: sharp at 200 dpi for a panel of 5 inches, 3 MB in memory."""
 
 
+MAP_INCH = 3.6
+"""Width of a map."""
+MOST_STACKED = 2
+"""Maps of one column that are not wrapped."""
+
+
 class NotebookFigure(Figure):
     """A figure that a notebook shows once.
 
@@ -47,6 +53,33 @@ class NotebookFigure(Figure):
 def new_figure(n_rows: int, n_cols: int, *, figsize: tuple[float, float], layout: str) -> tuple[Figure, np.ndarray]:
     """Return a figure and its ``(n_rows, n_cols)`` axes; ``figsize`` in inches."""
     return plt.subplots(n_rows, n_cols, figsize=figsize, layout=layout, squeeze=False, FigureClass=NotebookFigure)
+
+
+def map_panels(n_rows: int, n_cols: int, box: Box, n_bars: int = 1) -> tuple[Figure, np.ndarray]:
+    """Return a figure for maps of a box and its ``(n_rows, n_cols)`` axes, with room for the colour bars of a row.
+
+    A single column of many maps is wrapped to about a square.
+    """
+    aspect = (box[3] - box[1]) / (box[2] - box[0])
+    width = MAP_INCH * min(1.0, 1.5 / aspect)  # a narrow, tall section does not become a mile of figure
+    height = width * aspect + 0.65  # the title above and the scale bar below
+    wide, bars, tall = n_cols, 0.8 * n_bars, n_rows
+    if n_cols == 1 and n_rows > MOST_STACKED:
+        wide = max(1, round(np.sqrt(n_rows * height / (width + bars))))
+        tall = -(-n_rows // wide)
+        bars *= wide
+    figure, axes = new_figure(tall, wide, figsize=(width * wide + bars, height * tall), layout="compressed")
+    for ax in axes.flat[n_rows * n_cols :]:
+        ax.set_visible(False)
+    return figure, axes.ravel()[: n_rows * n_cols].reshape(n_rows, n_cols)
+
+
+def checked_percentiles(percentiles: Any) -> tuple[float, float]:
+    """Return the ends of a colour scale, after checking that they are two percentiles."""
+    ends = np.asarray(percentiles)
+    if ends.shape != (2,) or ends.dtype.kind not in "iuf" or not 0 <= ends[0] < ends[1] <= 100:
+        raise ValueError(f"percentiles are the two ends of the colour scale, such as (1, 99), not {percentiles!r}.")
+    return float(ends[0]), float(ends[1])
 
 
 def radii(locations: Locations) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._sdata._locate import resolve_table
-from hisdiff._sdata._read import read_counts
+from hisdiff._sdata._read import truth_counts
 from hisdiff._sdata._write import in_sample_of, records
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_depth
@@ -116,7 +116,7 @@ def _pair(data: SpatialData | AnnData, layer: str, truth: str | None, table_key:
         raise ValueError(
             f"Prediction {layer!r} is in units {made[layer]['units']!r}; it is compared on {LOG_COUNTS}: predict with units='log2'."
         )
-    counts = read_counts(table, truth, what="the table")
+    counts = truth_counts(table, truth)
     columns = np.flatnonzero(table.var[_keys.modelled(layer)].to_numpy(dtype=bool))
     mean = np.asarray(table.layers[layer])[:, columns]
     rows = np.flatnonzero(np.isfinite(mean).all(axis=1))

@@ -14,7 +14,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import nearest
 from hisdiff._sdata._locate import resolve_table
-from hisdiff._sdata._read import as_list, read_counts
+from hisdiff._sdata._read import as_list, read_counts, truth_counts
 from hisdiff._sdata._write import in_sample_of, records
 from hisdiff._stats._accuracy import mae, mse, pearson, spearman
 from hisdiff._stats._figures import figures
@@ -180,14 +180,14 @@ def _truth(data: SpatialData | AnnData, table: AnnData, truth: str | None) -> tu
     """Return counts in the rows of the table, and their genes."""
     tables = dict(data.tables) if hasattr(data, "tables") else {}
     if truth is None or truth in table.layers:
-        return read_counts(table, truth, what="the table"), table.var_names.to_numpy().astype(str)
+        return truth_counts(table, truth), table.var_names.to_numpy().astype(str)
     other = tables[present(truth, [*table.layers, *tables], "layer or table")]
     where = other.obs_names.get_indexer(table.obs_names)
     if (where < 0).any():
         raise ValueError(
             f"Table {truth!r} lacks {int((where < 0).sum())} of the {table.n_obs} observations; it needs the same obs_names."
         )
-    return read_counts(other, None, what=f"table {truth!r}")[where], gene_names(other, like=table.var_names)
+    return read_counts(other, None, what=f"table {truth!r}", argument=None)[where], gene_names(other, like=table.var_names)
 
 
 def _layers(table: AnnData, stem: str) -> list[str]:
@@ -215,8 +215,12 @@ def control_values(
             raise KeyError(
                 f"A control section lacks {int((columns < 0).sum())} of the genes, such as {listing(genes[columns < 0], 4)}."
             )
-        parts.append(np.log2(1 + read_counts(table, None, what="the control's table")[:, columns].toarray()))
+        parts.append(np.log2(1 + _control_counts(table)[:, columns].toarray()))
     return np.concatenate(parts)
+
+
+def _control_counts(table: AnnData) -> csr_matrix:
+    return read_counts(table, None, what="the control's table", argument=None)
 
 
 def _coverage(

@@ -29,6 +29,7 @@ from hisdiff._sdata._write import (
     write_obs,
     write_var,
 )
+from hisdiff.methods._base import METHODS
 from hisdiff.methods._base import method as method_named
 from hisdiff.methods._model import Model
 from hisdiff.pp._embed import ensure_embedding, ensure_lattice
@@ -219,6 +220,11 @@ def _model_for(sdata: SpatialData, model: Model | str | Path | None) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, Path)):
+        if str(model) in METHODS and not Path(model).exists():
+            raise ValueError(
+                f"model={model!r} is the name of a method, not a fitted model; fit one with "
+                f"hd.tl.fit(sections, method={model!r}), or give the folder of one."
+            )
         return Model.load(model)
     if model is not None:
         raise TypeError(f"model is a Model, the folder of one, or None, not {type(model).__name__}.")

@@ -330,3 +330,8 @@ def test_a_record_says_what_was_made_not_what_was_asked_for(sections) -> None:
     assert [(r["n_draws"], r["n_steps"]) for r in (made["tesla"], made["hisdiff"])] == [(1, 0), (2, 3)]
     assert made["tesla"]["uses_section_counts"]  # whatever the depth
     assert not made["hisdiff"]["uses_section_counts"]
+
+
+def test_the_name_of_a_method_is_no_model(sections) -> None:
+    with pytest.raises(ValueError, match=r"name of a method.*fit\(sections, method='ridge'\)"):
+        hd.tl.predict(sections[2], "ridge")

@@ -194,7 +194,9 @@ def covered_genes(table: AnnData, layers: Sequence[str]) -> np.ndarray:
     """Return which genes all layers have, bool: those modelled of predictions, all of what was measured."""
     stems = [stem_of(table, layer) for layer in layers]
     flags = [_keys.modelled(stem) for stem in stems if stem is not None and _keys.modelled(stem) in table.var]
-    return np.logical_and.reduce([np.ones(table.n_vars, dtype=bool), *(table.var[flag].to_numpy(bool) for flag in flags)])
+    return np.logical_and.reduce(
+        [np.ones(table.n_vars, dtype=bool), *(table.var[flag].to_numpy(bool) for flag in flags)]
+    )
 
 
 def panel_columns(table: AnnData, layers: Sequence[str]) -> np.ndarray:

@@ -119,9 +119,7 @@ def truth_counts(table: AnnData, truth: str | None) -> sparse.csr_matrix:
     return read_counts(table, truth, what="the table", argument="truth=")
 
 
-def read_counts(
-    table: AnnData, layer: str | None, *, what: str, argument: str | None = "layer="
-) -> sparse.csr_matrix:
+def read_counts(table: AnnData, layer: str | None, *, what: str, argument: str | None = "layer=") -> sparse.csr_matrix:
     """Return raw counts as csr float32, after checking that they are counts.
 
     Parameters

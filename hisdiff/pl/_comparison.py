@@ -94,7 +94,8 @@ def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Fig
     n_rows, n_columns = -(-len(names) // _COLUMNS), min(len(names), _COLUMNS)
     size = (1.4 + 2.3 * n_columns, n_rows * (1.0 + 0.34 * len(methods)) + 0.3)
     figure, axes = _canvas.new_figure(n_rows, n_columns, figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1)  # numbers at the ends of neighbouring axes would read as one
+    # Numbers at the ends of neighbouring axes would read as one.
+    figure.set_layout_engine("constrained", w_pad=0.1)
     for i, (ax, name) in enumerate(zip(axes.flat, names)):
         _draw(ax, table, methods, name, labelled=i % n_columns == 0)
     for ax in axes.flat[len(names) :]:

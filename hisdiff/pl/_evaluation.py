@@ -123,7 +123,9 @@ def _pair(data: SpatialData | AnnData, layer: str, truth: str | None, table_key:
     draw_key = _keys.draw(layer, 0)
     draw = np.asarray(table.layers[draw_key])[np.ix_(rows, columns)] if draw_key in table.layers else None
     measured = np.log2(1 + counts[rows][:, columns].toarray())
-    return _Pair(measured, mean[rows], draw, bool(in_sample_of(made[layer])), bool(made[layer].get("uses_section_counts")))
+    return _Pair(
+        measured, mean[rows], draw, bool(in_sample_of(made[layer])), bool(made[layer].get("uses_section_counts"))
+    )
 
 
 def _of_frame(frame: pd.DataFrame) -> Figure:

@@ -145,7 +145,9 @@ def evaluate(
     if result.attrs["in_sample"]:
         logger.warning("the model was trained on spots of this section: these figures say nothing about new tissue")
     if result.attrs["in_sample"] is None:
-        logger.warning("it is not known whether the model was trained on spots of this section: the record does not tell")
+        logger.warning(
+            "it is not known whether the model was trained on spots of this section: the record does not tell"
+        )
     if result.attrs["uses_section_counts"]:
         logger.warning(
             "%s made this prediction from the section's own counts: figures against them say nothing about skill",
@@ -187,7 +189,9 @@ def _truth(data: SpatialData | AnnData, table: AnnData, truth: str | None) -> tu
         raise ValueError(
             f"Table {truth!r} lacks {int((where < 0).sum())} of the {table.n_obs} observations; it needs the same obs_names."
         )
-    return read_counts(other, None, what=f"table {truth!r}", argument=None)[where], gene_names(other, like=table.var_names)
+    return read_counts(other, None, what=f"table {truth!r}", argument=None)[where], gene_names(
+        other, like=table.var_names
+    )
 
 
 def _layers(table: AnnData, stem: str) -> list[str]:

@@ -352,9 +352,7 @@ def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
     return Bound(replace(section, genes=names, counts=counts).with_panel(there), bound.place)
 
 
-def _record(
-    bounds: Sequence[Bound], model: Model, options: Mapping[str, Any], n_draws: int
-) -> dict[str, Any]:
+def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any], n_draws: int) -> dict[str, Any]:
     depths = [_depth_of(bound.section, model, options["depth"]) for bound in bounds]
     known = [_is_known(bound.section, model) for bound in bounds]
     n_steps = model.fitted.n_steps  # 0: a method without steps takes none, whatever is asked for

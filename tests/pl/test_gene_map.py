@@ -306,7 +306,9 @@ def test_section_with_only_an_image_shows_its_prediction_on_the_lattice(make_sec
 
 
 def places(figure):
-    return {(round(ax.get_position().x0, 2), round(ax.get_position().y0, 2)) for ax in panels(figure) if ax.get_visible()}
+    return {
+        (round(ax.get_position().x0, 2), round(ax.get_position().y0, 2)) for ax in panels(figure) if ax.get_visible()
+    }
 
 
 def test_many_genes_of_one_layer_fill_rows_and_several_layers_keep_their_columns(sdata):

@@ -115,6 +115,7 @@ def test_the_fine_table_of_an_object_is_found(table, make_section) -> None:
         ({"smooth_um": -1}, ValueError),
         ({"genes": ["X"]}, KeyError),
         ({"layer": "raw"}, KeyError),
+        ({"key_added": "my cluster"}, ValueError),
     ],
 )
 def test_wrong_arguments_are_refused(table, arguments, error) -> None:

@@ -294,7 +294,9 @@ def in_sample(sdata) -> object:
     return sdata.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["in_sample"]
 
 
-def test_whether_the_model_knows_a_section_is_unknown_where_genes_or_counts_are_missing(sections, model, tmp_path) -> None:
+def test_whether_the_model_knows_a_section_is_unknown_where_genes_or_counts_are_missing(
+    sections, model, tmp_path
+) -> None:
     train = sections[0]
     table = train.tables["table"]
     table.layers["raw"] = table.X.copy()

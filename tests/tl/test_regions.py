@@ -126,6 +126,8 @@ def test_edge_of_a_region_of_spots_and_parts_that_are_too_small(sdata) -> None:
         (lambda s: hd.tl.marker_regions(s, "A00", target="tiny"), ValueError, "target is one of"),
         (lambda s: hd.tl.marker_regions(s, "A00", layer="raw"), KeyError, "no layer 'raw'"),
         (lambda s: hd.tl.marker_regions(s, "A00", key_added="array"), ValueError, "hisdiff did not write"),
+        (lambda s: hd.tl.marker_regions(s, "A00", key_added="a/b"), ValueError, "no name for a result"),
+        (lambda s: hd.tl.coexpression(s, layer="X", key_added=""), ValueError, "no name for a result"),
         (lambda s: hd.tl.marker_regions(s, "A00", table_key="x"), KeyError, "no table 'x'"),
         (lambda s: hd.tl.marker_regions(s.tables["table"], "A00"), TypeError, "SpatialData is needed"),
         (lambda s: hd.tl.tls_score(s), ValueError, "No marker of \\['B cell'"),

@@ -106,7 +106,9 @@ class HisDiffConfig(Options):
         for name in ("width", "depth", "heads", "n_blocks", "n_steps"):
             positive(getattr(self, name), name, integer=True)
         if self.denoiser == "dit" and self.width % self.heads:
-            raise ValueError(f"A width of {self.width} does not split into {self.heads} heads; heads has to divide width.")
+            raise ValueError(
+                f"A width of {self.width} does not split into {self.heads} heads; heads has to divide width."
+            )
         for name in ("gammas", "penalties"):
             for value in getattr(self, name):
                 positive(value, name)

@@ -12,7 +12,6 @@ import torch
 from hisdiff._device import resolve_device
 from hisdiff._geometry._grid import cells_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
-from hisdiff._section import Locations
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._noise import ROW_BLOCK
 from hisdiff.methods._training import generator_for
@@ -24,7 +23,7 @@ from hisdiff.methods.xfuse._slides import Slide
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from hisdiff._section import Prediction, Section
+    from hisdiff._section import Locations, Prediction, Section
     from hisdiff.methods._base import Knowledge
 
 # Counts drawn for every draw of the expected ones: the mean of log2(1 + count) needs more than one.

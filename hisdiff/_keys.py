@@ -40,12 +40,12 @@ EMBEDDING_RECORD = "embedding"
 PREDICTIONS = "predictions"
 REGIONS = "regions"
 EDGE_CORE = "edge_core"
-EVALUATION = "evaluation"
 COEXPRESSION = "coexpression"
 ENRICHMENT = "enrichment"
 ENRICHMENT_RECORD = "enrichment_record"
 GENES = "genes"
 REBINNED = "rebinned"
+IN_X = "in_x"  # of several predictions of a table that hisdiff made, the one whose mean is X
 WRITTEN = "written"  # in sdata.attrs["hisdiff"]: elements and tables that hisdiff made
 
 # units of a prediction

@@ -221,6 +221,8 @@ class Prediction:
         The first ``k`` draws, float32 ``(n, G)`` each, or None.
     obs
         ``(n,)`` arrays by name that go beside the result, such as an out-of-distribution flag.
+    n_draws
+        How many draws were made; 1 for methods that give one value only.
     """
 
     mean: np.ndarray
@@ -229,3 +231,4 @@ class Prediction:
     units: str
     draws: np.ndarray | Sequence[np.ndarray] | None = None
     obs: dict[str, np.ndarray] = field(default_factory=dict)
+    n_draws: int = 1

@@ -12,7 +12,7 @@ from hisdiff._check import listing
 from hisdiff._geometry._raster import PointRaster
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._locate import locate
-from hisdiff._sdata._write import records
+from hisdiff._sdata._write import checked_name, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,6 +86,7 @@ def areas_of(places: Sequence[Place], rows: np.ndarray, *, most_px: int | None =
 
 def check_obs_free(table: AnnData, kind: str, key: str, names: Sequence[str]) -> None:
     """Raise where an ``obs`` column exists that hisdiff did not write."""
+    checked_name(key, key)
     taken = [name for name in names if name in table.obs]
     if taken and key not in records(table, kind):
         raise ValueError(

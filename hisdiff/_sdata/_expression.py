@@ -42,7 +42,7 @@ class Expression:
     rows
         ``(n,)`` rows of the table.
     matrix
-        ``(n, P)`` dense or csc, as stored, over the whole panel.
+        ``(n, P)`` dense or csc, as stored, over the whole panel and the genes that were named.
     columns
         ``(G,)`` columns of ``matrix``.
     take_log
@@ -103,8 +103,8 @@ def read_expression(
         prediction are in its units. Any other layer is taken as counts where it holds whole numbers, else as
         log2(1 + count).
     genes
-        Names; None for the panel: the genes that the predictions among ``layers`` cover, else those that the table's
-        predictions cover, else the selected ones, else all.
+        Names, of all genes that ``layers`` cover; None for the panel: the genes that the predictions among ``layers`` cover,
+        else those that the table's predictions cover, else the selected ones, else all.
     normalize
         ``"depth"`` scales every location to the same total over the panel, whatever ``genes`` is.
     at_least
@@ -124,12 +124,12 @@ def read_expression(
             "The table has gene names more than once; make them unique with adata.var_names_make_unique()."
         )
     panel = panel_columns(table, names)
-    if genes is not None and all(stem_of(table, name) is None for name in names):
-        asked = [genes] if isinstance(genes, str) else list(genes)
-        if not set(asked).issubset(table.var_names[panel]):  # measured, though not modelled
-            panel = np.arange(table.n_vars)
-    chosen = _choose(table, panel, genes, at_least[1], names)
-    matrices = [_matrix(table, name, panel) for name in names]
+    wanted = panel if genes is None else _named(table, genes, names)
+    if len(wanted) < at_least[1]:
+        raise ValueError(f"At least {at_least[1]} genes are needed, not {len(wanted)}.")
+    read = np.union1d(panel, wanted)  # depth is that of the panel, also for genes outside it
+    chosen, of_panel = np.searchsorted(read, wanted), np.isin(read, panel)
+    matrices = [_matrix(table, name, read) for name in names]
     logs = [_in_counts(table, name, matrix) for name, matrix in zip(names, matrices)]
     rows = np.flatnonzero(np.logical_and.reduce([_covered(table, m, name) for name, m in zip(names, matrices)]))
     if len(rows) < at_least[0]:
@@ -139,8 +139,9 @@ def read_expression(
     found = []
     for name, matrix, log in zip(names, matrices, logs):
         matrix = matrix if len(rows) == table.n_obs else matrix[rows]
-        scale = _depth_scale(matrix, log, name) if normalize == "depth" else None
-        found.append(Expression(name, table.var_names[panel[chosen]].to_numpy(str), rows, matrix, chosen, log, scale))
+        whole = matrix if of_panel.all() else matrix[:, np.flatnonzero(of_panel)]
+        scale = _depth_scale(whole, log, name) if normalize == "depth" else None
+        found.append(Expression(name, table.var_names[wanted].to_numpy(str), rows, matrix, chosen, log, scale))
     return found
 
 
@@ -148,7 +149,7 @@ def stem_of(table: AnnData, layer: str) -> str | None:
     """Return the prediction that a layer belongs to, or None; a table that hisdiff made holds one."""
     made = records(table, _keys.PREDICTIONS)
     if layer == X:
-        return next(iter(made), None) if made_here(table) else None
+        return _prediction_in_x(table) if made_here(table) else None
     if made_here(table) and (layer == _keys.FINE_STD or re.fullmatch(r"draw\d+", layer)):
         return next(iter(made), None)
     for stem in made:
@@ -159,8 +160,27 @@ def stem_of(table: AnnData, layer: str) -> str | None:
 
 def own_prediction(table: AnnData) -> str | None:
     """Return the prediction that a table was made for, whose mean is its X, or None."""
-    stem = next(iter(records(table, _keys.PREDICTIONS)), None)
+    stem = _prediction_in_x(table)
     return stem if made_here(table) and stem not in table.layers else None
+
+
+def _prediction_in_x(table: AnnData) -> str | None:
+    named = table.uns.get(_keys.STEM, {}).get(_keys.IN_X)
+    return named or next(iter(records(table, _keys.PREDICTIONS)), None)
+
+
+def is_logged(table: AnnData) -> bool:
+    """Whether scanpy took the logarithm of a table; of which layer, it does not say, X being the usual one."""
+    return "log1p" in table.uns
+
+
+def check_not_logged(table: AnnData) -> None:
+    """Raise where X was predicted or summed counts and is no longer; whole numbers would tell, but these are none."""
+    if is_logged(table):
+        raise ValueError(
+            "X holds no counts since sc.pp.log1p was run on the table; name a layer that holds them, or predict again. If X is as "
+            "hisdiff wrote it and the logarithm is in a layer, delete uns['log1p']."
+        )
 
 
 def draw_layers(table: AnnData, stem: str) -> list[str]:
@@ -168,6 +188,15 @@ def draw_layers(table: AnnData, stem: str) -> list[str]:
     prefix = "" if made_here(table) and stem not in table.layers else f"{re.escape(stem)}_"
     found = [name for name in table.layers if re.fullmatch(rf"{prefix}draw\d+", name)]
     return sorted(found, key=lambda name: int(name.rsplit("draw", 1)[1]))
+
+
+def covered_genes(table: AnnData, layers: Sequence[str]) -> np.ndarray:
+    """Return which genes all layers have, bool: those modelled of predictions, all of what was measured."""
+    stems = [stem_of(table, layer) for layer in layers]
+    flags = [_keys.modelled(stem) for stem in stems if stem is not None and _keys.modelled(stem) in table.var]
+    return np.logical_and.reduce(
+        [np.ones(table.n_vars, dtype=bool), *(table.var[flag].to_numpy(bool) for flag in flags)]
+    )
 
 
 def panel_columns(table: AnnData, layers: Sequence[str]) -> np.ndarray:
@@ -195,26 +224,19 @@ def _check_layer(table: AnnData, name: str) -> None:
         raise ValueError(f"Layer {name!r} is the spread over draws, no expression; name the mean or one of the draws.")
 
 
-def _choose(
-    table: AnnData, panel: np.ndarray, genes: Sequence[str] | None, least: int, layers: Sequence[str]
-) -> np.ndarray:
-    """Return positions in the panel."""
-    if genes is None:
-        chosen = np.arange(len(panel))
-    else:
-        genes = [genes] if isinstance(genes, str) else list(genes)
-        where = table.var_names[panel].get_indexer(genes)
-        for gene, position in zip(genes, where):
-            present(gene, table.var_names, "gene")
-            if position < 0:
-                raise ValueError(f"Gene {gene!r} is not among the {len(panel)} modelled genes of {listing(layers)}.")
-        repeated = sorted({gene for gene in genes if genes.count(gene) > 1})
-        if repeated:
-            raise ValueError(f"Genes are named more than once: {listing(repeated)}.")
-        chosen = np.asarray(where)
-    if len(chosen) < least:
-        raise ValueError(f"At least {least} genes are needed, not {len(chosen)}.")
-    return chosen
+def _named(table: AnnData, genes: Sequence[str], layers: Sequence[str]) -> np.ndarray:
+    """Return the columns of named genes, which all layers have to cover."""
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    there = covered_genes(table, layers)
+    where = table.var_names.get_indexer(genes)
+    for gene, column in zip(genes, where):
+        present(gene, table.var_names, "gene")
+        if not there[column]:
+            raise ValueError(f"Gene {gene!r} is not among the {there.sum()} modelled genes of {listing(layers)}.")
+    repeated = sorted({gene for gene in genes if genes.count(gene) > 1})
+    if repeated:
+        raise ValueError(f"Genes are named more than once: {listing(repeated)}.")
+    return np.asarray(where)
 
 
 def _matrix(table: AnnData, name: str, panel: np.ndarray) -> Any:
@@ -236,11 +258,9 @@ def _matrix(table: AnnData, name: str, panel: np.ndarray) -> Any:
 
 def _in_counts(table: AnnData, name: str, matrix: Any) -> bool:
     """Return whether values are counts, after checking that they are where they must be."""
-    if name == X and made_here(table) and "log1p" in table.uns:
-        raise ValueError(
-            "X of this table has been through scanpy's log1p, so it is no longer expected counts; work on a copy, or predict again."
-        )
     stem = stem_of(table, name)
+    if name == X and made_here(table):
+        check_not_logged(table)
     if stem is not None:
         return records(table, _keys.PREDICTIONS)[stem]["units"] == _keys.COUNTS
     if name == X and made_here(table):

@@ -17,7 +17,7 @@ from hisdiff._sdata._features import stored_features
 from hisdiff._sdata._genes import gene_names
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._labels import instances_of, label_locations
-from hisdiff._sdata._locate import Place, locate, matrix_to
+from hisdiff._sdata._locate import Place, locate, made_here, matrix_to
 from hisdiff._sdata._tissue import read_tissue
 from hisdiff._section import Locations, Section
 
@@ -122,22 +122,47 @@ def _clipped(tissue: MultiPolygon, image: PyramidImage) -> MultiPolygon | None:
     return shapely.MultiPolygon(list(parts)) if len(parts) else None
 
 
-def read_counts(table: AnnData, layer: str | None, *, what: str) -> sparse.csr_matrix:
-    """Return raw counts as csr float32, after checking that they are counts."""
+def truth_counts(table: AnnData, truth: str | None) -> sparse.csr_matrix:
+    """Return the counts that a prediction in the same table is judged by."""
+    if truth is None and made_here(table):
+        raise ValueError(
+            "The table is one of predictions, with nothing measured in X; say where the counts are with truth=, which takes a "
+            "layer or a table with the same obs_names."
+        )
+    return read_counts(table, truth, what="the table", argument="truth=")
+
+
+def read_counts(table: AnnData, layer: str | None, *, what: str, argument: str | None = "layer=") -> sparse.csr_matrix:
+    """Return raw counts as csr float32, after checking that they are counts.
+
+    Parameters
+    ----------
+    what
+        The table, for messages.
+    argument
+        How the caller's user names the layer; None where that cannot be done.
+    """
     if layer is not None:
         present(layer, list(table.layers), f"layer of {what}")
     values = table.X if layer is None else table.layers[layer]
     where = f"{what}, {'X' if layer is None else f'layer {layer!r}'}"
     if values is None:
-        raise ValueError(f"There are no counts in {where}; name the layer that holds them with layer=.")
+        raise ValueError(f"There are no counts in {where}{_elsewhere(argument, table.layers)}.")
     if hasattr(values, "to_memory"):
         values = values.to_memory()
     counts = sparse.csr_matrix(values)
-    check_counts(counts.data, where, table.layers)
+    check_counts(counts.data, where, table.layers, argument)
     return counts.astype(np.float32)
 
 
-def check_counts(data: np.ndarray, where: str, layers: Iterable[str]) -> None:
+def _elsewhere(argument: str | None, layers: Iterable[str]) -> str:
+    """Return how counts that are in a layer are reached."""
+    if argument is None:
+        return f"; if they are in a layer, put them into X (layers: {listing(layers)})"
+    return f"; if they are in a layer, name it with {argument} (layers: {listing(layers)})"
+
+
+def check_counts(data: np.ndarray, where: str, layers: Iterable[str], argument: str | None = "layer=") -> None:
     """Raise where values are no raw counts: numbers that are finite, not negative, and whole."""
     if data.dtype.kind == "b" or not np.issubdtype(data.dtype, np.number):
         raise TypeError(f"Counts are numbers, but {where} has dtype {data.dtype}.")
@@ -148,8 +173,8 @@ def check_counts(data: np.ndarray, where: str, layers: Iterable[str]) -> None:
     if np.abs(data - np.round(data)).max(initial=0) > _WHOLE:
         example = data[np.argmax(np.abs(data - np.round(data)))]
         raise ValueError(
-            f"There are values that are not whole numbers in {where}, such as {example:g}; raw counts are needed. "
-            f"If they are in a layer, name it with layer= (layers: {listing(layers)})."
+            f"There are values that are not whole numbers in {where}, such as {example:g}; raw counts are "
+            f"needed{_elsewhere(argument, layers)}."
         )
 
 

@@ -10,10 +10,12 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from scipy import sparse
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
+from hisdiff._check import listing
 from hisdiff._log import logger
 from hisdiff._sdata._locate import finest, mark_made_here
 
@@ -25,12 +27,20 @@ if TYPE_CHECKING:
     from hisdiff._sdata._locate import Place
     from hisdiff._section import Names, Prediction
 
+UNKNOWN = "unknown"
+"""In a record, of what could not be told: stores have no None."""
 MAX_LAYER_BYTES = 2 * 1024**3
 
 
 def records(table: AnnData, kind: str) -> dict[str, Any]:
     """Return the records of one kind in ``uns["hisdiff"]``, an empty mapping where there are none."""
     return table.uns.get(_keys.STEM, {}).get(kind, {})
+
+
+def in_sample_of(record: Mapping[str, Any]) -> bool | None:
+    """Return whether a prediction is one of spots that its model was trained on; None where that is not known."""
+    value = record.get("in_sample", UNKNOWN)
+    return None if isinstance(value, str) else bool(value)
 
 
 def set_record(table: AnnData, kind: str, key: str | None, record: Mapping[str, Any]) -> None:
@@ -40,6 +50,20 @@ def set_record(table: AnnData, kind: str, key: str | None, record: Mapping[str, 
         home[kind] = dict(record)
     else:
         home.setdefault(kind, {})[key] = dict(record)
+
+
+def checked_name(key_added: Any, usual: str) -> str:
+    """Return the name of a result, after checking that it can be written and reached; None for the usual one."""
+    if key_added is None:
+        return usual
+    if not isinstance(key_added, str):
+        raise TypeError(f"key_added={key_added!r} is no name for a result: names are strings.")
+    if not re.fullmatch(r"(?!__|\.+$)[A-Za-z0-9_.-]+", key_added) or key_added == "X":
+        raise ValueError(
+            f"key_added={key_added!r} is no name for a result: names have letters, digits, '_', '-' and '.' and do not begin "
+            f"with '__' (what SpatialData can store), and 'X' is the matrix of a table."
+        )
+    return key_added
 
 
 def layer_names(stem: str, n_draws: int) -> list[str]:
@@ -132,17 +156,64 @@ def write_lattice(place: Place, xy_um: np.ndarray, radius_um: float) -> None:
     _replace_lattice_table(place, table)
 
 
-def with_panel(place: Place, genes: Names) -> AnnData:
-    """Return the lattice's table with the genes of a panel in place of its own, X still empty (NaN)."""
+def with_panel(place: Place, genes: Names, stem: str) -> AnnData:
+    """Return the lattice's table with the genes of a panel, as it is where it has them; other values of new genes are NaN.
+
+    Predictions of other stems stay, so that their genes do too. Where there is none, the genes are those of the panel
+    only, and what was made of the old ones goes with them.
+    """
     old = place.table
+    new = [gene for gene in genes if gene not in old.var_names]
+    others = [key for key in records(old, _keys.PREDICTIONS) if key != stem]
+    if others:
+        if new:
+            _replace_lattice_table(place, _with_more_genes(old, new))
+            logger.info(
+                "table %r gets %d genes of %r that %s lack(s)",
+                _keys.LATTICE_TABLE, len(new), stem, listing(others),
+            )  # fmt: skip
+        return place.table
+    if not new and old.n_vars == len(genes):
+        return old
+    if old.n_vars:
+        logger.warning(
+            "table %r had the %d genes of another panel: prediction %r and what was made of it are replaced",
+            _keys.LATTICE_TABLE, old.n_vars, stem,
+        )  # fmt: skip
     values = np.full((old.n_obs, len(genes)), np.nan, dtype=np.float32)
     table = ad.AnnData(
         values, obs=old.obs.copy(), var=pd.DataFrame(index=pd.Index(list(genes), dtype=str)), obsm=dict(old.obsm)
     )
-    of_genes = (_keys.PREDICTIONS, _keys.COEXPRESSION, _keys.ENRICHMENT, _keys.ENRICHMENT_RECORD)
+    of_genes = (_keys.PREDICTIONS, _keys.COEXPRESSION, _keys.ENRICHMENT, _keys.ENRICHMENT_RECORD, _keys.IN_X)
     table.uns[_keys.STEM] = {key: value for key, value in old.uns[_keys.STEM].items() if key not in of_genes}
     _replace_lattice_table(place, table)
     return place.table
+
+
+def _with_more_genes(old: AnnData, new: list[str]) -> AnnData:
+    """Return a table with genes added on the right, of which nothing is known."""
+    n = len(new)
+
+    def wider(values: Any) -> np.ndarray:
+        return np.pad(np.asarray(values, dtype=np.float32), ((0, 0), (0, n)), constant_values=np.nan)
+
+    var = old.var.reindex([*old.var_names, *new])
+    for name in old.var:
+        if old.var[name].dtype == bool:  # reindexing fills flags with NaN
+            var[name] = np.append(old.var[name].to_numpy(), np.zeros(n, dtype=bool))
+    table = ad.AnnData(
+        wider(old.X), obs=old.obs.copy(), var=var, obsm=dict(old.obsm), obsp=dict(old.obsp), uns=dict(old.uns)
+    )
+    for name, layer in old.layers.items():
+        table.layers[name] = wider(layer)
+    for name, frame in old.varm.items():
+        grown = pd.DataFrame(frame, index=old.var_names).reindex(var.index)
+        table.varm[name] = grown if isinstance(frame, pd.DataFrame) else grown.to_numpy()
+    for name, matrix in old.varp.items():  # csr: entries of genes that take no part are absent
+        square = sparse.csr_matrix(matrix)
+        square.resize((old.n_vars + n, old.n_vars + n))
+        table.varp[name] = square
+    return table
 
 
 def _replace_lattice_table(place: Place, table: AnnData) -> None:

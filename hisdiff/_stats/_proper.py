@@ -60,14 +60,14 @@ def interval(mean: np.ndarray, std: np.ndarray, factor: np.ndarray | float) -> t
 
 
 def coverage(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, factor: np.ndarray | float) -> np.ndarray:
-    r"""Return how often the 90 % interval holds the measured counts, gene by gene, ``(G,)``; NaN where there is no sd.
+    r"""Return how often the 90 % interval holds the measured counts, gene by gene, ``(G,)``.
 
     Counts are discrete, so an interval around a mostly absent gene holds zero nearly always and plain coverage would
     always be too high. The randomised probability integral transform (Czado et al. 2009) mends this: the interval is
     that of the law :math:`F` of max(0, N(mean, (factor sd / 1.645)^2)), a count :math:`c` takes the share of it
     between :math:`c - 1/2` and :math:`c + 1/2` (a zero, all below 1/2), and
     :math:`u = F(c - 1/2) + v (F(c + 1/2) - F(c - 1/2))`, v uniform, is inside when .05 < u < .95. The mean over v
-    is taken in closed form, so there is no seed.
+    is taken in closed form, so there is no seed. NaN where mean, sd or factor is.
 
     Parameters
     ----------
@@ -85,8 +85,7 @@ def coverage(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, factor: np
     for genes in gene_blocks(*measured.shape):
         spread = np.maximum(factor[genes] * std[:, genes] / _Z, _MIN_STD)
         counts = np.exp2(np.asarray(measured[:, genes], dtype=np.float64)) - 1
-        held = inside(counts, mean[:, genes], spread).mean(axis=0)
-        result[genes] = np.where(np.isnan(spread).any(axis=0), np.nan, held)
+        result[genes] = inside(counts, mean[:, genes], spread).mean(axis=0)
     return result
 
 
@@ -101,4 +100,5 @@ def inside(counts: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarr
     width = above - below
     share = (np.clip(above, tail, 1 - tail) - np.clip(below, tail, 1 - tail)) / np.where(width > 0, width, 1)
     # Far out in a tail both ends round to the same number: then u is that number.
-    return np.where(width > 0, share, (below > tail) & (below < 1 - tail))
+    result = np.where(width > 0, share, (below > tail) & (below < 1 - tail))
+    return np.where(np.isfinite(width), result, np.nan)

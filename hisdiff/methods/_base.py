@@ -136,6 +136,8 @@ class Fitted(Protocol):
     knowledge: Knowledge | None
     history: list[dict[str, float]]
     """Training curve: rows with ``step`` and named values."""
+    n_steps: int
+    """Steps of the sampler where none are asked for; 0 for methods that have none."""
 
     def predict(
         self,

@@ -66,4 +66,4 @@ class DrawAccumulator:
             raise ValueError("No draw was added; a prediction needs at least one.")
         std = np.sqrt(self._m2 / (self.n_draws - 1)) if self.n_draws > 1 else np.full_like(self._mean, np.nan)
         draws = np.stack(self._kept) if self._kept else None
-        return Prediction(self._mean, std, np.asarray(genes), self.units, draws, dict(obs or {}))
+        return Prediction(self._mean, std, np.asarray(genes), self.units, draws, dict(obs or {}), self.n_draws)

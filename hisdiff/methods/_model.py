@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from hisdiff.methods._base import Fitted
 
 _FORMAT = 1
-# Spots with fewer counts or genes look alike by chance and identify nothing.
-_LEAST_IDENTIFYING_COUNT, _LEAST_IDENTIFYING_GENES = 20, 3
+# Spots whose counts hold less look alike by chance: of a million spots, one in four thousand has a double at so many bits.
+_IDENTIFYING_BITS = 32
 # Share of known spots above which a section is a known one.
 _SAME_SECTION = 0.01
 
@@ -74,25 +74,51 @@ class Cohort:
             return 0.0
         return float(-np.log2(self.expression[there].sum()))
 
-    def contains(self, counts: csr_matrix, genes: Names) -> bool:
-        """Whether more than one in a hundred of the spots of a section is among those of the cohort."""
-        return contains_any(self.spots, spot_hashes(counts, genes))
+    def contains(self, counts: csr_matrix, genes: Names) -> bool | None:
+        """Whether spots of a section, with counts of the whole panel, are among those of the cohort; None: cannot be told."""
+        return shares_spots(self.spots, counts, genes) if len(self.spots) else None
 
 
 def spot_hashes(counts: csr_matrix, genes: Names) -> np.ndarray:
-    """Return a hash of each spot's counts that does not depend on the order of spots or genes, uint64."""
+    """Return a hash of the counts of each spot that has any, uint64; the order of genes does not matter."""
     weights = np.array(
         [int.from_bytes(hashlib.blake2b(g.encode(), digest_size=8).digest(), "little") for g in genes], dtype=np.uint64
     )
     terms = counts.data.astype(np.uint64) * weights[counts.indices]
     sums = np.add.reduceat(np.append(terms, np.uint64(0)), np.minimum(counts.indptr[:-1], len(terms)))
-    enough = np.asarray(counts.sum(axis=1)).ravel() >= _LEAST_IDENTIFYING_COUNT
-    return sums[enough & (counts.getnnz(axis=1) >= _LEAST_IDENTIFYING_GENES)]
+    return sums[_counted(counts)]
 
 
-def contains_any(known: np.ndarray, hashes: np.ndarray) -> bool:
-    """Whether more than one in a hundred of some spots is among known ones, by their hashes."""
-    return bool(len(hashes)) and float(np.isin(hashes, known).mean()) > _SAME_SECTION
+def shares_spots(known: np.ndarray, counts: csr_matrix, genes: Names) -> bool | None:
+    """Whether more than one in a hundred spots is among known ones, by their hashes; None: cannot be told.
+
+    A spot without its like is a new one, however little its counts hold. One with its like is known only where its counts
+    hold so much that it would not be met by chance: with a handful of genes it would.
+    """
+    again = np.isin(spot_hashes(counts, genes), known)
+    if not len(again):
+        return None
+    telling = _bits(counts)[_counted(counts)] >= _IDENTIFYING_BITS
+    if telling.any() and float(again[telling].mean()) > _SAME_SECTION:
+        return True
+    if float(again.mean()) <= _SAME_SECTION or float(telling.mean()) >= 0.5:
+        return False
+    return None
+
+
+def _counted(counts: csr_matrix) -> np.ndarray:
+    return np.asarray(counts.sum(axis=1)).ravel() > 0
+
+
+def _bits(counts: csr_matrix) -> np.ndarray:
+    """Return how unlikely it is that each spot has its double by chance, in bits.
+
+    Two counts from one Poisson law of mean c are equal with probability 1 / sqrt(4 pi c), about.
+    """
+    counts = counts.copy()
+    counts.eliminate_zeros()
+    counts.data = 0.5 * np.log2(4 * np.pi * counts.data.astype(np.float64))
+    return np.asarray(counts.sum(axis=1)).ravel()
 
 
 class Model:

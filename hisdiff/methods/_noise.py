@@ -17,7 +17,6 @@ ROW_BLOCK = 4096
 """Rows of a spot table that share a block."""
 _LANES = 8  # 32-bit words that Philox gives per tick of its counter, one for a value
 _CHUNK = 64  # rows made at a time, so that intermediate values stay in the cache
-_OFFSET_BITS = 64
 
 
 class BlockNoise:

@@ -264,7 +264,7 @@ class _Run:
         rows = torch.randint(self.n_rows, (options.batch_size,), generator=generator_for(self.seed, self.state.step))
         mine = rows[accelerator.process_index :: accelerator.num_processes].to(self.device)
         batch = {name: tensor[mine] for name, tensor in self.data.items()}
-        # Processes draw different noise, and not the numbers that chose the batch.
+        # Every process draws noise of its own, from another seed than the rows.
         noise = generator_for(self.seed ^ 0x5DEECE66D, self.state.step, accelerator.process_index, self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * _rate(options, self.state.step)

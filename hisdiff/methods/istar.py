@@ -54,6 +54,8 @@ class FittedIStar:
         Of the counts of training spots around what is predicted for them.
     """
 
+    n_steps = 0
+
     def __init__(
         self,
         genes: np.ndarray,
@@ -109,7 +111,7 @@ class FittedIStar:
         values = np.log2(1 + counts) if units == LOG2 else counts
         std = values.std(axis=0, ddof=1) if members > 1 else np.full_like(values[0], np.nan)
         kept = values[:keep_draws] if keep_draws else None
-        return Prediction(np.median(values, axis=0), std, self.genes, units, kept)
+        return Prediction(np.median(values, axis=0), std, self.genes, units, kept, n_draws=members)
 
     def field(
         self,

@@ -100,6 +100,8 @@ class FittedRidge:
         Of a training spot.
     """
 
+    n_steps = 0
+
     def __init__(
         self,
         genes: np.ndarray,

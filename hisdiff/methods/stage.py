@@ -136,6 +136,8 @@ class FittedStage:
         Mean distance per axis between a spot and where the encoder puts it: the blur of the map.
     """
 
+    n_steps = 0
+
     def __init__(
         self, genes: np.ndarray, config: StageConfig, frame: Frame, network: StageNetwork, position_error_um: float
     ) -> None:

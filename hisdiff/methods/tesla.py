@@ -116,6 +116,8 @@ class FittedTesla:
         Settings.
     """
 
+    n_steps = 0
+
     def __init__(self, genes: np.ndarray, config: TeslaConfig) -> None:
         self.genes, self.config = np.asarray(genes), config
         self.knowledge: Knowledge | None = None

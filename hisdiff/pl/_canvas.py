@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 UNDERLAY_PX = 1000
 """Longer side of the underlay: sharp at 200 dpi for a panel of 5 inches, 3 MB in memory."""
+MAP_INCH = 3.6
+"""Width of a map."""
 MOST_BESIDE = 3
-"""Panels in a row, where there is one column of them."""
+"""Maps in a row, where there is one column of them."""
 
 
 class NotebookFigure(Figure):
@@ -46,22 +48,35 @@ class NotebookFigure(Figure):
         return {}  # the formatters for the wanted image formats follow
 
 
-def wrapped(n_rows: int, n_cols: int) -> tuple[int, int]:
-    """Return rows and columns of a figure: a single column of panels is laid out side by side, a few in a row."""
-    return (-(-n_rows // MOST_BESIDE), min(n_rows, MOST_BESIDE)) if n_cols == 1 else (n_rows, n_cols)
-
-
-def by_row(axes: np.ndarray, n_rows: int, n_cols: int) -> np.ndarray:
-    """Return axes that ``wrapped`` laid out as ``(n_rows, n_cols)`` again; those that are left over are taken away."""
-    flat = axes.ravel()
-    for spare in flat[n_rows * n_cols :]:
-        spare.remove()
-    return flat[: n_rows * n_cols].reshape(n_rows, n_cols)
-
-
 def new_figure(n_rows: int, n_cols: int, *, figsize: tuple[float, float], layout: str) -> tuple[Figure, np.ndarray]:
     """Return a figure and its ``(n_rows, n_cols)`` axes; ``figsize`` in inches."""
     return plt.subplots(n_rows, n_cols, figsize=figsize, layout=layout, squeeze=False, FigureClass=NotebookFigure)
+
+
+def map_panels(n_rows: int, n_cols: int, box: Box, n_bars: int = 1) -> tuple[Figure, np.ndarray]:
+    """Return a figure for maps of a box and its ``(n_rows, n_cols)`` axes, with room for the colour bars of a row.
+
+    Of a single column, maps stand side by side, a few in a row.
+    """
+    aspect = (box[3] - box[1]) / (box[2] - box[0])
+    width = MAP_INCH * min(1.0, 1.5 / aspect)  # a narrow, tall section does not become a mile of figure
+    height = width * aspect + 0.65  # the title above and the scale bar below
+    tall, wide, bars = n_rows, n_cols, 0.8 * n_bars
+    if n_cols == 1:
+        tall, wide = -(-n_rows // MOST_BESIDE), min(n_rows, MOST_BESIDE)
+        bars *= wide
+    figure, axes = new_figure(tall, wide, figsize=(width * wide + bars, height * tall), layout="compressed")
+    for spare in axes.flat[n_rows * n_cols :]:
+        spare.remove()
+    return figure, axes.ravel()[: n_rows * n_cols].reshape(n_rows, n_cols)
+
+
+def checked_percentiles(percentiles: Any) -> tuple[float, float]:
+    """Return the ends of a colour scale, after checking that they are two percentiles."""
+    ends = np.asarray(percentiles)
+    if ends.shape != (2,) or ends.dtype.kind not in "iuf" or not 0 <= ends[0] < ends[1] <= 100:
+        raise ValueError(f"percentiles are the two ends of the colour scale, such as (1, 99), not {percentiles!r}.")
+    return float(ends[0]), float(ends[1])
 
 
 def radii(locations: Locations) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from hisdiff._check import listing, present
 from hisdiff.pl import _canvas
@@ -94,6 +94,8 @@ def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Fig
     n_rows, n_columns = -(-len(names) // _COLUMNS), min(len(names), _COLUMNS)
     size = (1.4 + 2.3 * n_columns, n_rows * (1.0 + 0.34 * len(methods)) + 0.3)
     figure, axes = _canvas.new_figure(n_rows, n_columns, figsize=size, layout="constrained")
+    # Numbers at the ends of neighbouring axes would read as one.
+    figure.set_layout_engine("constrained", w_pad=0.1)
     for i, (ax, name) in enumerate(zip(axes.flat, names)):
         _draw(ax, table, methods, name, labelled=i % n_columns == 0)
     for ax in axes.flat[len(names) :]:
@@ -120,6 +122,8 @@ def _draw(ax: Axes, table: pd.DataFrame, methods: Sequence[str], name: str, *, l
     panel = _PANELS[name]
     if panel.log:
         _whole_decades(ax, table[[name + suffix for suffix, *_ in views]].to_numpy(dtype=float))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     ax.set_title(panel.title, fontsize="medium")
     ax.set_xlabel(f"{panel.better} is better", fontsize="small", color="0.35")
     ax.set_yticks(range(len(methods)), methods if labelled else [""] * len(methods))

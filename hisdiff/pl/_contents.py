@@ -8,7 +8,7 @@ from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
 from hisdiff._sdata._locate import finest, image_mpp
-from hisdiff._sdata._write import records
+from hisdiff._sdata._write import in_sample_of, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def _table(key: str, table: AnnData) -> Iterator[Line]:
             f"{embedding['encoder']}, {embedding['dim']:,} numbers of a patch of {embedding['patch_um']:.0f} µm",
         )
     for name, record in records(table, _keys.PREDICTIONS).items():
-        seen = ", fitted on this section" if record.get("in_sample") else ""
+        seen = ", fitted on this section" if in_sample_of(record) else ""
         yield (
             f"{INDENT}prediction {name}",
             f"{_several(record['n_genes'], 'gene')}, mean of {_several(record['n_draws'], 'draw')}, {record['units']}; "

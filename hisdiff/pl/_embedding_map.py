@@ -11,7 +11,6 @@ from hisdiff._check import listing
 from hisdiff._sdata._read import as_list, read_sections
 from hisdiff.methods._pca import column_scale, principal_axes
 from hisdiff.pl import _canvas
-from hisdiff.pl._gene_map import PANEL_INCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,7 +107,7 @@ def embedding_map(
     boxes = [_canvas.crop_box(section.spots, section.image.bounds_um) for section in sections]
     if ax is None:
         tallest = max((box[3] - box[1]) / (box[2] - box[0]) for box in boxes)
-        width = PANEL_INCH * min(1.0, 1.5 / tallest)
+        width = _canvas.MAP_INCH * min(1.0, 1.5 / tallest)
         beside = 2.0 if wanted is None else 0.8
         size = (width * n_cols + beside, (width * tallest + 0.65) * n_rows)
         figure, axes = _canvas.new_figure(n_rows, n_cols, figsize=size, layout="compressed")

@@ -11,8 +11,8 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._sdata._locate import resolve_table
-from hisdiff._sdata._read import read_counts
-from hisdiff._sdata._write import records
+from hisdiff._sdata._read import truth_counts
+from hisdiff._sdata._write import in_sample_of, records
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_depth
 from hisdiff.pl import _canvas
@@ -84,6 +84,8 @@ def evaluation(
     _moments(axes[1, 1], pair, "variance")
     if pair.in_sample:
         figure.suptitle("The model was trained on these spots: this says nothing about new tissue", color="#b2182b")
+    elif pair.uses_counts:
+        figure.suptitle("Made from the counts of these spots: this says nothing about skill", color="#b2182b")
     return figure
 
 
@@ -95,6 +97,7 @@ class _Pair:
     mean: np.ndarray
     draw: np.ndarray | None
     in_sample: bool
+    uses_counts: bool
 
 
 def _pair(data: SpatialData | AnnData, layer: str, truth: str | None, table_key: str | None) -> _Pair:
@@ -113,14 +116,16 @@ def _pair(data: SpatialData | AnnData, layer: str, truth: str | None, table_key:
         raise ValueError(
             f"Prediction {layer!r} is in units {made[layer]['units']!r}; it is compared on {LOG_COUNTS}: predict with units='log2'."
         )
-    counts = read_counts(table, truth, what="the table")
+    counts = truth_counts(table, truth)
     columns = np.flatnonzero(table.var[_keys.modelled(layer)].to_numpy(dtype=bool))
     mean = np.asarray(table.layers[layer])[:, columns]
     rows = np.flatnonzero(np.isfinite(mean).all(axis=1))
     draw_key = _keys.draw(layer, 0)
     draw = np.asarray(table.layers[draw_key])[np.ix_(rows, columns)] if draw_key in table.layers else None
     measured = np.log2(1 + counts[rows][:, columns].toarray())
-    return _Pair(measured, mean[rows], draw, bool(made[layer]["in_sample"]))
+    return _Pair(
+        measured, mean[rows], draw, bool(in_sample_of(made[layer])), bool(made[layer].get("uses_section_counts"))
+    )
 
 
 def _of_frame(frame: pd.DataFrame) -> Figure:

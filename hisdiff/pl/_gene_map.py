@@ -28,7 +28,6 @@ LOW_ACCURACY = 0.1
 WARNING_SIGN = "\N{WARNING SIGN}"
 WARNING_COLOUR = "#b2182b"
 RING_COLOUR = "#00d5ff"  # neither in the stain nor in the colour maps
-PANEL_INCH = 3.6
 
 
 def gene_map(
@@ -48,8 +47,8 @@ def gene_map(
 ) -> Axes | Figure:
     """Show genes on the tissue, measured beside predicted.
 
-    One row per gene, one column per layer; of a single layer, genes stand side by side. The panels of a gene share one colour scale. Spots and shapes are drawn at
-    their true size over the image, which is read at the resolution of the screen; the cells of a finer prediction, and
+    One row per gene, one column per layer; of a single layer, genes stand side by side. The panels of a gene share one
+    colour scale. Spots and shapes are drawn at their true size over the image, which is read at the resolution of the screen; the cells of a finer prediction, and
     any other labels, as one half-transparent raster. The title of a predicted panel gives the accuracy to expect of the
     gene (its correlation on left-out training tissue); below 0.1 it is marked in red.
 
@@ -106,7 +105,7 @@ def gene_map(
     style = {
         "alpha": view.marks.alpha if alpha is None else alpha,
         "image_alpha": image_alpha,
-        "percentiles": percentiles,
+        "percentiles": _canvas.checked_percentiles(percentiles),
     }
     return _panels(view, columns_of(table, genes, what), infos, [cmap] * len(infos), style, ax)
 
@@ -179,7 +178,7 @@ def uncertainty_map(
     style = {
         "alpha": view.marks.alpha if alpha is None else alpha,
         "image_alpha": image_alpha,
-        "percentiles": percentiles,
+        "percentiles": _canvas.checked_percentiles(percentiles),
     }
     figure: Figure = _panels(view, columns_of(table, genes, what), infos, [cmap, std_cmap], style, None)  # type: ignore[assignment]
     return figure
@@ -201,14 +200,7 @@ def _panels(
     box = view.box
     pixels = _canvas.read_underlay(view.image, box)
     if ax is None:
-        aspect = (box[3] - box[1]) / (box[2] - box[0])
-        width = PANEL_INCH * min(1.0, 1.5 / aspect)  # a narrow, tall section does not become a mile of figure
-        n_rows, n_cols = _canvas.wrapped(len(columns), len(infos))
-        n_bars = n_cols if len(infos) == 1 else len({info.unit for info in infos})
-        # Room for the colour bars beside the panels, for the title and the scale bar above and below each.
-        size = (width * n_cols + 0.8 * n_bars, (width * aspect + 0.65) * n_rows)
-        figure, axes = _canvas.new_figure(n_rows, n_cols, figsize=size, layout="compressed")
-        axes = _canvas.by_row(axes, len(columns), len(infos))
+        figure, axes = _canvas.map_panels(len(columns), len(infos), box, len({info.unit for info in infos}))
     else:
         axes = np.array([[ax]])
     for row, gene in zip(axes, columns):

@@ -9,7 +9,6 @@ import numpy as np
 from hisdiff._check import one_of
 from hisdiff._sdata._expression import X, read_expression
 from hisdiff.pl import _canvas
-from hisdiff.pl._gene_map import PANEL_INCH
 from hisdiff.pl._values import LOG_COUNTS, default_layers, describe
 from hisdiff.pl._view import view_of
 
@@ -96,13 +95,14 @@ def gene_pair(
     values = [expression.values()[rows].astype(float) for expression in found]
     box = view.box
     pixels = _canvas.read_underlay(view.image, box)
-    norms = [_canvas.shared_norm([each[:, gene] for each in values], percentiles) for gene in (0, 1)]
+    ends = _canvas.checked_percentiles(percentiles)
+    norms = [_canvas.shared_norm([each[:, gene] for each in values], ends) for gene in (0, 1)]
     low, high = np.min(values, axis=(0, 1)), np.max(values, axis=(0, 1))
     pad = 0.05 * np.maximum(high - low, 1e-3)
     unit = LOG_COUNTS + (", depth-normalised" if normalize else "")
 
     aspect = (box[3] - box[1]) / (box[2] - box[0])
-    size = (PANEL_INCH * 3 + 1.6, (PANEL_INCH * min(max(aspect, 0.8), 1.5) + 0.5) * len(values))
+    size = (_canvas.MAP_INCH * 3 + 1.6, (_canvas.MAP_INCH * min(max(aspect, 0.8), 1.5) + 0.5) * len(values))
     figure, axes = _canvas.new_figure(len(values), 3, figsize=size, layout="constrained")
     for panels, info, each in zip(axes, infos, values):
         scatter = panels[0]

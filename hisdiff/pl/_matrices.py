@@ -63,10 +63,11 @@ class Matrix:
 
 
 def matrices_of(table: AnnData, keys: str | Sequence[str] | None) -> list[Matrix]:
-    made = records(table, _keys.COEXPRESSION)
+    # A record without its matrix is of genes that were taken out.
+    made = {k: r for k, r in records(table, _keys.COEXPRESSION).items() if _keys.coexpression(k) in table.varp}
     wanted = list(made) if keys is None else [keys] if isinstance(keys, str) else list(keys)
     for key in wanted or [_keys.STEM]:
-        if key not in made or _keys.coexpression(key) not in table.varp:
+        if key not in made:
             added = "" if key == _keys.STEM else f", key_added={key!r}"
             raise KeyError(
                 f"There is no coexpression {key!r}; available: {listing(made)}. Make it with hd.tl.coexpression(sdata, layer=...{added})."

@@ -9,7 +9,6 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff.pl import _canvas
-from hisdiff.pl._gene_map import PANEL_INCH
 from hisdiff.pl._matrices import title_of
 from hisdiff.pl._view import view_of
 
@@ -40,7 +39,8 @@ def pathway_map(
 ) -> Axes | Figure:
     """Show scores of gene sets on the tissue.
 
-    One row per set, one column per result of :func:`hisdiff.tl.enrich`, such as measured beside predicted. The panels of
+    One row per set, one column per result of :func:`hisdiff.tl.enrich`, such as measured beside predicted; of one result,
+    the sets fill rows. The panels of
     a set share one colour scale.
 
     Parameters
@@ -96,16 +96,11 @@ def pathway_map(
     if ax is not None and len(terms) * len(found) > 1:
         raise ValueError(f"ax= takes one panel, not {len(terms)} set(s) x {len(found)} result(s); leave it out.")
 
+    percentiles = _canvas.checked_percentiles(percentiles)
     box = view.box
     pixels = _canvas.read_underlay(view.image, box)
     if ax is None:
-        aspect = (box[3] - box[1]) / (box[2] - box[0])
-        width = PANEL_INCH * min(1.0, 1.5 / aspect)
-        n_rows, n_cols = _canvas.wrapped(len(terms), len(found))
-        n_bars = n_cols if len(found) == 1 else 1
-        size = (width * n_cols + 0.8 * n_bars, (width * aspect + 0.65) * n_rows)
-        figure, axes = _canvas.new_figure(n_rows, n_cols, figsize=size, layout="compressed")
-        axes = _canvas.by_row(axes, len(terms), len(found))
+        figure, axes = _canvas.map_panels(len(terms), len(found), box)
     else:
         axes = np.array([[ax]])
     for row, term in zip(axes, terms):

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
-from hisdiff._sdata._expression import X, own_prediction
+from hisdiff._sdata._expression import X, is_logged, own_prediction
 from hisdiff._sdata._lazy import read_columns
 from hisdiff._sdata._locate import made_here
 from hisdiff._sdata._write import records
@@ -84,6 +84,8 @@ def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
             f"A prediction is made with hd.tl.predict(sdata), which names its layers after the method."
         )
     part = _part(table, name)
+    if part is not None and name is None and is_logged(table):
+        return LayerInfo(None, "predicted", "X after log1p", stem=part[0])
     if part is not None:
         return _of_prediction(name, *part, records(table, _keys.PREDICTIONS)[part[0]]["units"])
     if name is not None:
@@ -141,13 +143,21 @@ def values_of(place: Place, columns: Mapping[str, int], info: LayerInfo) -> dict
     values = read_columns(matrix, list(columns.values()), place.rows).astype(float)
     for gene, column in zip(columns, values.T):
         if len(column) and not np.isfinite(column).any():
-            reason = (
-                f"it is not in the model's panel; var[{_keys.modelled(info.stem)!r}] says which genes are"
-                if info.stem
-                else "all are NaN"
-            )
+            reason = _why_empty(table, info, gene)
             raise ValueError(f"Gene {gene!r} has no values in {info.name or X!r} of {place.name!r}: {reason}.")
     return dict(zip(columns, (np.log2(1 + values) if info.take_log else values).T))
+
+
+def _why_empty(table: AnnData, info: LayerInfo, gene: str) -> str:
+    if info.stem is None:
+        return "all are NaN"
+    flag, record = _keys.modelled(info.stem), records(table, _keys.PREDICTIONS)[info.stem]
+    modelled = flag not in table.var or bool(table.var.loc[gene, flag])
+    if modelled and info.is_spread and record.get("n_draws") == 1:
+        return f"{info.stem!r} holds one value per location, of a method without draws or of a single draw, which has no spread"
+    if flag in table.var and not modelled:
+        return f"it is not in the model's panel; var[{flag!r}] says which genes are"
+    return "all are NaN"
 
 
 def is_measured(table: AnnData) -> bool:

@@ -223,8 +223,7 @@ def _embed_section(
     if locations is None:
         locations = Locations(_points(tissue, lattice[0], place.name), lattice[1])
     stored = None if place.table is None else stored_features(place, section.spots, section.image)
-    current = stored is not None and stored.spec == spec and stored.fingerprint == known_by
-    if current and out_of_date(place, locations, section.image) is None:
+    if stored is not None and stored.spec == spec and out_of_date(place, locations, section.image) is None:
         values = stored.at(locations)
         if np.isfinite(values).all():  # rows added since are NaN
             logger.info("%s: embedding of encoder %r is there already", place.name, spec.encoder)

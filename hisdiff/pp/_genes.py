@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from spatialdata.models import get_table_keys
 
 from hisdiff import _keys
 from hisdiff._check import listing, positive
@@ -92,7 +93,8 @@ def select_genes(
         return chosen
     for table, own in zip(tables, names):
         table.var[key_added] = np.isin(own, chosen)
-    logger.info("wrote var[%r]: %d genes, chosen on %d section(s)", key_added, len(chosen), len(tables))
+    n_sections = sum(len(np.atleast_1d(get_table_keys(table)[0])) for table in tables)
+    logger.info("wrote var[%r]: %d genes, chosen on %d section(s)", key_added, len(chosen), n_sections)
     return None
 
 
@@ -135,6 +137,10 @@ def _choose(counts: Sequence[sparse.csr_matrix], names: Sequence[np.ndarray], n_
     counts = [c[:, rows_of(common, own)] for c, own in zip(counts, names)]
     variable = np.any([_highly_variable(c, n_hvg) for c in counts], axis=0)
     pooled = sparse.vstack(counts, format="csr")[:, variable].astype(np.float64)
+    if pooled.shape[0] < 2:
+        raise ValueError(
+            f"Genes are chosen by how they vary, and there are {pooled.shape[0]} spots with counts; name the genes with genes=."
+        )
     mean = np.asarray(pooled.mean(axis=0)).ravel()
     sd = np.sqrt(np.maximum(np.asarray(pooled.multiply(pooled).mean(axis=0)).ravel() - mean**2, 0))
     chosen = np.intersect1d(_highest(mean, n_top), _highest(sd, n_top))

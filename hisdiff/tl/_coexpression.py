@@ -13,7 +13,7 @@ from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._log import logger
 from hisdiff._sdata._expression import MAX_BYTES, read_expression, table_of
 from hisdiff._sdata._graph import spatial_weights
-from hisdiff._sdata._write import records, set_record
+from hisdiff._sdata._write import checked_name, records, set_record
 from hisdiff._stats._coexpression import correlations, lee, permutation_fdr, unit_columns
 from hisdiff._stats._modules import hierarchical_modules, leiden_modules, module_scores
 
@@ -133,7 +133,7 @@ def coexpression(
     if n_perms is not None:
         positive(n_perms, "n_perms", integer=True)
     seed = seed_of(rng)
-    stem = key_added or _keys.STEM
+    stem = checked_name(key_added, _keys.STEM)
     table = table_of(data, table_key, "coexpression")
     if inplace:
         _check_slots(table, stem)
@@ -167,13 +167,6 @@ def coexpression(
     }  # fmt: skip
     _write(table, stem, layers[0], matrix, fdr, names, scores, record)
     return None
-
-
-def coexpression_matrix(expression: Expression, method: str, table: AnnData) -> np.ndarray:
-    """Return the matrix of one layer, float32 ``(G, G)``."""
-    return _average([expression], _statistic(method, table, expression.rows), ranked=method == "spearman", keep=False)[
-        1
-    ]
 
 
 def _statistic(method: str, table: AnnData, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

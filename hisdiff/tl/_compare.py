@@ -19,7 +19,7 @@ from hisdiff._sdata._stand_in import stand_in
 from hisdiff._stats._resample import random_spots
 from hisdiff.methods._base import METHODS
 from hisdiff.methods._base import method as method_named
-from hisdiff.methods._model import contains_any, spot_hashes
+from hisdiff.methods._model import shares_spots, spot_hashes
 from hisdiff.pp._embed import embed, ensure_embedding
 from hisdiff.pp._genes import select_genes
 from hisdiff.tl._contest import Task, merged, unseen
@@ -243,7 +243,7 @@ def _refuse_known(known: Sequence[Task], tasks: Sequence[Task]) -> None:
     for other in known:
         spots = spot_hashes(other.counts, other.genes)
         for task in tasks:
-            if contains_any(spots, spot_hashes(task.counts, task.genes)):
+            if shares_spots(spots, task.counts, task.genes):
                 raise ValueError(
                     f"Test section {task.name!r} is in the training: it shares spots with {other.name!r}, and figures "
                     f"there say nothing about new tissue."

@@ -13,6 +13,7 @@ from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._log import logger
 from hisdiff._sdata._expression import read_expression, table_of
 from hisdiff._sdata._genes import gene_names
+from hisdiff._sdata._write import checked_name
 from hisdiff.tl._gene_lists import gene_lists, rankings
 from hisdiff.tl._gene_sets import in_panel, read_gene_sets
 from hisdiff.tl._pathway_scores import SCORES, pathway_scores
@@ -140,7 +141,7 @@ def enrich(
     """
     _check(method, normalize, by, background, n_markers, min_size, max_size, n_perms)
     seed = seed_of(rng)
-    stem = key_added or _keys.STEM
+    stem = checked_name(key_added, _keys.STEM)
     table = table_of(data, table_key, "enrichment")
     if inplace:
         _check_slots(table, stem, method)

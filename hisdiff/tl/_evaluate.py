@@ -14,14 +14,13 @@ from hisdiff._log import logger
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import nearest
 from hisdiff._sdata._locate import resolve_table
-from hisdiff._sdata._read import as_list, read_counts
-from hisdiff._sdata._write import records
+from hisdiff._sdata._read import as_list, read_counts, truth_counts
+from hisdiff._sdata._write import in_sample_of, records
 from hisdiff._stats._accuracy import mae, mse, pearson, spearman
 from hisdiff._stats._figures import figures
 from hisdiff._stats._proper import coverage, energy_score
 from hisdiff._stats._resample import random_spots
 from hisdiff._stats._structure import normalize_depth
-from hisdiff.methods._base import method as method_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,8 +69,8 @@ def evaluate(
       ``"_norm"``: ``pcc_10 pcc_50 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae``; and for ``"mean"``
       ``energy_score`` (NaN unless two draws or more were kept) and ``coverage_90``. ``pcc_10`` and ``pcc_50`` choose
       their genes by the figure itself; ``pcc_all`` does not;
-    - ``"in_sample"``: whether the model was trained on these spots; ``"uses_section_counts"``: whether their counts
-      went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
+    - ``"in_sample"``: whether the model was trained on these spots (None: it cannot be told); ``"uses_section_counts"``:
+      whether their counts, beyond their depth, went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
 
     Raises
     ------
@@ -129,12 +128,15 @@ def evaluate(
         flat = normalize_depth(measured)
         result["pearson_norm"] = pearson(flat, normalize_depth(mean))
         summary |= {f"{name}_norm": figures(flat, normalize_depth(view), weights) for name, view in views.items()}
+        if len(genes) == 1:  # it is all of the depth: nothing is left of it when that is taken out
+            result["pearson_norm"] = np.nan
+            summary |= {f"{name}_norm": dict.fromkeys(summary[name], float("nan")) for name in views}
     several = draws is not None and len(draws) > 1
     summary["mean"]["energy_score"] = float(energy_score(draws, measured).mean()) if several else float("nan")
     summary["mean"]["coverage_90"] = _coverage(table, layer, measured, mean, predicted[_keys.std(layer)], genes)
     result.attrs = {
         "summary": summary,
-        "in_sample": bool(record["in_sample"]),
+        "in_sample": in_sample_of(record),
         "uses_section_counts": bool(record["uses_section_counts"]),
         "model": str(record["model"]),
         "method": str(record["method"]),
@@ -142,9 +144,13 @@ def evaluate(
     }
     if result.attrs["in_sample"]:
         logger.warning("the model was trained on spots of this section: these figures say nothing about new tissue")
-    elif "counts" in method_named(result.attrs["method"]).needs_to_predict:
+    if result.attrs["in_sample"] is None:
         logger.warning(
-            "%s predicts a section from its own counts: agreement with them is no accuracy (see hd.tl.compare(coarsen=2))",
+            "it is not known whether the model was trained on spots of this section: the record does not tell"
+        )
+    if result.attrs["uses_section_counts"]:
+        logger.warning(
+            "%s made this prediction from the section's own counts: figures against them say nothing about skill",
             result.attrs["method"],
         )
     return result
@@ -176,14 +182,16 @@ def _truth(data: SpatialData | AnnData, table: AnnData, truth: str | None) -> tu
     """Return counts in the rows of the table, and their genes."""
     tables = dict(data.tables) if hasattr(data, "tables") else {}
     if truth is None or truth in table.layers:
-        return read_counts(table, truth, what="the table"), table.var_names.to_numpy().astype(str)
+        return truth_counts(table, truth), table.var_names.to_numpy().astype(str)
     other = tables[present(truth, [*table.layers, *tables], "layer or table")]
     where = other.obs_names.get_indexer(table.obs_names)
     if (where < 0).any():
         raise ValueError(
             f"Table {truth!r} lacks {int((where < 0).sum())} of the {table.n_obs} observations; it needs the same obs_names."
         )
-    return read_counts(other, None, what=f"table {truth!r}")[where], gene_names(other, like=table.var_names)
+    return read_counts(other, None, what=f"table {truth!r}", argument=None)[where], gene_names(
+        other, like=table.var_names
+    )
 
 
 def _layers(table: AnnData, stem: str) -> list[str]:
@@ -211,8 +219,12 @@ def control_values(
             raise KeyError(
                 f"A control section lacks {int((columns < 0).sum())} of the genes, such as {listing(genes[columns < 0], 4)}."
             )
-        parts.append(np.log2(1 + read_counts(table, None, what="the control's table")[:, columns].toarray()))
+        parts.append(np.log2(1 + _control_counts(table)[:, columns].toarray()))
     return np.concatenate(parts)
+
+
+def _control_counts(table: AnnData) -> csr_matrix:
+    return read_counts(table, None, what="the control's table", argument=None)
 
 
 def _coverage(
@@ -221,6 +233,6 @@ def _coverage(
     if _keys.interval_factor(layer) not in table.var:
         return float("nan")
     factor = table.var[_keys.interval_factor(layer)].to_numpy(dtype=float)[rows_of(genes, table.var_names)]
-    if not np.isfinite(factor).any() or not np.isfinite(std).any():
-        return float("nan")  # a method that gives one value knows no interval, and one draw has no spread
-    return float(np.nanmean(coverage(measured, mean, std, factor)))
+    covered = coverage(measured, mean, std, factor)
+    # A method that gives one value knows no interval, and a single draw has no spread.
+    return float(np.nanmean(covered)) if np.isfinite(covered).any() else float("nan")

@@ -10,6 +10,7 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._log import logger
+from hisdiff._sdata._expression import check_not_logged
 from hisdiff._sdata._write import set_record
 from hisdiff._stats._regions import block_means, by_size, enrichment_range, log2_odds_ratios, merged, smoothed
 from hisdiff.tl._fine_table import RECORDS, categories_of, check_ours, grid_of, table_of, values_of, write_obs
@@ -102,6 +103,8 @@ def cluster_cells(
     if smooth_um < 0:
         raise ValueError(f"smooth_um is zero or above, not {smooth_um!r}.")
     seed = seed_of(rng)
+    if layer is None:
+        check_not_logged(table)
     counts = values_of(table, genes, layer)
     if len(counts) < n_clusters:
         raise ValueError(f"There are {len(counts)} cells, fewer than n_clusters={n_clusters}.")

@@ -10,7 +10,7 @@ from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._log import logger
 from hisdiff._sdata._locate import made_here
-from hisdiff._sdata._write import set_record
+from hisdiff._sdata._write import checked_name, set_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,11 +33,13 @@ def table_of(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
         return data.tables[present(table_key, list(data.tables), "table")]
     fine = [key for key, table in data.tables.items() if made_here(table) and _side_of(table) is not None]
     if len(fine) != 1:
+        if fine:
+            raise ValueError(
+                f"There are several tables finer than the spots, {listing(fine)}; name one with table_key=."
+            )
         raise ValueError(
-            f"There are several fine tables, {listing(fine)}; name one with table_key=."
-            if fine
-            else "There is no table of a prediction finer than the spots; make one with hd.tl.predict(sdata, resolution_um=16), or "
-            "name a table with table_key=."
+            "There is no table of a prediction finer than the spots; make one with hd.tl.predict(sdata, resolution_um=16), or name "
+            "a table with table_key=."
         )
     return data.tables[fine[0]]
 
@@ -66,6 +68,7 @@ def grid_of(data: SpatialData | AnnData, table_key: str | None, key: str | None)
 
 def check_ours(table: AnnData, key: str, home: Any) -> None:
     """Raise where a name is taken by something that hisdiff did not write."""
+    checked_name(key, key)
     if key in home and key not in table.uns.get(_keys.STEM, {}).get(RECORDS, {}):
         raise ValueError(
             f"There is a {key!r} that hisdiff did not write; it is left alone. Choose another name with key_added=."

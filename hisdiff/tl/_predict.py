@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +15,14 @@ from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
-from hisdiff._sdata._expression import X
 from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import Bound, as_list, read_counts, read_sections
 from hisdiff._sdata._stand_in import stand_in
 from hisdiff._sdata._write import (
+    UNKNOWN,
     check_layers_writable,
-    records,
+    checked_name,
     set_record,
     with_panel,
     write_layers,
@@ -43,13 +41,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from hisdiff._section import Prediction
+    from hisdiff._section import Prediction, Section
 
 N_DRAWS = 16
 KEEP_DRAWS = 1
 FINE_DRAWS = 4
-# log2 of more counts than a spot can have.
-_MOST_DEPTH = 40.0
+MAX_DEPTH = 40
+"""log2 of more counts than any location has."""
 
 
 def predict(
@@ -176,7 +174,7 @@ def predict(
         "n_draws": positive(usual if n_draws is None else n_draws, "n_draws", integer=True),
         "n_steps": None if n_steps is None else positive(n_steps, "n_steps", integer=True),
         "units": one_of(units or (_keys.COUNTS if fine else _keys.LOG2), (_keys.LOG2, _keys.COUNTS), "units"),
-        "depth": _depth(depth),
+        "depth": _checked_depth(depth),
         "seed": seed_of(rng),
     }
     options["keep_draws"] = _kept(keep_draws, options["n_draws"], 0 if fine else KEEP_DRAWS)
@@ -185,9 +183,8 @@ def predict(
     run = {"device": device, "progress": progress}
     items = as_list(data)
     jobs = [(sdata, _model_for(sdata, model)) for sdata in items]
-    _check_key(key_added)
     for sdata, used in jobs:
-        _check(sdata, used, key_added or used.method, options["keep_draws"], where, target)
+        _check(sdata, used, checked_name(key_added, used.method), options["keep_draws"], where, target)
     if not inplace:  # an embedding or outline that is missing is made on the way
         jobs = [(stand_in(sdata), used) for sdata, used in jobs]
     one = _predict if target is None else partial(_predict_fine, target)
@@ -197,28 +194,17 @@ def predict(
     return results if isinstance(data, (list, tuple)) else results[0]
 
 
-def _depth(depth: float | None) -> float | None:
+def _checked_depth(depth: Any) -> float | None:
     if depth is None:
         return None
-    if isinstance(depth, bool) or not isinstance(depth, Real):
-        raise TypeError(f"depth is a number or None, not {depth!r}.")
-    if not 0 <= depth <= _MOST_DEPTH:
+    if isinstance(depth, bool) or not isinstance(depth, (int, float, np.integer, np.floating)):
+        raise TypeError(f"depth is a number, log2 of a total count, not {type(depth).__name__} {depth!r}.")
+    if not 0 <= depth <= MAX_DEPTH:  # nor NaN
         raise ValueError(
-            f"depth is log2 of a total count, from 0 to {_MOST_DEPTH:g}, not {depth!r}; a total of 5000 counts is depth=12.3."
+            f"depth is log2 of the median total count over the panel, from 0 to {MAX_DEPTH}, not {depth!r}; for a total count t "
+            f"give np.log2(t)."
         )
     return float(depth)
-
-
-def _check_key(key: str | None) -> None:
-    """Raise for names under which a result could not be stored or found again."""
-    if key is None:
-        return
-    if not isinstance(key, str):
-        raise TypeError(f"key_added is a string or None, not {key!r}.")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", key) or key.startswith((".", "__")) or key == X:
-        raise ValueError(
-            f"key_added={key!r} cannot be stored: names have letters, digits, '_', '.' and '-', and 'X' means the counts."
-        )
 
 
 def _kept(keep_draws: int | None, n_draws: int, usual: int) -> int:
@@ -235,9 +221,10 @@ def _model_for(sdata: SpatialData, model: Model | str | Path | None) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, Path)):
-        if model in METHODS and not Path(model).exists():
+        if str(model) in METHODS and not Path(model).exists():
             raise ValueError(
-                f"model={model!r} is the name of a method; fit one with hd.tl.fit(sdata, method={model!r}), or name the folder of a model."
+                f"model={model!r} is the name of a method, not a fitted model; fit one with "
+                f"hd.tl.fit(sections, method={model!r}), or give the folder of one."
             )
         return Model.load(model)
     if model is not None:
@@ -284,10 +271,12 @@ def _check(
                 f"{bound.place.name!r} is embedded with {has.encoder!r} (revision {has.revision}, patch {has.patch_um:g} um), the model needs "
                 f"{needs.encoder!r} (revision {needs.revision}, patch {needs.patch_um:g} um); run hd.pp.embed(sdata, encoder={needs.encoder!r}, patch_um={needs.patch_um:g})."
             )
-        if table is not None and bound.place.table_key != _keys.LATTICE_TABLE:
+        if table is None:
+            continue
+        if bound.place.table_key != _keys.LATTICE_TABLE:
             check_panel_present(model.genes, gene_names(table, like=model.genes), f"table {bound.place.table_key!r}")
-            if target is None:
-                check_layers_writable(table, stem, keep_draws, f"Table {bound.place.table_key!r}")
+        if target is None:
+            check_layers_writable(table, stem, keep_draws, f"Table {bound.place.table_key!r}")
 
 
 def _predict(
@@ -304,7 +293,7 @@ def _predict(
         ensure_lattice(sdata, where, (model.cohort.pitch_um, model.cohort.radius_um))
     bounds = [_with_counts(bound, model, layer) for bound in _prepared(sdata, model, where, run)]
     predictions = [model.fitted.predict(bound.section, bound.section.spots, **options, **run) for bound in bounds]
-    record = _record(bounds, model, options)
+    record = _record(bounds, model, options, predictions[0].n_draws)
     if not inplace:
         return ad.concat([_as_anndata(b, p, stem) for b, p in zip(bounds, predictions)], merge="same")
     _write(bounds, predictions, model, stem, record)
@@ -325,7 +314,7 @@ def _predict_fine(
     bounds = [_with_counts(bound, model, layer) for bound in _prepared(sdata, model, where, run)]
     results = []
     for bound in bounds:
-        record = _record([bound], model, options)
+        record = _record([bound], model, options, options["n_draws"])
         results.append(
             target.predict(bound, model, stem, options, run, record, several=len(bounds) > 1, inplace=inplace)
         )
@@ -367,32 +356,41 @@ def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
     return Bound(replace(known, depth=whole), bound.place)
 
 
-def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
-    own_depth = [bound.section.depth for bound in bounds]
-    counted = [bound.section for bound in bounds if bound.section.counts is not None]
-    used = [
-        options["depth"]
-        if options["depth"] is not None
-        else d
-        if d is not None and np.isfinite(d)
-        else model.cohort.depth
-        for d in own_depth
-    ]
+def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any], n_draws: int) -> dict[str, Any]:
+    depths = [_depth_of(bound.section, model, options["depth"]) for bound in bounds]
+    known = [_is_known(bound.section, model) for bound in bounds]
+    n_steps = model.fitted.n_steps  # 0: a method without steps takes none, whatever is asked for
     return {
         "method": model.method,
         "model": model.id,
         "n_genes": len(model.genes),
         "units": options["units"],
-        "depth": [float(depth) for depth in used],
+        "depth": [float(depth) for depth, _ in depths],
+        "depth_from": [source for _, source in depths],
         "seed": int(options["seed"]),
-        "n_draws": int(options["n_draws"]),
-        "n_steps": int(options["n_steps"] or model.config.get("n_steps", 0)),
+        "n_draws": int(n_draws),
+        "n_steps": int((options["n_steps"] or n_steps) if n_steps else 0),
         "calibration": "none",
-        "in_sample": any(model.cohort.contains(section.counts, section.genes) for section in counted),
-        "uses_section_counts": bool(counted)
-        and (options["depth"] is None or "counts" in method_named(model.method).needs_to_predict),
+        "in_sample": True if any(known) else UNKNOWN if None in known else False,
+        "uses_section_counts": "counts" in method_named(model.method).needs_to_predict,
         "version": VERSION,
     }
+
+
+def _depth_of(section: Section, model: Model, asked: float | None) -> tuple[float, str]:
+    """Return the depth that is predicted at, and where it comes from: ``given``, ``section`` or ``training``."""
+    if asked is not None:
+        return asked, "given"
+    if section.depth is not None and np.isfinite(section.depth):
+        return section.depth, "section"
+    return model.cohort.depth, "training"
+
+
+def _is_known(section: Section, model: Model) -> bool | None:
+    """Whether the model was trained on spots of a section; None without counts of the whole panel, by which they are known."""
+    if section.counts is None or len(section.genes) < len(model.genes):
+        return None
+    return model.cohort.contains(section.counts, section.genes)
 
 
 def _as_anndata(bound: Bound, prediction: Prediction, stem: str) -> AnnData:
@@ -414,17 +412,13 @@ def _write(
 ) -> None:
     place = bounds[0].place
     table = place.table
-    if place.table_key == _keys.LATTICE_TABLE and list(table.var_names) != list(model.genes):
-        if table.n_vars:
-            logger.warning(
-                "table %r has the genes of another panel: they and what was made of them are replaced", place.table_key
-            )
-        table = with_panel(place, model.genes)
+    if place.table_key == _keys.LATTICE_TABLE:
+        table = with_panel(place, model.genes, stem)
     rows = [bound.place.rows for bound in bounds]
     columns = rows_of(model.genes, gene_names(table, like=model.genes))
     write_layers(table, stem, rows, columns, predictions)
-    if place.table_key == _keys.LATTICE_TABLE and next(iter(records(table, _keys.PREDICTIONS)), stem) == stem:
-        table.X = table.layers[stem].copy()  # of several predictions X is the first
+    if place.table_key == _keys.LATTICE_TABLE and table.uns[_keys.STEM].setdefault(_keys.IN_X, stem) == stem:
+        table.X = table.layers[stem].copy()
     if model.knowledge is not None:
         write_var(table, _keys.cv_pcc(stem), columns, model.knowledge.cv_pcc)
         write_var(table, _keys.interval_factor(stem), columns, model.knowledge.interval_factor)

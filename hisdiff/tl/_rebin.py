@@ -20,13 +20,13 @@ from hisdiff._geometry._shares import shares
 from hisdiff._log import logger
 from hisdiff._log import progress as watched
 from hisdiff._sdata._at import read_locations
-from hisdiff._sdata._expression import X, draw_layers, own_prediction, stem_of
+from hisdiff._sdata._expression import X, check_not_logged, draw_layers, own_prediction, stem_of
 from hisdiff._sdata._grid import Window, labels_element
 from hisdiff._sdata._labels import instances_of
 from hisdiff._sdata._lazy import row_blocks, weighted_sums
 from hisdiff._sdata._locate import locate, made_here, mark_made_here
 from hisdiff._sdata._store import put
-from hisdiff._sdata._write import MAX_LAYER_BYTES, records, set_record
+from hisdiff._sdata._write import MAX_LAYER_BYTES, checked_name, records, set_record
 from hisdiff._sdata._written import check_free
 from hisdiff._section import Locations
 
@@ -124,7 +124,7 @@ def rebin(
     names = _layers(place.table, layers, statistic, from_)
     sources = _sources(place)
     target = _new_cells(place, to, sources) if not isinstance(to, str) else _element(place, to)
-    key = key_added or f"{from_}_in_{target.name}"
+    key = checked_name(key_added, f"{from_}_in_{target.name}")
     if inplace:
         _check_names_free(sdata, key, target)
     weights = _weights(target, sources)
@@ -189,6 +189,8 @@ def _place_of(sdata: SpatialData, from_: str, image_key: Any, mpp: float | None)
 def _layers(table: AnnData, layers: str | Sequence[str] | None, statistic: str, what: str) -> list[str]:
     """Return the layers to bring along, after checking that the statistic suits them and X."""
     own = own_prediction(table)
+    if statistic == "sum" or own is not None:  # what is made of a prediction has its units
+        check_not_logged(table)
     if layers is None:
         names = [] if own is None else draw_layers(table, own)
     else:
@@ -286,6 +288,8 @@ def _as_table(place: Place, target: _Target, key: str, values: Mapping[str, Any]
         table.layers[_keys.FINE_STD] = np.std(draws, axis=0, ddof=1).astype(np.float32)
     table.obsm[_keys.SPATIAL] = target.where.xy_um / place.mpp
     mark_made_here(table)
+    if _keys.IN_X in old.uns.get(_keys.STEM, {}):
+        set_record(table, _keys.IN_X, None, old.uns[_keys.STEM][_keys.IN_X])
     for stem, record in records(old, _keys.PREDICTIONS).items():
         told = {name: value for name, value in record.items() if name != "resolution_um"}
         cells = {} if target.ij is None else {"resolution_um": target.where.cell_um}

@@ -12,7 +12,7 @@ from hisdiff._check import listing, positive, seed_of
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
 from hisdiff._sdata._area import areas_of, check_obs_free, tables_places, write_columns
-from hisdiff._sdata._expression import read_expression
+from hisdiff._sdata._expression import X, covered_genes, read_expression
 from hisdiff._sdata._write import set_record
 from hisdiff.tl._segmentation import checked_options, label_section
 
@@ -63,8 +63,8 @@ def tls_score(
     sdata
         Object with an image and a table.
     programmes
-        Markers by programme; None for B cells, CD4 T cells, dendritic cells and CXCL13. Markers that the table lacks are
-        left out; a programme of which none is there is an error.
+        Markers by programme; None for B cells, CD4 T cells, dendritic cells and CXCL13. Markers that the table, or the panel of a
+        predicted layer, lacks are left out; a programme of which none is there is an error.
     layer
         Layer with expression; None for ``X``.
     n_required
@@ -92,7 +92,7 @@ def tls_score(
     Raises
     ------
     ValueError
-        If no marker of a programme is in the table, or ``n_required`` is more than there are programmes.
+        If no marker of a programme is in the table or panel, or ``n_required`` is more than there are programmes.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def tls_score(
     1.0
     """
     table, places = tables_places(sdata, table_key, image_key, mpp)
-    known = _present_markers(table, dict(programmes or TLS_PROGRAMMES))
+    known = _present_markers(table, layer, dict(programmes or TLS_PROGRAMMES))
     if positive(n_required, "n_required", integer=True) > len(known):
         raise ValueError(f"n_required={n_required} is more than there are programmes: {listing(known)}.")
     options = checked_options(1, "min", target, min_count, n_labels, continuity, working_px, 1)
@@ -140,16 +140,18 @@ def tls_score(
     return None
 
 
-def _present_markers(table: AnnData, programmes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    there = set(table.var_names)
+def _present_markers(
+    table: AnnData, layer: str | None, programmes: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    there = set(table.var_names[covered_genes(table, [layer or X])])
     known = {name: [gene for gene in markers if gene in there] for name, markers in programmes.items()}
     bare = [name for name, markers in known.items() if not markers]
     if bare:
         raise ValueError(
-            f"No marker of {listing(bare)} is among the {table.n_vars} genes, such as {listing(table.var_names, 3)}; name others with "
-            f"programmes=."
+            f"No marker of {listing(bare)} is among the {len(there)} genes of {layer or X!r}, such as {listing(sorted(there), 3)}; name "
+            f"others with programmes=."
         )
     left_out = sorted({gene for markers in programmes.values() for gene in markers} - there)
     if left_out:
-        logger.warning("markers that the table lacks are left out: %s", listing(left_out))
+        logger.warning("markers that %r lacks are left out: %s", layer or X, listing(left_out))
     return known

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from anndata import AnnData
 from scipy import sparse
 
 from hisdiff._sdata._expression import draw_layers, read_expression, stem_of, table_of
@@ -140,3 +141,29 @@ def test_values_that_cannot_be_expression_are_named(table, monkeypatch) -> None:
         table_of({}, None, "this")
     with pytest.raises(ValueError, match="data is an AnnData"):
         table_of(table, "table", "this")
+
+
+def test_measured_genes_outside_the_choice_can_be_named_and_depth_is_still_that_of_the_choice(table) -> None:
+    for slot in ("hisdiff_modelled", "other_modelled"):
+        del table.var[slot]
+    del table.uns["hisdiff"]
+    table.var["hisdiff_selected"] = np.arange(12) > 1
+    found = read_expression(table, None, genes=["B05", "A00"])[0]
+    assert list(found.genes) == ["B05", "A00"]
+    counts = dense(table)
+    totals = counts[:, 2:].sum(axis=1)
+    expected = np.log2(1 + counts[:, [5, 0]] * (np.median(totals) / totals)[:, None])
+    np.testing.assert_allclose(found.values(), expected, rtol=1e-5)
+    assert "A00" not in read_expression(table, None)[0].genes
+
+
+def test_what_scanpy_took_the_logarithm_of_is_not_taken_for_predicted_counts(table) -> None:
+    import scanpy as sc
+
+    fine = AnnData(np.expm1(dense(table) / 9), var=table.var[[]].copy())
+    fine.uns["hisdiff"] = {"made_by": "hisdiff", "predictions": {"hisdiff": {"units": "counts"}}}
+    fine.layers["draw0"] = fine.X.copy()
+    sc.pp.log1p(fine)
+    with pytest.raises(ValueError, match="no counts since sc.pp.log1p"):
+        read_expression(fine, None)
+    assert read_expression(fine, "draw0")[0].take_log

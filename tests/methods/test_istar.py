@@ -130,6 +130,7 @@ def test_spots_over_the_edge_of_the_image_are_left_out_with_a_warning(caplog):
 def test_sums_over_footprints_estimate_the_counts_of_spots(fitted):
     train = section()
     told = fitted.predict(train, train.spots, n_draws=16, units="counts")
+    assert told.n_draws == fitted.network.n_members < 16
     assert pearson(np.log2(1 + train.counts.toarray()), np.log2(1 + told.mean))[:-1].min() > 0.8
     # The sum rule: superpixels, each with its share of a footprint, add up to what is said of the spot.
     footprints = Footprints.of(train.spots, 8.0)

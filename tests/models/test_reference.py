@@ -92,7 +92,7 @@ def test_an_embedded_section_is_predicted(model, sdata) -> None:
     table = sdata.tables["table"]
     np.testing.assert_array_equal(table.layers["hisdiff"], values)
     assert "hisdiff_cv_pcc" not in table.var
-    assert not table.uns["hisdiff"]["predictions"]["hisdiff"]["in_sample"]
+    assert table.uns["hisdiff"]["predictions"]["hisdiff"]["in_sample"] == "unknown"  # its training is not known
 
 
 def test_a_section_that_has_only_an_image_is_predicted_once_it_is_embedded(model, sdata) -> None:

@@ -53,3 +53,13 @@ def test_what_cannot_be_shown_is_refused(table) -> None:
         hd.pl.comparison(table.drop(columns="method"))
     with pytest.raises(ValueError, match="no row"):
         hd.pl.comparison(table.iloc[:0])
+
+
+def test_numbers_of_neighbouring_axes_do_not_touch(table) -> None:
+    figure = hd.pl.comparison(table)
+    figure.canvas.draw()
+    reach = [[label.get_window_extent() for label in ax.get_xticklabels() if label.get_visible() and label.get_text()]
+             for ax in figure.axes[:4]]  # fmt: skip
+    assert all(len(labels) > 1 for labels in reach)
+    gaps = [min(b.x0 for b in right) - max(a.x1 for a in left) for left, right in zip(reach, reach[1:])]
+    assert min(gaps) > 0.15 * figure.dpi

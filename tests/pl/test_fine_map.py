@@ -200,3 +200,14 @@ def test_a_prediction_at_shapes_is_drawn_with_their_outlines(fine):
     ax = hd.pl.gene_map(fine, "A00", table_key="ridge_squares")
     np.testing.assert_allclose(ax.collections[0].get_paths()[0].get_extents().bounds, [125, 125, 50, 50])
     assert "A00, predicted by ridge" in ax.get_title(loc="left")
+
+
+def test_a_logarithm_that_scanpy_took_is_not_taken_again(fine):
+    table = fine.tables["hisdiff_50um"]
+    table.uns["log1p"] = {"base": None}
+    try:
+        ax = hd.pl.gene_map(fine, "A00", table_key="hisdiff_50um")
+        assert raster_of(ax).get_array().max() == pytest.approx(table[:, "A00"].X.max(), rel=1e-6)
+        assert [bar.get_ylabel() for bar in ax.figure.axes if bar.get_label() == "<colorbar>"] == ["X after log1p"]
+    finally:
+        del table.uns["log1p"]

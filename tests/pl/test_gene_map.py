@@ -228,6 +228,8 @@ def test_polygons_are_drawn_as_they_are(sdata):
         ({"genes": []}, ValueError, "genes is empty"),
         ({"genes": "A00", "layers": []}, ValueError, "layers is empty"),
         ({"genes": "A00", "layers": "istar"}, KeyError, "no layer 'istar'.*hd.tl.predict"),
+        ({"genes": "A00", "percentiles": 99}, ValueError, "two ends of the colour scale"),
+        ({"genes": "A00", "percentiles": (99, 1)}, ValueError, "two ends of the colour scale"),
         ({"genes": "B11"}, ValueError, "'B11' has no values in 'hisdiff'.*hisdiff_modelled"),
         ({"genes": "A00", "image_key": "photo"}, KeyError, "'photo'.*s1_image"),
         ({"genes": "A00", "table_key": "other"}, KeyError, "'other'.*'table'"),
@@ -238,13 +240,6 @@ def test_mistakes_are_said_before_anything_is_drawn(sdata, arguments, error, mes
         hd.pl.gene_map(sdata, **arguments)
     assert not plt.get_fignums()
 
-
-def test_genes_of_a_single_layer_stand_side_by_side_and_those_of_several_in_rows(sdata):
-    genes = list(sdata.tables["table"].var_names[:4])
-    places = [ax.get_subplotspec() for ax in panels(hd.pl.gene_map(sdata, genes, layers="X"))]
-    assert [(place.rowspan.start, place.colspan.start) for place in places] == [(0, 0), (0, 1), (0, 2), (1, 0)]
-    places = [ax.get_subplotspec() for ax in panels(hd.pl.gene_map(sdata, genes, layers=["X", "hisdiff"]))]
-    assert [place.rowspan.start for place in places] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_axes_for_several_panels_are_refused(sdata):
@@ -309,3 +304,30 @@ def test_section_with_only_an_image_shows_its_prediction_on_the_lattice(make_sec
     np.testing.assert_allclose(spots_of(ax).get_array(), image_only.tables["lattice"].layers["ridge"][:, 0])
     with pytest.raises(ValueError, match="nothing measured in X"):
         hd.pl.gene_map(image_only, "A00", layers="X")
+
+
+def places(figure):
+    return {
+        (round(ax.get_position().x0, 2), round(ax.get_position().y0, 2)) for ax in panels(figure) if ax.get_visible()
+    }
+
+
+def test_many_genes_of_one_layer_fill_rows_and_several_layers_keep_their_columns(sdata):
+    genes = [name for name in sdata.tables["table"].var_names if name != "B11"][:8]
+    for layers, n_columns, n_rows in (("X", 3, 3), (["X", "hisdiff"], 2, 8)):
+        figure = hd.pl.gene_map(sdata, genes, layers=layers)
+        figure.canvas.draw()
+        x, y = (set(each) for each in zip(*places(figure)))
+        assert (len(x), len(y)) == (n_columns, n_rows)
+    shown = [title_of(ax) for ax in panels(hd.pl.gene_map(sdata, genes, layers="X")) if ax.get_visible()]
+    assert [title.split(",")[0] for title in shown] == genes
+
+
+def test_a_missing_spread_is_explained(sdata):
+    table = sdata.tables["table"]
+    table.layers["hisdiff_std"][:] = np.nan
+    table.uns["hisdiff"]["predictions"]["hisdiff"]["n_draws"] = 1
+    with pytest.raises(ValueError, match="one value per location.*has no spread"):
+        hd.pl.uncertainty_map(sdata, "A00")
+    with pytest.raises(ValueError, match="not in the model's panel"):
+        hd.pl.uncertainty_map(sdata, "B11")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -120,3 +121,22 @@ def test_the_choice_on_real_sections_has_the_size_of_the_study(real_data) -> Non
     hd.pp.select_genes(train)
     assert 180 <= len(selected(train[0])) <= 300
     assert {"ERBB2", "CD74"} <= selected(train[0])
+
+
+def test_one_spot_says_nothing_of_how_genes_vary(make_section) -> None:
+    sdata = make_section()
+    table = sdata.tables["table"][:1].copy()
+    del sdata.tables["table"]
+    sdata.tables["table"] = table
+    with pytest.raises(ValueError, match="how they vary, and there are 1 spots"):
+        hd.pp.select_genes(sdata)
+
+
+def test_the_regions_of_a_table_count_as_sections(make_section, caplog) -> None:
+    sdata = make_section()
+    sdata.shapes["s2"] = sdata.shapes["s1"].copy()
+    table = sdata.tables["table"]
+    table.obs["region"] = pd.Categorical(["s1"] * 18 + ["s2"] * 18)
+    table.uns["spatialdata_attrs"]["region"] = ["s1", "s2"]
+    hd.pp.select_genes(sdata)
+    assert "chosen on 2 section(s)" in caplog.text

@@ -236,26 +236,6 @@ def test_evaluate_names_what_is_missing(sdata, model) -> None:
         hd.tl.evaluate(sdata, layer="ridge", normalize="cpm")
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"depth": 5000}, ValueError, "log2 of a total count"),
-        ({"depth": float("nan")}, ValueError, "log2 of a total count"),
-        ({"depth": "10"}, TypeError, "depth is a number"),
-        ({"key_added": "my pred/x"}, ValueError, "cannot be stored"),
-        ({"key_added": "X"}, ValueError, "cannot be stored"),
-        ({"key_added": ""}, ValueError, "cannot be stored"),
-        ({"key_added": ["a"]}, TypeError, "key_added is a string"),
-        ({"model": "ridge"}, ValueError, "name of a method"),
-    ],
-)
-def test_options_of_a_prediction_are_checked_first(sdata, options, error, message) -> None:
-    model = hd.tl.fit(sdata, method="ridge")
-    before = snapshot(sdata)
-    with pytest.raises(error, match=message):
-        hd.tl.predict(sdata, **{"model": model, **options})
-    assert snapshot(sdata) == before
-
 
 @pytest.mark.parametrize("config", [{"sampler": "ddpm"}, {"preset": "dit", "width": 50, "heads": 8}])
 def test_settings_that_do_not_go_together_are_refused_before_the_fit(sdata, config) -> None:

@@ -82,3 +82,40 @@ def test_figures_on_training_sections_are_marked_as_such(coloured_sections, capl
     result = hd.tl.evaluate(train, layer="ridge")
     assert result.attrs["in_sample"]
     assert "say nothing about new tissue" in caplog.text
+
+
+def test_figures_of_a_method_that_was_given_the_counts_are_marked_as_such(coloured_sections, caplog) -> None:
+    test = coloured_sections[2]
+    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), depth=9.0)
+    assert hd.tl.evaluate(test, layer="tesla").attrs["uses_section_counts"]
+    assert "say nothing about skill" in caplog.text
+
+
+def test_a_single_draw_has_no_coverage(coloured_sections) -> None:
+    *train, test = coloured_sections
+    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)
+    assert np.isnan(hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["coverage_90"])
+
+
+def test_messages_about_counts_name_the_argument_that_takes_them(predicted) -> None:
+    test, train = predicted
+    for sdata in (test, train[0]):
+        table = sdata.tables["table"]
+        table.layers["raw"] = table.X.copy()
+        table.X = table.X.toarray() / 3
+    with pytest.raises(ValueError, match="name it with truth= .*'raw'"):
+        hd.tl.evaluate(test, layer="ridge")
+    with pytest.raises(ValueError, match=r"the control's table, X.*put them into X"):
+        hd.tl.evaluate(test, layer="ridge", truth="raw", control=train)
+
+
+def test_a_section_with_only_an_image_has_nothing_to_be_judged_by(predicted, colour_encoder) -> None:
+    import spatialdata as sd
+
+    _, train = predicted
+    only = sd.SpatialData(images={"he": train[0].images["s0_image"]})
+    hd.pp.embed(only, colour_encoder)
+    hd.tl.predict(only, hd.tl.fit(train, method="ridge"))
+    for judge in (hd.tl.evaluate, hd.pl.evaluation):
+        with pytest.raises(ValueError, match="nothing measured in X.*truth="):
+            judge(only, layer="ridge")

@@ -115,9 +115,36 @@ def test_the_fine_table_of_an_object_is_found(table, make_section) -> None:
         ({"smooth_um": -1}, ValueError),
         ({"genes": ["X"]}, KeyError),
         ({"layer": "raw"}, KeyError),
+        ({"key_added": "my cluster"}, ValueError),
     ],
 )
 def test_wrong_arguments_are_refused(table, arguments, error) -> None:
     with pytest.raises(error):
         hd.tl.cluster_cells(table, **arguments)
     assert "cluster" not in table.obs
+
+
+def test_cells_without_a_value_do_not_change_the_scores_of_the_others(table) -> None:
+    table.X += 10
+    whole = hd.tl.marker_scores(table, MARKERS, inplace=False)
+    low, high = table.X.argmin(axis=0), table.X.argmax(axis=0)
+    lost = next(i for i in range(900) if i not in {*low, *high})
+    table.X[lost] = np.nan
+    part = hd.tl.marker_scores(table, MARKERS, inplace=False)
+    assert part.iloc[lost].isna().all()
+    np.testing.assert_allclose(part.drop(index=f"c{lost}"), whole.drop(index=f"c{lost}"), rtol=1e-5)
+
+
+def test_logarithms_are_not_clustered_as_counts(table) -> None:
+    import scanpy as sc
+
+    sc.pp.log1p(table)
+    with pytest.raises(ValueError, match=r"no counts since sc\.pp\.log1p"):
+        hd.tl.cluster_cells(table, 2)
+
+
+def test_of_several_fine_tables_one_has_to_be_named(table, make_section) -> None:
+    sdata = make_section()
+    sdata.tables["a"], sdata.tables["b"] = table, table.copy()
+    with pytest.raises(ValueError, match=r"There are several tables finer than the spots, \['a', 'b'\]"):
+        hd.tl.cluster_cells(sdata)

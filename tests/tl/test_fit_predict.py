@@ -45,8 +45,8 @@ def test_slots_shapes_types_and_record_are_those_of_the_contract(sections, model
     record = table.uns["hisdiff"]["predictions"]["ridge"]
     assert record["model"] == model.id
     assert (record["seed"], record["n_draws"], record["units"], record["method"]) == (7, 5, "log2", "ridge")
-    assert record["uses_section_counts"]
-    assert not record["in_sample"]
+    assert (record["depth_from"], record["uses_section_counts"]) == (["section"], False)
+    assert record["in_sample"] is False
 
 
 def test_the_same_seed_gives_the_same_result_and_another_one_another(sections, model) -> None:
@@ -143,6 +143,63 @@ def test_a_section_with_only_an_image_is_predicted_on_a_lattice(sections, model,
     hd.tl.predict(only, model)  # again
 
 
+@pytest.fixture
+def only_image(sections, colour_encoder):
+    only = sd.SpatialData(images={"he": sections[2].images["s2_image"]})
+    hd.pp.embed(only, colour_encoder)
+    return only
+
+
+def test_predictions_of_a_section_with_only_an_image_lie_side_by_side(sections, model, only_image, tmp_path) -> None:
+    hd.tl.predict(only_image, model)
+    hd.tl.coexpression(only_image, layer="ridge")
+    first = only_image.tables["lattice"].copy()
+    hd.tl.predict(only_image, model, key_added="again", units="counts", rng=3)
+    only_image.write(tmp_path / "s.zarr")
+    table = sd.read_zarr(tmp_path / "s.zarr").tables["lattice"]
+    assert set(table.uns["hisdiff"]["predictions"]) == {"ridge", "again"}
+    for name in ("ridge", "ridge_std", "ridge_draw0"):
+        np.testing.assert_array_equal(table.layers[name], first.layers[name])
+    np.testing.assert_array_equal(table.X, first.X)
+    assert "hisdiff_coexpression" in table.varp
+    # X is still the first one, in its units.
+    of_x, of_layer = (hd.tl.coexpression(table, layer=name, inplace=False) for name in ("X", "ridge"))
+    np.testing.assert_allclose(of_x, of_layer, atol=1e-6)
+
+
+def test_a_lattice_gets_the_genes_of_another_panel_beside_its_own(sections, model, only_image) -> None:
+    few, other = list(model.genes[:8]), list(model.genes[8:])
+    hd.pp.select_genes(sections[:2], genes=few)
+    hd.tl.predict(only_image, hd.tl.fit(sections[:2], method="ridge"))
+    hd.tl.coexpression(only_image, layer="ridge")
+    first = only_image.tables["lattice"].copy()
+    hd.pp.select_genes(sections[:2], genes=[*few[:4], *other])
+    hd.tl.predict(only_image, hd.tl.fit(sections[:2], method="ridge"), key_added="wide")
+    table = only_image.tables["lattice"]
+    assert list(table.var_names) == [*few, *other]
+    kept = table[:, few]
+    np.testing.assert_array_equal(kept.layers["ridge"], first.layers["ridge"])
+    np.testing.assert_allclose(kept.varp["hisdiff_coexpression"].toarray(), first.varp["hisdiff_coexpression"])
+    assert list(table.var_names[table.var["ridge_modelled"]]) == few
+    assert set(table.var_names[table.var["wide_modelled"]]) == {*few[:4], *other}
+    assert np.isnan(table[:, other].layers["ridge"]).all()
+    assert hd.pl.coexpression(only_image).images
+
+
+def test_the_only_prediction_of_a_lattice_gives_way_to_another_panel_and_it_is_said(
+    sections, model, only_image, caplog
+) -> None:
+    hd.tl.predict(only_image, model)
+    hd.tl.coexpression(only_image, layer="ridge")
+    hd.pp.select_genes(sections[:2], genes=list(model.genes[:4]))
+    hd.tl.predict(only_image, hd.tl.fit(sections[:2], method="ridge"))
+    table = only_image.tables["lattice"]
+    assert sorted(table.var_names) == sorted(model.genes[:4])
+    assert "what was made of it are replaced" in caplog.text
+    with pytest.raises(KeyError, match=r"no coexpression 'hisdiff'; available: \[\]"):
+        hd.pl.coexpression(only_image)
+
+
 def test_one_table_with_two_regions_is_two_sections(sections, model, colour_encoder) -> None:
     a, b = sections[0], sections[2]
     both = merged(a, b)
@@ -208,8 +265,7 @@ def test_depth_can_be_set_and_is_the_sections_own_by_default(sections, model) ->
     assert record["depth"][0] == pytest.approx(float(np.log2(np.median(np.asarray(counts)))), abs=1e-4)
     hd.tl.predict(sections[2], model, depth=3.0)
     record = sections[2].tables["table"].uns["hisdiff"]["predictions"]["ridge"]
-    assert record["depth"] == [3.0]
-    assert not record["uses_section_counts"]
+    assert (record["depth"], record["depth_from"]) == ([3.0], ["given"])
 
 
 def test_a_table_that_lacks_genes_is_predicted_at_the_depth_of_the_whole_panel(coloured_sections) -> None:
@@ -292,3 +348,74 @@ def test_a_cropped_section_is_predicted_on_its_image_only(make_section) -> None:
     hd.pl.overview(crop)
     again = sd.bounding_box_query(crop, axes=("x", "y"), **box)  # its fine table annotates a list of one region
     hd.pl.overview(again)
+
+
+@pytest.mark.parametrize(
+    ("depth", "error"), [(5000, ValueError), (800.0, ValueError), (-1, ValueError), (np.nan, ValueError),
+                         ("10", TypeError), (True, TypeError)]
+)  # fmt: skip
+def test_a_depth_that_is_no_log2_of_a_count_is_refused_before_anything_is_written(
+    sections, model, depth, error
+) -> None:
+    with pytest.raises(error, match="log2"):
+        hd.tl.predict(sections[2], model, depth=depth)
+    assert layers(sections[2]) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("my pred/x", ValueError), ("X", ValueError), ("", ValueError), (["a"], TypeError), ("__a", ValueError)],
+)
+def test_a_name_that_cannot_be_written_or_reached_is_refused(sections, model, name, error) -> None:
+    with pytest.raises(error, match="no name for a result"):
+        hd.tl.predict(sections[2], model, key_added=name)
+    assert layers(sections[2]) == set()
+
+
+def in_sample(sdata) -> object:
+    return sdata.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["in_sample"]
+
+
+def test_whether_the_model_knows_a_section_is_unknown_where_genes_or_counts_are_missing(
+    sections, model, tmp_path
+) -> None:
+    train = sections[0]
+    table = train.tables["table"]
+    table.layers["raw"] = table.X.copy()
+    table.X = (table.X.toarray() - 1.5).astype(np.float32)
+    hd.tl.predict(train, model)
+    assert in_sample(train) == "unknown"
+    hd.tl.predict(train, model, layer="raw")
+    assert in_sample(train) is True
+    fewer = table[:, list(model.genes[1:])].copy()
+    del train.tables["table"]
+    train.tables["table"] = fewer
+    hd.tl.predict(train, model, layer="raw")
+    train.write(tmp_path / "s.zarr")
+    assert in_sample(sd.read_zarr(tmp_path / "s.zarr")) == "unknown"
+    assert hd.tl.evaluate(train, layer="ridge", truth="raw").attrs["in_sample"] is None
+
+
+def test_counts_of_one_gene_do_not_make_a_section_a_known_one(sections) -> None:
+    hd.pp.select_genes(sections, genes=[sections[0].tables["table"].var_names[-1]])
+    model = hd.tl.fit(sections[:2], method="ridge")
+    hd.tl.predict(sections, model)
+    assert [in_sample(sdata) for sdata in sections] == ["unknown"] * 3
+    result = hd.tl.evaluate(sections[2], layer="ridge")
+    assert np.isnan(result["pearson_norm"]).all()
+    assert np.isnan(result.attrs["summary"]["mean_norm"]["mse"])
+
+
+def test_a_record_says_what_was_made_not_what_was_asked_for(sections) -> None:
+    test = sections[2]
+    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), n_draws=8, n_steps=5, depth=6.0)
+    hd.tl.predict(test, hd.tl.fit(sections[:2], config={"train_steps": 5, "n_steps": 3, "fine": False}), n_draws=2)
+    made = test.tables["table"].uns["hisdiff"]["predictions"]
+    assert [(r["n_draws"], r["n_steps"]) for r in (made["tesla"], made["hisdiff"])] == [(1, 0), (2, 3)]
+    assert made["tesla"]["uses_section_counts"]  # whatever the depth
+    assert not made["hisdiff"]["uses_section_counts"]
+
+
+def test_the_name_of_a_method_is_no_model(sections) -> None:
+    with pytest.raises(ValueError, match=r"name of a method.*fit\(sections, method='ridge'\)"):
+        hd.tl.predict(sections[2], "ridge")

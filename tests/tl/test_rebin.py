@@ -234,3 +234,12 @@ def test_rows_without_a_place_are_named(halves):
     halves.tables["hisdiff_10um"].obs["instance_id"] += 500
     with pytest.raises(ValueError, match="have no place in 'cells'"):
         hd.tl.rebin(halves, "hisdiff_10um", "halves")
+
+
+def test_logarithms_are_not_added_up(halves):
+    import scanpy as sc
+
+    sc.pp.log1p(halves.tables["hisdiff_10um"])
+    for statistic in ("sum", "mean"):  # either would be recorded as counts
+        with pytest.raises(ValueError, match=r"no counts since sc\.pp\.log1p"):
+            hd.tl.rebin(halves, "hisdiff_10um", "halves", statistic=statistic)

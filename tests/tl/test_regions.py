@@ -126,6 +126,8 @@ def test_edge_of_a_region_of_spots_and_parts_that_are_too_small(sdata) -> None:
         (lambda s: hd.tl.marker_regions(s, "A00", target="tiny"), ValueError, "target is one of"),
         (lambda s: hd.tl.marker_regions(s, "A00", layer="raw"), KeyError, "no layer 'raw'"),
         (lambda s: hd.tl.marker_regions(s, "A00", key_added="array"), ValueError, "hisdiff did not write"),
+        (lambda s: hd.tl.marker_regions(s, "A00", key_added="a/b"), ValueError, "no name for a result"),
+        (lambda s: hd.tl.coexpression(s, layer="X", key_added=""), ValueError, "no name for a result"),
         (lambda s: hd.tl.marker_regions(s, "A00", table_key="x"), KeyError, "no table 'x'"),
         (lambda s: hd.tl.marker_regions(s.tables["table"], "A00"), TypeError, "SpatialData is needed"),
         (lambda s: hd.tl.tls_score(s), ValueError, "No marker of \\['B cell'"),
@@ -147,3 +149,18 @@ def test_mistakes_are_named_and_change_nothing(sdata, call, error, message) -> N
         call(sdata)
     assert list(sdata.tables["table"].obs) == before
     assert sorted(sdata.tables["table"].uns) == uns
+
+
+def test_markers_that_are_measured_but_not_chosen_or_not_predicted_are_treated_as_such(sdata, caplog) -> None:
+    table = sdata.tables["table"]
+    table.var["hisdiff_selected"] = table.var_names != "A10"
+    hd.tl.marker_regions(sdata, A_GENES, working_px=40)
+    assert sdata.tables["table"].uns["hisdiff"]["regions"]["hisdiff_region"]["markers"] == A_GENES
+    hd.tl.predict(sdata, hd.tl.fit(sdata, method="tesla", config={"step_um": 50, "n_neighbours": 64}))
+    programmes = {"red": A_GENES, "blue": ["B09"]}
+    hd.tl.tls_score(sdata, programmes, layer="tesla", n_required=2, working_px=40)
+    record = table.uns["hisdiff"]["regions"]["hisdiff_tls"]
+    assert record["programmes"] == {"red": ["A08"], "blue": ["B09"]}
+    assert "markers that 'tesla' lacks are left out: ['A10']" in caplog.text
+    with pytest.raises(ValueError, match=r"No marker of \['red'\] is among the 11 genes of 'tesla'"):
+        hd.tl.tls_score(sdata, {"red": ["A10"], "blue": ["B09"]}, layer="tesla", n_required=2)

@@ -13,24 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def gather(anchors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of the anchors around each location and where there is one.
-
-    Parameters
-    ----------
-    anchors
-        ``(m, D)``.
-    indices
-        ``(B, k)`` rows of ``anchors``, negative where there is no anchor.
-
-    Returns
-    -------
-    ``(B, k, D)`` embeddings (arbitrary where there is no anchor) and the boolean mask ``(B, k)``.
-    """
-    mask = indices >= 0
-    return anchors[indices.clamp(min=0)], mask
-
-
 class SetAttention(nn.Module):
     """Multi-head attention of one query on a set, without positions; the order of the set does not matter.
 

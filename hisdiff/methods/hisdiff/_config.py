@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
-from hisdiff._check import one_of, positive
+from hisdiff._check import listing, one_of, positive
 from hisdiff.methods._context import Scaling
 from hisdiff.methods._options import Options
 from hisdiff.methods._training import TrainingOptions
@@ -88,6 +88,11 @@ class HisDiffConfig(Options):
     def __post_init__(self) -> None:
         one_of(self.denoiser, get_args(Denoiser), "denoiser")
         one_of(self.sampler, SAMPLERS, "sampler")
+        if self.denoiser == "mlp" and self.sampler == "ddpm":
+            raise ValueError(
+                "sampler 'ddpm' adds noise at every step, which the flow of denoiser 'mlp' has no place for; one of "
+                f"{listing(name for name in SAMPLERS if name != 'ddpm')} follows it."
+            )
         for name in ("scalings", "gammas", "penalties"):
             value = getattr(self, name)
             value = (value,) if isinstance(value, (str, int, float)) else tuple(value)
@@ -100,12 +105,10 @@ class HisDiffConfig(Options):
             positive(getattr(self, name), name, integer=True)
         for name in ("width", "depth", "heads", "n_blocks", "n_steps"):
             positive(getattr(self, name), name, integer=True)
-        if self.denoiser == "mlp" and self.sampler == "ddpm":
-            raise ValueError(
-                "sampler 'ddpm' is for denoiser 'dit'; 'mlp' carries noise by a flow, without adding more."
-            )
         if self.denoiser == "dit" and self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}.")
+            raise ValueError(
+                f"A width of {self.width} does not split into {self.heads} heads; heads has to divide width."
+            )
         for name in ("gammas", "penalties"):
             for value in getattr(self, name):
                 positive(value, name)

@@ -130,7 +130,7 @@ class GaussianDiffusion:
         return self._tables[t.device][name][t]
 
 
-def paper_loss(
+def loss_terms(
     network: Callable[[Tensor, Tensor, Tensor], Tensor],
     condition: Tensor,
     x0: Tensor,
@@ -138,8 +138,8 @@ def paper_loss(
     noise: Tensor,
     *,
     diffusion: GaussianDiffusion,
-) -> Tensor:
-    """Return the published training loss of each location ``(B,)``: noise error plus variational bound.
+) -> tuple[Tensor, Tensor | None]:
+    """Return the terms whose sum is the published training loss of each location: noise error and variational bound.
 
     Parameters
     ----------
@@ -153,11 +153,14 @@ def paper_loss(
         ``(B,)`` integer levels of ``diffusion``, drawn uniformly.
     diffusion
         The process.
+
+    Returns
+    -------
+    As ``GaussianDiffusion.losses``.
     """
     x_t = diffusion.q_sample(x0, t, noise)
-    output = network(x_t, diffusion.times(t), condition)
-    mse, bound = diffusion.losses(output, x0, x_t, t, noise)
-    return mse if bound is None else mse + bound
+    output = network(x_t, diffusion.times(t), condition).float()
+    return diffusion.losses(output, x0, x_t, t, noise)
 
 
 def _normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:

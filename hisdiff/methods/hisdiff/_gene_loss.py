@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hisdiff.methods._training import LossOutput, Validation, generator_for
-from hisdiff.methods.hisdiff._diffusion import GaussianDiffusion
+from hisdiff.methods.hisdiff._diffusion import GaussianDiffusion, loss_terms
 from hisdiff.methods.hisdiff._gene_model import FLOW_SCALE, kind_of
 from hisdiff.methods.hisdiff._gene_scale import OCTAVES
 from hisdiff.methods.hisdiff._parametrisation import target
@@ -111,17 +111,17 @@ class GeneLoss(nn.Module):
             depth - self.depth if self.standardise else None,
         )
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
+        t = (place * len(self.diffusion)).long().clamp(max=len(self.diffusion) - 1)
+        if self.kind == "epsilon":
+            mse, bound = loss_terms(self.network.denoiser, condition, x0, t, noise, diffusion=self.diffusion)
+            return {"mse": mse} if bound is None else {"mse": mse, "vb": bound}
         if self.kind == "velocity":
             time, alpha, sigma = FLOW_SCALE * place, (1 - place)[:, None], place[:, None]
         else:
-            t = (place * len(self.diffusion)).long().clamp(max=len(self.diffusion) - 1)
             time, alpha, sigma = self.diffusion.times(t), self.alpha[t, None], self.sigma[t, None]
         x_t = alpha * x0 + sigma * noise
         output = self.network.denoiser(x_t, time, condition).float()
-        if self.kind != "epsilon":
-            return {"mse": (output - target(self.kind, x0, noise, alpha, sigma)).square().mean(-1)}
-        mse, bound = self.diffusion.losses(output, x0, x_t, t, noise)
-        return {"mse": mse} if bound is None else {"mse": mse, "vb": bound}
+        return {"mse": (output - target(self.kind, x0, noise, alpha, sigma)).square().mean(-1)}
 
     def _standardised(self, values: Tensor, depth: Tensor) -> Tensor:
         """Standardise log2(1 + count) ``(B, G)`` as ``GeneScale.at`` says for each row's depth."""

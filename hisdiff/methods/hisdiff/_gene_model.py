@@ -17,7 +17,7 @@ from hisdiff.methods.hisdiff._dit import DiT
 from hisdiff.methods.hisdiff._fast import Draw
 from hisdiff.methods.hisdiff._gene_scale import GeneScale
 from hisdiff.methods.hisdiff._reference import PUBLISHED_FUSION_HEADS
-from hisdiff.methods.hisdiff._samplers import SAMPLERS, denoiser
+from hisdiff.methods.hisdiff._samplers import FLOW_SAMPLERS, SAMPLERS, denoiser
 from hisdiff.methods.hisdiff._schedule import Schedule, linear_betas
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 DENOISERS = {"dit": DiT}
 """Denoisers of the gene vector by their name in the configuration; each is built from the arguments of ``DiT``."""
-FLOW_SAMPLERS = ("euler", "heun")
-"""Samplers of flow matching; a network for them is trained on straight paths, all others on the diffusion."""
 FLOW_SCALE = 1000.0
 """The time embedding is made for steps 0 to 999."""
 # Token values worked on at a time: some hundred locations of a small network, a few dozen of the published one.

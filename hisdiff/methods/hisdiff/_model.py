@@ -80,6 +80,7 @@ class FittedHisDiff:
     ) -> None:
         self.genes, self.config, self.generator = np.asarray(genes), config, generator
         self.knowledge, self.history, self.radius_um = knowledge, history or [], radius_um
+        self.n_steps = config.n_steps
 
     def predict(
         self,

@@ -188,3 +188,5 @@ def _span(schedule: Schedule, i: int) -> float:
 
 SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++2m": dpm_solver_2m, "euler": euler, "heun": heun}
 """Samplers by name."""
+FLOW_SAMPLERS = ("euler", "heun")
+"""Those of flow matching; a network for them is trained on straight paths, for all others on the diffusion."""

@@ -97,12 +97,6 @@ def linear_betas(n_steps: int = 1000, start: float = 1e-4, end: float = 0.02) ->
     return np.linspace(start, end, n_steps)
 
 
-def cosine_betas(n_steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> np.ndarray:
-    """Noise variances that let the signal fall as a squared cosine (Nichol and Dhariwal, 2021)."""
-    kept = np.cos((np.arange(n_steps + 1) / n_steps + offset) / (1 + offset) * np.pi / 2) ** 2
-    return np.minimum(1 - kept[1:] / kept[:-1], largest)
-
-
 def respaced_levels(n_levels: int, n_kept: int) -> np.ndarray:
     """Return ``n_kept`` of ``n_levels`` indices, evenly spaced with both ends."""
     if not 1 <= n_kept <= n_levels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from hisdiff._device import resolve_device
 from hisdiff._geometry._grid import cells_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
-from hisdiff._section import Locations, Prediction
 from hisdiff.methods._base import Scatter
 from hisdiff.methods._draws import DrawAccumulator
 from hisdiff.methods._noise import ROW_BLOCK
@@ -24,7 +24,7 @@ from hisdiff.methods.xfuse._slides import Slide
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from hisdiff._section import Section
+    from hisdiff._section import Locations, Prediction, Section
     from hisdiff.methods._base import Knowledge
 
 # Counts drawn for every draw of the expected ones: the mean of log2(1 + count) needs more than one.
@@ -51,6 +51,8 @@ class FittedXFuse:
     scatter
         Of the counts of training spots around what is predicted for them.
     """
+
+    n_steps = 0
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class FittedXFuse:
                 if units == LOG2:
                     mean += values / _COUNTINGS
         result = draws.result(self.genes)
-        return Prediction((mean / n_draws).astype(np.float32), result.std, self.genes, units, result.draws)
+        return replace(result, mean=(mean / n_draws).astype(np.float32))
 
     def field(
         self,

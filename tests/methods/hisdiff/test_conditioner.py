@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hisdiff.methods.hisdiff._conditioner import Conditioner, SetAttention, TimestepEmbedder, gather
+from hisdiff.methods.hisdiff._conditioner import Conditioner, SetAttention, TimestepEmbedder
 from hisdiff.methods.hisdiff._initialise import initialise
 
 B, D, C = 6, 32, 20
@@ -93,16 +93,8 @@ def test_anchors_by_index_are_the_anchors_themselves(width):
     wide = torch.stack([torch.randperm(30, generator=generator(i))[:12] for i in range(B)])
     wide[0, 5:] = -1
     near = wide[:, :9]
-    (near_values, near_mask), (wide_values, wide_mask) = gather(anchors, near), gather(anchors, wide)
-    expected = module(own, near_values, wide_values, near_mask, wide_mask)
+    expected = module(own, anchors[near.clamp(min=0)], anchors[wide.clamp(min=0)], near >= 0, wide >= 0)
     torch.testing.assert_close(module.at(own, anchors, near, wide), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_gathering_marks_what_is_not_there():
-    anchors, indices = randn(5, D), torch.tensor([[0, 4, -1], [2, -1, -1]])
-    values, mask = gather(anchors, indices)
-    torch.testing.assert_close(values[mask], anchors[[0, 4, 2]])
-    assert mask.tolist() == [[True, True, False], [True, False, False]]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])

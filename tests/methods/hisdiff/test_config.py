@@ -50,6 +50,8 @@ def test_unknown_option_lists_what_there_is():
         {"linear": -0.1},
         {"learning_rate": 0.0},
         {"precision": "int8"},
+        {"sampler": "ddpm"},  # of the default flow
+        {"heads": 7, "preset": "dit"},
     ],
 )
 def test_values_out_of_range_name_the_option(changes):

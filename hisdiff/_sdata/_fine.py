@@ -12,7 +12,7 @@ from spatialdata.models import TableModel
 
 from hisdiff import _keys
 from hisdiff._log import logger
-from hisdiff._sdata._locate import made_here, mark_made_here
+from hisdiff._sdata._locate import made_here, mark_made_here, regions_of
 from hisdiff._sdata._store import put
 from hisdiff._sdata._write import set_record
 
@@ -42,14 +42,10 @@ def check_names_free(sdata: SpatialData, table_key: str, labels_key: str | None)
         )
     if labels_key is None or labels_key not in sdata:
         return
-    if labels_key not in sdata.labels or old is None or labels_key not in np.atleast_1d(_region(old)):
+    if labels_key not in sdata.labels or old is None or labels_key not in regions_of(old):
         raise ValueError(
             f"There is an element {labels_key!r} that hisdiff did not write; it is left alone. Choose another name with key_added=."
         )
-
-
-def _region(table: AnnData) -> Any:
-    return table.uns.get("spatialdata_attrs", {}).get("region", [])
 
 
 def fine_table(

@@ -88,8 +88,7 @@ def locate(
         raise ValueError(
             f"Table {table_key!r} annotates no element; connect it with hd.io.adopt or hd.io.from_anndata."
         )
-    regions = attrs["region"]
-    regions = [regions] if isinstance(regions, str) else list(regions)
+    regions = regions_of(table)
     if shapes_key is not None:
         regions = [one_of(shapes_key, regions, f"shapes_key for table {table_key!r}")]
     labels = table.obs[attrs["region_key"]].astype(str).to_numpy()
@@ -113,6 +112,14 @@ def resolve_table(sdata: SpatialData, table_key: str | None = None) -> str | Non
     if candidates:
         return candidates[0]
     return _keys.LATTICE_TABLE if _keys.LATTICE_TABLE in own else None
+
+
+def regions_of(table: AnnData) -> list[str]:
+    """Return the elements that a table annotates, none where it annotates nothing; SpatialData keeps a name or a list."""
+    regions = table.uns.get("spatialdata_attrs", {}).get("region")
+    if regions is None:
+        return []
+    return [regions] if isinstance(regions, str) else list(regions)
 
 
 def mark_made_here(table: AnnData) -> None:

@@ -117,7 +117,7 @@ def _clipped(tissue: MultiPolygon, image: PyramidImage) -> MultiPolygon | None:
     frame = shapely.box(*image.bounds_um)
     if shapely.covers(frame, tissue):
         return tissue
-    parts = shapely.get_parts(shapely.intersection(tissue, frame))
+    parts = shapely.get_parts(shapely.intersection(shapely.make_valid(tissue), frame))
     parts = shapely.get_parts(parts[shapely.area(parts) > 0])
     return shapely.MultiPolygon(list(parts)) if len(parts) else None
 

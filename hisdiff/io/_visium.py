@@ -14,6 +14,7 @@ import numpy as np
 from hisdiff._check import listing, positive
 from hisdiff._keys import SPATIAL
 from hisdiff._log import logger
+from hisdiff._sdata._locate import regions_of
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import element_name, section, unique_genes, without_noise
 from hisdiff.io._raster import Raster, open_raster
@@ -154,8 +155,7 @@ def visium_hd(
         warnings.filterwarnings("ignore", "No (full resolution image|image path) found", UserWarning)
         found = read(path, **kwargs)
     table = found.tables[bins.name]
-    region = table.uns["spatialdata_attrs"]["region"]
-    outlines = found.shapes[region if isinstance(region, str) else region[0]]
+    outlines = found.shapes[regions_of(table)[0]]
     table.X = read_counts(table, None, what=str(bins / COUNTS))
     table.var_names = unique_genes(table.var_names, kwargs["dataset_id"])
     raster, reduction = _choose_image(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
-from hisdiff._sdata._locate import finest, image_mpp
+from hisdiff._sdata._locate import finest, image_mpp, regions_of
 from hisdiff._sdata._write import in_sample_of, records
 
 if TYPE_CHECKING:
@@ -47,9 +47,8 @@ def _shapes(sdata: SpatialData) -> Iterator[Line]:
 
 
 def _table(key: str, table: AnnData) -> Iterator[Line]:
-    attrs: dict[str, Any] = table.uns.get("spatialdata_attrs", {})
-    region = attrs.get("region")
-    on = "" if region is None else f" on {region if isinstance(region, str) else ', '.join(region)}"
+    regions = regions_of(table)
+    on = f" on {', '.join(regions)}" if regions else ""
     yield f"table {key}", f"{_several(table.n_obs, 'location')} x {_several(table.n_vars, 'gene')}{on}"
     if _keys.SELECTED in table.var:
         yield f"{INDENT}genes", f"{int(table.var[_keys.SELECTED].sum()):,} selected to be modelled"

@@ -10,7 +10,7 @@ import shapely
 from matplotlib.collections import LineCollection
 
 from hisdiff import _keys
-from hisdiff._sdata._locate import check_sdata, resolve_table, rgb_images
+from hisdiff._sdata._locate import check_sdata, regions_of, resolve_table, rgb_images
 from hisdiff._sdata._read import Bound, read_sections
 from hisdiff._sdata._write import records
 from hisdiff.pl import _canvas
@@ -157,8 +157,8 @@ def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
     """Return a panel of the first table that is finer than the spots, with the same gene as at the spots."""
     sdata, spots = bound.place.sdata, bound.place.table
     for key, table in sdata.tables.items():
-        regions = np.atleast_1d(table.uns["spatialdata_attrs"]["region"])  # a crop makes a list of one
-        if own_prediction(table) is None or len(regions) != 1 or regions[0] not in sdata.labels:
+        regions = regions_of(table)
+        if own_prediction(table) is None or not regions or any(region not in sdata.labels for region in regions):
             continue
         view = view_of(sdata, key, bound.place.image_key, None, mpp)
         stem = None if spots is None else _stem(spots)

@@ -241,7 +241,6 @@ def test_mistakes_are_said_before_anything_is_drawn(sdata, arguments, error, mes
     assert not plt.get_fignums()
 
 
-
 def test_axes_for_several_panels_are_refused(sdata):
     ax = plt.subplots()[1]
     with pytest.raises(ValueError, match="one panel, not 1 gene.s. x 2 layer"):

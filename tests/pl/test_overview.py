@@ -63,6 +63,17 @@ def test_a_grid_is_shown_with_the_gene_of_the_spots(predicted):
     del predicted.tables["ridge_50um"]
 
 
+def test_a_grid_of_a_cropped_object_is_shown(predicted):
+    hd.tl.predict(predicted, resolution_um=40)
+    cropped = sd.bounding_box_query(
+        predicted, axes=("x", "y"), min_coordinate=[0, 0], max_coordinate=[300, 300], target_coordinate_system="um"
+    )
+    del predicted.tables["ridge_40um"]
+    figure = hd.pl.overview(cropped)
+    assert titles(figure)[-1].endswith(", ridge_40um")
+    assert "on ridge_40um_cells" in text(figure)
+
+
 def images_only(make_section, *names):
     made = [make_section(name) for name in names]
     return sd.SpatialData(images={key: image for each in made for key, image in each.images.items()})

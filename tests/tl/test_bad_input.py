@@ -236,7 +236,6 @@ def test_evaluate_names_what_is_missing(sdata, model) -> None:
         hd.tl.evaluate(sdata, layer="ridge", normalize="cpm")
 
 
-
 @pytest.mark.parametrize("config", [{"sampler": "ddpm"}, {"preset": "dit", "width": 50, "heads": 8}])
 def test_settings_that_do_not_go_together_are_refused_before_the_fit(sdata, config) -> None:
     with pytest.raises(ValueError, match="ddpm|heads"):

@@ -86,6 +86,20 @@ def test_torch_is_imported_at_module_level_only_where_networks_live(path: Path) 
     assert not [n for n in names if n.split(".")[0] in {"torch", "timm"}]
 
 
+def test_layers_are_listed_by_one_helper() -> None:
+    """From anndata 0.13 on iterating over layers yields None as well: elsewhere they are only looked up, set and deleted."""
+
+    def listed(path: Path) -> list[int]:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf8"))))
+        looked_up = [node.value for node in nodes if isinstance(node, ast.Subscript)]
+        looked_up += [right for node in nodes if isinstance(node, ast.Compare) for right in node.comparators]
+        layers = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "layers"]
+        return [node.lineno for node in layers if node not in looked_up and ast.unparse(node) != "timm.layers"]
+
+    found = {str(path.relative_to(ROOT)): listed(path) for path in modules() if path.name != "_layers.py"}
+    assert not {path: lines for path, lines in found.items() if lines}
+
+
 def test_importing_hisdiff_is_quick_and_loads_neither_torch_nor_pyplot() -> None:
     code = (
         "import sys, time; start = time.perf_counter(); import hisdiff; took = time.perf_counter() - start;"

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import made_here, resolve_table
 from hisdiff._sdata._read import check_counts
 from hisdiff._sdata._write import records
@@ -186,7 +187,7 @@ def check_not_logged(table: AnnData) -> None:
 def draw_layers(table: AnnData, stem: str) -> list[str]:
     """Return the layers that hold draws of a prediction, in their order."""
     prefix = "" if made_here(table) and stem not in table.layers else f"{re.escape(stem)}_"
-    found = [name for name in table.layers if re.fullmatch(rf"{prefix}draw\d+", name)]
+    found = [name for name in layer_names(table) if re.fullmatch(rf"{prefix}draw\d+", name)]
     return sorted(found, key=lambda name: int(name.rsplit("draw", 1)[1]))
 
 
@@ -215,10 +216,10 @@ def panel_columns(table: AnnData, layers: Sequence[str]) -> np.ndarray:
 def _check_layer(table: AnnData, name: str) -> None:
     if name == X:
         if table.X is None or table.n_vars == 0:
-            raise ValueError(f"The table has nothing in X; its layers are {listing(table.layers)}.")
+            raise ValueError(f"The table has nothing in X; its layers are {listing(layer_names(table))}.")
         return
     if name not in table.layers:
-        present(name, [X, *table.layers], "layer")
+        present(name, [X, *layer_names(table)], "layer")
     stem = stem_of(table, name)
     if stem is not None and name in (_keys.std(stem), _keys.FINE_STD):
         raise ValueError(f"Layer {name!r} is the spread over draws, no expression; name the mean or one of the draws.")
@@ -267,7 +268,7 @@ def _in_counts(table: AnnData, name: str, matrix: Any) -> bool:
         return True
     if name == X:
         for block in [matrix.data] if sparse.issparse(matrix) else _row_blocks(matrix):
-            check_counts(block, "X", table.layers)
+            check_counts(block, "X", layer_names(table))
         return True
     look = matrix[:_LOOK]
     look = look.data if sparse.issparse(look) else look

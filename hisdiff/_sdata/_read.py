@@ -17,6 +17,7 @@ from hisdiff._sdata._features import stored_features
 from hisdiff._sdata._genes import gene_names
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._labels import instances_of, label_locations
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import Place, locate, made_here, matrix_to
 from hisdiff._sdata._tissue import read_tissue
 from hisdiff._section import Locations, Section
@@ -143,15 +144,15 @@ def read_counts(table: AnnData, layer: str | None, *, what: str, argument: str |
         How the caller's user names the layer; None where that cannot be done.
     """
     if layer is not None:
-        present(layer, list(table.layers), f"layer of {what}")
+        present(layer, layer_names(table), f"layer of {what}")
     values = table.X if layer is None else table.layers[layer]
     where = f"{what}, {'X' if layer is None else f'layer {layer!r}'}"
     if values is None:
-        raise ValueError(f"There are no counts in {where}{_elsewhere(argument, table.layers)}.")
+        raise ValueError(f"There are no counts in {where}{_elsewhere(argument, layer_names(table))}.")
     if hasattr(values, "to_memory"):
         values = values.to_memory()
     counts = sparse.csr_matrix(values)
-    check_counts(counts.data, where, table.layers, argument)
+    check_counts(counts.data, where, layer_names(table), argument)
     return counts.astype(np.float32)
 
 

@@ -17,6 +17,7 @@ import zarr
 from spatialdata import SpatialData
 
 from hisdiff._log import logger
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._written import mark_written
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
 
 def _from_store(table: AnnData, path: Path) -> AnnData:
     """Return a table whose lazy arrays read from the store; small ones are read at once, so that all tools take them."""
-    matrices = {"X": table.X, **{f"layers/{name}": layer for name, layer in table.layers.items()}}
+    matrices = {"X": table.X, **{f"layers/{name}": table.layers[name] for name in layer_names(table)}}
     if not any(isinstance(matrix, da.Array) for matrix in matrices.values()):
         return table
     small = sum(matrix.nbytes for matrix in matrices.values()) <= LARGEST_READ_AT_ONCE

@@ -17,6 +17,7 @@ from spatialdata.transformations import get_transformation
 from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._log import logger
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import finest, mark_made_here
 
 if TYPE_CHECKING:
@@ -66,14 +67,14 @@ def checked_name(key_added: Any, usual: str) -> str:
     return key_added
 
 
-def layer_names(stem: str, n_draws: int) -> list[str]:
+def prediction_layers(stem: str, n_draws: int) -> list[str]:
     """Return the layers that a prediction fills."""
     return [stem, _keys.std(stem), *(_keys.draw(stem, i) for i in range(n_draws))]
 
 
 def check_layers_writable(table: AnnData, stem: str, n_draws: int, what: str) -> None:
     """Raise where a layer would overwrite something else, or would not fit."""
-    taken = [name for name in layer_names(stem, n_draws) if name in table.layers]
+    taken = [name for name in prediction_layers(stem, n_draws) if name in table.layers]
     if taken and stem not in records(table, _keys.PREDICTIONS):
         raise ValueError(
             f"{what} has layer(s) {taken} that hisdiff did not write; they are left alone. Choose another name with key_added=."
@@ -104,12 +105,12 @@ def write_layers(
     n_draws = 0 if predictions[0].draws is None else len(predictions[0].draws)
     stale = [
         name
-        for name in table.layers
+        for name in layer_names(table)
         if re.fullmatch(rf"{re.escape(stem)}_draw\d+", name) and stem in records(table, _keys.PREDICTIONS)
     ]
     for name in stale:
         del table.layers[name]
-    for position, name in enumerate(layer_names(stem, n_draws)):
+    for position, name in enumerate(prediction_layers(stem, n_draws)):
         layer = np.full(table.shape, np.nan, dtype=np.float32)
         for where, prediction in zip(rows, predictions):
             values = (prediction.mean, prediction.std)[position] if position < 2 else prediction.draws[position - 2]
@@ -204,8 +205,8 @@ def _with_more_genes(old: AnnData, new: list[str]) -> AnnData:
     table = ad.AnnData(
         wider(old.X), obs=old.obs.copy(), var=var, obsm=dict(old.obsm), obsp=dict(old.obsp), uns=dict(old.uns)
     )
-    for name, layer in old.layers.items():
-        table.layers[name] = wider(layer)
+    for name in layer_names(old):
+        table.layers[name] = wider(old.layers[name])
     for name, frame in old.varm.items():
         grown = pd.DataFrame(frame, index=old.var_names).reindex(var.index)
         table.varm[name] = grown if isinstance(frame, pd.DataFrame) else grown.to_numpy()

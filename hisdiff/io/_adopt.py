@@ -22,6 +22,7 @@ from hisdiff._check import listing, positive, present
 from hisdiff._geometry import similarity_scale
 from hisdiff._keys import GLOBAL, SPATIAL, UM
 from hisdiff._sdata._image import levels_of
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import (
     Place,
     check_sdata,
@@ -118,7 +119,8 @@ def _without_um(sdata: SpatialData) -> SpatialData:
 def _connected(sdata: SpatialData, table_key: str, shapes_key: str | None) -> ad.AnnData:
     """Return a table that shares its matrices with the one of the object, and annotates an element."""
     old = sdata.tables[table_key]
-    parts = {slot: dict(getattr(old, slot)) for slot in ("uns", "obsm", "varm", "layers", "obsp", "varp")}
+    parts = {slot: dict(getattr(old, slot)) for slot in ("uns", "obsm", "varm", "obsp", "varp")}
+    parts["layers"] = {name: old.layers[name] for name in layer_names(old)}
     table = ad.AnnData(old.X, obs=old.obs.copy(), var=old.var.copy(), **parts)
     if TableModel.ATTRS_KEY in table.uns:
         return table

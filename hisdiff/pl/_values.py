@@ -12,6 +12,7 @@ from scipy import sparse
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._sdata._expression import X, is_logged, own_prediction
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import read_columns
 from hisdiff._sdata._locate import made_here
 from hisdiff._sdata._write import records
@@ -80,7 +81,7 @@ def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
     name = None if layer in (None, X) else layer
     if name is not None and name not in table.layers:
         raise KeyError(
-            f"There is no layer {name!r} in table {what!r}; available: {listing(table.layers)}. "
+            f"There is no layer {name!r} in table {what!r}; available: {listing(layer_names(table))}. "
             f"A prediction is made with hd.tl.predict(sdata), which names its layers after the method."
         )
     part = _part(table, name)
@@ -92,7 +93,7 @@ def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
         counts = _is_counts(table.layers[name])
         return LayerInfo(name, name, LOG_COUNTS if counts else name, take_log=counts)
     if not is_measured(table):
-        raise ValueError(f"Table {what!r} has nothing measured in X; its layers are {listing(table.layers)}.")
+        raise ValueError(f"Table {what!r} has nothing measured in X; its layers are {listing(layer_names(table))}.")
     truth = what == _keys.TRUTH_TABLE
     counts = truth or _is_counts(table.X)
     return LayerInfo(None, "truth" if truth else "measured", LOG_COUNTS if counts else X, take_log=counts)

@@ -10,6 +10,7 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._check import one_of, positive, present, seed_of
 from hisdiff._sdata._expression import X, draw_layers, panel_columns, read_expression, table_of
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._write import records
 from hisdiff._stats._coexpression import correlations, matrix_agreement, unit_columns
 from hisdiff._stats._modules import leiden_modules
@@ -150,7 +151,7 @@ def layer_views(table: AnnData, layers: str | Sequence[str] | None) -> list[tupl
         raise ValueError("There is no layer: layers is empty.")
     views = []
     for name in wanted:
-        present(name, [X, *table.layers], "layer")
+        present(name, [X, *layer_names(table)], "layer")
         draws = draw_layers(table, name) if name in made else []
         views.append((name, "mean" if name in made else "layer", [name]))
         views += [(name, "draw", draws)] if draws else []

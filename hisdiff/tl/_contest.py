@@ -11,6 +11,7 @@ from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
 from hisdiff._sdata._coarsen import coarsen
 from hisdiff._sdata._genes import gene_names, rows_of
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._read import read_sections
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._figures import figures, within_groups
@@ -97,13 +98,13 @@ class Task:
             raise ValueError(f"Not all genes and spots of {self.name!r} that are to be judged were predicted.")
         take = np.ix_(index, columns)
         mean = np.asarray(predicted.X)[take]
-        names = [name for name in predicted.layers if "draw" in name]
+        names = [name for name in layer_names(predicted) if "draw" in name]
         draws = np.stack([np.asarray(predicted.layers[name])[take] for name in names]) if len(names) > 1 else None
         if self.units == COUNTS:
             mean, draws = np.log2(1 + mean), None if draws is None else np.log2(1 + draws)
         found = self.judged(mean, draws, n_draws=n_draws, seed=seed)
         if interval_factor is not None and np.isfinite(interval_factor[columns]).any():
-            (name,) = (name for name in predicted.layers if name.endswith("std"))
+            (name,) = (name for name in layer_names(predicted) if name.endswith("std"))
             std = np.asarray(predicted.layers[name])[take]
             inside = coverage(self.measured, mean, std, interval_factor[columns])
             found["coverage_90"] = float(np.nanmean(inside))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +10,10 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, present
 from hisdiff._log import logger
+from hisdiff._sdata._expression import draw_layers
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import nearest
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import as_list, read_counts, truth_counts
 from hisdiff._sdata._write import in_sample_of, records
@@ -183,7 +184,7 @@ def _truth(data: SpatialData | AnnData, table: AnnData, truth: str | None) -> tu
     tables = dict(data.tables) if hasattr(data, "tables") else {}
     if truth is None or truth in table.layers:
         return truth_counts(table, truth), table.var_names.to_numpy().astype(str)
-    other = tables[present(truth, [*table.layers, *tables], "layer or table")]
+    other = tables[present(truth, [*layer_names(table), *tables], "layer or table")]
     where = other.obs_names.get_indexer(table.obs_names)
     if (where < 0).any():
         raise ValueError(
@@ -195,8 +196,7 @@ def _truth(data: SpatialData | AnnData, table: AnnData, truth: str | None) -> tu
 
 
 def _layers(table: AnnData, stem: str) -> list[str]:
-    draws = [name for name in table.layers if re.fullmatch(rf"{re.escape(stem)}_draw\d+", name)]
-    return [stem, _keys.std(stem), *sorted(draws, key=lambda name: int(name.rsplit("draw", 1)[1]))]
+    return [stem, _keys.std(stem), *draw_layers(table, stem)]
 
 
 def _draws(predicted: dict[str, np.ndarray], stem: str) -> list[np.ndarray]:

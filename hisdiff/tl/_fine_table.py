@@ -9,6 +9,7 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._log import logger
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import made_here
 from hisdiff._sdata._write import checked_name, set_record
 
@@ -85,7 +86,7 @@ def write_obs(table: AnnData, columns: Mapping[str, pd.Series], by: str) -> None
 def values_of(table: AnnData, genes: Names | None, layer: str | None) -> np.ndarray:
     """Return the values of some genes, ``(n, G)``."""
     if layer is not None:
-        present(layer, list(table.layers), "layer")
+        present(layer, layer_names(table), "layer")
     values = table.X if layer is None else table.layers[layer]
     if genes is not None:
         where = [table.var_names.get_loc(present(gene, table.var_names, "gene")) for gene in genes]

@@ -23,6 +23,7 @@ from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._expression import X, check_not_logged, draw_layers, own_prediction, stem_of
 from hisdiff._sdata._grid import Window, labels_element
 from hisdiff._sdata._labels import instances_of
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import row_blocks, weighted_sums
 from hisdiff._sdata._locate import locate, made_here, mark_made_here
 from hisdiff._sdata._store import put
@@ -196,7 +197,7 @@ def _layers(table: AnnData, layers: str | Sequence[str] | None, statistic: str, 
     else:
         names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
     for name in names:
-        present(name, list(table.layers), f"layer of table {what!r}")
+        present(name, layer_names(table), f"layer of table {what!r}")
     if table.X is None or table.n_vars == 0:
         raise ValueError(f"Table {what!r} has nothing in X.")
     for name in (X, *names):

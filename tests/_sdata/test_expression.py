@@ -6,6 +6,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from hisdiff._sdata._expression import draw_layers, read_expression, stem_of, table_of
+from hisdiff._sdata._layers import layer_names
 from hisdiff._stats._structure import normalize_depth
 
 
@@ -63,7 +64,7 @@ def test_a_fine_table_with_a_lazy_x_is_read_in_its_units(table) -> None:
     fine = table[:, :].copy()
     fine.X = da.from_array(table.layers["other"], chunks=(10, 5))
     fine.var = fine.var.drop(columns=["hisdiff_modelled", "other_modelled"])
-    for name in list(fine.layers):
+    for name in layer_names(fine):
         del fine.layers[name]
     fine.uns["hisdiff"] = {"made_by": "hisdiff", "predictions": {"hisdiff": {"units": "counts"}}}
     fine.layers["draw0"], fine.layers["std"] = table.layers["other"], table.layers["other"]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 
-def array_mpp(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> float:
-    """Return micrometres per pixel from spots whose position on the capture array is known.
+class ArrayFit(NamedTuple):
+    """How spots lie on a capture array: micrometres per pixel, and the root mean square of what is left, in um."""
 
-    The similarity (scale, rotation, shift) that maps array units to pixels is fitted by least squares; jitter of
-    single spots, which nearest-neighbour distances follow, averages out.
+    mpp: float
+    residual_um: float
+
+
+def fit_array(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> ArrayFit:
+    """Fit the similarity (scale, rotation, shift, mirror) that maps array units to pixels by least squares.
+
+    Jitter of single spots, which nearest-neighbour distances follow, averages out.
 
     Parameters
     ----------
@@ -28,8 +36,17 @@ def array_mpp(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> f
     if spread == 0:
         raise ValueError("All spots have the same array position; the scale cannot be fitted.")
     # A mirrored array (y up) is fitted by the conjugate; the better of the two explains more of the variance.
-    px_per_unit = max(abs(np.vdot(a, p)), abs(np.vdot(a.conj(), p))) / spread
-    return float(pitch_um / px_per_unit)
+    explained = max(abs(np.vdot(a, p)), abs(np.vdot(a.conj(), p)))
+    if explained == 0:
+        raise ValueError("All spots are at one place; the scale cannot be fitted.")
+    px_per_unit = explained / spread
+    residual = np.sqrt(max(np.sum(np.abs(p) ** 2) - explained**2 / spread, 0.0) / len(p))
+    return ArrayFit(float(pitch_um / px_per_unit), float(residual / px_per_unit * pitch_um))
+
+
+def array_mpp(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> float:
+    """Return micrometres per pixel from spots whose position on the capture array is known; see :func:`fit_array`."""
+    return fit_array(pixels, array_units, pitch_um).mpp
 
 
 def similarity_scale(matrix: np.ndarray, what: str, *, tolerance: float = 0.01) -> float:

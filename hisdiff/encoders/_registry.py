@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from hisdiff._check import listing, one_of
+from hisdiff._log import logger
 from hisdiff.encoders._base import Encoder, EncoderSpec, dense_spec_of
 from hisdiff.encoders._recipes import RECIPES
-from hisdiff.encoders._texture import SPEC as TEXTURE
-from hisdiff.encoders._texture import TextureEncoder
+from hisdiff.encoders._texture import FORMS, TextureEncoder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _LOCAL = "local-dir:"
 _HIPT = "hipt:"
-_SPECS: dict[str, EncoderSpec] = {TEXTURE.name: TEXTURE, **{name: recipe.spec for name, recipe in RECIPES.items()}}
+_TEXTURES = {form.name: form for form in FORMS}
+_SPECS: dict[str, EncoderSpec] = {name: known.spec for name, known in (*_TEXTURES.items(), *RECIPES.items())}
 
 
 def names() -> list[str]:
@@ -81,8 +82,8 @@ def get(encoder: str | Encoder) -> Encoder:
 
         return _hipt.HiptEncoder(encoder.removeprefix(_HIPT))
     one_of(encoder, names(), "encoder")
-    if encoder == TEXTURE.name:
-        return TextureEncoder()
+    if encoder in _TEXTURES:
+        return TextureEncoder(_TEXTURES[encoder])
     recipe = RECIPES[encoder]
     free = [name for name in names() if not _SPECS[name].gated and name != encoder]
     if recipe.architecture is None:
@@ -94,13 +95,40 @@ def get(encoder: str | Encoder) -> Encoder:
     return _timm.from_recipe(recipe, free)
 
 
+def get_for(encoder: str | Encoder, mpp: float, what: str) -> Encoder:
+    """Return an encoder for images of which the coarsest, ``what``, has ``mpp``; ``"texture"`` is taken at the size that it needs."""
+    if encoder == FORMS[0].name:
+        form = next((form for form in FORMS if mpp <= form.coarsest_mpp), FORMS[-1])
+        if form is not FORMS[0]:
+            logger.info("%s has %.3g um per pixel, so encoder %r is used instead of 'texture'", what, mpp, form.name)
+        encoder = form.name
+    found = get(encoder)
+    check_pixels(found, mpp, what)
+    return found
+
+
+def check_pixels(encoder: Encoder, mpp: float, what: str) -> None:
+    """Raise where an image is too coarse for the filters of a texture encoder."""
+    if not isinstance(encoder, TextureEncoder) or mpp <= encoder.form.coarsest_mpp:
+        return
+    coarser = [form.name for form in FORMS if mpp <= form.coarsest_mpp]
+    if coarser:
+        remedy = f"embed all sections, those of a model's training too, with encoder={coarser[0]!r}"
+    else:
+        remedy = f"images of up to {FORMS[-1].coarsest_mpp:g} can be used; is there a finer one?"
+    raise ValueError(
+        f"{what} has {mpp:.3g} um per pixel, too coarse for encoder {encoder.spec.name!r}, which takes images of up to "
+        f"{encoder.form.coarsest_mpp:.3g}: {remedy}"
+    )
+
+
 def may_be_dense(encoder: str | Encoder) -> bool:
     """Whether an encoder has a dense form, told without its weights; of a local folder only its files would tell."""
     if not isinstance(encoder, str):
         return dense_spec_of(encoder) is not None
     if encoder in RECIPES:
         return RECIPES[encoder].token_px is not None
-    return encoder == TEXTURE.name or encoder.startswith((_LOCAL, _HIPT))
+    return encoder in _TEXTURES or encoder.startswith((_LOCAL, _HIPT))
 
 
 def require_dense(encoder: Encoder) -> DenseEncoder:

@@ -5,11 +5,15 @@ first and second order give responses that turn with the image only in known way
 blobs, strength of lines. What describes a window is the matrix of second moments of all responses over it: means,
 variances, correlations between filters and stains, and the structure tensor, from which energy and anisotropy follow.
 Moments add up over pixels, so that any window, patch or cell of a grid can be described from the same responses.
+
+The filters run at one of a fixed set of pixel sizes, each an encoder of its own name: ``texture`` at 0.7 um for scans,
+``texture-2um`` and ``texture-4um`` for reduced images, which any finer image can be embedded with too.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from os import cpu_count
 from typing import TYPE_CHECKING
@@ -26,10 +30,6 @@ if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource
     from hisdiff.encoders._base import DenseSpec
 
-_PX = 448
-_MPP = 0.7
-_LEVELS = 5
-_WINDOWS_PX = (224, 448)
 _STRIP = 32
 """Rows filtered at a time: a strip with its responses stays in the cache."""
 
@@ -51,53 +51,97 @@ _SCALARS = np.r_[0:_C, 3 * _C : _K]
 _PAIRS = np.triu_indices(len(_SCALARS), 1)
 _FLOOR = np.float64(1e-3)
 _FEATURES = 2 * len(_SCALARS) + 2 * len(_PAIRS[0]) + 2 * _C
-_DIM = _FEATURES * (len(_WINDOWS_PX) * _LEVELS - 1)
-
-SPEC = EncoderSpec(
-    name="texture",
-    revision="1",
-    dim=_DIM,
-    input_px=_PX,
-    mpp=_MPP,
-    licence="BSD-3-Clause",
-    gated=False,
-    derivatives=True,
-)
 
 
-class TextureEncoder:
-    """Texture statistics of a field of 314 um and of its inner 157 um; see the module's text."""
+@dataclass(frozen=True)
+class Form:
+    """At which pixel size filters run, and over what their responses are averaged.
 
-    batch_size = 16
+    Attributes
+    ----------
+    name, mpp, input_px
+        Of the encoder's specification.
+    windows_px
+        For each level of the pyramid, each half as fine as the one before, the sides of centred windows in pixels of the
+        finest level, smallest first.
+    dense_um
+        For each level of the dense form, side of the square with the variance of its Gaussian window. Coarse responses need
+        more ground.
+    """
+
+    name: str
+    mpp: float
+    input_px: int
+    windows_px: tuple[tuple[int, ...], ...]
+    dense_um: tuple[float, ...]
+
+    @property
+    def coarsest_mpp(self) -> float:
+        """Micrometres per pixel of the coarsest image to read: enlarged more than this, filters see nothing but blur."""
+        return 1.5 * self.mpp
 
     @property
     def spec(self) -> EncoderSpec:
         """Facts about the encoder."""
-        return SPEC
+        return EncoderSpec(
+            name=self.name,
+            revision="1",
+            dim=_FEATURES * sum(map(len, self.windows_px)),
+            input_px=self.input_px,
+            mpp=self.mpp,
+            licence="BSD-3-Clause",
+            gated=False,
+            derivatives=True,
+        )
+
+
+# The finest level of scans is the dearest, and what it adds far from the centre is in the neighbours' patches.
+FORMS = (
+    Form("texture", 0.7, 448, ((224,), *((224, 448),) * 4), (16.0, 16.0, 22.4, 32.0)),
+    Form("texture-2um", 2.0, 160, ((40, 80, 160),) * 4, (24.0, 32.0, 32.0)),
+    Form("texture-4um", 4.0, 80, ((20, 40, 80),) * 3, (32.0, 48.0)),
+)
+"""Finest first."""
+
+
+class TextureEncoder:
+    """Texture statistics of a field of 314 um and of windows inside it; see the module's text."""
+
+    batch_size = 16
+
+    def __init__(self, form: Form = FORMS[0]) -> None:
+        self.form = form
+        self.spec = form.spec
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
         """Embed patches, uint8 ``(B, input_px, input_px, 3)``, into float32 ``(B, dim)``."""
-        patches = np.asarray(patches)
-        if patches.dtype != np.uint8 or patches.shape[1:] != (_PX, _PX, 3):
-            raise ValueError(f"patches are uint8 (B, {_PX}, {_PX}, 3), not {patches.dtype} {patches.shape}.")
+        patches, side = np.asarray(patches), self.form.input_px
+        if patches.dtype != np.uint8 or patches.shape[1:] != (side, side, 3):
+            raise ValueError(f"patches are uint8 (B, {side}, {side}, 3), not {patches.dtype} {patches.shape}.")
         if not len(patches):
-            return np.empty((0, _DIM), dtype=np.float32)
+            return np.empty((0, self.spec.dim), dtype=np.float32)
         # One patch a thread: products this small gain nothing from threads of their own, and would fight for cores.
         with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cpu_count()) as pool:
-            return np.stack(list(pool.map(_embed, patches)))
+            return np.stack(list(pool.map(self._embed, patches)))
+
+    def _embed(self, patch: np.ndarray) -> np.ndarray:
+        parts = []
+        for level, (windows, densities) in enumerate(zip(self.form.windows_px, pyramid(patch))):
+            parts += [describe(m) for m in window_moments(densities, [side >> level for side in windows])]
+        return np.concatenate(parts).astype(np.float32)
 
     @property
     def dense_spec(self) -> DenseSpec:
         """Facts about the dense form."""
         from hisdiff.encoders import _texture_dense  # it builds on this module
 
-        return _texture_dense.SPEC
+        return _texture_dense.dense_spec(self.form)
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
         """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
         from hisdiff.encoders import _texture_dense
 
-        return _texture_dense.encode_dense(image, box_um, resolution_um)
+        return _texture_dense.encode_dense(self.form, image, box_um, resolution_um)
 
 
 @cache
@@ -108,26 +152,16 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _embed(patch: np.ndarray) -> np.ndarray:
-    parts = []
-    for level, densities in enumerate(pyramid(patch)):
-        # The finest level is the dearest, and what it adds far from the centre is in the neighbours' patches.
-        windows = _WINDOWS_PX[:1] if level == 0 else _WINDOWS_PX
-        parts += [describe(m) for m in window_moments(densities, [side >> level for side in windows])]
-    return np.concatenate(parts).astype(np.float32)
-
-
 def pyramid(image: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the stain densities, float32 ``(C, y, x)``, of an image and of its reductions by two."""
+    """Yield the stain densities, float32 ``(C, y, x)``, of an image and of its reductions by two, without end."""
     level = np.empty((_C, *image.shape[:2]), dtype=np.float32)
     for start in range(0, len(image), _STRIP):
         rows = image[start : start + _STRIP]
         density = _DENSITY[rows].reshape(-1, 3)
         level[:, start : start + _STRIP] = (_UNMIX @ density.T).reshape(_C, *rows.shape[:2])
-    for index in range(_LEVELS):
+    while True:
         yield level
-        if index < _LEVELS - 1:
-            level = _halve(level)
+        level = _halve(level)
 
 
 def _halve(level: np.ndarray) -> np.ndarray:

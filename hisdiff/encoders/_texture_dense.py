@@ -1,14 +1,14 @@
 """The dense form of the texture encoder: moments of filter responses around every place of an image.
 
-Responses (see :mod:`~hisdiff.encoders._texture`) are computed once per tile, at four levels of the pyramid. Their
-first and second moments are summed over blocks of 5.6 um at once; a Gaussian average of the blocks around a cell's
+Responses (see :mod:`~hisdiff.encoders._texture`) are computed once per tile, at several levels of the pyramid. Their
+first and second moments are summed over blocks of a pixel of the coarsest level at once; a Gaussian average of the blocks around a cell's
 centre, the same in um whatever the cells' size, is what describes the cell. Everything after the blocks is cheap.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from dataclasses import dataclass
 from os import cpu_count
 from typing import TYPE_CHECKING
 
@@ -16,46 +16,69 @@ import numpy as np
 
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import DenseSpec
-from hisdiff.encoders._texture import _C, _DX, _DY, _FLOOR, _K, _MPP, _SCALARS, pyramid, responses
+from hisdiff.encoders._texture import _C, _DX, _DY, _FLOOR, _K, _SCALARS, pyramid, responses
 
 if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource
+    from hisdiff.encoders._texture import Form
 
-# Side of the square with the variance of the Gaussian window, at each level. Coarse responses need more ground.
-_WINDOWS_UM = (16.0, 16.0, 22.4, 32.0)
-_SIGMAS_PX = tuple(side / np.sqrt(12) / _MPP for side in _WINDOWS_UM)
 _REACH = 3.0
 """Standard deviations at which the window ends."""
-_BLOCK = 8
-"""Side of a block in pixels of the finest level: one pixel of the coarsest."""
 _TILE = 1024
 """Largest side of what one thread works on, in pixels."""
-# What a window's last block needs around it: the window itself, the coarsest level's filters (2 pixels of it) and
-# reduction (14), and a pixel that resampling at the border of what is read gets wrong. In whole blocks.
-_HALO = _BLOCK * int(np.ceil((_REACH * _SIGMAS_PX[-1] + 16 + 14 + 2) / _BLOCK))
 _STRIP = 32
 
 _S = len(_SCALARS)
 _MOMENTS = 2 * _S + 3 * _C
 _LEVEL_DIM = 2 * _S + 2 * _C
 
-SPEC = DenseSpec(revision="1", dim=_LEVEL_DIM * len(_WINDOWS_UM), mpp=_MPP, window_um=_WINDOWS_UM[-1])
+
+def dense_spec(form: Form) -> DenseSpec:
+    """Return facts about the dense form of an encoder."""
+    return DenseSpec(revision="1", dim=_LEVEL_DIM * len(form.dense_um), mpp=form.mpp, window_um=form.dense_um[-1])
 
 
-def encode_dense(image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
+@dataclass(frozen=True)
+class _Windows:
+    """Sizes in pixels of the finest level.
+
+    Attributes
+    ----------
+    sigmas
+        Standard deviation of the window, by level.
+    block
+        Side of a block: one pixel of the coarsest level.
+    halo
+        What the last cell needs around it, in whole blocks: the window itself, the coarsest level's filters (2 pixels
+        of it) and reduction, and a pixel that resampling at the border of what is read gets wrong.
+    """
+
+    sigmas: tuple[float, ...]
+    block: int
+    halo: int
+
+    @classmethod
+    def of(cls, form: Form) -> _Windows:
+        sigmas = tuple(side / np.sqrt(12) / form.mpp for side in form.dense_um)
+        block = 2 ** (len(sigmas) - 1)
+        reach = _REACH * sigmas[-1] + 2 * block + 2 * (block - 1) + 2
+        return cls(sigmas, block, block * int(np.ceil(reach / block)))
+
+
+def encode_dense(form: Form, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
     """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
     from threadpoolctl import threadpool_limits
 
-    image = anchored(image, _MPP)
+    image = anchored(image, form.mpp)
     x0, y0, x1, y1 = box_um
-    ys = _centres(y0, y1, resolution_um)
-    xs = _centres(x0, x1, resolution_um)
-    out = np.empty((len(ys), len(xs), SPEC.dim), dtype=np.float32)
+    ys = _centres(y0, y1, resolution_um) / form.mpp
+    xs = _centres(x0, x1, resolution_um) / form.mpp
+    out = np.empty((len(ys), len(xs), dense_spec(form).dim), dtype=np.float32)
     tiles = [(rows, columns) for rows in _runs(ys) for columns in _runs(xs)]
 
     def fill(tile: tuple[slice, slice]) -> None:
         rows, columns = tile
-        out[rows, columns] = _encode_tile(image, ys[rows], xs[columns])
+        out[rows, columns] = _encode_tile(form, image, ys[rows], xs[columns])
 
     # One tile a thread: products this small gain nothing from threads of their own, and would fight for cores.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(cpu_count() or 1, len(tiles))) as pool:
@@ -64,9 +87,9 @@ def encode_dense(image: ImageSource, box_um: Box, resolution_um: float) -> np.nd
 
 
 def _centres(start_um: float, stop_um: float, resolution_um: float) -> np.ndarray:
-    """Return the centres of cells along an axis, in pixels."""
+    """Return the centres of cells along an axis, in um."""
     n = round((stop_um - start_um) / resolution_um)
-    return (start_um + (np.arange(n) + 0.5) * resolution_um) / _MPP
+    return start_um + (np.arange(n) + 0.5) * resolution_um
 
 
 def _runs(centres_px: np.ndarray) -> list[slice]:
@@ -76,33 +99,34 @@ def _runs(centres_px: np.ndarray) -> list[slice]:
     return [slice(a, b) for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist())]
 
 
-def _encode_tile(image: ImageSource, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+def _encode_tile(form: Form, image: ImageSource, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
     """Describe the cells with given centres in pixels, float32 ``(len(ys), len(xs), D)``."""
+    windows = _Windows.of(form)
+    block = windows.block
     # Whole blocks, so that a place lies in the same block and the same pixel of every level whatever is asked for.
-    top, bottom = _whole_blocks(ys)
-    left, right = _whole_blocks(xs)
-    rgb = image.read((left * _MPP, top * _MPP, right * _MPP, bottom * _MPP), _MPP)
-    out = np.empty((len(ys), len(xs), SPEC.dim), dtype=np.float32)
-    levels = islice(pyramid(rgb), len(_WINDOWS_UM))
-    for index, densities in enumerate(levels):
-        moments = block_moments(densities, _BLOCK >> index)
+    top, bottom = _whole_blocks(ys, windows)
+    left, right = _whole_blocks(xs, windows)
+    rgb = image.read(tuple(side * form.mpp for side in (left, top, right, bottom)), form.mpp)
+    out = np.empty((len(ys), len(xs), _LEVEL_DIM * len(windows.sigmas)), dtype=np.float32)
+    for index, (sigma, densities) in enumerate(zip(windows.sigmas, pyramid(rgb))):
+        moments = block_moments(densities, block >> index)
         # Reduction keeps every other pixel and not the mean of two, so that blocks of coarse levels lie further up and left.
-        offset = (_BLOCK - (1 << index)) / 2 + 0.5
-        rows = _weights(ys - top - offset, moments.shape[1], _SIGMAS_PX[index])
-        columns = _weights(xs - left - offset, moments.shape[2], _SIGMAS_PX[index])
+        offset = (block - (1 << index)) / 2 + 0.5
+        rows = _weights(ys - top - offset, moments.shape[1], sigma, block)
+        columns = _weights(xs - left - offset, moments.shape[2], sigma, block)
         features = _describe(rows @ moments @ columns.T)
         out[:, :, index * _LEVEL_DIM : (index + 1) * _LEVEL_DIM] = np.moveaxis(features, 0, -1)
     return out
 
 
-def _whole_blocks(centres_px: np.ndarray) -> tuple[int, int]:
-    first, last = np.floor(centres_px[0] / _BLOCK), np.ceil(centres_px[-1] / _BLOCK)
-    return int(first) * _BLOCK - _HALO, int(last) * _BLOCK + _HALO
+def _whole_blocks(centres_px: np.ndarray, windows: _Windows) -> tuple[int, int]:
+    first, last = np.floor(centres_px[0] / windows.block), np.ceil(centres_px[-1] / windows.block)
+    return int(first) * windows.block - windows.halo, int(last) * windows.block + windows.halo
 
 
-def _weights(centres_px: np.ndarray, n_blocks: int, sigma_px: float) -> np.ndarray:
+def _weights(centres_px: np.ndarray, n_blocks: int, sigma_px: float, block: int) -> np.ndarray:
     """Return the share of each block in the window around each centre, float64 ``(len(centres_px), n_blocks)``."""
-    z = (np.arange(n_blocks) * _BLOCK - centres_px[:, None]) / sigma_px
+    z = (np.arange(n_blocks) * block - centres_px[:, None]) / sigma_px
     weights = np.where(np.abs(z) <= _REACH, np.exp(-0.5 * z**2), 0.0)
     return weights / weights.sum(axis=1, keepdims=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._check import listing
-from hisdiff._geometry import array_mpp, pitch_of
+from hisdiff._geometry import fit_array
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
 from hisdiff._log import logger
 
@@ -46,9 +46,11 @@ def visium_mpp(adata: AnnData, xy_px: np.ndarray) -> float | None:
     array_um = np.stack([col / 2, row * np.sqrt(0.75)], axis=1) * VISIUM_PITCH_UM
     if np.ptp(array_um, axis=0).max() == 0:
         return None
-    mpp = array_mpp(xy_px, array_um, 1.0)
-    # Were it another array of even positions, neighbours would not come out a pitch apart.
-    return mpp if abs(pitch_of(xy_px) * mpp / pitch_of(array_um) - 1) < TOLERANCE else None
+    if np.ptp(xy_px, axis=0).max() == 0:
+        return None
+    fit = fit_array(xy_px, array_um, 1.0)
+    # Other arrays have even positions too: an interleaved legacy array leaves 1.5 times the pitch, Visium's a few um.
+    return fit.mpp if fit.residual_um < TOLERANCE * VISIUM_PITCH_UM else None
 
 
 def _reported_diameter(adata: AnnData) -> float | None:

@@ -22,6 +22,7 @@ from hisdiff._sdata._tissue import tissue_key, write_tissue
 from hisdiff._sdata._write import set_record, write_lattice
 from hisdiff._section import FeatureSpec, Locations
 from hisdiff.encoders._embed import embed_footprints, lattice_statistics
+from hisdiff.encoders._registry import get_for
 from hisdiff.pp._tissue import outline_of
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def embed(
         One SpatialData or a sequence of them, with an H&E image each.
     encoder
         Name of an encoder (``hd.encoders.list()``), ``"local-dir:FOLDER"`` with a timm model, or an object with ``spec``
-        and ``encode`` (:class:`hisdiff.encoders.Encoder`). ``"texture"`` needs no weights.
+        and ``encode`` (:class:`hisdiff.encoders.Encoder`). ``"texture"`` needs no weights; where an image is coarser than
+        1.05 um per pixel, all sections of the call are embedded with ``"texture-2um"`` (up to 3 um) or ``"texture-4um"`` (up to
+        6 um) instead, and this is logged.
     patch_um
         Side of the patch in um; None for the encoder's own.
     batch_size
@@ -90,8 +93,8 @@ def embed(
     Raises
     ------
     ValueError
-        If there is no image, spots lie outside it, its micrometres per pixel are unknown, or no tissue is found; or if
-        the machine lacks the device.
+        If there is no image, spots lie outside it, its micrometres per pixel are unknown or too many for the encoder, or no
+        tissue is found; or if the machine lacks the device.
     PermissionError
         If the encoder's weights are gated and cannot be read.
 
@@ -111,9 +114,9 @@ def embed(
         resolve_device(device)
     where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
     items = as_list(data)
-    for sdata in items:  # everything is checked before anything is computed
-        read_sections(sdata, **where, needs=("image",))
-    encoder = encoders.get(encoder)
+    # Everything is checked before anything is computed.
+    places = [bound.place for sdata in items for bound in read_sections(sdata, **where, needs=("image",))]
+    encoder = _encoder_for(encoder, places)
     run = {"batch_size": batch_size, "device": device, "progress": progress}
     results = [_embed(sdata, encoder, patch_um, where, run, inplace=inplace) for sdata in items]
     if inplace:
@@ -121,36 +124,54 @@ def embed(
     return results if isinstance(data, (list, tuple)) else results[0]
 
 
+def _encoder_for(encoder: str | Encoder, places: Sequence[Place]) -> Encoder:
+    """Return an encoder that all sections can be embedded with."""
+    coarsest = max(
+        (place for place in places if place.image_key is not None), key=lambda place: place.mpp, default=None
+    )
+    if coarsest is None:
+        return encoders.get(encoder)
+    return get_for(encoder, coarsest.mpp, f"image {coarsest.image_key!r}")
+
+
 def ensure_embedding(
-    sdata: SpatialData,
+    data: SpatialData | Sequence[SpatialData],
     spec: FeatureSpec | None,
     where: Mapping[str, Any],
     run: Mapping[str, Any],
     lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
 ) -> None:
-    """Embed the sections of an object whose embedding is missing or out of date.
+    """Embed the sections whose embedding is missing or out of date, all with one encoder.
 
-    That is done with the encoder that one section was embedded with, else with that of a model, else the default one.
+    That is the one that one section was embedded with, else that of a model, else the default one.
     """
-    reasons, used = {}, spec
-    for bound in read_sections(sdata, **where):
-        place, section = bound.place, bound.section
-        why = "there is none yet" if section.spots is None else out_of_date(place, section.spots, section.image)
-        if why is not None:
-            reasons[place.name] = why
-        record = None if place.table is None else embedding_record(place.table)
-        if used is None and record is not None:
-            used = spec_of(record)
+    items, used = as_list(data), spec
+    reasons, stale, places = {}, [], []
+    for sdata in items:
+        for bound in read_sections(sdata, **where):
+            place, section = bound.place, bound.section
+            why = "there is none yet" if section.spots is None else out_of_date(place, section.spots, section.image)
+            if why is not None:
+                reasons[place.name] = why
+                places.append(place)
+                if not any(sdata is other for other in stale):
+                    stale.append(sdata)
+            record = None if place.table is None else embedding_record(place.table)
+            if used is None and record is not None:
+                used = spec_of(record)
     if not reasons:
         return
-    name = "texture" if used is None else used.encoder
     told = "; ".join(f"{place_name}: {why}" for place_name, why in reasons.items())
-    try:
-        encoder = encoders.get(name)
-    except (KeyError, ValueError) as error:  # an object of the user's, which its name does not lead to
-        raise ValueError(f"An embedding has to be made ({told}); run hd.pp.embed(sdata, encoder) first.") from error
-    logger.info("embedding (%s): running hd.pp.embed with encoder %r", told, name)
-    _embed(sdata, encoder, None if used is None else used.patch_um, where, run, inplace=True, lattice=lattice)
+    encoder: str | Encoder = "texture"
+    if used is not None:
+        try:
+            encoder = encoders.get(used.encoder)
+        except (KeyError, ValueError) as error:  # an object of the user's, which its name does not lead to
+            raise ValueError(f"An embedding has to be made ({told}); run hd.pp.embed(sdata, encoder) first.") from error
+    encoder = _encoder_for(encoder, places)
+    logger.info("embedding (%s): running hd.pp.embed with encoder %r", told, encoder.spec.name)
+    for sdata in stale:
+        _embed(sdata, encoder, None if used is None else used.patch_um, where, run, inplace=True, lattice=lattice)
 
 
 def ensure_lattice(sdata: SpatialData, where: Mapping[str, Any], lattice: tuple[float, float]) -> None:

@@ -262,8 +262,7 @@ def _embed(
         return
     sections = [bound.section for sdata in originals for bound in read_sections(sdata, **where)]
     known = next((section.features.spec for section in sections if section.features is not None), None)
-    for sdata in items:
-        ensure_embedding(sdata, known, where, run)
+    ensure_embedding(items, known, where, run)
 
 
 def _run(

@@ -117,8 +117,7 @@ def fit(
     panel = _panel(items, table_key, layer)
     if "features" in fitter.needs:
         known = _common_features([*items, *held_out], where)
-        for sdata in (*items, *held_out):
-            ensure_embedding(sdata, known, where, {"device": device, "progress": progress})
+        ensure_embedding([*items, *held_out], known, where, {"device": device, "progress": progress})
     bounds = [_sections(sdata, panel, where, layer, fitter.needs) for sdata in items]
     training = [bound for group in bounds for bound in group]
     watched = [bound for sdata in held_out for bound in _sections(sdata, panel, where, layer, fitter.needs)]

@@ -17,6 +17,8 @@ NAMES = [
     "phikon-v2",
     "resnet50",
     "texture",
+    "texture-2um",
+    "texture-4um",
     "uni",
     "uni2-h",
     "virchow",

@@ -5,8 +5,9 @@ import pytest
 
 from hisdiff import encoders
 from hisdiff.encoders import _texture
-from hisdiff.encoders._texture import SPEC, TextureEncoder, pyramid, responses, window_moments
+from hisdiff.encoders._texture import FORMS, TextureEncoder, pyramid, responses, window_moments
 
+SPEC = FORMS[0].spec
 PX = SPEC.input_px
 
 
@@ -108,3 +109,13 @@ def test_texture_is_the_encoder_that_needs_nothing():
     assert not spec.gated
     assert spec.derivatives
     assert spec.patch_um == pytest.approx(313.6)
+
+
+@pytest.mark.parametrize("form", FORMS[1:], ids=lambda form: form.name)
+def test_coarse_sizes_embed_patches_of_the_same_ground(form):
+    encoder = encoders.get(form.name)
+    assert encoder.spec.patch_um == pytest.approx(SPEC.patch_um, rel=0.03)
+    patch = np.random.default_rng(0).integers(0, 255, (1, form.input_px, form.input_px, 3), dtype=np.uint8)
+    embedded = encoder.encode(patch)
+    assert embedded.shape == (1, encoder.spec.dim)
+    assert np.isfinite(embedded).all()

@@ -11,7 +11,7 @@ from hisdiff._sdata._image import PyramidImage
 from hisdiff.encoders import _texture_dense as dense
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import dense_spec_of
-from hisdiff.encoders._texture import responses
+from hisdiff.encoders._texture import FORMS, responses
 
 Array = partial(ArrayImage, mpp=0.7)
 
@@ -77,7 +77,8 @@ def test_what_is_out_of_reach_does_not_count(image):
     texture = encoders.get("texture")
     box = (300.0, 300.0, 310.0, 310.0)
     before = texture.encode_dense(image, box, 10.0)
-    reach = dense._HALO + dense._BLOCK
+    windows = dense._Windows.of(FORMS[0])
+    reach = windows.halo + windows.block
     changed = np.zeros_like(image.pixels)
     near = slice(round(305 / 0.7) - reach, round(305 / 0.7) + reach)
     changed[near, near] = image.pixels[near, near]
@@ -86,9 +87,10 @@ def test_what_is_out_of_reach_does_not_count(image):
 
 def test_the_windows_have_the_size_that_is_stated():
     centres = np.array([400.3])
-    blocks = np.arange(100) * dense._BLOCK
-    for sigma, side_um in zip(dense._SIGMAS_PX, dense._WINDOWS_UM):
-        weights = dense._weights(centres, 100, sigma)[0]
+    windows = dense._Windows.of(FORMS[0])
+    blocks = np.arange(100) * windows.block
+    for sigma, side_um in zip(windows.sigmas, FORMS[0].dense_um):
+        weights = dense._weights(centres, 100, sigma, windows.block)[0]
         spread = np.sqrt(np.sum(weights * (blocks - centres) ** 2)) * 0.7
         assert spread == pytest.approx(side_um / np.sqrt(12), rel=0.03)
         assert np.sum(weights * blocks) == pytest.approx(centres[0], abs=0.1)
@@ -117,3 +119,15 @@ def test_an_anchored_image_is_read_at_its_own_resolution_only(image):
     np.testing.assert_array_equal(source.read((70, 140, 350, 420), 0.7), image.read((70, 140, 350, 420), 0.7))
     with pytest.raises(ValueError, match=r"0\.7 um per pixel here, not 1"):
         source.read((0, 0, 10, 10), 1.0)
+
+
+@pytest.mark.parametrize("name", ["texture-2um", "texture-4um"])
+def test_coarse_sizes_have_a_dense_form(name):
+    texture = encoders.get(name)
+    mpp = texture.spec.mpp
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+    image = ArrayImage(pixels, mpp=mpp)
+    whole = texture.encode_dense(image, (0, 0, 200, 200), 20.0)
+    part = texture.encode_dense(image, (60, 40, 140, 180), 20.0)
+    assert whole.shape == (10, 10, texture.dense_spec.dim)
+    np.testing.assert_allclose(part, whole[2:9, 3:7], rtol=0, atol=1e-5)

@@ -291,3 +291,27 @@ def test_an_embedding_of_an_encoder_that_its_name_does_not_lead_to_cannot_be_mad
     with pytest.raises(ValueError, match=r"spots have moved.*run hd.pp.embed"):
         hd.tl.predict(sdata, model)
     assert snapshot(sdata) == before
+
+
+def test_texture_takes_the_size_that_the_coarsest_image_needs_and_says_so(make_section, caplog) -> None:
+    fine, coarse = make_section("fine", mpp=0.5), make_section("coarse", mpp=4.4)
+    hd.pp.embed([fine, coarse], "texture")
+    for sdata in (fine, coarse):
+        assert sdata.tables["table"].uns["hisdiff"]["embedding"]["encoder"] == "texture-4um"
+    assert "'coarse_image' has 4.4 um per pixel" in caplog.text
+    hd.pp.embed(fine, "texture")
+    assert fine.tables["table"].uns["hisdiff"]["embedding"]["encoder"] == "texture"
+
+
+def test_unembedded_sections_are_fitted_at_one_size(make_section) -> None:
+    sections = [make_section("a", mpp=1.0), make_section("b", mpp=2.5)]
+    hd.pp.select_genes(sections)
+    model = hd.tl.fit(sections, method="ridge")
+    assert model.cohort.features.encoder == "texture-2um"
+
+
+def test_images_too_coarse_for_an_encoder_are_refused_with_one_that_is_not(make_section) -> None:
+    with pytest.raises(ValueError, match="encoder='texture-4um'"):
+        hd.pp.embed(make_section(mpp=4.4), "texture-2um")
+    with pytest.raises(ValueError, match=r"images of up to 6 can be used"):
+        hd.pp.embed(make_section(mpp=6.5), "texture")

@@ -15,20 +15,21 @@ import pytest
 import hisdiff
 
 ROOT = Path(hisdiff.__file__).parent
-# Level of each part of the package; inside level 4 the order of the second number holds.
+# Level of each part of the package; inside a level the order of the second number holds.
 LEVELS = {
     "_keys": (0, 0), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_device": (0, 0),
     "_section": (1, 0), "_geometry": (1, 0), "_stats": (1, 0),
     "encoders": (2, 0), "_sdata": (2, 1), "_stream": (2, 1),
-    "methods": (3, 0),
-    "io": (4, 0), "datasets": (4, 1), "pp": (4, 2), "models": (4, 3), "tl": (4, 4), "pl": (4, 5),
-    "__main__": (5, 0), "__init__": (5, 0),
+    "_nn": (3, 0), "_diffusion": (3, 0), "_training": (3, 1), "_prediction": (3, 2),
+    "methods": (4, 0),
+    "io": (5, 0), "datasets": (5, 1), "pp": (5, 2), "models": (5, 3), "tl": (5, 4), "pl": (5, 5),
+    "__main__": (6, 0), "__init__": (6, 0),
 }  # fmt: skip
 # Side by side: none of these imports another.
-APART = {("pl", "tl"), ("pl", "models"), ("tl", "models")}
+APART = {("pl", "tl"), ("_nn", "_diffusion"), ("_diffusion", "_nn")}
 NAMESPACES = ["io", "datasets", "pp", "tl", "pl", "models", "encoders"]
 # Where torch may be loaded with the module.
-TORCH = ("methods", "encoders")
+TORCH = ("methods", "encoders", "_nn", "_diffusion", "_training", "_prediction")
 
 
 def modules() -> list[Path]:
@@ -74,9 +75,17 @@ def test_imports_go_down_the_levels_or_left(path: Path) -> None:
             assert (part, other) not in APART, f"{part} and {other} stand beside each other"
 
 
+def test_methods_do_not_import_each_other() -> None:
+    for path in (ROOT / "methods").glob("*/**/*.py"):
+        own = path.relative_to(ROOT / "methods").parts[0]
+        others = [name.split(".")[2] for name, _ in imports(path) if name.startswith("hisdiff.methods.")]
+        assert {other for other in others if not other.startswith("_")} <= {own}, f"{path} imports another method"
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_torch_is_imported_at_module_level_only_where_networks_live(path: Path) -> None:
-    if path.relative_to(ROOT).parts[0] in TORCH and path.name != "__init__.py":
+    parts = path.relative_to(ROOT).parts
+    if parts[0] in TORCH and parts[1:] != ("__init__.py",):
         return
     tree = ast.parse(path.read_text(encoding="utf8"))
     top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -2,80 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from hisdiff._section import Locations, Prediction, Section
-
-
-class Scatter(NamedTuple):
-    """How far counts scatter around predictions beyond counting noise: by factors of mean 1 with Gamma distributions.
-
-    Attributes
-    ----------
-    gene
-        ``(G,)`` shape of the factor that every gene has of its own at every spot.
-    spot
-        Shape of the factor that all genes of a spot share: how much of its tissue was caught.
-    """
-
-    gene: np.ndarray
-    spot: np.ndarray
-
-    def pooled(self, counts: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what all genes of a spot together tell of their shared factor: count and prediction, ``(n,)`` each.
-
-        Every gene has the weight of its prediction over the variance m + m^2 / a of its count, so that the sum has the
-        variance of a Poisson count.
-        """
-        weight = 1 / (1 + predicted / self.gene)
-        return (weight * counts).sum(axis=1), (weight * predicted).sum(axis=1)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return named arrays from which ``from_arrays`` makes the same."""
-        return {f"scatter.{name}": array for name, array in self._asdict().items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Scatter | None:
-        """Read what ``arrays`` wrote among others; None where it is not there."""
-        names = [f"scatter.{name}" for name in cls._fields]
-        return cls(*(arrays[name] for name in names)) if names[0] in arrays else None
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """What a fitted method knows about itself, measured on left-out training tissue.
-
-    Attributes
-    ----------
-    cv_pcc
-        ``(G,)`` out-of-fold Pearson correlation of each gene.
-    interval_factor
-        ``(G,)`` factor k_g of the 90 % interval ``max(0, mean +- k_g sd)``.
-    scatter
-        Of counts around predictions; None where that is not known.
-    """
-
-    cv_pcc: np.ndarray
-    interval_factor: np.ndarray
-    scatter: Scatter | None = None
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return named arrays, float64, from which ``from_arrays`` makes the same."""
-        own = {"cv_pcc": self.cv_pcc, "interval_factor": self.interval_factor}
-        named = own if self.scatter is None else own | self.scatter.arrays()
-        return {name: np.asarray(array, dtype=np.float64) for name, array in named.items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Knowledge:
-        """Read what ``arrays`` wrote."""
-        return cls(arrays["cv_pcc"], arrays["interval_factor"], Scatter.from_arrays(arrays))
+    from hisdiff._training._calibration import Knowledge, Scatter
 
 
 class Config(Protocol):
@@ -166,7 +102,7 @@ class Fitted(Protocol):
         device: str | None = None,
         progress: bool | None = None,
     ) -> Field:
-        """Prepare predictions finer than the spots; for methods that can, see ``hisdiff.methods._field`` for a default."""
+        """Prepare predictions finer than the spots; for methods that can, see ``hisdiff._prediction._field`` for a default."""
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""

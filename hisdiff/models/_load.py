@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hisdiff.methods._model import Model
+from hisdiff.models._model import Model
 
 
 def load(path_or_hub_id: str | Path, *, revision: str | None = None, token: str | None = None) -> Model:

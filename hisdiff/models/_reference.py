@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff.methods._model import Cohort, Model
+from hisdiff.models._model import Cohort, Model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +52,8 @@ def load_reference_checkpoint(path: str | Path, genes: Sequence[str], *, heads: 
     """
     # torch is loaded when a checkpoint is, not when hisdiff.models is.
     from hisdiff.methods.hisdiff import FittedHisDiff, HisDiffConfig
-    from hisdiff.methods.hisdiff._gene_model import published_model
-    from hisdiff.methods.hisdiff._reference import load_reference_checkpoint as read
+    from hisdiff.methods.hisdiff.gene._model import published_model
+    from hisdiff.methods.hisdiff.gene._reference import load_reference_checkpoint as read
 
     reference = read(path, genes, heads=heads)
     sizes = reference.sizes

@@ -9,7 +9,7 @@ from matplotlib.colors import CenteredNorm, ListedColormap
 
 from hisdiff._check import listing
 from hisdiff._sdata._read import as_list, read_sections
-from hisdiff.methods._pca import column_scale, principal_axes
+from hisdiff._stats._pca import column_scale, principal_axes
 from hisdiff.pl import _canvas
 
 if TYPE_CHECKING:

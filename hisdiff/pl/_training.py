@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from hisdiff.methods._model import Model
+    from hisdiff.models._model import Model
 
 HELD_OUT = "val_"
 CRITERION = "val_score"

@@ -19,7 +19,7 @@ from hisdiff._sdata._stand_in import stand_in
 from hisdiff._stats._resample import random_spots
 from hisdiff.methods._base import METHODS
 from hisdiff.methods._base import method as method_named
-from hisdiff.methods._model import shares_spots, spot_hashes
+from hisdiff.models._model import shares_spots, spot_hashes
 from hisdiff.pp._embed import embed, ensure_embedding
 from hisdiff.pp._genes import select_genes
 from hisdiff.tl._contest import Task, merged, unseen
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff.encoders import Encoder
-    from hisdiff.methods._model import Model
+    from hisdiff.models._model import Model
 
 RANDOM_SPOTS, PSEUDO_SPOT = "random spots", "pseudo-spot"
 """Rows of the table that no method made."""

@@ -11,19 +11,19 @@ from hisdiff import _keys
 from hisdiff._geometry._grid import BLOCK, block_slices, by_block, cells_touching, overlap
 from hisdiff._keys import fine_draw
 from hisdiff._log import logger, progress
+from hisdiff._prediction._agreement import Agreement
+from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._prediction._noise import BlockNoise
 from hisdiff._section import Locations, Prediction
 from hisdiff._stream import Output, run
-from hisdiff.methods._agreement import Agreement
-from hisdiff.methods._base import Scatter
-from hisdiff.methods._draws import DrawAccumulator
-from hisdiff.methods._noise import BlockNoise
+from hisdiff._training._calibration import Scatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from hisdiff._prediction._agreement import Factors
     from hisdiff._section import Section
-    from hisdiff.methods._agreement import Factors
     from hisdiff.methods._base import Field
 
 # Values of one array of a tile: some hundred MB for the dozen arrays that are alive at a time.

@@ -19,9 +19,9 @@ from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._settings import settings
+from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.methods._base import method as method_named
-from hisdiff.methods._model import Cohort, Model, spot_hashes
-from hisdiff.methods._ood import EmbeddingDistribution
+from hisdiff.models._model import Cohort, Model, spot_hashes
 from hisdiff.pp._embed import ensure_embedding
 from hisdiff.pp._genes import select_genes
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from hisdiff.methods._model import Model
+    from hisdiff.models._model import Model
 
 
 def metagenes(

@@ -31,7 +31,7 @@ from hisdiff._sdata._write import (
 )
 from hisdiff.methods._base import METHODS
 from hisdiff.methods._base import method as method_named
-from hisdiff.methods._model import Model
+from hisdiff.models._model import Model
 from hisdiff.pp._embed import ensure_embedding, ensure_lattice
 from hisdiff.tl._target import Target
 

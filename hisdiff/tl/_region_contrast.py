@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff.methods._base import Field
-    from hisdiff.methods._model import Model
+    from hisdiff.models._model import Model
 
 # Keeps the share of a gene that is not expressed in a region finite: a thousandth of the mean gene's.
 _FLOOR = 1e-3

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._sdata._area import Area
-    from hisdiff.methods._tesla._regions import Regions
+    from hisdiff.methods.tesla._regions import Regions
 
 
 def marker_regions(

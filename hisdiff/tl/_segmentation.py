@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hisdiff._sdata._area import Area
-    from hisdiff.methods._tesla._regions import Regions, Target
+    from hisdiff.methods.tesla._regions import Regions, Target
 
 # Labels of fewer pixels are merged, as a part of the shorter side's square: 1000 pixels where that side has 1000.
 _LEAST_PART = 1e-3
@@ -31,7 +31,7 @@ def checked_options(
     n_markers: int,
 ) -> dict[str, Any]:
     """Check the options of a segmentation and return them by name."""
-    from hisdiff.methods._tesla._regions import Target
+    from hisdiff.methods.tesla._regions import Target
 
     if not n_markers:
         raise ValueError("markers is empty; name the genes of the programme.")
@@ -58,8 +58,8 @@ def label_section(
     area: Area, values: np.ndarray, options: Mapping[str, Any], run: Mapping[str, Any]
 ) -> tuple[Regions, np.ndarray]:
     """Label one section; values are log2(1 + count) of the markers ``(n, m)``. Also the label of each location."""
-    from hisdiff.methods._tesla._regions import find_targets, programme, unit_range
-    from hisdiff.methods._tesla._segment import segment
+    from hisdiff.methods.tesla._regions import find_targets, programme, unit_range
+    from hisdiff.methods.tesla._segment import segment
 
     if options["min_count"] is not None:
         values = np.where(values < np.log2(1 + options["min_count"]), 0, values)

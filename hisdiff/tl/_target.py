@@ -13,6 +13,7 @@ import shapely
 from hisdiff import _keys
 from hisdiff._check import one_of, positive
 from hisdiff._geometry._grid import cells_within, outlines
+from hisdiff._prediction._agreement import MODES
 from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._fine import check_names_free, fine_table, write_fine
 from hisdiff._sdata._grid import Window, labels_element
@@ -20,7 +21,6 @@ from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._store import check_room, working_folder
 from hisdiff._section import Locations
 from hisdiff._stream import discard
-from hisdiff.methods._agreement import MODES
 from hisdiff.pp._tissue import outline_of
 from hisdiff.tl._fine import fine_predictor, outputs_of, predict_cells, predict_locations, resolution_for
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hisdiff._sdata._read import Bound
     from hisdiff._section import Section
-    from hisdiff.methods._model import Model
+    from hisdiff.models._model import Model
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def tls_score(
     areas = areas_of(places, expression.rows, most_px=options["working_px"])
     values = expression.values()
 
-    from hisdiff.methods._tesla._regions import together
+    from hisdiff.methods.tesla._regions import together
 
     scores = np.zeros((table.n_obs, len(known)))
     total = np.zeros(table.n_obs)

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from hisdiff._nn._initialize import initialise
 from hisdiff._section import FeatureSpec, Locations, Section, depth_of
+from hisdiff._training._loop import generator_for
 from hisdiff.encoders import get
-from hisdiff.methods._training import generator_for
 from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
-from hisdiff.methods.hisdiff._gene_model import GeneModel, GeneNetwork, Sizes
-from hisdiff.methods.hisdiff._gene_scale import GeneScale
-from hisdiff.methods.hisdiff._initialise import initialise
+from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
+from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
 UNI_DIM = 1024
 

@@ -33,14 +33,14 @@ from superres_baselines import INTERPOLATIONS, DenseRidge, interpolated, rescale
 from superres_tasks import MERGED_UM, N_DRAWS, TOY_UM, Job, merged_jobs, toy_jobs
 
 import hisdiff as hd
+from hisdiff._prediction._agreement import Agreement
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._figures import within_groups
 from hisdiff._stats._proper import LEVEL, energy_score
 from hisdiff._stats._resample import paired_bootstrap, with_counting_noise
 from hisdiff._stats._spatial import knn_weights, moran
 from hisdiff._stats._structure import coexpression_agreement, normalize_depth
-from hisdiff.methods._agreement import Agreement
-from hisdiff.methods._base import Scatter
+from hisdiff._training._calibration import Scatter
 
 TESTS = ("toy", "2x2", "3x3", "unknown", "split", "thinned")
 SECTIONS = ("C2", "C3", "C4", "C5")

@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import cKDTree
 
-from hisdiff.methods._superpixels import Footprints, Inputs, scaled_under
+from hisdiff._prediction._superpixels import Footprints, Inputs, scaled_under
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._section import Section
-    from hisdiff.methods._model import Model
+    from hisdiff.models._model import Model
 
 SOURCE = {"table_key": None, "image_key": None, "shapes_key": None, "mpp": None, "layer": None}
 TOY_UM, MERGED_UM = 10.0, 16.0

@@ -73,7 +73,7 @@ def test_cells_add_up_to_spots_and_sections_without_counts_get_maps_too(
 
 
 def test_an_interrupted_fit_goes_on_to_the_same_model(make_section, colour_encoder, method, monkeypatch) -> None:
-    from hisdiff.methods import _training
+    from hisdiff._training import _loop as _training
 
     made = prepared(make_section, colour_encoder, "s1", 1)
     options = {**OPTIONS[method], "most_steps" if method == "istar" else "n_steps": 6}

@@ -34,7 +34,7 @@ def model(plain):
 @pytest.fixture
 def quick(monkeypatch):
     """Cells of which the method knows what a spot nearby would have, so that no patch is embedded."""
-    from hisdiff.methods import _field
+    from hisdiff._prediction import _field
 
     class Nearby(_field.PatchField):
         def _predict(self, cells):

@@ -4,7 +4,7 @@ import pytest
 
 import hisdiff as hd
 from hisdiff._settings import settings
-from hisdiff.methods import _training
+from hisdiff._training import _loop as _training
 
 TINY = {
     "scalings": ["standardised"], "gammas": [0.3], "penalties": [1.0, 5.0], "n_components": 4, "n_factors": 2,

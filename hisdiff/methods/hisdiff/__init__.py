@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from hisdiff.methods.hisdiff._config import HisDiffConfig
-from hisdiff.methods.hisdiff._fit import fit_factor_model
-from hisdiff.methods.hisdiff._fit_gene import fit_gene_model
-from hisdiff.methods.hisdiff._gene_model import DENOISERS
-from hisdiff.methods.hisdiff._model import FittedHisDiff
+from hisdiff.methods.hisdiff._fitted import FittedHisDiff
+from hisdiff.methods.hisdiff.config import HisDiffConfig
+from hisdiff.methods.hisdiff.factor._fit import fit_factor_model
+from hisdiff.methods.hisdiff.gene._fit import fit_gene_model
+from hisdiff.methods.hisdiff.gene._model import DENOISERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,19 +12,19 @@ import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
-from hisdiff.methods._calibration import knowledge_of, scatter_of
-from hisdiff.methods.xfuse._config import XFuseConfig
+from hisdiff._training._calibration import knowledge_of, scatter_of
 from hisdiff.methods.xfuse._fit import covariates_of, fit_model, start
 from hisdiff.methods.xfuse._fitted import FittedXFuse, digest_of
 from hisdiff.methods.xfuse._patches import Slides
 from hisdiff.methods.xfuse._slides import Slide
+from hisdiff.methods.xfuse.config import XFuseConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from hisdiff._section import Section
-    from hisdiff.methods._base import Knowledge, Scatter
+    from hisdiff._training._calibration import Knowledge, Scatter
     from hisdiff.methods.xfuse._model import XFuseModel
 
 __all__ = ["FittedXFuse", "XFuse", "XFuseConfig"]

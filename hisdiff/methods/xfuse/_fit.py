@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hisdiff._log import logger
-from hisdiff.methods._training import generator_for, train
+from hisdiff._training._loop import generator_for, train
 from hisdiff.methods.xfuse._metagenes import contributions, drop, keep, resized, split
 from hisdiff.methods.xfuse._model import FAST_GENES, FAST_POSTERIORS, Covariate, XFuseLoss, XFuseModel
 from hisdiff.methods.xfuse._network import inverse_softplus, last_of
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hisdiff.methods.xfuse._config import XFuseConfig
     from hisdiff.methods.xfuse._patches import Slides
     from hisdiff.methods.xfuse._slides import Slide
+    from hisdiff.methods.xfuse.config import XFuseConfig
 
 _FINAL_DRAWS = 10
 _SECTION = "section"

@@ -12,20 +12,20 @@ import torch
 from hisdiff._device import resolve_device
 from hisdiff._geometry._grid import cells_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
-from hisdiff.methods._base import Scatter
-from hisdiff.methods._draws import DrawAccumulator
-from hisdiff.methods._noise import ROW_BLOCK
-from hisdiff.methods._training import generator_for
-from hisdiff.methods.xfuse._config import XFuseConfig
+from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._prediction._noise import ROW_BLOCK
+from hisdiff._training._calibration import Scatter
+from hisdiff._training._loop import generator_for
 from hisdiff.methods.xfuse._model import Covariate, XFuseModel
 from hisdiff.methods.xfuse._render import Canvas, box_means
 from hisdiff.methods.xfuse._slides import Slide
+from hisdiff.methods.xfuse.config import XFuseConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff.methods._base import Knowledge
+    from hisdiff._training._calibration import Knowledge
 
 # Counts drawn for every draw of the expected ones: the mean of log2(1 + count) needs more than one.
 _COUNTINGS = 4

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hisdiff.methods._training import generator_for
+from hisdiff._training._loop import generator_for
 from hisdiff.methods.xfuse._model import Maps, XFuseModel, draw
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import NegativeBinomial, Normal, kl_divergence
 
-from hisdiff.methods._training import LossOutput
+from hisdiff._training._loop import LossOutput
 from hisdiff.methods.xfuse._network import Decoder, Encoder, ImageHeads, LatentHeads, block, head
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hisdiff.methods.xfuse._config import XFuseConfig
     from hisdiff.methods.xfuse._patches import Patches, Slides
+    from hisdiff.methods.xfuse.config import XFuseConfig
 
 _LEAST_RATE = 1e-8
 _START_SD = 0.01

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hisdiff.methods._training import generator_for
+from hisdiff._training._loop import generator_for
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ import torch
 from sklearn.decomposition import NMF
 from torch.distributions import NegativeBinomial
 
-from hisdiff.methods._training import generator_for
+from hisdiff._training._loop import generator_for
 
 _BATCH = 100
 _RATE = 0.01

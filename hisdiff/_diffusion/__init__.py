@@ -1,0 +1,1 @@
+"""Noise schedules, prediction types and samplers; they know nothing of genes or tissue."""

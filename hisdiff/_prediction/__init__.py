@@ -1,0 +1,1 @@
+"""What methods share to predict: noise by place, draws, fields, footprints, agreement with counts."""

@@ -1,0 +1,223 @@
+r"""Agreement of fine predictions with the spots that were measured.
+
+The count of a gene at a spot is Poisson around its rate, and its rate is the predicted one, m, times two factors of mean 1 with
+Gamma distributions, which are what the prediction does not know: s, which all genes of the spot share, of shape b, and the
+gene's own, of shape a. Given the count y the own factor is Gamma again, with mean
+
+.. math:: \frac{y + a}{s m + a}
+
+(conjugacy), so that counts are followed as far as they deserve: a deeply read gene wholly, a single molecule hardly. The shared
+factor is told by all genes together, each with the weight :math:`w_g = 1 / (1 + m_g / a_g)`, with which the weighted sum of counts
+has the variance of a Poisson count: its mean is :math:`(\sum_g w_g y_g + b) / (\sum_g w_g m_g + b)`. Without it a spot of
+twice the molecules would have its deep genes doubled and its shallow ones left, which is another composition.
+The cells of a footprint are multiplied by its factor; between footprints it is blended by distance from their edges, so
+that it varies continuously, and far from all spots it is that of the section as a whole.
+
+The factor of a draw does two things: it corrects what is expected, as that of the mean does, and it undoes what the draw
+happened to have too much or too little of in the footprint. The first reaches between the spots as the mean's does. The
+second must not reach further than the noise of a draw is alike (as in conditional simulation by kriging); undone where it
+never was, noise would be added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from scipy import sparse
+from scipy.spatial import cKDTree
+from scipy.special import gammaincinv, ndtr
+
+from hisdiff._geometry import pitch_of
+from hisdiff._geometry._grid import outlines, overlap
+
+if TYPE_CHECKING:
+    from hisdiff._section import Locations
+    from hisdiff._training._calibration import Scatter
+
+MODES = ("shrink", "exact", "none")
+
+_NEIGHBOURS = 6
+# In pitches: where the section as a whole weighs as much as a spot, for what is expected and for the noise of a draw.
+_FAR, _FAR_NOISE = 2.0, 0.15
+# Cells further out of all footprints than this part of the pitch differ from their neighbours by less than can be seen.
+_NEAR = 0.05
+
+
+class Agreement:
+    """Factors that bring cells into agreement with measured spots.
+
+    Parameters
+    ----------
+    spots
+        Measured locations.
+    counts
+        ``(n, G)``; NaN for genes that were not measured, which have the shared factor only.
+    scatter
+        Shapes a and b.
+    exact
+        Whether the cells of a footprint add up to its count.
+    """
+
+    def __init__(self, spots: Locations, counts: np.ndarray, scatter: Scatter, *, exact: bool) -> None:
+        self.spots, self.counts, self.scatter, self.exact = spots, counts, scatter, exact
+        self._outlines = outlines(spots)
+        self._tree = cKDTree(spots.xy_um)
+        pitch = pitch_of(spots.xy_um)
+        self._pitch = pitch if np.isfinite(pitch) else 4 * float(np.median(spots.radius_um))
+
+    def factors(
+        self, predicted: np.ndarray, normal: np.ndarray | None = None, of_mean: Factors | None = None
+    ) -> Factors:
+        """Return the factors of the spots.
+
+        Parameters
+        ----------
+        predicted
+            ``(n, G)`` sums over footprints, m.
+        normal
+            ``(n, 1 + G)`` standard normal values at which the distributions of the shared and of the genes' own
+            factors are inverted; None for their means.
+        of_mean
+            For a draw, the factors of the mean.
+        """
+        known = np.isfinite(self.counts) & np.isfinite(predicted)
+        y, m = np.where(known, self.counts, 0), np.where(known, predicted, 0)
+        told, expected = (values[:, None] for values in self.scatter.pooled(y, m))
+        shared_at, own_at = (None, None) if normal is None else (normal[:, :1], normal[:, 1:])
+        shared = _factor(told, expected, self.scatter.spot, shared_at)
+        between = (shared * _factor(y, shared * m, self.scatter.gene, own_at, known)).astype(np.float32)
+        everywhere = _factor(told.sum(), expected.sum(), self.scatter.spot)
+        whole = everywhere * _factor(y.sum(axis=0), everywhere * m.sum(axis=0), self.scatter.gene)
+        inside, missing = between, None
+        if self.exact:
+            there = m > 0
+            inside = np.where(known, np.where(there, y / np.where(there, m, 1), 0), shared).astype(np.float32)
+            missing = np.where(known & ~there, y, 0).astype(np.float32)
+        if of_mean is None:
+            return Factors(inside, between, whole, missing)
+        return Factors(inside, of_mean.between, of_mean.whole, missing, between / of_mean.between)
+
+    def closer_than(self, distance_um: float) -> np.ndarray:
+        """Return the rows of spots whose footprints are closer to another's than a distance."""
+        one, other = shapely.STRtree(self._outlines).query(self._outlines, predicate="dwithin", distance=distance_um)
+        return np.unique(one[one != other])
+
+    def footprints(self, cells: Locations, rows: np.ndarray) -> sparse.csr_matrix:
+        """Return the part of each cell's area in each footprint of ``rows``, csr ``(len(rows), n)``."""
+        assert cells.array_ij is not None
+        assert cells.cell_um is not None
+        return overlap(self.spots.take(rows), cells.array_ij, cells.cell_um)
+
+    def near(self, cells: Locations) -> np.ndarray:
+        """Return the spots whose footprint may touch a box around cells."""
+        return np.flatnonzero(shapely.intersects(self._outlines, shapely.box(*_box_of(cells))))
+
+    def blend(self, cells: Locations) -> Blend:
+        """Return how the factors of spots act at cells."""
+        rows = self.near(cells)
+        share = self.footprints(cells, rows).tocsc()
+        covered = np.asarray(share.sum(axis=0)).ravel()
+        touched = covered > 0
+        inside = share @ sparse.diags(1 / np.where(touched, covered, 1))
+        n = len(self.spots)
+        inside = sparse.csr_matrix((inside.T.tocoo().data, (inside.T.tocoo().row, rows[inside.T.tocoo().col])),
+                                   shape=(len(cells), n))  # fmt: skip
+        k = min(_NEIGHBOURS, n)
+        free = np.flatnonzero(~touched)
+        distance, nearest = self._tree.query(cells.xy_um[free], k=np.arange(1, k + 1))
+        to_edge = self._to_edge(cells.xy_um[free], nearest, distance)
+        weight = 1 / np.square(to_edge + _NEAR * self._pitch)
+
+        def blended(far: float) -> tuple[sparse.csr_matrix, np.ndarray]:
+            rest = 1 / np.square(far * self._pitch)
+            total = weight.sum(axis=1) + rest
+            where = np.repeat(free, k), nearest.ravel()
+            whole = np.zeros(len(cells))
+            whole[free] = rest / total
+            return sparse.csr_matrix(((weight / total[:, None]).ravel(), where), shape=(len(cells), n)), whole
+
+        between, whole = blended(_FAR)
+        alike, _ = blended(_FAR_NOISE)
+        area = np.asarray(share.power(2).sum(axis=1)).ravel()
+        spread = sparse.csr_matrix(share.T @ sparse.diags(1 / np.where(area > 0, area, 1)))
+        return Blend(inside, between, whole, alike, spread, rows)
+
+    def _to_edge(self, xy: np.ndarray, nearest: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        shape = self.spots.footprint
+        if isinstance(shape, np.ndarray) and shape.dtype == object:
+            return shapely.distance(shapely.points(xy)[:, None], self._outlines[nearest])
+        return np.maximum(distance - self.spots.radius_um[nearest], 0)
+
+
+def _factor(
+    counts: np.ndarray,
+    predicted: np.ndarray,
+    shape: np.ndarray,
+    normal: np.ndarray | None = None,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return factors given Poisson counts: their means, or where normal values say; 1 for what is not known."""
+    after = counts + shape
+    drawn = after if normal is None else gammaincinv(after, np.clip(ndtr(normal), 1e-6, 1 - 1e-6))
+    factor = drawn / (predicted + shape)
+    return factor if known is None else np.where(known, factor, 1)
+
+
+def _box_of(cells: Locations) -> tuple[float, float, float, float]:
+    assert cells.cell_um is not None
+    half = cells.cell_um / 2
+    (x0, y0), (x1, y1) = cells.xy_um.min(axis=0) - half, cells.xy_um.max(axis=0) + half
+    return x0, y0, x1, y1
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Factors of the spots of a section, for one draw or for the mean.
+
+    Attributes
+    ----------
+    inside, between
+        ``(n, G)``, for the cells of a footprint and for those around it.
+    whole
+        ``(G,)``, far from all spots.
+    missing
+        ``(n, G)`` counts of footprints in which nothing is predicted, to be spread by area; None for none.
+    noise
+        ``(n, G)``, for a draw, by what its factor differs from that of the mean; None for the mean.
+    """
+
+    inside: np.ndarray
+    between: np.ndarray
+    whole: np.ndarray
+    missing: np.ndarray | None = None
+    noise: np.ndarray | None = None
+
+
+class Blend:
+    """What the factors of spots make of the cells they were asked for; see ``Agreement.blend``."""
+
+    def __init__(
+        self,
+        inside: sparse.csr_matrix,
+        between: sparse.csr_matrix,
+        whole: np.ndarray,
+        alike: sparse.csr_matrix,
+        spread: sparse.csr_matrix,
+        rows: np.ndarray,
+    ) -> None:
+        self._inside, self._between, self._whole, self._alike = inside, between, whole, alike
+        self._spread, self._rows = spread, rows
+
+    def __call__(self, counts: np.ndarray, factors: Factors) -> np.ndarray:
+        """Return counts of cells ``(n, G)`` in agreement, float32."""
+        factor = self._inside @ factors.inside + self._between @ factors.between
+        factor += self._whole[:, None] * factors.whole
+        if factors.noise is not None:
+            factor *= 1 + self._alike @ factors.noise - np.asarray(self._alike.sum(axis=1)).reshape(-1, 1)
+        result = counts * factor
+        if factors.missing is not None:
+            result += self._spread @ factors.missing[self._rows]
+        return result.astype(np.float32)

@@ -1,0 +1,196 @@
+"""What a method learns about itself from out-of-fold predictions: accuracy, and how wide its intervals must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from hisdiff._stats._accuracy import pearson
+from hisdiff._stats._proper import LEVEL, coverage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_LOWEST, _HIGHEST = 0.4, 8.0
+_SHAPES = (0.1, 100.0)
+_TURNS = 3
+_TOP = 30.0  # log2 of more counts than a gene can have
+# Halvings of the range of log k_g: to less than one in a thousand.
+_HALVINGS = 12
+# Sampling variance of log k_g is about this over n: an interval end is a quantile, var(quantile) = p (1 - p) / (n f^2)
+# with p = .9 and f k = .34 the density of |z| at the end of a normal 90 % interval, times its place.
+_LOG_VARIANCE = LEVEL * (1 - LEVEL) / 0.34**2
+# Spots that are worth asking: their sampling error of 2 % is below the differences between sections.
+_MAX_ROWS = 2000
+
+
+class Scatter(NamedTuple):
+    """How far counts scatter around predictions beyond counting noise: by factors of mean 1 with Gamma distributions.
+
+    Attributes
+    ----------
+    gene
+        ``(G,)`` shape of the factor that every gene has of its own at every spot.
+    spot
+        Shape of the factor that all genes of a spot share: how much of its tissue was caught.
+    """
+
+    gene: np.ndarray
+    spot: np.ndarray
+
+    def pooled(self, counts: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what all genes of a spot together tell of their shared factor: count and prediction, ``(n,)`` each.
+
+        Every gene has the weight of its prediction over the variance m + m^2 / a of its count, so that the sum has the
+        variance of a Poisson count.
+        """
+        weight = 1 / (1 + predicted / self.gene)
+        return (weight * counts).sum(axis=1), (weight * predicted).sum(axis=1)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return named arrays from which ``from_arrays`` makes the same."""
+        return {f"scatter.{name}": array for name, array in self._asdict().items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Scatter | None:
+        """Read what ``arrays`` wrote among others; None where it is not there."""
+        names = [f"scatter.{name}" for name in cls._fields]
+        return cls(*(arrays[name] for name in names)) if names[0] in arrays else None
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a fitted method knows about itself, measured on left-out training tissue.
+
+    Attributes
+    ----------
+    cv_pcc
+        ``(G,)`` out-of-fold Pearson correlation of each gene.
+    interval_factor
+        ``(G,)`` factor k_g of the 90 % interval ``max(0, mean +- k_g sd)``.
+    scatter
+        Of counts around predictions; None where that is not known.
+    """
+
+    cv_pcc: np.ndarray
+    interval_factor: np.ndarray
+    scatter: Scatter | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return named arrays, float64, from which ``from_arrays`` makes the same."""
+        own = {"cv_pcc": self.cv_pcc, "interval_factor": self.interval_factor}
+        named = own if self.scatter is None else own | self.scatter.arrays()
+        return {name: np.asarray(array, dtype=np.float64) for name, array in named.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Knowledge:
+        """Read what ``arrays`` wrote."""
+        return cls(arrays["cv_pcc"], arrays["interval_factor"], Scatter.from_arrays(arrays))
+
+
+def knowledge_of(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, sections: np.ndarray) -> Knowledge:
+    """Summarise out-of-fold predictions.
+
+    Parameters
+    ----------
+    measured
+        ``(n, G)``, log2(1 + count) at training spots.
+    mean, std
+        ``(n, G)``, predicted for the same spots by fits that had not seen them, from at least two draws.
+    sections
+        ``(n,)`` section of each spot.
+    """
+    return Knowledge(
+        cv_pcc=cv_pcc_of(measured, mean, sections),
+        interval_factor=interval_factor(measured, mean, std),
+        scatter=scatter_of(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
+    )
+
+
+def cv_pcc_of(measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> np.ndarray:
+    """Return the correlation of each gene, ``(G,)``; the arguments are those of ``knowledge_of``.
+
+    Correlations are taken inside sections and averaged, weighted by spots, since differences between sections are no
+    skill.
+    """
+    names, index = np.unique(sections, return_inverse=True)
+    correlations = np.stack([pearson(measured[index == i], mean[index == i]) for i in range(len(names))])
+    weights = np.where(np.isfinite(correlations), np.bincount(index)[:, None], 0)
+    total = weights.sum(axis=0)
+    return np.where(total > 0, (weights * np.nan_to_num(correlations)).sum(axis=0) / np.maximum(total, 1), np.nan)
+
+
+def scatter_of(counts: np.ndarray, predicted: np.ndarray) -> Scatter:
+    """Return how counts scatter around predictions, by the moments of gamma-Poisson distributions.
+
+    One factor per gene first makes the two agree in total, since an offset is no scatter. What the genes of a spot share
+    and what each has of its own are found in turns, since either is seen only once the other is accounted for.
+
+    Parameters
+    ----------
+    counts, predicted
+        ``(n, G)``, measured, and predicted out of fold.
+    """
+    total = predicted.sum(axis=0)
+    mean = predicted * (counts.sum(axis=0) / np.where(total > 0, total, 1))
+    scatter = Scatter(gene=_shape(counts, mean), spot=np.asarray(_SHAPES[1]))
+    for _ in range(_TURNS):
+        told, expected = scatter.pooled(counts, mean)
+        spot = _shape(told, expected)
+        shared = ((told + spot) / (expected + spot))[:, None]
+        scatter = Scatter(gene=_shape(counts, shared * mean), spot=spot)
+    return scatter
+
+
+def _shape(counts: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return the shape a for which counts have the variance m + m^2 / a around m, over the first axis.
+
+    Bounded, as a gene that follows its prediction more closely than counting allows, or not at all, tells little about a.
+    """
+    excess = np.square(counts - mean).sum(axis=0) - mean.sum(axis=0)
+    return np.clip(np.square(mean).sum(axis=0) / np.maximum(excess, 1e-12), *_SHAPES)
+
+
+def interval_factor(measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return the factor k_g of each gene for which max(0, mean -+ k_g sd) covers 90 % of the measured counts, ``(G,)``.
+
+    Coverage is that of the randomised PIT (``hisdiff._stats._proper.coverage``). A factor from few spots is uncertain,
+    so the logarithm of each gene's own is drawn towards that of all genes together, as far as their spread is no more
+    than sampling would give (empirical Bayes).
+
+    Parameters
+    ----------
+    measured, mean, std
+        ``(n, G)``, log2(1 + count): measured, and predicted out of fold.
+    """
+    if len(measured) > _MAX_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(len(measured), _MAX_ROWS, replace=False))
+        measured, mean, std = measured[rows], mean[rows], std[rows]
+    if len(measured) == 0 or measured.shape[1] == 0:
+        return np.ones(measured.shape[1])
+    pooled = _crossing(lambda factor: coverage(measured, mean, std, factor[0]).mean(keepdims=True), 1)[0]
+    if np.isnan(pooled):
+        # No factor brings all genes together to the level: they are covered too often, or nothing is certain enough.
+        pooled = _LOWEST if coverage(measured, mean, std, _LOWEST).mean() >= LEVEL else _HIGHEST
+    apart = np.log(_crossing(lambda factors: coverage(measured, mean, std, factors), measured.shape[1]) / pooled)
+    told = np.isfinite(apart)
+    noise = _LOG_VARIANCE / len(measured)
+    spread = max(float(np.mean(apart[told] ** 2)) - noise, 0) if told.any() else 0.0
+    return pooled * np.exp(np.where(told, spread / (spread + noise) * apart, 0))
+
+
+def _crossing(covered: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:
+    """Return the factors, ``(size,)``, at which coverage rises to the level, by halving the range.
+
+    NaN where it is above from the start or never reaches it: a gene with hardly any counts, whose zeros are covered
+    nine times in ten whatever the factor, tells nothing about it.
+    """
+    low, high = np.full(size, np.log(_LOWEST)), np.full(size, np.log(_HIGHEST))
+    crosses = (covered(np.exp(low)) < LEVEL) & (covered(np.exp(high)) >= LEVEL)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        below = covered(np.exp(middle)) < LEVEL
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(crosses, np.exp((low + high) / 2), np.nan)

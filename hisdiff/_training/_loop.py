@@ -1,0 +1,369 @@
+"""One training loop for every method that trains: Accelerate underneath, data in memory, resumable to the same numbers.
+
+Nothing random is carried from step to step. What a step draws depends on (seed, step, process) only, so that a run that
+was killed goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import torch
+
+from hisdiff._check import one_of, positive
+from hisdiff._device import resolve_device, without_denormals
+from hisdiff._log import logger, progress
+from hisdiff._training._interrupt import deferred_interrupt
+from hisdiff._training._state import TrainingState, copied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+Precision = Literal["no", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("no", "bf16", "fp16")
+
+# Spreads (seed, step, process) over 63 bits, so that neighbouring steps start unrelated generators.
+_MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+class LossOutput(NamedTuple):
+    """A loss and the values worth logging.
+
+    Attributes
+    ----------
+    total
+        Scalar to descend.
+    parts
+        Scalars by name, for the history.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Trainable(Protocol):
+    """A module that knows its loss. Any ``nn.Module`` with this method can be trained."""
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
+        """Return the loss of a batch; all randomness comes from ``generator``."""
+
+
+class Validation(NamedTuple):
+    """What a look at held-out tissue says: ``score`` (lower is better) decides when to stop, ``parts`` are logged."""
+
+    score: float
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """Settings of the loop.
+
+    Attributes
+    ----------
+    n_steps
+        Steps of the optimiser at most.
+    batch_size
+        Rows per step, over all processes together.
+    learning_rate, weight_decay
+        Of AdamW; the rate rises over ``warmup`` steps and, with ``cosine``, falls to zero at ``n_steps``.
+    warmup
+        Steps.
+    cosine
+        Whether the rate falls.
+    clip
+        Largest norm of the gradient; None for any.
+    ema
+        Decay of the exponential moving average of the weights, which is what is kept; 0 for the last weights.
+    precision
+        ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
+    validate_every
+        Steps between looks at held-out tissue.
+    patience
+        Looks without a better score before stopping; None to go on to ``n_steps``.
+    checkpoint_every
+        Steps between checkpoints.
+    fused
+        Whether the optimiser's step is one kernel: seven times as quick on a CPU, with other rounding.
+    """
+
+    n_steps: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: int = 0
+    cosine: bool = False
+    clip: float | None = 1.0
+    ema: float = 0.0
+    precision: Precision = "no"
+    validate_every: int = 50
+    patience: int | None = None
+    checkpoint_every: int = 500
+    fused: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "batch_size", "validate_every", "checkpoint_every"):
+            positive(getattr(self, name), name, integer=True)
+        positive(self.learning_rate, "learning_rate")
+        if self.clip is not None:
+            positive(self.clip, "clip")
+        if self.patience is not None:
+            positive(self.patience, "patience", integer=True)
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is a decay from 0 to below 1, not {self.ema!r}.")
+        if self.weight_decay < 0 or self.warmup < 0:
+            raise ValueError("weight_decay and warmup are zero or above.")
+        one_of(self.precision, PRECISIONS, "precision")
+
+
+class TrainingResult(NamedTuple):
+    """The end of a run.
+
+    Attributes
+    ----------
+    weights
+        Tensors on the CPU: of the best look at held-out tissue where there is one, else of the end.
+    best_step
+        The step they are of.
+    history
+        Rows with ``step``, ``loss``, its parts, and ``val_...`` where validated.
+    """
+
+    weights: dict[str, Tensor]
+    best_step: int
+    history: list[dict[str, float]]
+
+
+def generator_for(seed: int, step: int, process: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a fresh generator for an address; the same address gives the same numbers."""
+    key = sum(part * mix for part, mix in zip((seed, step + 1, process + 1), _MIX))
+    return torch.Generator(device).manual_seed((key ^ (key >> 31)) % 2**63)
+
+
+def train(
+    module: nn.Module,
+    data: Mapping[str, Tensor],
+    options: TrainingOptions,
+    *,
+    seed: int,
+    validate: Callable[[nn.Module], Validation] | None = None,
+    device: str | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress_bar: bool | None = None,
+    desc: str = "training",
+) -> TrainingResult:
+    """Train a module.
+
+    Parameters
+    ----------
+    module
+        A ``Trainable``; left with the resulting weights, in evaluation mode, on the device.
+    data
+        Tensors with one row per observation, all of one length. They are moved to the device as a whole: batches are
+        gathered by index, without a data loader in the way.
+    options
+        Settings.
+    seed
+        Decides batches, noise and dropout.
+    validate
+        Called with the averaged module every ``validate_every`` steps, on every process; the score decides which
+        weights are kept, and when to stop.
+    device
+        Name; None for the package's setting. Under ``accelerate launch`` the launcher decides.
+    checkpoint
+        Folder for checkpoints, or None.
+    resume
+        Go on from ``checkpoint`` if it is there.
+    progress_bar
+        Show a bar; None for the package's setting.
+    desc
+        Text of the bar.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C, once the step is finished and a checkpoint is written.
+    FloatingPointError
+        If the loss is not finite.
+    ValueError
+        If the tensors differ in length, or the checkpoint is of another run.
+    """
+    n_rows = _n_rows(data)
+    accelerator = _accelerator(options, device)
+    run = _Run(module, data, options, seed, accelerator, n_rows)
+    if resume and checkpoint is not None and checkpoint.exists():
+        run.state.load(checkpoint)
+        logger.info("resuming %s at step %d of %d", desc, run.state.step, options.n_steps)
+    writes = checkpoint if accelerator.is_main_process else None
+    shown = progress_bar if accelerator.is_main_process else False
+    bars = progress(desc=desc, total=options.n_steps, enabled=shown)
+    with without_denormals(), bars as bar, deferred_interrupt() as interrupted:
+        bar.update(run.state.step)
+        try:
+            if validate is not None and run.state.step == 0:
+                run.state.history.append({"step": 0.0})
+                run.look(validate)  # the weights a module starts with may be good, and none may be better
+            while run.state.step < options.n_steps and not run.finished:
+                run.advance()
+                if validate is not None and (
+                    run.state.step % options.validate_every == 0 or run.state.step == options.n_steps
+                ):
+                    run.look(validate)
+                bar.update()
+                bar.set_postfix({k: f"{v:.3g}" for k, v in run.shown().items()}, refresh=False)
+                if writes is not None and run.state.step % options.checkpoint_every == 0:
+                    run.state.save(writes)
+                if interrupted():
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if writes is not None and run.whole:  # pressed twice, it may come within a step: the last checkpoint stays
+                run.state.save(writes)
+            raise
+    if writes is not None:
+        run.state.save(writes)
+    return run.result(module)
+
+
+class _Run:
+    """A run: its data, and how a step and a look at held-out tissue are done."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Mapping[str, Tensor],
+        options: TrainingOptions,
+        seed: int,
+        accelerator: Any,
+        n_rows: int,
+    ) -> None:
+        self.options, self.seed, self.accelerator, self.n_rows = options, seed, accelerator, n_rows
+        self.device = accelerator.device
+        module.to(self.device)
+        self.data = {name: tensor.to(self.device) for name, tensor in data.items()}
+        decayed = [p for p in module.parameters() if p.requires_grad]
+        fused = True if options.fused and self.device.type in ("cpu", "cuda") else None
+        optimizer = torch.optim.AdamW(decayed, lr=options.learning_rate, weight_decay=options.weight_decay, fused=fused)
+        self.wrapped, self.optimizer = accelerator.prepare(_Loss(module), optimizer)
+        identity = _identity(options, seed, n_rows, module)
+        self.whole = True  # whether weights, optimiser and step are of the same moment
+        self.state = TrainingState(module, self.optimizer, options.ema, self.device, identity)
+
+    @property
+    def finished(self) -> bool:
+        return self.options.patience is not None and self.state.stale >= self.options.patience
+
+    def advance(self) -> None:
+        """Take one step."""
+        options, accelerator = self.options, self.accelerator
+        rows = torch.randint(self.n_rows, (options.batch_size,), generator=generator_for(self.seed, self.state.step))
+        mine = rows[accelerator.process_index :: accelerator.num_processes].to(self.device)
+        batch = {name: tensor[mine] for name, tensor in self.data.items()}
+        # Every process draws noise of its own, from another seed than the rows.
+        noise = generator_for(self.seed ^ 0x5DEECE66D, self.state.step, accelerator.process_index, self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.learning_rate * _rate(options, self.state.step)
+        self.state.module.train()
+        total, parts = self.wrapped(batch, noise)
+        accelerator.backward(total)
+        if options.clip is not None:
+            accelerator.clip_grad_norm_(self.wrapped.parameters(), options.clip)
+        self.whole = False
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.state.averaged.update_parameters(self.state.module)
+        self.state.step += 1
+        self._note({"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}})
+        self.whole = True
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        state = self.state
+        for name, value in values.items():
+            state.since[name] = state.since.get(name, 0) + value
+        state.n_since += 1
+        if state.step % self.options.validate_every == 0 or state.step == self.options.n_steps:
+            stacked = torch.stack([value.float() for value in state.since.values()])
+            means = self.accelerator.reduce(stacked, "mean") / state.n_since
+            row = {"step": float(state.step), **dict(zip(state.since, means.tolist()))}
+            if not math.isfinite(row["loss"]):
+                raise FloatingPointError(
+                    f"The loss is {row['loss']} at step {state.step}; a lower learning_rate, or precision='no', may help."
+                )
+            state.history.append(row)
+            state.since, state.n_since = {}, 0
+
+    def shown(self) -> dict[str, float]:
+        """Return what the progress bar tells."""
+        last = self.state.history[-1] if self.state.history else {}
+        return {name: last[name] for name in ("loss", "val_score") if name in last}
+
+    @torch.no_grad()
+    def look(self, validate: Callable[[nn.Module], Validation]) -> None:
+        """Look at held-out tissue and keep the weights if they are the best so far."""
+        self.state.averaged.eval()
+        score, parts = validate(self.state.averaged.module)
+        # Every process has to decide alike.
+        score = float(self.accelerator.reduce(torch.tensor(score, device=self.device), "mean"))
+        self.state.history[-1].update(
+            {"val_score": score, **{f"val_{name}": float(value) for name, value in parts.items()}}
+        )
+        self.state.note_score(score)
+
+    def result(self, module: nn.Module) -> TrainingResult:
+        """Return the weights to keep, also in ``module``."""
+        state = self.state
+        weights = copied(state.averaged.module) if state.best is None else state.best
+        module.load_state_dict(weights)
+        module.eval()
+        return TrainingResult(weights, state.step if state.best is None else state.best_step, state.history)
+
+
+def _identity(options: TrainingOptions, seed: int, n_rows: int, module: nn.Module) -> dict[str, Any]:
+    """Return what a checkpoint has to agree on; the number of steps may grow unless the rate depends on it."""
+    told = asdict(options)
+    del told["checkpoint_every"]
+    if not options.cosine:  # the rate then depends on where the run is to end
+        del told["n_steps"]
+    shapes = {name: list(parameter.shape) for name, parameter in module.state_dict().items()}
+    return {"options": told, "seed": seed, "rows": n_rows, "shapes": shapes}
+
+
+def _n_rows(data: Mapping[str, Tensor]) -> int:
+    lengths = {name: len(tensor) for name, tensor in data.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ValueError(f"Training tensors have one row per observation each, and at least one; these have {lengths}.")
+    return next(iter(lengths.values()))
+
+
+def _accelerator(options: TrainingOptions, device: str | None) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    wanted = resolve_device(device)
+    # Accelerate keeps one global state; what an earlier fit chose must not decide this one.
+    if AcceleratorState._shared_state and PartialState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    precision = options.precision if wanted.type != "mps" else "no"
+    return Accelerator(mixed_precision=precision, cpu=wanted.type == "cpu")
+
+
+def _rate(options: TrainingOptions, step: int) -> float:
+    rise = min(1.0, (step + 1) / max(options.warmup, 1))
+    fall = 0.5 * (1 + math.cos(math.pi * step / options.n_steps)) if options.cosine else 1.0
+    return rise * fall
+
+
+class _Loss(torch.nn.Module):
+    """Makes the loss the forward pass, which is what Accelerate and its data parallelism wrap."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
+        return self.module.loss(batch, generator)  # type: ignore[operator]

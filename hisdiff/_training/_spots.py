@@ -1,0 +1,190 @@
+"""From the embeddings of a section to the features of the ridge baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from hisdiff._geometry import nearest, pitch_of
+from hisdiff._section import depth_of
+from hisdiff._stats._pca import column_scale, principal_axes
+from hisdiff._training._context import N_GLOBAL, N_NEIGHBOURS, Context, Scaling, anchors_of, context_of, scaled
+from hisdiff._training._folds import folds_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hisdiff._section import FeatureSource, Locations, Section
+
+_LEAST_SPOTS = 4
+# Spots from which principal axes are found; more do not move a hundred of them.
+_MAX_ROWS = 10_000
+_CHUNK = 4096
+# Anchors with their components by section and projection, for as long as both live.
+_ANCHORS: WeakKeyDictionary[FeatureSource, WeakKeyDictionary[Projection, Any]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Embeddings to features: principal components of a location's own embedding and of the means around it.
+
+    Attributes
+    ----------
+    scaling, pitch_um
+        How embeddings are scaled, and the distance between anchors.
+    center, scale
+        ``(D,)`` mean and sd of the training embeddings, each column scaled alone since units may differ.
+    axes
+        ``(D, k)`` principal axes of the standardised embeddings.
+    """
+
+    scaling: Scaling
+    pitch_um: float | None
+    center: np.ndarray
+    scale: np.ndarray
+    axes: np.ndarray
+
+    @classmethod
+    def fit(cls, sections: Sequence[Section], scaling: Scaling, pitch_um: float | None, k: int) -> Projection:
+        """Find the principal axes of the embeddings at the spots of training sections."""
+        own = np.concatenate(
+            [_some(context_of(s, s.spots, scaling=scaling, pitch_um=pitch_um).own, len(sections)) for s in sections]
+        )
+        center, scale = column_scale(own)
+        axes, _ = principal_axes((own - center) / scale, k)
+        return cls(scaling, pitch_um, center, scale, axes)
+
+    def features(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return float64 ``(n, 3 k)``: components of the own embedding, of the mean over 9 anchors and over 49."""
+        anchors, around = self._anchors(section)
+        own = around if anchors is locations else self._project(section.features.at(locations), section.features)
+        wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
+        # The mean of projections is the projection of the mean, and far smaller to take.
+        context = Context(own, around, wide[:, :N_NEIGHBOURS], wide)
+        return np.concatenate([own, context.mean_over(context.near), context.mean_over(context.wide)], axis=1)
+
+    def take(self, k: int) -> Projection:
+        """Keep the first ``k`` components."""
+        return replace(self, axes=self.axes[:, :k])
+
+    def _anchors(self, section: Section) -> tuple[Locations, np.ndarray]:
+        """Return the anchors of a section and their components ``(m, k)``; a slide has many, and every tile asks for them."""
+        known = _ANCHORS.setdefault(section.features, WeakKeyDictionary())
+        of = (section.spots, section.tissue)
+        if self not in known or any(a is not b for a, b in zip(known[self][0], of)):
+            anchors = anchors_of(section, self.pitch_um)
+            known[self] = of, anchors, self._project(section.features.at(anchors), section.features)
+        return known[self][1:]
+
+    def _project(self, embeddings: np.ndarray, source: FeatureSource) -> np.ndarray:
+        out = np.empty((len(embeddings), self.axes.shape[1]))
+        for start in range(0, len(embeddings), _CHUNK):  # long embeddings, scaled and in float64, are large
+            rows = slice(start, start + _CHUNK)
+            out[rows] = ((scaled(embeddings[rows], source, self.scaling) - self.center) / self.scale) @ self.axes
+        return out
+
+
+def _some(values: np.ndarray, n_sections: int) -> np.ndarray:
+    """Return evenly spaced rows, as many as the section's share of those that principal axes are found from."""
+    return values[:: max(1, len(values) * n_sections // _MAX_ROWS)]
+
+
+@dataclass(frozen=True)
+class TrainingSpots:
+    """The spots of some sections that have any count, one below the other.
+
+    Attributes
+    ----------
+    sections
+        The sections, with all of their spots.
+    kept
+        For each section, rows of its spots that have any count.
+    section, fold
+        ``(n,)`` which section a spot is of, and with which spots it is left out.
+    area
+        ``(n,)`` of each footprint over that of the median one of its section.
+    measured
+        ``(n, G)``, log2(1 + count), where counts are brought to the median footprint: a merged spot on the rim that lacks a
+        member has less of everything.
+    targets
+        The same with the counts of each section scaled to ``depth``.
+    centred
+        ``targets`` with the mean of each section moved to the mean of all: what a section has more or less of as a
+        whole is mostly how it was handled, and slopes fitted to it mislead elsewhere.
+    weight
+        ``(n,)`` 1 in a section of this depth, less in shallower ones and in small footprints: the relative variance of a
+        count is one over it.
+    depths
+        log2 of the median total count over the panel, one for each section.
+    depth
+        That of the deepest section unless given: noise can be added to deep sections, not taken from shallow ones.
+    pitch_um
+        Median distance between spots; None where no section has two.
+    radius_um
+        Median radius of the disc of a footprint's area.
+    """
+
+    sections: tuple[Section, ...]
+    kept: tuple[np.ndarray, ...]
+    section: np.ndarray
+    fold: np.ndarray
+    area: np.ndarray
+    measured: np.ndarray
+    targets: np.ndarray
+    centred: np.ndarray
+    weight: np.ndarray
+    depths: tuple[float, ...]
+    depth: float
+    pitch_um: float | None
+    radius_um: float
+
+    @classmethod
+    def of(cls, sections: Sequence[Section], *, depth: float | None = None, n_blocks: int = 5) -> TrainingSpots:
+        """Gather the spots of sections that share one panel; sections without any count are left out."""
+        counted = [(s, np.flatnonzero(np.asarray(s.counts.sum(axis=1)).ravel() > 0)) for s in sections]
+        counted = [(s, rows) for s, rows in counted if len(rows)]
+        n = sum(len(rows) for _, rows in counted)
+        if n < _LEAST_SPOTS:
+            raise ValueError(
+                f"To learn from, at least {_LEAST_SPOTS} spots with counts of the panel are needed; "
+                f"section(s) {[s.name for s in sections]} have {n}."
+            )
+        depths = tuple(depth_of(s.counts[rows]) for s, rows in counted)
+        depth = max(depths) if depth is None else depth
+        areas = [_relative_area(s.spots)[rows] for s, rows in counted]
+        counts = [s.counts[rows].toarray().astype(np.float64) / a[:, None] for (s, rows), a in zip(counted, areas)]
+        targets = [np.log2(1 + c * 2.0 ** (depth - own)) for c, own in zip(counts, depths)]
+        means = [t.mean(axis=0) for t in targets]
+        weights = [min(1.0, 2.0 ** (own - depth)) for own in depths]
+        n_spots = [len(rows) for _, rows in counted]
+        xy = [s.spots.xy_um[rows] for s, rows in counted]
+        pitches = [pitch_of(p) for p in xy if len(p) > 1]
+        return cls(
+            sections=tuple(s for s, _ in counted),
+            kept=tuple(rows for _, rows in counted),
+            section=np.repeat(np.arange(len(counted)), n_spots),
+            fold=folds_of(xy, n_blocks),
+            area=np.concatenate(areas),
+            measured=np.log2(1 + np.concatenate(counts)),
+            targets=np.concatenate(targets),
+            centred=np.concatenate([t - m for t, m in zip(targets, means)])
+            + np.average(means, axis=0, weights=weights),
+            weight=np.repeat(weights, n_spots) * np.minimum(1.0, np.concatenate(areas)),
+            depths=depths,
+            depth=depth,
+            pitch_um=float(np.median(pitches)) if pitches else None,
+            radius_um=float(np.median(np.concatenate([s.spots.radius_um for s, _ in counted]))),
+        )
+
+    def features(self, projection: Projection) -> np.ndarray:
+        """Return the features of the spots, ``(n, 3 k)``."""
+        return np.concatenate([projection.features(s, s.spots)[rows] for s, rows in zip(self.sections, self.kept)])
+
+
+def _relative_area(spots: Locations) -> np.ndarray:
+    """Return the area of each footprint over that of the median one, ``(n,)``."""
+    area = np.square(spots.radius_um)
+    return area / np.median(area)

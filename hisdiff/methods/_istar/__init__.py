@@ -1,1 +1,0 @@
-"""Parts of the superpixel network with weak supervision."""

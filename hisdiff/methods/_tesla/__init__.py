@@ -1,1 +1,0 @@
-"""Parts of the method `tesla`: colour of superpixels, weights of neighbouring spots."""

@@ -1,0 +1,178 @@
+"""The fitted method: from draws to predictions, and to and from saved arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from hisdiff._check import positive, seed_of
+from hisdiff._keys import LOG2
+from hisdiff._log import progress as progress_bar
+from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._prediction._field import PatchField
+from hisdiff.methods.hisdiff.config import HisDiffConfig
+from hisdiff.methods.hisdiff.factor._field import TwoScaleField
+from hisdiff.methods.hisdiff.factor._model import FactorModel
+from hisdiff.methods.hisdiff.gene._model import DENOISERS, GeneModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hisdiff._section import Locations, Prediction, Section
+    from hisdiff._training._calibration import Knowledge
+    from hisdiff.methods._base import Field
+    from hisdiff.methods.hisdiff.factor._model import Draw
+
+
+class Generator(Protocol):
+    """What makes draws: ``FactorModel`` or ``GeneModel``."""
+
+    depth: float
+
+    def draws(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        depth: float,
+        n_draws: int,
+        n_steps: int,
+        units: str,
+        seed: int,
+        device: str | None,
+    ) -> Iterator[Draw]: ...
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
+
+
+GENERATORS: dict[str, Any] = {"mlp": FactorModel} | dict.fromkeys(DENOISERS, GeneModel)
+"""Denoiser of the configuration -> what makes draws."""
+
+
+class FittedHisDiff:
+    """A fitted generative model of expression given morphology.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    config
+        What it was fitted with.
+    generator
+        What makes draws.
+    knowledge
+        Accuracy and interval factors measured on left-out training tissue.
+    history
+        Training curve.
+    radius_um
+        Of a training spot, to which counts refer; NaN where that is not known.
+    """
+
+    def __init__(
+        self,
+        genes: np.ndarray,
+        config: HisDiffConfig,
+        generator: Generator,
+        knowledge: Knowledge | None = None,
+        history: list[dict[str, float]] | None = None,
+        radius_um: float = float("nan"),
+    ) -> None:
+        self.genes, self.config, self.generator = np.asarray(genes), config, generator
+        self.knowledge, self.history, self.radius_um = knowledge, history or [], radius_um
+        self.n_steps = config.n_steps
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = LOG2,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict at locations of a section, in the order of ``genes``.
+
+        The standard deviation is that of ``n_draws`` independent draws. So is the mean, but for what is known about it
+        without drawing (see ``Draw.expected``).
+        """
+        draws = DrawAccumulator(units, keep_draws)
+        made = self.generator.draws(
+            section,
+            locations,
+            depth=self._depth_for(section, depth),
+            n_draws=positive(n_draws, "n_draws", integer=True),
+            n_steps=self.config.n_steps if n_steps is None else positive(n_steps, "n_steps", integer=True),
+            units=units,
+            seed=seed_of(seed),
+            device=device,
+        )
+        total: np.ndarray | None = None
+        for draw in progress_bar(made, desc="drawing", total=n_draws, enabled=progress):
+            draws.add(draw.values)
+            if draw.expected is not None:
+                total = draw.expected if total is None else total + draw.expected
+        result = draws.result(self.genes)
+        return result if total is None else replace(result, mean=(total / n_draws).astype(np.float32))
+
+    def _depth_for(self, section: Section, depth: float | None) -> float:
+        """Return the depth to predict at: the one asked for, the section's own, or the usual one."""
+        if depth is not None:
+            return float(depth)
+        known = section.depth is not None and np.isfinite(section.depth)
+        return float(section.depth if known else self.generator.depth)
+
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Field:
+        """Return predictions anywhere in a section."""
+        radius = self.radius_um
+        if not np.isfinite(radius):
+            if section.spots is None:
+                raise ValueError(f"Neither the model nor section {section.name!r} tells the size of a spot.")
+            radius = float(np.median(section.spots.radius_um))
+        model = self.generator
+        if isinstance(model, FactorModel) and model.local is not None and section.dense is not None:
+            return TwoScaleField(
+                model,
+                model.local,
+                section,
+                genes=self.genes,
+                scatter=None if self.knowledge is None else self.knowledge.scatter,
+                radius_um=radius,
+                depth=self._depth_for(section, depth),
+                n_draws=positive(n_draws, "n_draws", integer=True),
+                n_steps=self.config.n_steps if n_steps is None else positive(n_steps, "n_steps", integer=True),
+                seed=seed_of(seed),
+                device=device,
+            )
+        options = {"n_steps": n_steps, "depth": depth, "seed": seed, "device": device, "progress": False}
+        return PatchField(self, section, np.pi * radius**2, n_draws, options)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+        arrays, settings = self.generator.state()
+        return arrays, {"config": self.config.to_dict(), "generator": settings, "radius_um": self.radius_um}
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+    ) -> FittedHisDiff:
+        """Rebuild what ``state`` described."""
+        config = HisDiffConfig.from_dict(settings["config"])
+        generator = GENERATORS[config.denoiser].from_state(config, arrays, settings["generator"])
+        return cls(genes, config, generator, radius_um=settings["radius_um"])

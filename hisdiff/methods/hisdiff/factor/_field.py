@@ -1,0 +1,235 @@
+r"""Predictions finer than the spots, from two models of two scales.
+
+What a spot at a place would measure changes slowly, over the width of a patch; it is asked of the model of spots at nodes 70 um
+apart and interpolated. How that is spread inside a spot's footprint is the matter of :class:`LocalRates`. With M the
+interpolated expectation of a whole footprint, :math:`\lambda` the local rates, and :math:`\bar\lambda(x)` their mean over a
+footprint around x, at the same nodes,
+
+.. math:: r_g(c) = F_g(x_c) \, \frac{\lambda_g(z_c)}{\bar\lambda_g(x_c)} , \qquad
+    F_g(x) = M_g(x)^{1 - s} \, \big(\langle M_g \rangle \, \bar\lambda_g(x)\big)^s .
+
+Both models say something of the whole footprint, from inputs of different scale, and err differently, so F is a weighted
+geometric mean of the two, with the weight s that predicts left-out training spots best; :math:`\langle M \rangle`, the mean
+over the section's spots, gives the relative rates a level.
+
+Draws add what the model of spots leaves open as noise that varies smoothly in space, so that a draw is a plausible tissue:
+factors, which genes share, over about a spot's width, and the spread of single genes over a third of it. Its variance is such
+that means over footprints have the variance that was found at spots. The two widths are assumptions; spots tell nothing of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from scipy import sparse
+
+from hisdiff._prediction._field import SmoothNoise
+from hisdiff._prediction._superpixels import Footprints, cell_parts, dense_rasters
+from hisdiff._section import Locations
+from hisdiff.methods.hisdiff.factor._factors import count_mean, count_rate, expected_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hisdiff._section import Section
+    from hisdiff._training._calibration import Scatter
+    from hisdiff.methods.hisdiff.factor._local import LocalRates
+    from hisdiff.methods.hisdiff.factor._model import FactorModel
+
+_NODE_UM = 70.0
+# Of the disc around a node whose rates are compared: what one patch tells, however wide the footprints of the training are.
+_MOST_NODE_RADIUS_UM = 50.0
+# Nodes that are remembered: some hundred MB.
+_MOST_NODES = 20_000
+# Octaves by which a cell may differ from the footprint around it.
+_MOST_RATIO = 5.0
+# A count that is as good as none.
+_LEAST = 1e-3
+# Cells whose rates are computed at a time, so that the dozen arrays of it stay small.
+_CHUNK = 8192
+# Octaves, sd.
+_MOST_SPECKLE = 1.5
+_SCORES, _SPECIFIC = range(2)
+
+
+@dataclass
+class _Cells:
+    """What is known of some cells: ``(n, G)`` mean log2(1 + count) of a footprint, and log2 of the local ratio."""
+
+    cells: Locations
+    center: np.ndarray
+    ratio: np.ndarray
+
+
+class TwoScaleField:
+    """Predictions of the fast model at the cells of any grid; see :class:`~hisdiff.methods._base.Field`.
+
+    Parameters
+    ----------
+    model, local
+        The model of spots, and that of what is inside.
+    section
+        With image, features and a dense embedding.
+    genes, scatter
+        See ``Field``.
+    radius_um
+        Of a training spot.
+    depth, n_draws, n_steps, seed, device
+        As in ``predict``.
+    """
+
+    fitted_to_section = False
+
+    def __init__(
+        self,
+        model: FactorModel,
+        local: LocalRates,
+        section: Section,
+        *,
+        genes: np.ndarray,
+        scatter: Scatter | None,
+        radius_um: float,
+        depth: float,
+        n_draws: int,
+        n_steps: int,
+        seed: int,
+        device: str | None,
+    ) -> None:
+        self.genes, self.scatter, self.n_draws = genes, scatter, n_draws
+        self.footprint_um2 = float(np.pi * radius_um**2)
+        self._model, self._local, self._section, self._radius_um = model, local, section, radius_um
+        self._n_steps, self._seed, self._device = n_steps, seed, device
+        self._shift = depth - model.gauge.depth
+        spots = section.spots
+        self._align, self._level = 0.0, None  # without spots, how much a section has of each gene is not known
+        if spots is not None and len(spots):
+            means = model.means(section, spots)
+            self._align = model.gauge.shift(means)
+            self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _LEAST)
+        self._node_radius_um = min(radius_um, _MOST_NODE_RADIUS_UM)
+        self._spacing_um = 2 * radius_um
+        # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
+        self._inflation = SmoothNoise.variance_of_mean(radius_um, self._spacing_um) ** -0.5
+        # Single genes scatter over a third of a spot's width: so finely that draws scatter around the truth as measured.
+        self._speckle_um = 2 * local.cell_um
+        narrow = SmoothNoise.variance_of_mean(radius_um, self._speckle_um)
+        self._speckle = np.minimum(model.factors.specific / np.sqrt(narrow), _MOST_SPECKLE)
+        self._lift = np.log(2) / 2 * np.square(self._speckle)  # log2 of the mean of exp2(speckle)
+        self._nodes: dict[tuple[int, int], int] = {}
+        self._known: list[np.ndarray] = []
+        self._last: _Cells | None = None
+
+    def mean(self, cells: Locations) -> np.ndarray:
+        """Return the expectation, residuals taken as normal; see ``Field``."""
+        of, factors = self._prepare(cells), self._model.factors
+        variance = np.square(factors.loadings).sum(axis=0) + np.square(factors.specific)
+        sd = np.sqrt(variance + np.square(factors.offsets).sum(axis=0) / max(len(factors.offsets) - 1, 1))
+        out = np.empty(of.center.shape, dtype=np.float32)
+        for rows in _chunks(len(cells)):
+            out[rows] = expected_rate(of.center[rows], sd, self._shift) * np.exp2(of.ratio[rows])
+        return out
+
+    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+        """Yield draws; see ``Field``."""
+        of, factors = self._prepare(cells), self._model.factors
+        noise = SmoothNoise(self._seed, cells.xy_um, self._speckle_um)
+        # Smooth noise and a smooth condition give smooth scores: they are made at points half a spot's width apart.
+        places, blend = _around(cells.xy_um, self._radius_um)
+        points = places[:, ::-1] * self._radius_um
+        center, _ = self._spots_model(points)
+        at_points = SmoothNoise(self._seed, points, self._spacing_um)
+        # Blending takes variance away, more of it midway between points than at them.
+        inflation = (self._inflation / at_points.deviation(blend))[:, None]
+        k, n_genes = factors.loadings.shape
+        for draw in range(self.n_draws):
+            start = at_points.normal(draw, _SCORES, np.arange(len(points)), k)
+            scores = blend @ self._model.scores(center, start, draw, n_steps=self._n_steps, device=self._device)
+            scores *= inflation
+            offset = factors.offset(np.random.default_rng([self._seed, draw]).standard_normal(len(factors.offsets)))
+            speckle = noise.normal(draw, _SPECIFIC, np.arange(len(cells)), n_genes) * self._speckle
+            out = np.empty((len(cells), n_genes), dtype=np.float32)
+            for rows in _chunks(len(cells)):
+                level = of.center[rows] + offset + scores[rows] @ factors.loadings
+                out[rows] = count_rate(level, self._shift) * np.exp2(of.ratio[rows] + speckle[rows] - self._lift)
+            yield out
+
+    def _prepare(self, cells: Locations) -> _Cells:
+        if self._last is not None and self._last.cells is cells:  # mean and draws of the same cells cost one pass
+            return self._last
+        center, footprint = self._spots_model(cells.xy_um)
+        ratio = np.empty(center.shape, dtype=np.float32)
+        for rows, parts, vectors in cell_parts(self._section.dense, cells, 2 * self._local.cell_um):
+            rates = self._local(self._section.dense, vectors).reshape(len(rows), parts, -1).mean(axis=1)
+            ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
+        ratio = np.clip(ratio, -_MOST_RATIO, _MOST_RATIO)
+        self._last = _Cells(cells, center, ratio)
+        return self._last
+
+    def _correction(self, center: np.ndarray, footprint: np.ndarray) -> np.ndarray | float:
+        """Return log2 of F / M, from the mean log2(1 + count) of footprints and log2 of their mean local rate."""
+        if self._level is None:
+            return 0.0
+        relative = np.log2(np.maximum(count_rate(center), _LEAST) / self._level)
+        return self._local.say * (footprint - relative)
+
+    def _spots_model(self, xy_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean log2(1 + count) of a footprint at places and log2 of the mean local rate in it, float32 ``(n, G)``."""
+        nodes, blend = _around(xy_um, _NODE_UM)
+        known = self._at_nodes(nodes)
+        center = count_mean(blend @ known[:, 0], self._align)
+        return center.astype(np.float32), (blend @ known[:, 1]).astype(np.float32)
+
+    def _at_nodes(self, nodes: np.ndarray) -> np.ndarray:
+        """Return what ``_spots_model`` interpolates, at nodes ``(n, 2)``: float32 ``(n, 2, G)``."""
+        if len(self._nodes) > _MOST_NODES:
+            self._nodes, self._known = {}, []
+        new = [key for key in map(tuple, nodes.tolist()) if key not in self._nodes]
+        if new:
+            footprints = Locations(self._inside(np.array(new)[:, ::-1] * _NODE_UM), self._node_radius_um)
+            center = self._model.means(self._section, footprints)
+            local = np.log2(self._local_means(footprints))
+            for key, values in zip(new, np.stack([center, local], axis=1).astype(np.float32)):
+                self._nodes[key] = len(self._known)
+                self._known.append(values)
+        return np.stack([self._known[self._nodes[key]] for key in map(tuple, nodes.tolist())])
+
+    def _inside(self, xy_um: np.ndarray) -> np.ndarray:
+        """Return the points of the tissue that are nearest to points."""
+        tissue = self._section.tissue
+        if tissue is None:
+            return xy_um
+        shapely.prepare(tissue)
+        outside = np.flatnonzero(~shapely.contains_xy(tissue, *xy_um.T))
+        xy = xy_um.copy()
+        lines = shapely.shortest_line(tissue, shapely.points(xy_um[outside]))
+        if len(outside):
+            xy[outside] = shapely.get_coordinates(lines)[::2]
+        return xy
+
+    def _local_means(self, footprints: Locations) -> np.ndarray:
+        """Return the mean of the local rates over footprints, ``(n, G)``."""
+        under = Footprints.of(footprints, self._local.cell_um)
+        share = under.share.tocsc()
+        total = np.zeros((len(footprints), len(self.genes)))
+        for rows, vectors in dense_rasters(self._section.dense, under.ij, self._local.cell_um):
+            total += share[:, rows] @ self._local(self._section.dense, vectors)
+        return total
+
+
+def _around(xy_um: np.ndarray, spacing_um: float) -> tuple[np.ndarray, sparse.csr_matrix]:
+    """Return the nodes of a lattice around places, (row, column), and the bilinear weights of each, csr ``(n, nodes)``."""
+    place = xy_um[:, ::-1] / spacing_um
+    first = np.floor(place).astype(np.int64)
+    part = place - first
+    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    weights = np.where(corners, part[:, None], 1 - part[:, None]).prod(axis=2)
+    nodes, index = np.unique((first[:, None] + corners).reshape(-1, 2), axis=0, return_inverse=True)
+    rows = np.repeat(np.arange(len(xy_um)), len(corners))
+    return nodes, sparse.csr_matrix((weights.ravel(), (rows, index.ravel())), shape=(len(xy_um), len(nodes)))
+
+
+def _chunks(n: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, n, _CHUNK)]

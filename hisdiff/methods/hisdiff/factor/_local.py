@@ -1,0 +1,207 @@
+r"""How expression is spread inside a spot's footprint, learned from nothing but the sums over footprints.
+
+Let :math:`z_c` be the dense embedding of cell c and :math:`a_{nc}` its part of the footprint of spot n. The expected count of
+the spot is a sum over its cells,
+
+.. math:: E\, y_{ng} = \sum_c a_{nc} \lambda_g(z_c), \qquad \lambda_g(z) = \mu_g + \sum_j w_{jg}\, k(z, l_j) .
+
+Since :math:`\lambda` is linear in the kernels at the landmarks :math:`l_j`, so is the sum in the same kernels averaged over
+footprints (kernel mean embeddings; Smola et al., 2007): a ridge regression of counts on averaged kernels *is* a regression on
+cells. Counts are used as they are, not their logarithms, which do not add up. No cell has to be measured, and nothing changes
+when the fit goes from the size of spots to that of cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff._prediction._superpixels import Footprints, Inputs, scaled_under
+from hisdiff._training._calibration import cv_pcc_of
+from hisdiff.methods.hisdiff.factor._components import fit_components
+from hisdiff.methods.hisdiff.factor._factors import count_rate
+from hisdiff.methods.hisdiff.factor._mean import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hisdiff._section import DenseSource
+    from hisdiff._training._spots import TrainingSpots
+
+_LANDMARKS = 400
+_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_MOST_COMPONENTS = 40
+# Spots that are enough: their footprints are most of the memory of a fit.
+_MOST_SPOTS = 4000
+# Side of cells that footprints are made of, in um: six to a spot's width, no larger than the dense window of texture.
+_ACROSS, _FINEST_UM, _COARSEST_UM = 6, 4.0, 16.0
+# A linear model has no positive values by nature; below this part of a gene's mean there is next to nothing.
+_FLOOR = 0.02
+# Counts of a spot vary like m + m^2 / a around m; the weight of a spot is one over that, up to a factor.
+_OVERDISPERSED = 0.3
+# A count that is as good as none.
+_LEAST = 1e-3
+_SAYS = (0.5, 0.25, 0.75, 0.0, 1.0)  # the first of equals is taken
+_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class LocalRates:
+    """Expected expression of a cell relative to the section's mean spot.
+
+    Attributes
+    ----------
+    cell_um
+        Side of the cells it was learned on.
+    inputs
+        From dense vectors to principal components.
+    landmarks
+        ``(m, k)``.
+    kernels
+        Of different widths.
+    weights
+        ``(len(kernels), m, r)`` from kernel values to components of expression.
+    components
+        ``(r, G)``.
+    say
+        Part, from 0 to 1, that the local rates have in what is expected of a whole footprint; the rest is the model of
+        spots.
+    """
+
+    cell_um: float
+    inputs: Inputs
+    landmarks: np.ndarray
+    kernels: tuple[Kernel, ...]
+    weights: np.ndarray
+    components: np.ndarray
+    say: float
+
+    def __call__(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:
+        """Return the rates of cells with raw dense vectors ``(n, D)``, float32 ``(n, G)``, 1 for the mean and positive."""
+        out = np.empty((len(vectors), self.components.shape[1]), dtype=np.float32)
+        used = [(kernel, w @ self.components) for kernel, w in zip(self.kernels, self.weights) if w.any()]
+        for start in range(0, len(vectors), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            values = self.inputs.of(dense, vectors[rows])
+            total = sum((kernel(values, self.landmarks) @ w for kernel, w in used), np.zeros(self.components.shape[1]))
+            out[rows] = np.maximum(1 + total, _FLOOR)
+        return out
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and plain settings."""
+        arrays = {
+            "local/center": self.inputs.center,
+            "local/axes": self.inputs.axes,
+            "local/landmarks": self.landmarks,
+            "local/weights": self.weights,
+            "local/components": self.components,
+        }
+        kernels = [{"linear": kernel.linear, "gamma": kernel.gamma} for kernel in self.kernels]
+        return arrays, {"cell_um": self.cell_um, "kernels": kernels, "say": self.say}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> LocalRates:
+        """Rebuild what ``state`` described."""
+        of = {name.removeprefix("local/"): array for name, array in arrays.items() if name.startswith("local/")}
+        kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in settings["kernels"])
+        inputs = Inputs(True, of["center"], of["axes"])
+        sizes = settings["cell_um"], inputs
+        return cls(*sizes, of["landmarks"], kernels, of["weights"], of["components"], settings["say"])
+
+
+def fit_local(
+    spots: TrainingSpots, of_spots: np.ndarray, *, n_components: int, linear: float, gammas: Sequence[float], seed: int
+) -> LocalRates | None:
+    """Fit on spots whose sections all have a dense embedding; None where one has not.
+
+    Parameters
+    ----------
+    spots
+        Training spots with their folds, by which widths and penalties are chosen.
+    of_spots
+        ``(n, G)``, what the model of spots says of them out of fold, log2(1 + count).
+    n_components
+        Principal components of the dense embedding.
+    linear, gammas
+        Weight of the linear kernel beside a Gaussian one, and the widths to choose from.
+    seed
+        Of the landmarks.
+    """
+    if any(section.dense is None for section in spots.sections):
+        return None
+    cell_um = float(np.clip(2 * spots.radius_um / _ACROSS, _FINEST_UM, _COARSEST_UM))
+    every = len(spots.section)
+    chosen = np.arange(every)[:: max(1, -(-every // _MOST_SPOTS))]
+    counts = [s.counts[rows].toarray() for s, rows in zip(spots.sections, spots.kept)]
+    areas = np.split(spots.area, np.cumsum([len(rows) for rows in spots.kept])[:-1])
+    relative = np.concatenate([_relative(of / area[:, None]) for of, area in zip(counts, areas)])
+    parts, footprints, dense = [], [], []
+    first = 0
+    for section, rows in zip(spots.sections, spots.kept):
+        own = chosen[(chosen >= first) & (chosen < first + len(rows))] - first
+        first += len(rows)
+        under = Footprints.of(section.spots.take(rows[own]), cell_um)
+        parts.append(scaled_under(section.dense, under, cell_um, Inputs(standardise=True)))
+        footprints.append(under)
+        dense.append(section.dense)
+    inputs = Inputs.fit(parts, n_components, standardise=True, whiten=False)
+    values = [inputs.projected(part) for part in parts]
+    pooled = np.concatenate(values)
+    rng = np.random.default_rng(seed)
+    landmarks = pooled[np.sort(rng.choice(len(pooled), min(_LANDMARKS, len(pooled)), replace=False))].astype(np.float64)
+
+    relative, fold = relative[chosen], np.unique(spots.fold[chosen], return_inverse=True)[1]
+    amount = relative.mean(axis=1)
+    weight = spots.weight[chosen] / (amount + _OVERDISPERSED)
+    spread = np.maximum(np.sqrt(np.average(np.square(relative - 1), axis=0, weights=weight)), 1e-6)
+    weighed = np.sqrt(weight)[:, None] * (relative - 1) / spread
+    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MOST_COMPONENTS]
+    kernels = tuple(Kernel(linear, gamma) for gamma in gammas)
+    whitenings = [kernel.whitening(landmarks) for kernel in kernels]
+    expansions = (
+        np.concatenate([_averaged(under, part, kernel, landmarks) for under, part in zip(footprints, values)])
+        @ whitening
+        for kernel, whitening in zip(kernels, whitenings)
+    )
+    fitted = fit_components(expansions, (relative - 1) / spread @ axes.T, fold, weight, _PENALTIES)
+    weights = np.stack([whitening @ own for whitening, own in zip(whitenings, fitted.weights)])
+    say = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ (axes * spread))
+    return LocalRates(cell_um, inputs, landmarks, kernels, weights, axes * spread, say)
+
+
+def _choose_say(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, local: np.ndarray) -> float:
+    """Return the say of the local rates with which left-out spots are predicted best, by the mean correlation of genes.
+
+    Spots that are wide for the patch around their centre are better told by what lies in their footprint, others by the
+    patch and its surroundings; the two err differently, so that the best is often in between.
+    """
+    section, rates = spots.section[rows], np.maximum(count_rate(of_spots), _LEAST)
+    local = np.maximum(local, _FLOOR)
+    for one in np.unique(section):
+        local[section == one] *= rates[section == one].mean(axis=0)
+    scores = [
+        np.nanmean(cv_pcc_of(spots.targets[rows], np.log2(1 + rates ** (1 - say) * local**say), section))
+        for say in _SAYS
+    ]
+    return float(_SAYS[int(np.argmax(scores))])
+
+
+def _relative(counts: np.ndarray) -> np.ndarray:
+    """Return counts ``(n, G)`` over each gene's mean; 1 for a gene that the section does not have.
+
+    What a section has more or less of as a whole is depth and handling, and no matter of where inside it.
+    """
+    mean = counts.mean(axis=0)
+    return np.where(mean > 0, counts / np.where(mean > 0, mean, 1), 1.0)
+
+
+def _averaged(footprints: Footprints, values: np.ndarray, kernel: Kernel, landmarks: np.ndarray) -> np.ndarray:
+    """Return the kernels at landmarks averaged over each footprint, ``(n, m)``."""
+    total = np.zeros((footprints.share.shape[0], len(landmarks)))
+    columns = footprints.share.tocsc()
+    for start in range(0, len(values), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        total += columns[:, rows] @ kernel(values[rows].astype(np.float64), landmarks)
+    return total

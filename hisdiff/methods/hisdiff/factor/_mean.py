@@ -1,0 +1,259 @@
+"""Conditional mean of expression given morphology: kernel ridge regression, chosen and cross-fitted over left-out tissue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff._training._spots import Projection, TrainingSpots
+from hisdiff.methods.hisdiff.factor._components import fit_components
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hisdiff._section import Locations, Section
+    from hisdiff._training._context import Scaling
+
+# Directions of the landmarks' kernel below this part of the largest are rounding.
+_FLAT = 1e-8
+_LEAST_SPREAD = 1e-3
+# Of expression; what lies beyond is noise of counting.
+_MOST_COMPONENTS = 40
+
+# Of a block of features, in parts of the longest one: one that varies less would be blown up, and be far off in other sections.
+_LEAST_LENGTH = 0.1
+
+
+@dataclass(frozen=True)
+class Features:
+    """From a location to what the mean is a function of.
+
+    Attributes
+    ----------
+    projection
+        Principal components of the own embedding and of the means over 9 and over 49 anchors.
+    center, scale
+        ``(3 k,)``: each component is centred, and each of the three blocks is scaled to mean square length 1 / 3, so that the
+        surroundings, whose means vary less, weigh as much as the spot itself. A block that hardly varies is left out (its
+        scale is infinite): the spots of a small section share their 49 anchors, and nothing can be learned from those.
+    """
+
+    projection: Projection
+    center: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, projection: Projection, values: np.ndarray) -> Features:
+        """Scale the features ``(n, 3 k)`` of training spots."""
+        center = values.mean(axis=0)
+        blocks = np.stack(np.split(values - center, 3, axis=1))
+        length = np.sqrt(3 * np.square(blocks).sum(axis=2).mean(axis=1))
+        varies = length > _LEAST_LENGTH * length.max()
+        return cls(projection, center, np.repeat(np.where(varies, length, np.inf), values.shape[1] // 3))
+
+    def at(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return float64 ``(n, 3 k)``, of mean square length 1 on training spots."""
+        return self.scaled(self.projection.features(section, locations))
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Scale what ``projection`` gave."""
+        return (values - self.center) / self.scale
+
+
+@dataclass(frozen=True)
+class Kernel:
+    r"""Sum of a linear and a Gaussian kernel, :math:`k(a, b) = w\, a^\top b + \exp(-g |a - b|^2)`; linear alone without g.
+
+    The linear part goes on where the Gaussian one fades: far from the training tissue, as in another patient.
+    """
+
+    linear: float
+    gamma: float | None
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return the kernel of ``(n, p)`` and ``(m, p)``, float64 ``(n, m)``."""
+        inner = a @ b.T
+        if self.gamma is None:
+            return self.linear * inner
+        square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * inner
+        return self.linear * inner + np.exp(-self.gamma * np.maximum(square, 0))
+
+    def whitening(self, landmarks: np.ndarray) -> np.ndarray:
+        """Return ``(m, q)``: values at landmarks times this are features whose inner products are the kernel (Nystroem).
+
+        With all training spots as landmarks that is exact.
+        """
+        values, axes = np.linalg.eigh(self(landmarks, landmarks))
+        keep = values > _FLAT * values[-1]
+        return axes[:, keep] / np.sqrt(values[keep])
+
+
+@dataclass(frozen=True)
+class KernelMean:
+    """Mean as a function of embeddings scaled in one way.
+
+    Attributes
+    ----------
+    features
+        From locations to features.
+    landmarks
+        ``(m, p)`` features of the spots that carry the kernels.
+    kernels
+        A linear one, and Gaussian ones of different widths.
+    weights
+        ``(len(kernels), m, r)`` from kernel values to components of expression.
+    """
+
+    features: Features
+    landmarks: np.ndarray
+    kernels: tuple[Kernel, ...]
+    weights: np.ndarray
+
+    def __call__(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return components of the mean, float64 ``(n, r)``."""
+        features = self.features.at(section, locations)
+        used = [(k, w) for k, w in zip(self.kernels, self.weights) if w.any()]
+        start = np.zeros((len(features), self.weights.shape[2]))
+        return sum((k(features, self.landmarks) @ w for k, w in used), start)
+
+
+@dataclass(frozen=True)
+class ConditionalMean:
+    """Mean of log2(1 + count) at the cohort's depth, given morphology.
+
+    Attributes
+    ----------
+    members
+        Whose components are averaged.
+    components
+        ``(r, G)`` directions of expression.
+    intercept
+        ``(G,)``.
+    """
+
+    members: tuple[KernelMean, ...]
+    components: np.ndarray
+    intercept: np.ndarray
+
+    def __call__(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return the mean at locations, float64 ``(n, G)``."""
+        scores = np.mean([member(section, locations) for member in self.members], axis=0)
+        return scores @ self.components + self.intercept
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and plain settings."""
+        arrays = {"mean/components": self.components, "mean/intercept": self.intercept}
+        settings = []
+        for i, member in enumerate(self.members):
+            projection = member.features.projection
+            of = {
+                "center": projection.center,
+                "scale": projection.scale,
+                "axes": projection.axes,
+                "feature_center": member.features.center,
+                "feature_scale": member.features.scale,
+                "landmarks": member.landmarks,
+                "weights": member.weights,
+            }
+            arrays |= {f"mean/{i}/{name}": array for name, array in of.items()}
+            kernels = [{"linear": k.linear, "gamma": k.gamma} for k in member.kernels]
+            settings.append({"scaling": projection.scaling, "pitch_um": projection.pitch_um, "kernels": kernels})
+        return arrays, {"members": settings}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> ConditionalMean:
+        """Rebuild what ``state`` described."""
+        members = []
+        for i, own in enumerate(settings["members"]):
+            prefix = f"mean/{i}/"
+            of = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            projection = Projection(own["scaling"], own["pitch_um"], of["center"], of["scale"], of["axes"])
+            features = Features(projection, of["feature_center"], of["feature_scale"])
+            kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in own["kernels"])
+            members.append(KernelMean(features, of["landmarks"], kernels, of["weights"]))
+        return cls(tuple(members), arrays["mean/components"], arrays["mean/intercept"])
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """A mean and its predictions for its own training spots.
+
+    Attributes
+    ----------
+    mean
+        Fitted on all spots.
+    held_out
+        ``(n, G)``, each spot predicted by a fit without its fold.
+    explained
+        Part of the variance of standardised genes on left-out tissue that its members explain, on average.
+    """
+
+    mean: ConditionalMean
+    held_out: np.ndarray
+    explained: float
+
+
+def cross_fit(
+    spots: TrainingSpots,
+    *,
+    scalings: Sequence[Scaling],
+    n_components: int,
+    linear: float,
+    gammas: Sequence[float],
+    penalties: Sequence[float],
+    n_landmarks: int,
+    seed: int,
+) -> CrossFitted:
+    """Fit the mean.
+
+    Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
+    best on left-out tissue, or no say where none does: how much is cut in common (depth, density) is easily told from
+    the image, what sets cell types apart less so, and one penalty for both would blur the one or let in noise with the
+    other. This is done for each scaling of the embedding, with a linear kernel and with Gaussian ones, and the results
+    are averaged: they err differently, the most so in tissue unlike that of the training.
+
+    Parameters
+    ----------
+    spots
+        Training spots with their folds.
+    scalings
+        Of the embedding.
+    n_components
+        Principal components of the embedding.
+    linear
+        Weight of the linear kernel beside a Gaussian one.
+    gammas, penalties
+        What there is to choose from.
+    n_landmarks
+        Spots that carry the kernels at most; those are drawn with ``seed``.
+    """
+    n = len(spots.centred)
+    rows = np.arange(n)
+    if n > n_landmarks:
+        rows = np.sort(np.random.default_rng(seed).choice(n, n_landmarks, replace=False))
+    intercept = np.average(spots.centred, axis=0, weights=spots.weight)
+    centred = spots.centred - intercept
+    spread = np.maximum(np.sqrt(np.average(np.square(centred), axis=0, weights=spots.weight)), _LEAST_SPREAD)
+    weighed = np.sqrt(spots.weight)[:, None] * centred / spread
+    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MOST_COMPONENTS]
+    targets, components = centred / spread @ axes.T, axes * spread
+    families = ((Kernel(1.0, None),), tuple(Kernel(linear, gamma) for gamma in gammas))
+    members, scores, explained = [], np.zeros_like(targets), []
+    for scaling in scalings:
+        projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
+        raw = spots.features(projection)
+        features = Features.fit(projection, raw)
+        values = features.scaled(raw)
+        weights = []
+        for kernels in families:
+            whitenings = [kernel.whitening(values[rows]) for kernel in kernels]
+            expansions = (kernel(values, values[rows]) @ whitening for kernel, whitening in zip(kernels, whitenings))
+            fitted = fit_components(expansions, targets, spots.fold, spots.weight, penalties)
+            weights.append(np.stack([w @ own for w, own in zip(whitenings, fitted.weights)]) / len(families))
+            scores += fitted.held_out / (len(families) * len(scalings))
+            explained.append(fitted.explained)
+        members.append(KernelMean(features, values[rows], sum(families, ()), np.concatenate(weights)))
+    mean = ConditionalMean(tuple(members), components, intercept)
+    return CrossFitted(mean, scores @ components + intercept, float(np.mean(explained)))

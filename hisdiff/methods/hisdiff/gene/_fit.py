@@ -1,0 +1,216 @@
+"""Fit the `dit` model: held-out tissue tells when to stop and how good it is, then all tissue is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hisdiff._keys import LOG2
+from hisdiff._log import logger
+from hisdiff._nn._initialize import initialise
+from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._training._calibration import knowledge_of
+from hisdiff._training._context import context_of
+from hisdiff._training._loop import generator_for, train
+from hisdiff._training._spots import TrainingSpots
+from hisdiff.methods.hisdiff._fitted import FittedHisDiff
+from hisdiff.methods.hisdiff.gene._loss import Anchors, GeneLoss, HeldOutLoss
+from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
+from hisdiff.methods.hisdiff.gene._scale import GeneScale
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from hisdiff._section import Section
+    from hisdiff._training._calibration import Knowledge
+    from hisdiff._training._loop import TrainingResult
+    from hisdiff.methods.hisdiff.config import HisDiffConfig
+
+_KNOWLEDGE_DRAWS = 16
+# Spots that are worth drawing for; a gene's correlation is known to a few hundredths from them.
+_KNOWLEDGE_ROWS = 400
+# Draws of knowledge must not be those of a later prediction with the same seed.
+_OWN_SEED = 104_729
+
+
+def fit_gene_model(
+    sections: Sequence[Section],
+    config: HisDiffConfig,
+    *,
+    validation: Sequence[Section] = (),
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> FittedHisDiff:
+    """Fit conditioner and denoiser.
+
+    Validation sections decide when to stop. Without any, one section (of a single one, a block) is held out in a first
+    run, and a second one trains on all tissue for the steps that were best in the first. A configuration without
+    ``patience`` does not stop early, so it trains on all tissue at once, as published; what it knows about itself then
+    comes from validation sections alone.
+    """
+    spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+    everything = _Rows(spots, np.ones(len(spots.section), dtype=bool))
+    # Each run has a checkpoint of its own.
+    first, last = (None if checkpoint is None else checkpoint / name for name in ("held-out", "all"))
+    run: dict[str, Any] = {"seed": seed, "device": device, "resume": resume, "progress": progress}
+    if config.patience is not None and not validation and spots.fold.max() > 0:
+        held_out = spots.fold == spots.fold.max()
+        watched = _Rows(spots, held_out)
+        model, result = _train(_Rows(spots, ~held_out), config, watched, checkpoint=first, **run)
+        knowledge = _knowledge(model, watched, seed, device)
+        steps = replace(config, train_steps=max(result.best_step, 1))
+        model, _ = _train(everything, steps, None, checkpoint=last, **run)
+        model.config = config
+    else:
+        watched = _validation_rows(validation)
+        model, result = _train(everything, config, watched, checkpoint=last, **run)
+        knowledge = None if watched is None else _knowledge(model, watched, seed, device)
+    if knowledge is None:
+        logger.info("hisdiff: no tissue was held out, so its accuracy is not known; validation= measures it")
+    logger.info(
+        "hisdiff: %d steps on %d spots, %d genes, embeddings of %d values",
+        result.best_step, len(spots.section), model.sizes.n_genes, model.sizes.embedding_dim,
+    )  # fmt: skip
+    model.network.cpu()
+    return FittedHisDiff(sections[0].genes, config, model, knowledge, result.history, spots.radius_um)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some of the spots of some sections."""
+
+    spots: TrainingSpots
+    mask: np.ndarray
+
+    def locations(self, index: int) -> np.ndarray:
+        """Return which spots of a section are meant."""
+        return self.spots.kept[index][self.mask[self.spots.section == index]]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Counts ``(n, G)``."""
+        return np.rint(np.exp2(self.spots.measured[self.mask]) - 1)
+
+    @property
+    def depths(self) -> np.ndarray:
+        """Depth of each spot's section ``(n,)``."""
+        return np.asarray(self.spots.depths)[self.spots.section[self.mask]]
+
+    def embeddings(self, config: HisDiffConfig) -> np.ndarray:
+        """Return the embeddings ``(n, D)``."""
+        scaling, pitch = config.scalings[0], self.spots.pitch_um
+        return np.concatenate(
+            [
+                context_of(section, section.spots, scaling=scaling, pitch_um=pitch).own[self.locations(i)]
+                for i, section in enumerate(self.spots.sections)
+            ]
+        )
+
+    def tensors(self, model: GeneModel) -> tuple[dict[str, Tensor], Anchors]:
+        """Return what ``GeneLoss`` takes: a row for each spot, and the anchors of all sections."""
+        parts, anchors, offset = [], [], 0
+        for i, section in enumerate(self.spots.sections):
+            context, rows = model.context(section, section.spots), self.locations(i)
+            near, wide = (np.where(a >= 0, a + offset, -1)[rows] for a in (context.near, context.wide))
+            parts.append((context.own[rows], near, wide))
+            anchors.append(context.anchors)
+            offset += len(context.anchors)
+        own, near, wide = (np.concatenate(values) for values in zip(*parts))
+        arrays = {"own": own, "near": near, "wide": wide, "depth": self.depths, "counts": self.counts}
+        tensors = {
+            name: torch.from_numpy(a.astype(np.int64 if name in ("near", "wide") else np.float32))
+            for name, a in arrays.items()
+        }
+        return tensors, Anchors(np.concatenate(anchors))
+
+
+def _validation_rows(validation: Sequence[Section]) -> _Rows | None:
+    if not validation:
+        return None
+    known = TrainingSpots.of(validation)
+    return _Rows(known, np.ones(len(known.section), dtype=bool))
+
+
+def _train(
+    rows: _Rows,
+    config: HisDiffConfig,
+    watched: _Rows | None,
+    *,
+    seed: int,
+    device: str | None,
+    checkpoint: Path | None,
+    resume: bool,
+    progress: bool | None,
+) -> tuple[GeneModel, TrainingResult]:
+    """Train a network on some spots."""
+    model = _new_model(rows, config, seed)
+    data, anchors = rows.tensors(model)
+    module = GeneLoss(model, anchors)
+    result = train(
+        module,
+        data,
+        config.training(),
+        seed=seed,
+        validate=None if watched is None else HeldOutLoss(*watched.tensors(model), seed),
+        device=device,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress_bar=progress,
+        desc="fitting hisdiff",
+    )
+    return model, result
+
+
+def _new_model(rows: _Rows, config: HisDiffConfig, seed: int) -> GeneModel:
+    """Return a model with starting weights, scaled by the spots it will be trained on."""
+    spots = rows.spots
+    embeddings, n_genes = rows.embeddings(config), spots.measured.shape[1]
+    sizes = Sizes.of(config, n_genes, embeddings.shape[1])
+    scale = GeneScale.identity(sizes.embedding_dim, n_genes)
+    if config.standardise:
+        scale = GeneScale.fit(embeddings, rows.counts, rows.depths)
+    network = initialise(GeneNetwork.of(config, sizes), generator_for(seed, -1))
+    return GeneModel(
+        config,
+        sizes,
+        network,
+        scale,
+        depth=float(np.median(spots.depths)),
+        pitch_um=spots.pitch_um,
+    )
+
+
+def _knowledge(model: GeneModel, watched: _Rows, seed: int, device: str | None) -> Knowledge:
+    """Return accuracy and interval factors on spots that the network was not trained on."""
+    spots = watched.spots
+    among = np.flatnonzero(watched.mask)
+    among = among[np.unique(np.linspace(0, len(among) - 1, _KNOWLEDGE_ROWS).astype(int))]
+    asked = _Rows(spots, np.isin(np.arange(len(watched.mask)), among))
+    mean, std = [], []
+    for i in np.unique(spots.section[asked.mask]).tolist():
+        section, draws = spots.sections[i], DrawAccumulator(LOG2)
+        for draw in model.draws(
+            section,
+            section.spots.take(asked.locations(i)),
+            depth=spots.depths[i],
+            n_draws=_KNOWLEDGE_DRAWS,
+            n_steps=model.config.n_steps,
+            units=LOG2,
+            seed=seed + _OWN_SEED,
+            device=device,
+        ):
+            draws.add(draw.values)
+        told = draws.result(section.genes)
+        mean.append(told.mean)
+        std.append(told.std)
+    measured = spots.measured[asked.mask]
+    return knowledge_of(measured, np.concatenate(mean), np.concatenate(std), spots.section[asked.mask])

@@ -1,0 +1,281 @@
+"""The `dit` model: diffusion over the whole gene vector, one token per gene, with attention to the surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from hisdiff._device import multiplies_bf16, resolve_device
+from hisdiff._diffusion._samplers import FLOW_SAMPLERS, SAMPLERS, denoiser
+from hisdiff._diffusion._schedule import Schedule, linear_betas
+from hisdiff._nn._conditioner import Conditioner
+from hisdiff._nn._dit import DiT
+from hisdiff._prediction._field import SmoothNoise
+from hisdiff._training._context import context_of
+from hisdiff.methods.hisdiff.factor._model import Draw
+from hisdiff.methods.hisdiff.gene._reference import PUBLISHED_FUSION_HEADS
+from hisdiff.methods.hisdiff.gene._scale import GeneScale
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from hisdiff._diffusion._prediction_type import Kind
+    from hisdiff._prediction._noise import BlockNoise
+    from hisdiff._section import Locations, Section
+    from hisdiff._training._context import Context
+    from hisdiff.methods.hisdiff.config import HisDiffConfig
+    from hisdiff.methods.hisdiff.gene._reference import ReferenceNetwork
+
+DENOISERS = {"dit": DiT}
+"""Denoisers of the gene vector by their name in the configuration; each is built from the arguments of ``DiT``."""
+FLOW_SCALE = 1000.0
+"""The time embedding is made for steps 0 to 999."""
+# Token values worked on at a time: some hundred locations of a small network, a few dozen of the published one.
+_CHUNK_VALUES = 1 << 23
+_CONTEXT_ROWS = 1024
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a network that its configuration does not tell."""
+
+    n_genes: int
+    embedding_dim: int
+    attention_width: int
+    attention_heads: int
+    fusion_hidden: int
+    mlp_ratio: float = 4.0
+    learn_variance: bool = True
+
+    @classmethod
+    def of(cls, config: HisDiffConfig, n_genes: int, embedding_dim: int) -> Sizes:
+        """Return the published sizes, or without raw targets those of a conditioner as narrow as the network."""
+        if config.standardise:
+            return cls(n_genes, embedding_dim, config.width, config.heads, 4 * config.width, learn_variance=False)
+        width = -(-embedding_dim // PUBLISHED_FUSION_HEADS) * PUBLISHED_FUSION_HEADS
+        return cls(n_genes, embedding_dim, width, PUBLISHED_FUSION_HEADS, 1024)
+
+
+class GeneNetwork(nn.Module):
+    """Conditioner and denoiser."""
+
+    def __init__(self, conditioner: Conditioner, denoiser: DiT) -> None:
+        super().__init__()
+        self.conditioner, self.denoiser = conditioner, denoiser
+
+    @classmethod
+    def of(cls, config: HisDiffConfig, sizes: Sizes) -> GeneNetwork:
+        """Return a network that is not initialised yet."""
+        conditioner = Conditioner(
+            sizes.embedding_dim,
+            config.width,
+            width=sizes.attention_width,
+            heads=sizes.attention_heads,
+            with_depth=config.standardise,
+            fusion_hidden=sizes.fusion_hidden,
+        )
+        denoiser = DENOISERS[config.denoiser](
+            sizes.n_genes, config.width, config.depth, config.heads, sizes.mlp_ratio, sizes.learn_variance
+        )
+        return cls(conditioner, denoiser)
+
+
+class GeneModel:
+    """Expression drawn by denoising the whole gene vector.
+
+    Attributes
+    ----------
+    config, sizes
+        What the network is built from.
+    network
+        Its parts.
+    scale
+        How embeddings and expression are standardised.
+    depth
+        log2 of the median total count over the panel of the training sections.
+    pitch_um
+        Distance between anchors; None for that of a section's own spots.
+    """
+
+    kind: ClassVar[str] = "dit"
+
+    def __init__(
+        self,
+        config: HisDiffConfig,
+        sizes: Sizes,
+        network: GeneNetwork,
+        scale: GeneScale,
+        *,
+        depth: float,
+        pitch_um: float | None,
+    ) -> None:
+        self.config, self.sizes, self.network, self.scale = config, sizes, network, scale
+        self.depth, self.pitch_um = depth, pitch_um
+
+    def draws(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        depth: float,
+        n_draws: int,
+        n_steps: int,
+        units: str,
+        seed: int,
+        device: str | None,
+    ) -> Iterator[Draw]:
+        """Yield draws of log2(1 + count) one at a time.
+
+        With standardised targets they are at ``depth``. The published setting has no notion of depth: its draws are at
+        whatever depth the network makes of the image.
+
+        Raises
+        ------
+        ValueError
+            If the section's embedding is of another width than the network's.
+        """
+        where = resolve_device(device)
+        network = self.network.to(where).eval()
+        schedule = schedule_of(self.config, n_steps)
+        # Beyond the depths of training counts are scaled: the network knows nothing there.
+        depth = depth if self.config.standardise else 0.0
+        inside = self.scale.inside(depth)
+        center, scale = self.scale.at(inside)
+        condition = self.condition(section, locations, inside, where)
+        noise = SmoothNoise.at(seed, locations)  # a draw of neighbouring cells is one tissue
+        rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
+        for draw in range(n_draws):
+            parts = [self._sample(network, condition, schedule, noise, draw, r) for r in rows]
+            yield Draw(rescaled(np.concatenate(parts) * scale + center, depth - inside))
+
+    @torch.inference_mode()
+    def condition(self, section: Section, locations: Locations, depth: float, device: torch.device) -> Tensor:
+        """Return what the denoiser is told of locations, ``(n, width)``: it is the same for all draws and steps."""
+        context = self.context(section, locations)
+        network = self.network.to(device).eval()
+        anchors = torch.from_numpy(context.anchors).to(device)
+        parts = []
+        for first in range(0, max(len(context.own), 1), _CONTEXT_ROWS):
+            own, near, wide = (
+                torch.from_numpy(values[first : first + _CONTEXT_ROWS]).to(device)
+                for values in (context.own, context.near, context.wide)
+            )
+            told = torch.full((len(own),), depth - self.depth, device=device) if self.config.standardise else None
+            parts.append(network.conditioner.at(own, anchors, near, wide, told))
+        return torch.cat(parts)
+
+    def context(self, section: Section, locations: Locations) -> Context:
+        """Return the context of locations, with embeddings as the network takes them."""
+        context = context_of(section, locations, scaling=self.config.scalings[0], pitch_um=self.pitch_um)
+        has, needs = context.own.shape[1], self.sizes.embedding_dim
+        if has != needs:
+            sides = 2 if self.config.scalings[0] == "both" else 1
+            raise ValueError(
+                f"The embedding of section {section.name!r} has {has // sides} values, but the model was trained on "
+                f"{needs // sides}; embed the section with the encoder that the model was trained with."
+            )
+        return replace(context, own=self.scale.embedding(context.own), anchors=self.scale.embedding(context.anchors))
+
+    @torch.inference_mode()
+    def _sample(
+        self,
+        network: GeneNetwork,
+        condition: Tensor,
+        schedule: Schedule,
+        noise: SmoothNoise | BlockNoise,
+        draw: int,
+        rows: np.ndarray,
+    ) -> np.ndarray:
+        where, n_genes = condition.device, self.sizes.n_genes
+
+        def normal(step: int) -> Tensor:
+            return torch.from_numpy(noise.normal(draw, step, rows, n_genes)).to(where)
+
+        half = _AUTOCAST.get(self.config.precision)
+        # Processors have no products in fp16 to speak of, and only some have those in bf16.
+        quick = where.type == "cuda" or (half is torch.bfloat16 and multiplies_bf16(where))
+        autocast = half if quick else None
+        told = condition[torch.from_numpy(rows).to(where)]
+        closed = denoiser(network.denoiser, schedule, told, autocast=autocast)
+        sampler, kind = SAMPLERS[self.config.sampler], kind_of(self.config)
+        x = sampler(closed, normal(0), schedule, kind=kind, noise=normal)
+        return x.float().cpu().numpy()
+
+    def _chunk_rows(self) -> int:
+        return max(1, _CHUNK_VALUES // (self.sizes.n_genes * self.config.width))
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and plain settings."""
+        arrays = {f"network/{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        settings = {
+            "sizes": asdict(self.sizes),
+            "depth": self.depth,
+            "pitch_um": self.pitch_um,
+        }
+        return arrays | self.scale.state(), settings
+
+    @classmethod
+    def from_state(
+        cls, config: HisDiffConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    ) -> GeneModel:
+        """Rebuild what ``state`` described."""
+        sizes = Sizes(**settings["sizes"])
+        network = GeneNetwork.of(config, sizes)
+        prefix = "network/"
+        network.load_state_dict(
+            {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}
+        )
+        return cls(
+            config,
+            sizes,
+            network.eval(),
+            GeneScale.from_state(arrays),
+            depth=settings["depth"],
+            pitch_um=settings["pitch_um"],
+        )
+
+
+def published_model(config: HisDiffConfig, reference: ReferenceNetwork) -> GeneModel:
+    """Return the model that a checkpoint of the published code stands for."""
+    sizes = Sizes(
+        reference.sizes.n_genes,
+        reference.sizes.embedding_dim,
+        attention_width=reference.sizes.embedding_dim,
+        attention_heads=PUBLISHED_FUSION_HEADS,
+        fusion_hidden=reference.sizes.fusion_hidden,
+        mlp_ratio=reference.sizes.mlp_ratio,
+    )
+    network = GeneNetwork(reference.conditioner, reference.network)
+    scale = GeneScale.identity(sizes.embedding_dim, sizes.n_genes)
+    return GeneModel(config, sizes, network, scale, depth=0.0, pitch_um=None)
+
+
+def kind_of(config: HisDiffConfig) -> Kind:
+    """Return what the network predicts: the noise as published, or what a few hundred steps of training learn better.
+
+    An error in the noise is an error a hundred times larger in the clean value where there is hardly any signal.
+    """
+    if config.sampler in FLOW_SAMPLERS:
+        return "velocity"
+    return "v" if config.standardise else "epsilon"
+
+
+def schedule_of(config: HisDiffConfig, n_steps: int) -> Schedule:
+    """Return the path that the sampler follows in ``n_steps``."""
+    if config.sampler in FLOW_SAMPLERS:
+        return Schedule.straight(n_steps, FLOW_SCALE)
+    return Schedule.from_betas(linear_betas()).respace(n_steps)
+
+
+def rescaled(values: np.ndarray, shift: float) -> np.ndarray:
+    """Return log2(1 + count) ``values`` with counts multiplied by ``2 ** shift``."""
+    if shift == 0:
+        return values
+    return np.log2(1 + np.maximum(np.exp2(values) - 1, 0) * np.float32(2.0**shift))

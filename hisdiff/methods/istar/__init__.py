@@ -1,0 +1,317 @@
+"""iStar: superpixels predicted from a dense embedding, supervised by the sums over spots.
+
+A re-implementation from the mathematics of Zhang et al., Nature Biotechnology 2024 (doi:10.1038/s41587-023-02019-9).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from hisdiff._device import resolve_device
+from hisdiff._keys import LOG2
+from hisdiff._log import logger
+from hisdiff._prediction._superpixels import Footprints, Inputs, cell_parts, dense_rasters
+from hisdiff._section import Prediction
+from hisdiff._training._calibration import Scatter, knowledge_of, scatter_of
+from hisdiff._training._loop import train
+from hisdiff.methods.istar._network import Ensemble, FootprintLoss, Superpixels
+from hisdiff.methods.istar._training_spots import are_discs, check_dense, gather, kept_rows
+from hisdiff.methods.istar.config import IStarConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from hisdiff._section import Locations, Section
+    from hisdiff._training._calibration import Knowledge
+
+# Superpixels that the networks see at a time.
+_CHUNK = 4096
+# Training spots whose footprints they see at a time.
+_SPOTS = 32
+
+
+class FittedIStar:
+    """A fitted ensemble.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    config, network, inputs
+        Settings, the ensemble, and what it sees of a dense embedding.
+    low, span
+        ``(G,)`` lowest count of a training spot, and highest minus lowest, at ``depth``.
+    footprint_um2
+        Area of the footprint that counts refer to.
+    depth
+        log2 of the median total count over the panel that ``low`` and ``span`` belong to.
+    scatter
+        Of the counts of training spots around what is predicted for them.
+    """
+
+    n_steps = 0
+
+    def __init__(
+        self,
+        genes: np.ndarray,
+        config: IStarConfig,
+        network: Ensemble,
+        inputs: Inputs,
+        low: np.ndarray,
+        span: np.ndarray,
+        footprint_um2: float,
+        depth: float,
+    ) -> None:
+        self.genes, self.config, self.network, self.inputs = np.asarray(genes), config, network.eval(), inputs
+        self.low, self.span = np.asarray(low, dtype=np.float32), np.asarray(span, dtype=np.float32)
+        self.footprint_um2, self.depth = footprint_um2, depth
+        self.scatter: Scatter | None = None
+        self.knowledge: Knowledge | None = None
+        self.history: list[dict[str, float]] = []
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = LOG2,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict at locations of a section, in the order of ``genes``: sums over the superpixels of each footprint.
+
+        Draws are the members of the ensemble, so that there are never more than it has. The mean is their median, as
+        published, and the standard deviation their spread. There are no steps and nothing random.
+        """
+        check_dense(section)
+        footprints = Footprints.of(
+            locations, self.config.superpixel_um, whole_discs=self.config.reference_compat and are_discs(locations)
+        )
+        members = min(n_draws, self.network.n_members)
+        network = self.network.to(resolve_device(device))
+        means = np.zeros((members, len(locations), len(self.genes)), dtype=np.float32)
+        for rows, vectors in dense_rasters(section.dense, footprints.ij, self.config.superpixel_um):
+            part = footprints.share[:, rows]
+            touched = np.flatnonzero(np.diff(part.indptr))
+            each = self._members(network, self.inputs.of(section.dense, vectors))[:members]
+            for e in range(members):
+                means[e, touched] += part[touched] @ each[e]
+        area = np.pi * locations.radius_um**2 / self.footprint_um2
+        counts = self._counts(means, self._factor(section, depth)) * area[:, None].astype(np.float32)
+        values = np.log2(1 + counts) if units == LOG2 else counts
+        std = values.std(axis=0, ddof=1) if members > 1 else np.full_like(values[0], np.nan)
+        kept = values[:keep_draws] if keep_draws else None
+        return Prediction(np.median(values, axis=0), std, self.genes, units, kept, n_draws=members)
+
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> EnsembleField:
+        """Prepare predictions finer than the spots; draws are members of the ensemble."""
+        check_dense(section)
+        return EnsembleField(self, section, min(n_draws, self.network.n_members), self._factor(section, depth), device)
+
+    def _factor(self, section: Section, depth: float | None) -> float:
+        """Return what counts at the depth of the fit are multiplied by."""
+        if depth is None:
+            if self.config.reference_compat:
+                return 1.0
+            depth = self.depth if section.depth is None or not np.isfinite(section.depth) else section.depth
+        return float(2.0 ** (depth - self.depth))
+
+    def _counts(self, scaled: np.ndarray, factor: float) -> np.ndarray:
+        """Return expected counts of a footprint for predictions between 0 and 1."""
+        return np.maximum(scaled * self.span + self.low, 0) * np.float32(factor)
+
+    @torch.inference_mode()
+    def _members(self, network: Ensemble, features: np.ndarray) -> np.ndarray:
+        """Return predictions of each member, float32 ``(E, n, G)``, on the scale of the targets."""
+        device = network.weights[0].device
+        parts = [
+            network(torch.from_numpy(features[start : start + _CHUNK]).to(device)).cpu().numpy()
+            for start in range(0, len(features), _CHUNK)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+        arrays = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        arrays |= {"low": self.low, "span": self.span}
+        if self.scatter is not None:
+            arrays |= self.scatter.arrays()
+        if self.inputs.axes is not None:
+            arrays |= {"center": self.inputs.center, "axes": self.inputs.axes}
+        settings = {
+            "config": self.config.to_dict(),
+            "footprint_um2": self.footprint_um2,
+            "depth": self.depth,
+            "n_inputs": int(self.network.weights[0].shape[1]),
+        }
+        return arrays, settings
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+    ) -> FittedIStar:
+        """Rebuild what ``state`` described."""
+        config = IStarConfig.from_dict(settings["config"])
+        network = Ensemble(config.n_members, settings["n_inputs"], config.width, len(genes))
+        named = {name.removeprefix("network."): a for name, a in arrays.items() if name.startswith("network.")}
+        network.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
+        inputs = Inputs(not config.reference_compat, arrays.get("center"), arrays.get("axes"))
+        fitted = cls(
+            genes, config, network, inputs, arrays["low"], arrays["span"], settings["footprint_um2"], settings["depth"]
+        )
+        fitted.scatter = Scatter.from_arrays(arrays)
+        return fitted
+
+
+class EnsembleField:
+    """Predictions of the ensemble at the cells of any grid; see :class:`~hisdiff.methods._base.Field`.
+
+    Cells larger than a superpixel are the mean of equal parts that are not; smaller ones are looked at as they are,
+    since what a vector describes does not depend on the size of the cell.
+    """
+
+    fitted_to_section = False
+
+    def __init__(self, fitted: FittedIStar, section: Section, n_draws: int, factor: float, device: str | None) -> None:
+        self.genes, self.footprint_um2, self.n_draws = fitted.genes, fitted.footprint_um2, n_draws
+        self._fitted, self._section, self._factor = fitted, section, factor
+        self.scatter = fitted.scatter
+        self._network = fitted.network.to(resolve_device(device))
+        self._last: tuple[Locations, np.ndarray] | None = None
+
+    def mean(self, cells: Locations) -> np.ndarray:
+        """Return the median over members, as published."""
+        return np.median(self._members(cells), axis=0)
+
+    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+        """Yield the expected counts of a footprint, one member after the other, float32 ``(n, G)``."""
+        yield from self._members(cells)
+
+    def _members(self, cells: Locations) -> np.ndarray:
+        """Return the expected counts of a footprint as each member has them, ``(E, n, G)``."""
+        if self._last is not None and self._last[0] is cells:  # mean and draws of the same cells cost one pass
+            return self._last[1]
+        out = np.empty((self.n_draws, len(cells), len(self.genes)), dtype=np.float32)
+        dense = self._section.dense
+        for rows, parts, vectors in cell_parts(dense, cells, self._fitted.config.superpixel_um):
+            each = self._fitted._members(self._network, self._fitted.inputs.of(dense, vectors))[: self.n_draws]
+            out[:, rows] = each.reshape(self.n_draws, len(rows), parts, -1).mean(axis=2)
+        out = self._fitted._counts(out, self._factor)
+        self._last = cells, out
+        return out
+
+
+class IStar:
+    """An ensemble of superpixel networks, trained so that the mean over each spot's footprint is its scaled count.
+
+    Counts of all sections are brought to one depth and one footprint area and scaled gene by gene to 0..1 over all
+    training spots together: a section that has less of a gene keeps having less. (Scaling each section alone, the other
+    choice, would teach that the highest spot of every section has the same expression.)
+    """
+
+    name: ClassVar[str] = "istar"
+    needs: ClassVar[frozenset[str]] = frozenset({"counts", "image", "features"})
+    needs_to_predict: ClassVar[frozenset[str]] = frozenset({"image", "features"})
+    config_type: ClassVar[type] = IStarConfig
+    fitted_type: ClassVar[type] = FittedIStar
+
+    def fit(
+        self,
+        sections: Sequence[Section],
+        config: IStarConfig,
+        *,
+        validation: Sequence[Section] = (),
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> FittedIStar:
+        """Fit on sections that share one panel (``Section.with_panel``).
+
+        ``validation`` sections are not used for fitting; what the model knows about its own accuracy is measured on
+        them. Without any, it knows nothing.
+        """
+        for section in (*sections, *validation):
+            check_dense(section)
+        kept = [kept_rows(section) for section in sections]
+        depth = float(np.median([s.depth for s in sections if np.isfinite(s.depth)] or [0.0]))
+        spots = [s.spots.take(rows) for s, rows in zip(sections, kept)]
+        areas = [np.pi * part.radius_um**2 for part in spots]
+        footprint_um2 = float(np.median(np.concatenate(areas)))
+        counts = [s.counts[rows].toarray() for s, rows in zip(sections, kept)]
+        if not config.reference_compat:
+            counts = [
+                c * 2.0 ** (depth - (s.depth if np.isfinite(s.depth) else depth)) * (footprint_um2 / area)[:, None]
+                for s, c, area in zip(sections, counts, areas)
+            ]
+        every = np.concatenate(counts).astype(np.float32)
+        low, span = every.min(axis=0), np.ptp(every, axis=0)
+        target = (every - low) / (span + 1e-12)
+
+        inputs, cells, share, superpixels = gather(sections, spots, config)
+        start = None if config.reference_compat else target.mean(axis=0)
+        network = Ensemble(config.n_members, superpixels.shape[1], config.width, len(low), seed=seed, start=start)
+        logger.info(
+            "istar: %d members on %d spots, %d superpixels of %g um and %d inputs",
+            config.n_members, len(target), len(superpixels), config.superpixel_um, superpixels.shape[1],
+        )  # fmt: skip
+        module = FootprintLoss(network, Superpixels(superpixels), config.footprint_sample)
+        result = train(
+            module,
+            {"cells": torch.from_numpy(cells), "share": torch.from_numpy(share), "target": torch.from_numpy(target)},
+            config.training(len(target)),
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress_bar=progress,
+            desc="fitting istar",
+        )
+        told = _means(module, cells, share)
+        fitted = FittedIStar(sections[0].genes, config, network.cpu(), inputs, low, span, footprint_um2, depth)
+        fitted.scatter = scatter_of(every, fitted._counts(told, 1.0))
+        fitted.history = result.history
+        if validation:
+            fitted.knowledge = _knowledge(fitted, validation, device)
+        return fitted
+
+
+@torch.inference_mode()
+def _means(module: FootprintLoss, cells: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the median over members of the mean over each training footprint, ``(n, G)``."""
+    device, parts = module.network.weights[0].device, []
+    for rows in np.array_split(np.arange(len(cells)), -(-len(cells) // _SPOTS)):
+        batch = (torch.from_numpy(a[rows]).to(device) for a in (cells, share))
+        parts.append(np.median(module.footprint_means(*batch).cpu().numpy(), axis=0))
+    return np.concatenate(parts)
+
+
+def _knowledge(fitted: FittedIStar, validation: Sequence[Section], device: str | None) -> Knowledge:
+    """Measure accuracy and interval factors on sections that were not trained on."""
+    told = [fitted.predict(s, s.spots, n_draws=fitted.network.n_members, units=LOG2, device=device) for s in validation]
+    return knowledge_of(
+        np.concatenate([np.log2(1 + s.counts.toarray()) for s in validation]),
+        np.concatenate([p.mean for p in told]),
+        np.concatenate([p.std for p in told]),
+        np.repeat(np.arange(len(validation)), [len(s.spots) for s in validation]),
+    )

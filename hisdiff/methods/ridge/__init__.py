@@ -1,0 +1,309 @@
+"""Ridge regression with resampled residuals: the baseline that a generative model has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import numpy as np
+from scipy.special import ndtr
+
+from hisdiff._check import one_of, positive, seed_of
+from hisdiff._keys import LOG2
+from hisdiff._log import logger
+from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._prediction._field import PatchField
+from hisdiff._prediction._noise import BlockNoise
+from hisdiff._stats._ridge_path import solve
+from hisdiff._training._calibration import knowledge_of
+from hisdiff._training._context import Scaling
+from hisdiff._training._options import Options
+from hisdiff._training._spots import Projection, TrainingSpots
+from hisdiff.methods.ridge._fit import choose, moments_of, out_of_fold, residuals_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from hisdiff._section import Locations, Prediction, Section
+    from hisdiff._training._calibration import Knowledge
+
+# Draws per spot from which the spread of out-of-fold predictions is taken, as many as `predict` makes at spots.
+_CALIBRATION_DRAWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeConfig(Options):
+    """Settings of the ridge baseline; what has several values is chosen by cross-validation.
+
+    Attributes
+    ----------
+    scalings
+        Embeddings as they are (``"raw"``), by the section's own mean and sd (``"standardised"``), or ``"both"``, in the
+        order of preference: a later one has to be better by .005, which is less than chance makes of a few sections.
+    n_components
+        Numbers of principal components of the embedding.
+    alphas
+        Penalties, in units of the mean square length of a feature vector.
+    n_blocks
+        Blocks of tissue that a single training section is cut into.
+    n_residuals
+        Most residual vectors that are kept to draw from.
+    """
+
+    method_name: ClassVar[str] = "ridge"
+
+    scalings: tuple[Scaling, ...] = ("both", "raw", "standardised")
+    n_components: tuple[int, ...] = (32, 64, 128)
+    alphas: tuple[float, ...] = tuple(float(f"{10**e:.3g}") for e in np.arange(-1.5, 2.51, 0.25))
+    n_blocks: int = 5
+    n_residuals: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("scalings", "n_components", "alphas"):
+            value = getattr(self, name)
+            value = (value,) if isinstance(value, (str, int, float)) else tuple(value)
+            if not value:
+                raise ValueError(f"{name} of the ridge configuration is empty; there has to be a value to choose.")
+            object.__setattr__(self, name, value)
+        for scaling in self.scalings:
+            one_of(scaling, get_args(Scaling), "scalings")
+        for count in self.n_components:
+            positive(count, "n_components", integer=True)
+        for alpha in self.alphas:
+            positive(alpha, "alphas")
+        positive(self.n_blocks, "n_blocks", integer=True)
+        positive(self.n_residuals, "n_residuals", integer=True)
+
+
+class FittedRidge:
+    """A fitted ridge.
+
+    Expression is modelled as log2(1 + count) at one depth, that of the deepest training section. For another depth the
+    counts are scaled; draws for a shallower one also get the noise of the counts that were not read.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    projection
+        Embeddings to features.
+    slopes, intercept
+        ``(3 k, G)``, ``(G,)``.
+    residuals
+        ``(m, G)``, out of fold, log2.
+    depth
+        log2 of the median total count over the panel that ``intercept`` and ``residuals`` belong to.
+    usual_depth
+        That of the median training section, which a section without counts is predicted at.
+    radius_um
+        Of a training spot.
+    """
+
+    n_steps = 0
+
+    def __init__(
+        self,
+        genes: np.ndarray,
+        projection: Projection,
+        slopes: np.ndarray,
+        intercept: np.ndarray,
+        residuals: np.ndarray,
+        depth: float,
+        usual_depth: float,
+        radius_um: float,
+    ) -> None:
+        self.genes, self.projection = np.asarray(genes), projection
+        self.depth, self.usual_depth, self.radius_um = depth, usual_depth, radius_um
+        self.slopes, self.intercept, self.residuals = slopes, intercept, residuals
+        self.knowledge: Knowledge | None = None
+        self.history: list[dict[str, float]] = []
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = LOG2,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict at locations of a section, in the order of ``genes``.
+
+        The mean is that of infinitely many draws (the regression itself, for counts times the mean factor that the
+        residuals amount to), the standard deviation that of ``n_draws``. There are no steps, no device and nothing slow
+        enough for a progress bar.
+        """
+        mean = self._regression(section, locations)
+        if depth is None:
+            depth = self.usual_depth if section.depth is None or not np.isfinite(section.depth) else section.depth
+        spots = section.spots
+        whole = mean if spots is None or spots is locations else self._regression(section, spots)
+        return self._around(mean, whole, depth, n_draws, keep_draws, units, BlockNoise.at(seed_of(seed), locations))
+
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> PatchField:
+        """Return predictions anywhere: every cell like a spot around it."""
+        return PatchField(self, section, np.pi * self.radius_um**2, n_draws, {"depth": depth, "seed": seed})
+
+    def _regression(self, section: Section, locations: Locations) -> np.ndarray:
+        return self.projection.features(section, locations) @ self.slopes + self.intercept
+
+    def _expected_counts(self, mean: np.ndarray) -> np.ndarray:
+        """Return counts expected around a regression value: the mean over residuals of 2^(value + residual) - 1."""
+        factor = np.exp2(self.residuals).mean(axis=0, dtype=np.float64)
+        return np.maximum(np.exp2(mean) * factor - 1, 0)
+
+    def _depth_of(self, mean: np.ndarray) -> float:
+        """Return the depth that regression values at a section's spots amount to.
+
+        A stain that the training sections do not have moves all values of a section up or down together; measured
+        against its own depth, as depth is defined, that falls out.
+        """
+        totals = self._expected_counts(mean).sum(axis=1)
+        return float(np.log2(np.median(totals[totals > 0]))) if (totals > 0).any() else self.depth
+
+    def _around(
+        self,
+        mean: np.ndarray,
+        whole: np.ndarray,
+        depth: float,
+        n_draws: int,
+        keep_draws: int,
+        units: str,
+        noise: BlockNoise,
+    ) -> Prediction:
+        """Draw around regression values, scaled so that those of the ``whole`` section are as deep as asked."""
+        shift, read = depth - self._depth_of(whole), depth - self.depth
+        rows = np.arange(len(mean))
+        draws = DrawAccumulator(units, keep_draws)
+        for draw in range(positive(n_draws, "n_draws", integer=True)):
+            pick = ndtr(noise.normal(draw, 0, rows, 1)[:, 0].astype(np.float64))
+            chosen = np.minimum((pick * len(self.residuals)).astype(np.int64), len(self.residuals) - 1)
+            values = at_depth(mean + self.residuals[chosen], shift)
+            if read < 0:
+                values = unread(values, read, noise.normal(draw, 1, rows, mean.shape[1]))
+            draws.add(values)
+        expected = at_depth(mean, shift) if units == LOG2 else self._expected_counts(mean) * 2.0**shift
+        return replace(draws.result(self.genes), mean=expected.astype(np.float32))
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+        projection = self.projection
+        arrays = {
+            "center": projection.center,
+            "scale": projection.scale,
+            "axes": projection.axes,
+            "slopes": self.slopes,
+            "intercept": self.intercept,
+            "residuals": self.residuals,
+        }
+        settings = {"scaling": projection.scaling, "pitch_um": projection.pitch_um}
+        return arrays, settings | {"depth": self.depth, "usual_depth": self.usual_depth, "radius_um": self.radius_um}
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+    ) -> FittedRidge:
+        """Rebuild what ``state`` described."""
+        settings = dict(settings)
+        projection = Projection(
+            settings.pop("scaling"), settings.pop("pitch_um"), arrays["center"], arrays["scale"], arrays["axes"]
+        )
+        return cls(genes, projection, arrays["slopes"], arrays["intercept"], arrays["residuals"], **settings)
+
+
+def at_depth(log2_values: np.ndarray, shift: float) -> np.ndarray:
+    """Scale counts by ``2 ** shift``: log2(1 + count) in and out, clipped at zero expression."""
+    return np.log2(1 + (np.exp2(np.maximum(log2_values, 0)) - 1) * 2.0**shift)
+
+
+def unread(log2_values: np.ndarray, read: float, normal: np.ndarray) -> np.ndarray:
+    """Add the noise of reading only a part ``2 ** read`` of the counts, given what is expected to be read.
+
+    Binomial thinning of a count of which ``c`` is expected to stay has variance ``c (1 - 2 ** read)``. A log-normal
+    factor of mean 1 and that variance stays positive, fades out as all is read, and comes from one normal value.
+    """
+    counts = np.exp2(log2_values) - 1
+    variance = np.log1p((1 - 2.0**read) / np.maximum(counts, 1e-6))
+    return np.log2(1 + counts * np.exp(np.sqrt(variance) * normal - variance / 2))
+
+
+class Ridge:
+    """PCA and ridge on own and surrounding embeddings; draws are the mean plus a whole residual vector.
+
+    Scaling, number of components and penalty are those with the best mean correlation over genes on left-out tissue:
+    whole sections, one at a time, or contiguous blocks of a single section. Correlation, since the squared error on a
+    left-out section is mostly its offset in depth and stain, which the penalty cannot mend but does react to.
+    Residuals are out of fold, so that their spread is that of new tissue.
+    """
+
+    name: ClassVar[str] = "ridge"
+    needs: ClassVar[frozenset[str]] = frozenset({"counts", "features"})
+    needs_to_predict: ClassVar[frozenset[str]] = frozenset({"image", "features"})
+    config_type: ClassVar[type] = RidgeConfig
+    fitted_type: ClassVar[type] = FittedRidge
+
+    def fit(
+        self,
+        sections: Sequence[Section],
+        config: RidgeConfig,
+        *,
+        validation: Sequence[Section] = (),
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> FittedRidge:
+        """Fit on sections that share one panel (``Section.with_panel``).
+
+        ``validation`` sections, where given, choose among the settings instead of the left-out folds. The fit takes
+        seconds on the CPU, so ``device``, ``progress``, ``checkpoint`` and ``resume`` have no use here.
+        """
+        training = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+        watched = TrainingSpots.of(validation, depth=training.depth) if validation else None
+        projection, alpha, history = choose(training, watched, config)
+        features = training.features(projection)
+        held_out = out_of_fold(features, training, alpha)
+        residuals = residuals_of(training, held_out, config.n_residuals, seed)
+        slopes, intercept = solve(moments_of(features, training), alpha)
+        usual = float(np.median(training.depths))
+        fitted = FittedRidge(
+            sections[0].genes, projection, slopes, intercept, residuals, training.depth, usual, training.radius_um
+        )
+        fitted.history = history
+        fitted.knowledge = _knowledge(fitted, training, held_out, seed)
+        logger.info(
+            "ridge: %s embedding, %d components, penalty %g", projection.scaling, projection.axes.shape[1], alpha
+        )
+        return fitted
+
+
+def _knowledge(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndarray, seed: int) -> Knowledge:
+    """Predict the training spots out of fold, as deep as each section is, and compare."""
+    parts = [held_out[training.section == i] for i in range(len(training.sections))]
+    predicted = [
+        fitted._around(part, part, depth, _CALIBRATION_DRAWS, 0, LOG2, BlockNoise.for_rows(seed, len(part)))
+        for part, depth in zip(parts, training.depths)
+    ]
+    return knowledge_of(
+        training.measured,
+        np.concatenate([p.mean for p in predicted]),
+        np.concatenate([p.std for p in predicted]),
+        training.section,
+    )

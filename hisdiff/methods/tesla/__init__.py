@@ -1,0 +1,235 @@
+"""TESLA: a section's own counts refined between its spots, by nearness in the plane and likeness in colour.
+
+Hu et al. (2023), Cell Systems 14, 404-417; written anew from its equations (docs/methods/tesla.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import numpy as np
+
+from hisdiff._check import one_of, positive
+from hisdiff._keys import LOG2
+from hisdiff._log import logger
+from hisdiff._prediction._point import columns_of, depth_factor, point_prediction
+from hisdiff._training._calibration import Knowledge, cv_pcc_of
+from hisdiff._training._options import Options
+from hisdiff.methods.tesla._map import TeslaMap
+from hisdiff.methods.tesla._weights import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from scipy.sparse import csr_matrix
+
+    from hisdiff._section import Locations, Prediction, Section
+
+
+@dataclass(frozen=True, slots=True)
+class TeslaConfig(Options):
+    """Settings of TESLA.
+
+    Attributes
+    ----------
+    step_um
+        Side of the superpixels that the statistics of a section are taken over, and of the window of a place's colour.
+    n_neighbours
+        Spots that a place is composed of at most.
+    colour_weight
+        What one sd of colour is worth beside the section's extent; 0 for distance in the plane alone.
+    kernel, power
+        ``"power"``: weights fall with distance to the minus ``power``; ``"exponential"``: exponentially.
+    reference_compat
+        Reproduce the published numbers: spots scaled by their own grey value, 0 where no spot is near enough, outline of
+        the tissue enlarged by 1.05, offset of distances in pixels.
+    """
+
+    method_name: ClassVar[str] = "tesla"
+
+    step_um: float = 25.0
+    n_neighbours: int = 10
+    colour_weight: float = 1.0
+    kernel: Kernel = "power"
+    power: float = 2.0
+    reference_compat: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self.step_um, "step_um")
+        positive(self.n_neighbours, "n_neighbours", integer=True)
+        positive(self.power, "power")
+        one_of(self.kernel, get_args(Kernel), "kernel")
+        if not isinstance(self.colour_weight, (int, float)) or not 0 <= self.colour_weight < np.inf:
+            raise ValueError(f"colour_weight is a number, zero or above, not {self.colour_weight!r}.")
+        if not isinstance(self.reference_compat, bool):
+            raise TypeError(f"reference_compat is True or False, not {self.reference_compat!r}.")
+
+
+class TeslaField:
+    """Expected counts anywhere in one section; see :class:`~hisdiff.methods._base.Field`."""
+
+    n_draws = 1
+    fitted_to_section = True
+    scatter = None
+
+    def __init__(self, section: Section, genes: np.ndarray, config: TeslaConfig, depth: float | None) -> None:
+        self.genes, self.map = genes, TeslaMap(section, config)
+        self.footprint_um2 = float(np.pi * np.median(section.spots.radius_um) ** 2)
+        self._absent = 0.0 if config.reference_compat else np.nan
+        self._factor = depth_factor(section, depth)
+        columns = columns_of(genes, section.genes)
+        self._known = columns >= 0
+        # Dense: spots are few, and a sparse product with ten neighbours each fills in most of it anyway, ten times slower.
+        self._log_counts = np.log1p(section.counts[:, columns[self._known]].toarray().astype(np.float32))
+
+    def mean(self, cells: Locations) -> None:
+        """Return None: the one value is all there is."""
+
+    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+        """Yield the one value of each cell, float32 ``(n, G)``; NaN where no spot is near enough."""
+        yield self.of(self.map.weights(cells.xy_um))
+
+    def of(self, weights: csr_matrix) -> np.ndarray:
+        """Return expected counts for the weights of places, float32 ``(n, G)``."""
+        values = weights.astype(np.float32) @ self._log_counts
+        np.expm1(values, out=values)
+        values *= np.float32(self._factor)
+        values[np.diff(weights.indptr) == 0] = self._absent
+        if self._known.all():
+            return values
+        out = np.full((len(values), len(self.genes)), np.nan, dtype=np.float32)
+        out[:, self._known] = values
+        return out
+
+
+class FittedTesla:
+    """TESLA with its settings and panel; there is nothing that one section teaches about another.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    config
+        Settings.
+    """
+
+    n_steps = 0
+
+    def __init__(self, genes: np.ndarray, config: TeslaConfig) -> None:
+        self.genes, self.config = np.asarray(genes), config
+        self.knowledge: Knowledge | None = None
+        self.history: list[dict[str, float]] = []
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = LOG2,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Return the map's value at locations, in the order of ``genes``; at a measured spot that is nearly its own count.
+
+        There is one value, so that no draws are kept and the spread is NaN; no steps, no seed, no device.
+        ``obs["no_neighbour"]`` flags locations that no spot is near enough to.
+        """
+        field = self.field(section, n_draws=n_draws, depth=depth)
+        weights = field.map.weights(locations.xy_um)
+        alone = np.diff(weights.indptr) == 0
+        return point_prediction(field.of(weights), self.genes, units, {"no_neighbour": alone})
+
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        depth: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> TeslaField:
+        """Prepare the map of a section from its own counts and image."""
+        positive(n_draws, "n_draws", integer=True)
+        check_has_counts(section)
+        return TeslaField(section, self.genes, self.config, depth)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+        return {}, {"config": self.config.to_dict()}
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+    ) -> FittedTesla:
+        """Rebuild what ``state`` described."""
+        return cls(genes, TeslaConfig.from_dict(settings["config"]))
+
+
+def check_has_counts(section: Section) -> None:
+    """Raise where a section lacks what TESLA refines."""
+    if section.counts is None or section.spots is None or not len(section.spots):
+        raise ValueError(
+            f"TESLA spreads the counts of a section's own spots over its image, and {section.name!r} has none; a section with an "
+            f"image only is for methods that learn from other sections, such as 'hisdiff'."
+        )
+    if section.image is None:
+        raise ValueError(f"TESLA follows the colour of the image, and {section.name!r} has none.")
+
+
+class Tesla:
+    """TESLA. A fit settles options and panel, and measures how well left-out spots are filled in from the others."""
+
+    name: ClassVar[str] = "tesla"
+    needs: ClassVar[frozenset[str]] = frozenset({"counts", "image"})
+    needs_to_predict: ClassVar[frozenset[str]] = needs
+    config_type: ClassVar[type] = TeslaConfig
+    fitted_type: ClassVar[type] = FittedTesla
+
+    def fit(
+        self,
+        sections: Sequence[Section],
+        config: TeslaConfig,
+        *,
+        validation: Sequence[Section] = (),
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> FittedTesla:
+        """Settle options and panel; nothing is learned, so ``validation`` is an error and the others have no use here."""
+        if validation:
+            raise ValueError("TESLA learns nothing that another section could validate; validation= has no use.")
+        for section in sections:
+            check_has_counts(section)
+        fitted = FittedTesla(sections[0].genes, config)
+        fitted.knowledge = _knowledge(fitted, sections)
+        logger.info(
+            "tesla: left-out spots are filled in with a median correlation of %.2f",
+            np.nanmedian(fitted.knowledge.cv_pcc) if np.isfinite(fitted.knowledge.cv_pcc).any() else np.nan,
+        )
+        return fitted
+
+
+def _knowledge(fitted: FittedTesla, sections: Sequence[Section]) -> Knowledge:
+    """Fill in every spot from the others and compare. A single value has no interval: those factors are NaN."""
+    measured, filled, number = [], [], []
+    for i, section in enumerate(sections):
+        field = fitted.field(section, n_draws=1)
+        weights = field.map.weights(section.spots.xy_um, leave_out_self=True)
+        near = np.diff(weights.indptr) > 0
+        measured.append(np.log2(1 + section.counts[near].toarray()))
+        filled.append(np.log2(1 + field.of(weights[near])))
+        number.append(np.full(int(near.sum()), i))
+    correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(filled), np.concatenate(number))
+    unknown = np.full(len(fitted.genes), np.nan)
+    return Knowledge(correlation, interval_factor=unknown)

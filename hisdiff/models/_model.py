@@ -1,0 +1,286 @@
+"""A fitted method together with what it was fitted on, as users hold, save and share it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff._check import listing
+from hisdiff._keys import VERSION
+from hisdiff._section import FeatureSpec
+from hisdiff._training._calibration import Knowledge
+from hisdiff._training._checkpoint import read_folder, write_folder
+from hisdiff._training._ood import EmbeddingDistribution
+from hisdiff.methods._base import method
+from hisdiff.models._hub import push
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scipy.sparse import csr_matrix
+
+    from hisdiff._section import Names
+    from hisdiff.methods._base import Fitted
+
+_FORMAT = 1
+# Spots whose counts hold less look alike by chance: of a million spots, one in four thousand has a double at so many bits.
+_IDENTIFYING_BITS = 32
+# Share of known spots above which a section is a known one.
+_SAME_SECTION = 0.01
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The sections a model was fitted on.
+
+    Attributes
+    ----------
+    sections
+        Their names.
+    features
+        What decides the values of their embedding, or None where the method needs none.
+    licence, derivatives
+        Of the encoder; whether its licence lets models made with it be shared (None: unknown).
+    mpp
+        Micrometres per pixel of each section's image.
+    expression
+        ``(G,)`` part of each gene in all counts, mean over sections; None in models of before it was kept.
+    pitch_um, radius_um
+        Median distance between spots, and their median radius.
+    depth
+        Median over sections of log2 of the median total count over the panel.
+    spots
+        uint64, one hash for each spot: sections are known again by them, whole or cropped.
+    """
+
+    sections: tuple[str, ...]
+    features: FeatureSpec | None
+    licence: str
+    derivatives: bool | None
+    mpp: tuple[float, ...]
+    pitch_um: float
+    radius_um: float
+    depth: float
+    spots: np.ndarray = field(repr=False)
+    expression: np.ndarray | None = field(default=None, repr=False)
+
+    def missing_depth(self, there: np.ndarray) -> float:
+        """Return by how many octaves the panel is deeper than those of its genes that are ``there``, ``(G,)`` bool."""
+        if self.expression is None or not self.expression[there].sum() > 0:
+            return 0.0
+        return float(-np.log2(self.expression[there].sum()))
+
+    def contains(self, counts: csr_matrix, genes: Names) -> bool | None:
+        """Whether spots of a section, with counts of the whole panel, are among those of the cohort; None: cannot be told."""
+        return shares_spots(self.spots, counts, genes) if len(self.spots) else None
+
+
+def spot_hashes(counts: csr_matrix, genes: Names) -> np.ndarray:
+    """Return a hash of the counts of each spot that has any, uint64; the order of genes does not matter."""
+    weights = np.array(
+        [int.from_bytes(hashlib.blake2b(g.encode(), digest_size=8).digest(), "little") for g in genes], dtype=np.uint64
+    )
+    terms = counts.data.astype(np.uint64) * weights[counts.indices]
+    sums = np.add.reduceat(np.append(terms, np.uint64(0)), np.minimum(counts.indptr[:-1], len(terms)))
+    return sums[_counted(counts)]
+
+
+def shares_spots(known: np.ndarray, counts: csr_matrix, genes: Names) -> bool | None:
+    """Whether more than one in a hundred spots is among known ones, by their hashes; None: cannot be told.
+
+    A spot without its like is a new one, however little its counts hold. One with its like is known only where its counts
+    hold so much that it would not be met by chance: with a handful of genes it would.
+    """
+    again = np.isin(spot_hashes(counts, genes), known)
+    if not len(again):
+        return None
+    telling = _bits(counts)[_counted(counts)] >= _IDENTIFYING_BITS
+    if telling.any() and float(again[telling].mean()) > _SAME_SECTION:
+        return True
+    if float(again.mean()) <= _SAME_SECTION or float(telling.mean()) >= 0.5:
+        return False
+    return None
+
+
+def _counted(counts: csr_matrix) -> np.ndarray:
+    return np.asarray(counts.sum(axis=1)).ravel() > 0
+
+
+def _bits(counts: csr_matrix) -> np.ndarray:
+    """Return how unlikely it is that each spot has its double by chance, in bits.
+
+    Two counts from one Poisson law of mean c are equal with probability 1 / sqrt(4 pi c), about.
+    """
+    counts = counts.copy()
+    counts.eliminate_zeros()
+    counts.data = 0.5 * np.log2(4 * np.pi * counts.data.astype(np.float64))
+    return np.asarray(counts.sum(axis=1)).ravel()
+
+
+class Model:
+    """A fitted model: made by :func:`hisdiff.tl.fit`, used by :func:`hisdiff.tl.predict`.
+
+    Attributes
+    ----------
+    method
+        Name of the method.
+    genes
+        ``(G,)`` names of the panel.
+    config
+        The method's configuration.
+    cohort
+        The sections it was fitted on.
+    seed
+        The seed it was fitted with.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        fitted: Fitted,
+        config: Mapping[str, Any],
+        cohort: Cohort,
+        *,
+        ood: EmbeddingDistribution | None = None,
+        seed: int = 0,
+        version: str = VERSION,
+    ) -> None:
+        self.method, self.fitted, self.config, self.cohort = method, fitted, dict(config), cohort
+        self.ood, self.seed, self.version = ood, seed, version
+        self.id = self._digest()
+
+    @property
+    def genes(self) -> np.ndarray:
+        """``(G,)`` names of the panel."""
+        return self.fitted.genes
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """Accuracy and interval factors measured on left-out training tissue."""
+        return self.fitted.knowledge
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Training curve, rows with ``step`` and named values."""
+        return self.fitted.history
+
+    def __repr__(self) -> str:
+        encoder = "no encoder" if self.cohort.features is None else f"encoder {self.cohort.features.encoder!r}"
+        lines = [f"Model {self.id}: method {self.method!r}, {len(self.genes)} genes, {encoder}"]
+        lines.append(f"    fitted on {len(self.cohort.sections)} section(s): {listing(self.cohort.sections, 6)}")
+        if self.knowledge is not None:
+            lines.append(f"    expected accuracy on new tissue: median PCC {np.nanmedian(self.knowledge.cv_pcc):.2f}")
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model to a folder (``weights.safetensors``, ``config.json``, ``metadata.json``, ``genes.txt``).
+
+        A model that stands there is replaced; anything else is left alone (``FileExistsError``).
+        """
+        arrays, files = self._content()
+        write_folder(path, arrays, files)
+        return Path(path)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model with a card that names cohort, panel, encoder and its licence, pixel size and version.
+
+        Parameters
+        ----------
+        repo_id
+            ``"owner/name"`` of the repository on the Hugging Face hub; it is made where it is missing.
+        private
+            Whether a new repository is private.
+        token
+            Access token, or None for the one that ``hf auth login`` stored.
+
+        Returns
+        -------
+        Address of the commit.
+
+        Raises
+        ------
+        PermissionError
+            If the encoder's licence is unknown or does not let models made with it be shared.
+        """
+        return push(self, repo_id, private=private, token=token)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """Read a model that :meth:`save` wrote. Nothing is unpickled; a damaged file is a ``ValueError``."""
+        arrays, files = read_folder(path)
+        missing = [name for name in ("config.json", "metadata.json", "genes.txt") if name not in files]
+        if missing:
+            raise ValueError(f"{path} is no folder of a hisdiff model: it lacks {missing}.")
+        meta = files["metadata.json"]
+        if meta.get("format", 0) > _FORMAT:
+            raise ValueError(
+                f"{path} was written by hisdiff {meta.get('version')}, whose format this version ({VERSION}) does not know."
+            )
+        genes = np.array(files["genes.txt"].split("\n")[:-1], dtype=str)
+        fitted_type = type(method(meta["method"])).fitted_type
+        fitted = fitted_type.from_state(_part(arrays, "fitted"), meta["fitted"], genes)
+        knowledge, ood = _part(arrays, "knowledge"), _part(arrays, "ood")
+        fitted.knowledge = Knowledge.from_arrays(knowledge) if knowledge else None
+        fitted.history = meta["history"]
+        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
+        features = facts.pop("features")
+        facts["features"] = None if features is None else FeatureSpec(**features)
+        cohort = Cohort(**facts, spots=arrays["cohort.spots"], expression=arrays.get("cohort.expression"))
+        model = cls(
+            meta["method"],
+            fitted,
+            files["config.json"],
+            cohort,
+            ood=EmbeddingDistribution.from_arrays(ood) if ood else None,
+            seed=meta["seed"],
+            version=meta["version"],
+        )
+        if model.id != meta["id"]:
+            raise ValueError(
+                f"The files in {path} do not belong together: they make model {model.id}, the folder says {meta['id']}."
+            )
+        return model
+
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, settings = self.fitted.state()
+        arrays = {f"fitted.{name}": array for name, array in arrays.items()}
+        if self.knowledge is not None:
+            arrays |= {f"knowledge.{name}": array for name, array in self.knowledge.arrays().items()}
+        if self.ood is not None:
+            arrays |= {f"ood.{name}": array for name, array in self.ood.arrays().items()}
+        cohort = asdict(self.cohort)
+        for name in ("spots", "expression"):
+            values = cohort.pop(name)
+            if values is not None:
+                arrays[f"cohort.{name}"] = values
+        metadata = {
+            "format": _FORMAT,
+            "id": getattr(self, "id", ""),
+            "version": self.version,
+            "method": self.method,
+            "seed": self.seed,
+            "cohort": cohort,
+            "fitted": settings,
+            "history": self.history,
+        }
+        genes = "".join(f"{gene}\n" for gene in self.genes)
+        return arrays, {"config.json": self.config, "metadata.json": metadata, "genes.txt": genes}
+
+    def _digest(self) -> str:
+        """Return an identity that follows from what the model computes, not from when or where it was fitted."""
+        arrays, files = self._content()
+        digest = hashlib.sha256()
+        for name in sorted(arrays):
+            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        facts = {key: files["metadata.json"][key] for key in ("method", "seed", "cohort", "fitted")}
+        digest.update(json.dumps([facts, self.config, list(map(str, self.genes))], sort_keys=True).encode())
+        return digest.hexdigest()[:12]
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(f"{prefix}.")}

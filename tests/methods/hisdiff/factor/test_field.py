@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from field_sections import RADIUS_UM, field_section
+
+from hisdiff._geometry._grid import cells_within, overlap
+from hisdiff._section import Locations
+from hisdiff._stats._accuracy import pearson
+from hisdiff.methods.hisdiff import HisDiff, HisDiffConfig
+from hisdiff.methods.hisdiff.factor._field import TwoScaleField
+
+TINY = HisDiffConfig(
+    n_components=3, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=2, n_condition=2, n_members=2, width=16, depth=1,
+    train_steps=20, validate_every=10, batch_size=64, n_steps=3,
+)  # fmt: skip
+CELL_UM = 10.0
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return HisDiff().fit([field_section(n, s) for n, s in (("A", 1), ("B", 2), ("C", 3))], TINY, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def target():
+    return field_section("T", 7)
+
+
+@pytest.fixture(scope="module")
+def cells(target) -> Locations:
+    return Locations.cells(cells_within(target.tissue, CELL_UM), CELL_UM)
+
+
+def field(fitted, section, **options) -> TwoScaleField:
+    made = fitted.field(section, **{"n_draws": 2, "device": "cpu", **options})
+    assert isinstance(made, TwoScaleField)
+    return made
+
+
+def test_cells_follow_the_truth_inside_spots(fitted, target, cells) -> None:
+    truth = target.dense.rates(cells.xy_um)
+    found = field(fitted, target).mean(cells)
+    assert pearson(truth[:, :3], found[:, :3]).min() > 0.85
+    spot = np.hypot(*(cells.xy_um - target.spots.xy_um[44]).T) < RADIUS_UM
+    assert pearson(truth[spot][:, :3], found[spot][:, :3]).min() > 0.85
+
+
+def test_means_over_footprints_are_what_the_model_of_spots_says(fitted, target, cells) -> None:
+    share = overlap(target.spots, cells.array_ij, CELL_UM) * CELL_UM**2 / (np.pi * RADIUS_UM**2)
+    at_spots = fitted.predict(target, target.spots, n_draws=64, units="counts", device="cpu").mean
+    np.testing.assert_allclose(
+        (share @ field(fitted, target).mean(cells)).mean(axis=0), at_spots.mean(axis=0), rtol=0.08
+    )
+
+
+def test_a_cell_does_not_depend_on_which_others_are_asked_for(fitted, target, cells) -> None:
+    some = cells.take(np.flatnonzero(np.hypot(*(cells.xy_um - 520).T) < 90))
+    where = np.flatnonzero(np.hypot(*(cells.xy_um - 520).T) < 90)
+    whole, part = field(fitted, target), field(fitted, target)
+    np.testing.assert_allclose(part.mean(some), whole.mean(cells)[where], rtol=1e-4)
+    for a, b in zip(part.draws(some), whole.draws(cells)):
+        np.testing.assert_allclose(a, b[where], rtol=1e-4)
+
+
+def test_draws_vary_smoothly_in_space_and_differ_between_seeds(fitted, target, cells) -> None:
+    mean = field(fitted, target).mean(cells)
+    one, other = (next(field(fitted, target, seed=seed).draws(cells)) for seed in (0, 1))
+    apart = np.log2(one[:, 0]) - np.log2(mean[:, 0])
+    index = {tuple(ij): k for k, ij in enumerate(cells.array_ij.tolist())}
+    shifted = lambda step: np.array([index.get((i, j + step), -1) for i, j in cells.array_ij.tolist()])  # noqa: E731
+    correlation = {s: np.corrcoef(apart[shifted(s) >= 0], apart[shifted(s)[shifted(s) >= 0]])[0, 1] for s in (1, 30)}
+    assert correlation[1] > 0.6
+    assert abs(correlation[30]) < 0.3
+    assert np.abs(one - other).max() > 1
+
+
+def test_draws_average_to_the_mean(fitted, target, cells) -> None:
+    made = field(fitted, target, n_draws=40)
+    some = cells.take(np.arange(0, len(cells), 7))
+    drawn = np.mean(list(made.draws(some)), axis=0)
+    np.testing.assert_allclose(drawn.mean(axis=0), made.mean(some).mean(axis=0), rtol=0.1)
+
+
+def test_cells_larger_than_the_local_scale_are_means_of_smaller_ones(fitted, target, cells) -> None:
+    large = Locations.cells(np.array([[10, 10], [12, 9]]), 40.0)
+    parts = [
+        Locations.cells(ij * 4 + np.array([[i, j] for i in range(4) for j in range(4)]), 10.0) for ij in large.array_ij
+    ]
+    made = field(fitted, target)
+    expected = np.stack([made.mean(part).mean(axis=0) for part in parts])
+    np.testing.assert_allclose(made.mean(large), expected, rtol=0.15)
+
+
+def test_without_a_dense_model_every_cell_is_predicted_like_a_spot(target) -> None:
+    from dataclasses import replace
+
+    from hisdiff._prediction._field import PatchField
+
+    plain = HisDiff().fit([field_section("A", 1), field_section("B", 2)], replace(TINY, fine=False), device="cpu")
+    assert isinstance(plain.field(target, n_draws=2, device="cpu"), PatchField)
+
+
+def test_a_rebuilt_model_gives_the_same_cells(fitted, target, cells) -> None:
+    from hisdiff.methods.hisdiff import FittedHisDiff
+
+    again = FittedHisDiff.from_state(*fitted.state(), fitted.genes)
+    some = cells.take(slice(0, 50))
+    np.testing.assert_array_equal(field(again, target).mean(some), field(fitted, target).mean(some))

@@ -180,6 +180,14 @@ class Section:
         """Return the section with other names for the same columns of ``counts``."""
         return replace(self, genes=genes)
 
+    def in_order_of_place(self) -> Section:
+        """Return the section with its spots from above and from the left: what is fitted to it does not depend on rows."""
+        if self.spots is None:
+            return self
+        rows = np.lexsort(self.spots.xy_um.T)
+        counts = None if self.counts is None else self.counts[rows]
+        return replace(self, spots=self.spots.take(rows), counts=counts)
+
     def with_panel(self, panel: Names) -> Section:
         """Return the section with its counts on the genes of a panel, in the panel's order; depth is taken over them.
 

@@ -46,7 +46,7 @@ def inside(outline: Polygon | MultiPolygon, x: np.ndarray, y: np.ndarray) -> np.
 def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
     """Return the rows of the ``k`` nearest points of each query, nearest first.
 
-    Equal distances are broken by row number, so that the result does not depend on the search tree.
+    Equal distances are broken by place, from above and from the left, so that the order of points has no say.
 
     Returns
     -------
@@ -58,9 +58,10 @@ def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
         return found
     # Some more than asked, since points at the distance of the last one compete for its place.
     extra = min(use + 8, len(points))
-    distance, index = cKDTree(points).query(queries, k=np.arange(1, extra + 1))
+    row = np.lexsort(np.transpose(points))
+    distance, index = cKDTree(points[row]).query(queries, k=np.arange(1, extra + 1))
     order = np.lexsort((index, np.round(distance, 6)), axis=1)
-    found[:, :use] = np.take_along_axis(index, order, axis=1)[:, :use]
+    found[:, :use] = row[np.take_along_axis(index, order, axis=1)[:, :use]]
     return found
 
 

@@ -11,16 +11,22 @@ import numpy as np
 from hisdiff._geometry._grid import BLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hisdiff._section import Locations
 
 ROW_BLOCK = 4096
-"""Rows of a spot table that share a block."""
+"""Rows that share a block, where noise goes by row."""
+PLACE_UM = 0.1
+"""Places closer than this are one: what a coordinate loses on its way through files is less."""
+_OFFSET = 0.382  # coordinates are round numbers, so that steps would lie where rounding decides
 _LANES = 8  # 32-bit words that Philox gives per tick of its counter, one for a value
+_TICK_BITS = 32  # numbers that one row may draw from its own generator, as a power of two
 _CHUNK = 64  # rows made at a time, so that intermediate values stay in the cache
 
 
 class BlockNoise:
-    """Noise keyed by seed, draw, step, block and the rank of a row inside its block.
+    """Noise keyed by seed, draw, step, block and the rank of a row inside its block. The block of a spot is its place.
 
     A counter-based generator (Philox) is set to the address of a row, so that any rows of any draw can be asked for in
     any order, together or alone, and are the same each time. How many draws or rows are asked for has no influence, nor
@@ -38,7 +44,7 @@ class BlockNoise:
 
     def __init__(self, seed: int, blocks: np.ndarray, ranks: np.ndarray) -> None:
         blocks = np.asarray(blocks, dtype=np.int64)
-        self._block = _packed(blocks.reshape(len(blocks), -1))
+        self._block = _packed(blocks[:, None] if blocks.ndim == 1 else blocks)
         self._rank = np.asarray(ranks, dtype=np.int64)
         if self._block.shape != self._rank.shape:
             raise ValueError(f"There are {len(self._block)} blocks for {len(self._rank)} ranks.")
@@ -49,9 +55,23 @@ class BlockNoise:
 
     @classmethod
     def for_rows(cls, seed: int, n: int) -> BlockNoise:
-        """Noise of the ``n`` rows of a table, in blocks of ``ROW_BLOCK`` rows."""
+        """Noise of ``n`` rows that are no places, in blocks of ``ROW_BLOCK`` rows."""
         rows = np.arange(n)
         return cls(seed, rows // ROW_BLOCK, rows % ROW_BLOCK)
+
+    @classmethod
+    def for_places(cls, seed: int, xy_um: np.ndarray, z_um: np.ndarray | None = None) -> BlockNoise:
+        """Noise of places ``(n, 2)`` in um, whatever their order and whichever others there are.
+
+        Those within ``PLACE_UM`` of each other are told apart by their height, then by their order.
+        """
+        block = np.floor(np.asarray(xy_um, dtype=np.float64)[:, ::-1] / PLACE_UM + _OFFSET).astype(np.int64)
+        packed = _packed(block)
+        order = np.lexsort((np.zeros(len(packed)) if z_um is None else z_um, packed))
+        first = np.flatnonzero(np.append(True, packed[order][1:] != packed[order][:-1])[: len(packed)])
+        ranks = np.empty(len(packed), dtype=np.int64)
+        ranks[order] = np.arange(len(packed)) - np.repeat(first, np.diff(np.append(first, len(packed))))
+        return cls(seed, block, ranks)
 
     @classmethod
     def for_grid(cls, seed: int, ij: np.ndarray) -> BlockNoise:
@@ -64,10 +84,22 @@ class BlockNoise:
 
     @classmethod
     def at(cls, seed: int, locations: Locations) -> BlockNoise:
-        """Noise of the cells of a grid, or of the rows of other locations."""
+        """Noise of the cells of a grid, or of the places of other locations."""
         if locations.cell_um is not None:
             return cls.for_grid(seed, locations.array_ij)
-        return cls.for_rows(seed, len(locations))
+        return cls.for_places(seed, locations.xy_um, locations.z_um)
+
+    def generators(self, draw: int, step: int) -> Iterator[np.random.Generator]:
+        """Yield a generator for each row, set to its address: for numbers that are not normal, or that many are not known of.
+
+        It is one object, which is valid until the next is asked for.
+        """
+        bits = np.random.Philox(key=self._key)
+        state, generator = bits.state, np.random.Generator(bits)
+        for rank, block in zip(self._rank.tolist(), self._block.tolist()):
+            state["state"]["counter"] = np.array([rank << _TICK_BITS, block, draw, step], dtype=np.uint64)
+            bits.state = state
+            yield generator
 
     def normal(self, draw: int, step: int, rows: np.ndarray, width: int) -> np.ndarray:
         """Return the noise of one draw at one step.

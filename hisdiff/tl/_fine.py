@@ -117,7 +117,7 @@ def fine_predictor(
             section.name, n_close, len(spots), resolution_um,
         )  # fmt: skip
     sums = _footprint_sums(spots, field, resolution_um)
-    noise = BlockNoise.for_rows(seed, len(section.spots))
+    noise = BlockNoise.at(seed, section.spots)
     mean = sums[0] if np.isfinite(sums[0]).any() else sums[1:].mean(axis=0)
     of_mean = agreement.factors(mean)
     factors = []

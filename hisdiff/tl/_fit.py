@@ -205,7 +205,7 @@ def _sections(
 ) -> list[Bound]:
     found = []
     for bound in read_sections(sdata, **where, layer=layer, needs=needs):
-        section = bound.section.renamed(gene_names(bound.place.table, like=panel)).with_panel(panel)
+        section = bound.section.renamed(gene_names(bound.place.table, like=panel)).with_panel(panel).in_order_of_place()
         # An embedding that the method does not look at is no condition for using the model later.
         found.append(Bound(section if "features" in needs else replace(section, features=None), bound.place))
     return found

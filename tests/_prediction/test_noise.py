@@ -75,6 +75,28 @@ def test_grid_blocks_with_exchanged_coordinates_differ():
     assert len(np.unique(first)) == 4
 
 
+def test_a_place_has_one_value_whatever_the_rows():
+    xy = np.random.default_rng(0).uniform(-500, 9000, (300, 2))
+    whole = BlockNoise.for_places(4, xy).normal(1, 2, np.arange(300), 5)
+    rows = np.random.default_rng(1).permutation(300)[:120]
+    some = BlockNoise.for_places(4, xy[rows] + 1e-9)
+    np.testing.assert_array_equal(some.normal(1, 2, np.arange(120), 5), whole[rows])
+    assert len(np.unique(whole[:, 0])) == 300
+    drawn = np.array([g.gamma(2.0, size=3) for g in BlockNoise.for_places(4, xy).generators(0, 1)])
+    np.testing.assert_array_equal([g.gamma(2.0, size=3) for g in some.generators(0, 1)], drawn[rows])
+    assert len(np.unique(drawn)) == 900
+
+
+def test_several_rows_at_one_place_have_values_of_their_own():
+    xy = np.array([[10.0, 20.0], [0.0, 0.0], [10.0, 20.0], [10.0, 20.0]])
+    noise = BlockNoise.for_places(0, xy, z_um=np.array([30.0, 0.0, 10.0, 20.0]))
+    values = noise.normal(0, 0, np.arange(4), 2)
+    assert len(np.unique(values)) == 8
+    turned = BlockNoise.for_places(0, xy[::-1], z_um=np.array([20.0, 10.0, 0.0, 30.0]))
+    np.testing.assert_array_equal(turned.normal(0, 0, np.arange(4), 2), values[::-1])
+    assert BlockNoise.for_places(0, np.empty((0, 2))).normal(0, 0, np.arange(0), 2).shape == (0, 2)
+
+
 def test_a_wrong_shape_is_named():
     with pytest.raises(ValueError, match=r"\(3, 3\)"):
         BlockNoise.for_grid(0, np.zeros((3, 3), dtype=int))

@@ -419,3 +419,15 @@ def test_a_record_says_what_was_made_not_what_was_asked_for(sections) -> None:
 def test_the_name_of_a_method_is_no_model(sections) -> None:
     with pytest.raises(ValueError, match=r"name of a method.*fit\(sections, method='ridge'\)"):
         hd.tl.predict(sections[2], "ridge")
+
+
+def test_the_order_of_rows_decides_nothing(sections, model) -> None:
+    train, second, test = sections
+    expected = hd.tl.predict(test, model, inplace=False)
+    rows = np.random.default_rng(0).permutation(test.tables["table"].n_obs)
+    for sdata in (train, test):
+        sdata.tables["table"] = sdata.tables.pop("table")[rows].copy()
+    assert hd.tl.fit([train, second], method="ridge").id == model.id
+    found = hd.tl.predict(test, model, inplace=False)
+    for name in ("ridge", "ridge_draw0"):
+        np.testing.assert_array_equal(found.layers[name], expected.layers[name][rows])

@@ -13,7 +13,7 @@ from hisdiff._device import resolve_device
 from hisdiff._geometry._grid import cells_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._prediction._draws import DrawAccumulator
-from hisdiff._prediction._noise import ROW_BLOCK
+from hisdiff._prediction._noise import BlockNoise
 from hisdiff._training._calibration import Scatter
 from hisdiff._training._loop import generator_for
 from hisdiff.methods.xfuse._model import Covariate, XFuseModel
@@ -91,21 +91,19 @@ class FittedXFuse:
         field = self.field(section, n_draws=n_draws, depth=depth, seed=seed, device=device)
         exposure = field.exposure(locations)
         draws, mean = DrawAccumulator(units, keep_draws), np.zeros((len(locations), len(self.genes)))
+        noise = BlockNoise.at(seed, locations)
         for k in range(n_draws):
             rate, odds, factor = field.rates(exposure[k], k)
-            rng = [np.random.default_rng([seed, k, _COUNTING, start]) for start in range(0, len(rate), ROW_BLOCK)]
             if units == COUNTS:
                 mean += rate * odds * factor
-            for n in range(1 if units == COUNTS else _COUNTINGS):
-                counted = np.concatenate(
-                    [r.poisson(r.gamma(rate[i : i + ROW_BLOCK]) * odds * factor)
-                     for r, i in zip(rng, range(0, len(rate), ROW_BLOCK))]
-                ) if len(rate) else np.zeros(rate.shape)  # fmt: skip
-                values = np.log2(1 + counted)
-                if n == 0:
-                    draws.add(values)
-                if units == LOG2:
-                    mean += values / _COUNTINGS
+            n_countings = 1 if units == COUNTS else _COUNTINGS
+            values = np.empty((n_countings, *rate.shape))
+            for row, generator in enumerate(noise.generators(k, _COUNTING)):
+                levels = generator.gamma(rate[row], size=values[:, row].shape)
+                values[:, row] = np.log2(1 + generator.poisson(levels * odds * factor))
+            draws.add(values[0])
+            if units == LOG2:
+                mean += values.mean(axis=0)
         result = draws.result(self.genes)
         return replace(result, mean=(mean / n_draws).astype(np.float32))
 
@@ -266,5 +264,5 @@ def digest_of(section: Section) -> str:
     """Return what a section is known by: its name and where its spots are."""
     if section.spots is None:
         return section.name
-    places = np.round(section.spots.xy_um * 10).astype(np.int64)
+    places = np.sort(np.round(section.spots.xy_um * 10).astype(np.int64) @ np.array([1 << 32, 1]))
     return f"{section.name}:{hashlib.blake2b(np.ascontiguousarray(places).tobytes(), digest_size=8).hexdigest()}"

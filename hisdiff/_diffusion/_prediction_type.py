@@ -1,58 +1,64 @@
-"""What a network predicts about a noisy value, and how each kind tells the clean value and the noise in it.
+"""What a network predicts about a noisy value, and how each type gives the clean value and the noise in it.
 
-All kinds carry the same information about x = alpha x0 + sigma eps:
+All types carry the same information about x = alpha x0 + sigma eps:
 
 - ``"epsilon"``: the noise eps
-- ``"x0"``: the clean value
-- ``"v"``: alpha eps - sigma x0 (Salimans and Ho, 2022), on variance-preserving paths
+- ``"sample"``: the clean value
+- ``"v_prediction"``: alpha eps - sigma x0 (Salimans and Ho, 2022), on variance-preserving paths
 - ``"velocity"``: eps - x0, the direction of a straight path (Lipman et al., 2023; Liu et al., 2023)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["epsilon", "x0", "v", "velocity"]
-KINDS: tuple[Kind, ...] = ("epsilon", "x0", "v", "velocity")
+PredictionType = Literal["epsilon", "sample", "v_prediction", "velocity"]
+PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
 
 
-def clean_value(kind: Kind, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+def clean_value(
+    prediction_type: PredictionType, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float
+) -> Tensor:
     """Return the x0 that a prediction stands for; undefined for ``"epsilon"`` where alpha is 0."""
-    if kind == "epsilon":
+    if prediction_type == "epsilon":
         return (x - sigma * output) / alpha
-    if kind == "x0":
+    if prediction_type == "sample":
         return output
-    if kind == "v":
+    if prediction_type == "v_prediction":
         return (alpha * x - sigma * output) / (alpha**2 + sigma**2)
-    if kind == "velocity":
+    if prediction_type == "velocity":
         return (x - sigma * output) / (alpha + sigma)
-    raise ValueError(f"A prediction is one of {list(KINDS)}, not {kind!r}.")
+    raise ValueError(f"prediction_type is one of {list(PREDICTION_TYPES)}, not {prediction_type!r}.")
 
 
-def noise_value(kind: Kind, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """Return the noise that a prediction stands for; undefined for ``"x0"`` where sigma is 0."""
-    if kind == "epsilon":
+def noise_value(
+    prediction_type: PredictionType, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float
+) -> Tensor:
+    """Return the noise that a prediction stands for; undefined for ``"sample"`` where sigma is 0."""
+    if prediction_type == "epsilon":
         return output
-    if kind == "x0":
+    if prediction_type == "sample":
         return (x - alpha * output) / sigma
-    if kind == "v":
+    if prediction_type == "v_prediction":
         return (sigma * x + alpha * output) / (alpha**2 + sigma**2)
-    if kind == "velocity":
+    if prediction_type == "velocity":
         return (x + alpha * output) / (alpha + sigma)
-    raise ValueError(f"A prediction is one of {list(KINDS)}, not {kind!r}.")
+    raise ValueError(f"prediction_type is one of {list(PREDICTION_TYPES)}, not {prediction_type!r}.")
 
 
-def target(kind: Kind, x0: Tensor, noise: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """Return what a network of this kind is trained to predict."""
-    if kind == "epsilon":
+def target(
+    prediction_type: PredictionType, x0: Tensor, noise: Tensor, alpha: Tensor | float, sigma: Tensor | float
+) -> Tensor:
+    """Return what a network of this type is trained to predict."""
+    if prediction_type == "epsilon":
         return noise
-    if kind == "x0":
+    if prediction_type == "sample":
         return x0
-    if kind == "v":
+    if prediction_type == "v_prediction":
         return alpha * noise - sigma * x0
-    if kind == "velocity":
+    if prediction_type == "velocity":
         return noise - x0
-    raise ValueError(f"A prediction is one of {list(KINDS)}, not {kind!r}.")
+    raise ValueError(f"prediction_type is one of {list(PREDICTION_TYPES)}, not {prediction_type!r}.")

@@ -1,4 +1,4 @@
-"""Samplers: from noise to data along a schedule, whatever the network and the kind of its prediction."""
+"""Samplers: from noise to data along a schedule, whatever the network and its prediction type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from hisdiff._diffusion._prediction_type import Kind, clean_value, noise_value
+from hisdiff._diffusion._prediction_type import PredictionType, clean_value, noise_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,13 @@ class Sampler(Protocol):
     """Carry ``start``, a standard normal ``(B, G)``, from the last level of the schedule to clean data ``(B, G)``."""
 
     def __call__(
-        self, denoise: Denoise, start: Tensor, schedule: Schedule, *, kind: Kind = "epsilon", noise: Noise | None = None
+        self,
+        denoise: Denoise,
+        start: Tensor,
+        schedule: Schedule,
+        *,
+        prediction_type: PredictionType = "epsilon",
+        noise: Noise | None = None,
     ) -> Tensor: ...
 
 
@@ -74,7 +80,12 @@ def split_output(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def ddpm(
-    denoise: Denoise, start: Tensor, schedule: Schedule, *, kind: Kind = "epsilon", noise: Noise | None = None
+    denoise: Denoise,
+    start: Tensor,
+    schedule: Schedule,
+    *,
+    prediction_type: PredictionType = "epsilon",
+    noise: Noise | None = None,
 ) -> Tensor:
     """Ancestral sampling (Ho et al., 2020), with the learned range of variances where the network controls it.
 
@@ -87,7 +98,7 @@ def ddpm(
     x = start
     for step, i in enumerate(range(len(schedule) - 1, -1, -1), start=1):
         prediction, control = split_output(denoise(x, float(schedule.times[i])), x)
-        x0 = clean_value(kind, prediction, x, float(schedule.alpha[i]), float(schedule.sigma[i]))
+        x0 = clean_value(prediction_type, prediction, x, float(schedule.alpha[i]), float(schedule.sigma[i]))
         x = float(weight_x0[i]) * x0 + float(weight_x[i]) * x
         if i == 0:
             break
@@ -100,7 +111,12 @@ def ddpm(
 
 
 def ddim(
-    denoise: Denoise, start: Tensor, schedule: Schedule, *, kind: Kind = "epsilon", noise: Noise | None = None
+    denoise: Denoise,
+    start: Tensor,
+    schedule: Schedule,
+    *,
+    prediction_type: PredictionType = "epsilon",
+    noise: Noise | None = None,
 ) -> Tensor:
     """Deterministic sampling (Song et al., 2021, eta = 0)."""
     below_alpha, below_sigma = schedule.below
@@ -108,14 +124,19 @@ def ddim(
     for i in range(len(schedule) - 1, -1, -1):
         alpha, sigma = float(schedule.alpha[i]), float(schedule.sigma[i])
         prediction, _ = split_output(denoise(x, float(schedule.times[i])), x)
-        x0 = clean_value(kind, prediction, x, alpha, sigma)
-        eps = noise_value(kind, prediction, x, alpha, sigma)
+        x0 = clean_value(prediction_type, prediction, x, alpha, sigma)
+        eps = noise_value(prediction_type, prediction, x, alpha, sigma)
         x = float(below_alpha[i]) * x0 + float(below_sigma[i]) * eps
     return x
 
 
 def dpm_solver_2m(
-    denoise: Denoise, start: Tensor, schedule: Schedule, *, kind: Kind = "epsilon", noise: Noise | None = None
+    denoise: Denoise,
+    start: Tensor,
+    schedule: Schedule,
+    *,
+    prediction_type: PredictionType = "epsilon",
+    noise: Noise | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M), second order with one evaluation per step (Lu et al., 2022); the first and last step are of first order."""
     below_alpha, below_sigma = schedule.below
@@ -125,7 +146,7 @@ def dpm_solver_2m(
     x, previous = start, None
     for i in range(len(schedule) - 1, -1, -1):
         prediction, _ = split_output(denoise(x, float(schedule.times[i])), x)
-        x0 = clean_value(kind, prediction, x, float(schedule.alpha[i]), float(schedule.sigma[i]))
+        x0 = clean_value(prediction_type, prediction, x, float(schedule.alpha[i]), float(schedule.sigma[i]))
         estimate = x0
         if previous is not None and i > 0:
             # Extrapolate to the middle of this step along the log signal-to-noise ratio; 0 after a step out of pure noise.
@@ -138,18 +159,28 @@ def dpm_solver_2m(
 
 
 def euler(
-    denoise: Denoise, start: Tensor, schedule: Schedule, *, kind: Kind = "velocity", noise: Noise | None = None
+    denoise: Denoise,
+    start: Tensor,
+    schedule: Schedule,
+    *,
+    prediction_type: PredictionType = "velocity",
+    noise: Noise | None = None,
 ) -> Tensor:
     """First-order integration of the flow dx/dt on a straight path; one evaluation per step."""
     x = start
     for i in range(len(schedule) - 1, -1, -1):
-        velocity, span = _velocity(denoise, x, schedule, i, kind), _span(schedule, i)
+        velocity, span = _velocity(denoise, x, schedule, i, prediction_type), _span(schedule, i)
         x = x + span * velocity
     return x
 
 
 def heun(
-    denoise: Denoise, start: Tensor, schedule: Schedule, *, kind: Kind = "velocity", noise: Noise | None = None
+    denoise: Denoise,
+    start: Tensor,
+    schedule: Schedule,
+    *,
+    prediction_type: PredictionType = "velocity",
+    noise: Noise | None = None,
 ) -> Tensor:
     """Second-order integration of the flow (trapezoid rule); two evaluations per step.
 
@@ -157,24 +188,26 @@ def heun(
     """
     x = start
     for i in range(len(schedule) - 1, -1, -1):
-        velocity, span = _velocity(denoise, x, schedule, i, kind), _span(schedule, i)
+        velocity, span = _velocity(denoise, x, schedule, i, prediction_type), _span(schedule, i)
         ahead = x + span * velocity
-        if i > 0 or (schedule.clean_time is not None and kind != "x0"):
-            velocity = (velocity + _velocity(denoise, ahead, schedule, i - 1, kind)) / 2
+        if i > 0 or (schedule.clean_time is not None and prediction_type != "sample"):
+            velocity = (velocity + _velocity(denoise, ahead, schedule, i - 1, prediction_type)) / 2
         x = x + span * velocity
     return x
 
 
-def _velocity(denoise: Denoise, x: Tensor, schedule: Schedule, i: int, kind: Kind) -> Tensor:
+def _velocity(denoise: Denoise, x: Tensor, schedule: Schedule, i: int, prediction_type: PredictionType) -> Tensor:
     """Direction from data to noise at level i; -1 is the clean level."""
     if i >= 0:
         alpha, sigma, time = float(schedule.alpha[i]), float(schedule.sigma[i]), float(schedule.times[i])
     else:
         alpha, sigma, time = 1.0, 0.0, float(schedule.clean_time or 0.0)
     prediction, _ = split_output(denoise(x, time), x)
-    if kind == "velocity":
+    if prediction_type == "velocity":
         return prediction
-    return noise_value(kind, prediction, x, alpha, sigma) - clean_value(kind, prediction, x, alpha, sigma)
+    return noise_value(prediction_type, prediction, x, alpha, sigma) - clean_value(
+        prediction_type, prediction, x, alpha, sigma
+    )
 
 
 def _span(schedule: Schedule, i: int) -> float:

@@ -35,7 +35,7 @@ from hisdiff._geometry._grid import outlines, overlap
 
 if TYPE_CHECKING:
     from hisdiff._section import Locations
-    from hisdiff._training._calibration import Scatter
+    from hisdiff._training._calibration import Dispersion
 
 MODES = ("shrink", "exact", "none")
 
@@ -55,14 +55,14 @@ class Agreement:
         Measured locations.
     counts
         ``(n, G)``; NaN for genes that were not measured, which have the shared factor only.
-    scatter
+    dispersion
         Shapes a and b.
     exact
         Whether the cells of a footprint add up to its count.
     """
 
-    def __init__(self, spots: Locations, counts: np.ndarray, scatter: Scatter, *, exact: bool) -> None:
-        self.spots, self.counts, self.scatter, self.exact = spots, counts, scatter, exact
+    def __init__(self, spots: Locations, counts: np.ndarray, dispersion: Dispersion, *, exact: bool) -> None:
+        self.spots, self.counts, self.dispersion, self.exact = spots, counts, dispersion, exact
         self._outlines = outlines(spots)
         self._tree = cKDTree(spots.xy_um)
         pitch = pitch_of(spots.xy_um)
@@ -85,12 +85,12 @@ class Agreement:
         """
         known = np.isfinite(self.counts) & np.isfinite(predicted)
         y, m = np.where(known, self.counts, 0), np.where(known, predicted, 0)
-        told, expected = (values[:, None] for values in self.scatter.pooled(y, m))
+        told, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
         shared_at, own_at = (None, None) if normal is None else (normal[:, :1], normal[:, 1:])
-        shared = _factor(told, expected, self.scatter.spot, shared_at)
-        between = (shared * _factor(y, shared * m, self.scatter.gene, own_at, known)).astype(np.float32)
-        everywhere = _factor(told.sum(), expected.sum(), self.scatter.spot)
-        whole = everywhere * _factor(y.sum(axis=0), everywhere * m.sum(axis=0), self.scatter.gene)
+        shared = _factor(told, expected, self.dispersion.spot, shared_at)
+        between = (shared * _factor(y, shared * m, self.dispersion.gene, own_at, known)).astype(np.float32)
+        everywhere = _factor(told.sum(), expected.sum(), self.dispersion.spot)
+        whole = everywhere * _factor(y.sum(axis=0), everywhere * m.sum(axis=0), self.dispersion.gene)
         inside, missing = between, None
         if self.exact:
             there = m > 0

@@ -51,9 +51,9 @@ class PatchField:
     _last: tuple[Locations, Prediction] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        knowledge = self.fitted.knowledge
+        calibration = self.fitted.calibration
         self.genes = self.fitted.genes
-        self.scatter = None if knowledge is None else knowledge.scatter
+        self.dispersion = None if calibration is None else calibration.dispersion
 
     def mean(self, cells: Locations) -> np.ndarray:
         """Return the expectation; see ``Field``."""

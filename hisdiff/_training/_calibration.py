@@ -26,7 +26,7 @@ _LOG_VARIANCE = LEVEL * (1 - LEVEL) / 0.34**2
 _MAX_ROWS = 2000
 
 
-class Scatter(NamedTuple):
+class Dispersion(NamedTuple):
     """How far counts scatter around predictions beyond counting noise: by factors of mean 1 with Gamma distributions.
 
     Attributes
@@ -40,6 +40,29 @@ class Scatter(NamedTuple):
     gene: np.ndarray
     spot: np.ndarray
 
+    @classmethod
+    def from_counts(cls, counts: np.ndarray, predicted: np.ndarray) -> Dispersion:
+        """Return how counts scatter around predictions, by the moments of gamma-Poisson distributions.
+
+        One factor per gene first makes the two agree in total, since an offset is no dispersion. What the genes of a
+        spot share and what each has of its own are found in turns, since either is seen only once the other is accounted
+        for.
+
+        Parameters
+        ----------
+        counts, predicted
+            ``(n, G)``, measured, and predicted out of fold.
+        """
+        total = predicted.sum(axis=0)
+        mean = predicted * (counts.sum(axis=0) / np.where(total > 0, total, 1))
+        dispersion = cls(gene=_shape(counts, mean), spot=np.asarray(_SHAPES[1]))
+        for _ in range(_TURNS):
+            told, expected = dispersion.pooled(counts, mean)
+            spot = _shape(told, expected)
+            shared = ((told + spot) / (expected + spot))[:, None]
+            dispersion = cls(gene=_shape(counts, shared * mean), spot=spot)
+        return dispersion
+
     def pooled(self, counts: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what all genes of a spot together tell of their shared factor: count and prediction, ``(n,)`` each.
 
@@ -51,17 +74,17 @@ class Scatter(NamedTuple):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return named arrays from which ``from_arrays`` makes the same."""
-        return {f"scatter.{name}": array for name, array in self._asdict().items()}
+        return {f"dispersion.{name}": array for name, array in self._asdict().items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Scatter | None:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Dispersion | None:
         """Read what ``arrays`` wrote among others; None where it is not there."""
-        names = [f"scatter.{name}" for name in cls._fields]
+        names = [f"dispersion.{name}" for name in cls._fields]
         return cls(*(arrays[name] for name in names)) if names[0] in arrays else None
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class Calibration:
     """What a fitted method knows about itself, measured on left-out training tissue.
 
     Attributes
@@ -70,47 +93,49 @@ class Knowledge:
         ``(G,)`` out-of-fold Pearson correlation of each gene.
     interval_factor
         ``(G,)`` factor k_g of the 90 % interval ``max(0, mean +- k_g sd)``.
-    scatter
+    dispersion
         Of counts around predictions; None where that is not known.
     """
 
     cv_pcc: np.ndarray
     interval_factor: np.ndarray
-    scatter: Scatter | None = None
+    dispersion: Dispersion | None = None
+
+    @classmethod
+    def from_held_out(
+        cls, measured: np.ndarray, mean: np.ndarray, std: np.ndarray, sections: np.ndarray
+    ) -> Calibration:
+        """Summarise out-of-fold predictions.
+
+        Parameters
+        ----------
+        measured
+            ``(n, G)``, log2(1 + count) at training spots.
+        mean, std
+            ``(n, G)``, predicted for the same spots by fits that had not seen them, from at least two draws.
+        sections
+            ``(n,)`` section of each spot.
+        """
+        return cls(
+            cv_pcc=cv_pcc_of(measured, mean, sections),
+            interval_factor=interval_factor(measured, mean, std),
+            dispersion=Dispersion.from_counts(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return named arrays, float64, from which ``from_arrays`` makes the same."""
         own = {"cv_pcc": self.cv_pcc, "interval_factor": self.interval_factor}
-        named = own if self.scatter is None else own | self.scatter.arrays()
+        named = own if self.dispersion is None else own | self.dispersion.arrays()
         return {name: np.asarray(array, dtype=np.float64) for name, array in named.items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Knowledge:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Calibration:
         """Read what ``arrays`` wrote."""
-        return cls(arrays["cv_pcc"], arrays["interval_factor"], Scatter.from_arrays(arrays))
-
-
-def knowledge_of(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, sections: np.ndarray) -> Knowledge:
-    """Summarise out-of-fold predictions.
-
-    Parameters
-    ----------
-    measured
-        ``(n, G)``, log2(1 + count) at training spots.
-    mean, std
-        ``(n, G)``, predicted for the same spots by fits that had not seen them, from at least two draws.
-    sections
-        ``(n,)`` section of each spot.
-    """
-    return Knowledge(
-        cv_pcc=cv_pcc_of(measured, mean, sections),
-        interval_factor=interval_factor(measured, mean, std),
-        scatter=scatter_of(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
-    )
+        return cls(arrays["cv_pcc"], arrays["interval_factor"], Dispersion.from_arrays(arrays))
 
 
 def cv_pcc_of(measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> np.ndarray:
-    """Return the correlation of each gene, ``(G,)``; the arguments are those of ``knowledge_of``.
+    """Return the correlation of each gene, ``(G,)``; the arguments are those of ``Calibration.from_held_out``.
 
     Correlations are taken inside sections and averaged, weighted by spots, since differences between sections are no
     skill.
@@ -120,28 +145,6 @@ def cv_pcc_of(measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> n
     weights = np.where(np.isfinite(correlations), np.bincount(index)[:, None], 0)
     total = weights.sum(axis=0)
     return np.where(total > 0, (weights * np.nan_to_num(correlations)).sum(axis=0) / np.maximum(total, 1), np.nan)
-
-
-def scatter_of(counts: np.ndarray, predicted: np.ndarray) -> Scatter:
-    """Return how counts scatter around predictions, by the moments of gamma-Poisson distributions.
-
-    One factor per gene first makes the two agree in total, since an offset is no scatter. What the genes of a spot share
-    and what each has of its own are found in turns, since either is seen only once the other is accounted for.
-
-    Parameters
-    ----------
-    counts, predicted
-        ``(n, G)``, measured, and predicted out of fold.
-    """
-    total = predicted.sum(axis=0)
-    mean = predicted * (counts.sum(axis=0) / np.where(total > 0, total, 1))
-    scatter = Scatter(gene=_shape(counts, mean), spot=np.asarray(_SHAPES[1]))
-    for _ in range(_TURNS):
-        told, expected = scatter.pooled(counts, mean)
-        spot = _shape(told, expected)
-        shared = ((told + spot) / (expected + spot))[:, None]
-        scatter = Scatter(gene=_shape(counts, shared * mean), spot=spot)
-    return scatter
 
 
 def _shape(counts: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff._training._calibration import Knowledge, Scatter
+    from hisdiff._training._calibration import Calibration, Dispersion
 
 
 class Config(Protocol):
@@ -42,7 +42,7 @@ class Field(Protocol):
         How many draws there are; 1 for methods that give one value only.
     fitted_to_section
         Whether the section's own counts are in it already, so that nothing is left to bring into agreement with them.
-    scatter
+    dispersion
         Of counts around predictions; None where that is not known.
     """
 
@@ -50,7 +50,7 @@ class Field(Protocol):
     footprint_um2: float
     n_draws: int
     fitted_to_section: bool
-    scatter: Scatter | None
+    dispersion: Dispersion | None
 
     def mean(self, cells: Locations) -> np.ndarray | None:
         """Return the expectation of the draws, float32 ``(n, G)``, or None where the mean of draws is all there is."""
@@ -69,7 +69,7 @@ class Fitted(Protocol):
     """A fitted method. Holds arrays and plain settings only, so that it can be saved without pickling."""
 
     genes: np.ndarray
-    knowledge: Knowledge | None
+    calibration: Calibration | None
     history: list[dict[str, float]]
     """Training curve: rows with ``step`` and named values."""
     n_steps: int

@@ -52,8 +52,8 @@ def card(model: Model, repo_id: str) -> str:
         else f"{features.encoder} (revision {features.revision}, {features.dim} values, patch {features.patch_um:g} um; licence {cohort.licence})"
     )
     accuracy = ""
-    if model.knowledge is not None:
-        pcc = model.knowledge.cv_pcc
+    if model.calibration is not None:
+        pcc = model.calibration.cv_pcc
         best = ", ".join(str(model.genes[i]) for i in np.argsort(-np.nan_to_num(pcc, nan=-1))[:5])
         accuracy = (
             f"\n## Expected accuracy\n\nOn left-out tissue of the training sections, Pearson correlation per gene: median {np.nanmedian(pcc):.2f}, "

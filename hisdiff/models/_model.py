@@ -13,7 +13,7 @@ import numpy as np
 from hisdiff._check import listing
 from hisdiff._keys import VERSION
 from hisdiff._section import FeatureSpec
-from hisdiff._training._calibration import Knowledge
+from hisdiff._training._calibration import Calibration
 from hisdiff._training._checkpoint import read_folder, write_folder
 from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.methods._base import method
@@ -160,9 +160,9 @@ class Model:
         return self.fitted.genes
 
     @property
-    def knowledge(self) -> Knowledge | None:
+    def calibration(self) -> Calibration | None:
         """Accuracy and interval factors measured on left-out training tissue."""
-        return self.fitted.knowledge
+        return self.fitted.calibration
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -173,8 +173,8 @@ class Model:
         encoder = "no encoder" if self.cohort.features is None else f"encoder {self.cohort.features.encoder!r}"
         lines = [f"Model {self.id}: method {self.method!r}, {len(self.genes)} genes, {encoder}"]
         lines.append(f"    fitted on {len(self.cohort.sections)} section(s): {listing(self.cohort.sections, 6)}")
-        if self.knowledge is not None:
-            lines.append(f"    expected accuracy on new tissue: median PCC {np.nanmedian(self.knowledge.cv_pcc):.2f}")
+        if self.calibration is not None:
+            lines.append(f"    expected accuracy on new tissue: median PCC {np.nanmedian(self.calibration.cv_pcc):.2f}")
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
@@ -224,8 +224,8 @@ class Model:
         genes = np.array(files["genes.txt"].split("\n")[:-1], dtype=str)
         fitted_type = type(method(meta["method"])).fitted_type
         fitted = fitted_type.from_state(_part(arrays, "fitted"), meta["fitted"], genes)
-        knowledge, ood = _part(arrays, "knowledge"), _part(arrays, "ood")
-        fitted.knowledge = Knowledge.from_arrays(knowledge) if knowledge else None
+        calibration, ood = _part(arrays, "calibration"), _part(arrays, "ood")
+        fitted.calibration = Calibration.from_arrays(calibration) if calibration else None
         fitted.history = meta["history"]
         facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
         features = facts.pop("features")
@@ -249,8 +249,8 @@ class Model:
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays, settings = self.fitted.state()
         arrays = {f"fitted.{name}": array for name, array in arrays.items()}
-        if self.knowledge is not None:
-            arrays |= {f"knowledge.{name}": array for name, array in self.knowledge.arrays().items()}
+        if self.calibration is not None:
+            arrays |= {f"calibration.{name}": array for name, array in self.calibration.arrays().items()}
         if self.ood is not None:
             arrays |= {f"ood.{name}": array for name, array in self.ood.arrays().items()}
         cohort = asdict(self.cohort)

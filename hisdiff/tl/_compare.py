@@ -290,7 +290,7 @@ def _run(
         with Watch() as predicting:
             told = predict(task.sdata, model, **task.where, **options, units=task.units, key_added=_STEM, inplace=False)
         # Intervals are those of spots: finer predictions are expected counts, without the noise of counting.
-        knows = None if task.parent is not None else model.knowledge
+        knows = None if task.parent is not None else model.calibration
         factor = None if knows is None else knows.interval_factor
         figures = task.scores(told, n_draws=n_draws, seed=seed, interval_factor=factor)
         time = {"fit_s": fitting.seconds, "predict_s": predicting.seconds}

@@ -16,7 +16,7 @@ from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._section import Locations, Prediction
 from hisdiff._stream import Output, run
-from hisdiff._training._calibration import Scatter
+from hisdiff._training._calibration import Dispersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,17 +99,17 @@ def fine_predictor(
 ) -> FinePredictor:
     """Prepare predictions of a section's cells; where it was measured, the factors of its spots are found first."""
     plain = FinePredictor(field, resolution_um, units, keep_draws)
-    scatter = field.scatter
+    dispersion = field.dispersion
     if calibrate == "none" or section.counts is None or field.fitted_to_section or section.spots is None:
         return plain
-    if scatter is None:
-        scatter = Scatter(gene=np.ones(len(field.genes)), spot=np.ones(()))
+    if dispersion is None:
+        dispersion = Dispersion(gene=np.ones(len(field.genes)), spot=np.ones(()))
     counts = _on_panel(section, field.genes)
     measured = np.flatnonzero(np.nansum(counts, axis=1) > 0)
     if not len(measured):
         return plain
     spots, counts = section.spots.take(measured), counts[measured]
-    agreement = Agreement(spots, counts, scatter, exact=calibrate == "exact")
+    agreement = Agreement(spots, counts, dispersion, exact=calibrate == "exact")
     if calibrate == "exact" and (n_close := len(agreement.closer_than(resolution_um))):
         logger.warning(
             "%s: %d of %d spots share cells of %g um with others; such cells follow both, so that they do not add up to "

@@ -419,9 +419,9 @@ def _write(
     write_layers(table, stem, rows, columns, predictions)
     if place.table_key == _keys.LATTICE_TABLE and table.uns[_keys.STEM].setdefault(_keys.IN_X, stem) == stem:
         table.X = table.layers[stem].copy()
-    if model.knowledge is not None:
-        write_var(table, _keys.cv_pcc(stem), columns, model.knowledge.cv_pcc)
-        write_var(table, _keys.interval_factor(stem), columns, model.knowledge.interval_factor)
+    if model.calibration is not None:
+        write_var(table, _keys.cv_pcc(stem), columns, model.calibration.cv_pcc)
+        write_var(table, _keys.interval_factor(stem), columns, model.calibration.interval_factor)
     if model.ood is not None:
         flags = [model.ood.flag(bound.section.features.at(bound.section.spots)) for bound in bounds]
         write_obs(table, _keys.ood(stem), rows, flags)

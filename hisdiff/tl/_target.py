@@ -167,8 +167,8 @@ class Target:
             prediction = predict_cells(predictor, where, folder, plan, show=run["progress"])
         spots = section.spots if section.counts is not None else None
         table = fine_table(place, region, instances, where, prediction, record, stem, spots)
-        if model.knowledge is not None:
-            table.var[_keys.cv_pcc(stem)] = np.asarray(model.knowledge.cv_pcc, dtype=float)
+        if model.calibration is not None:
+            table.var[_keys.cv_pcc(stem)] = np.asarray(model.calibration.cv_pcc, dtype=float)
         if not inplace:
             return table
         labels = None

@@ -3,21 +3,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hisdiff._diffusion._prediction_type import KINDS, clean_value, noise_value, target
+from hisdiff._diffusion._prediction_type import PREDICTION_TYPES, clean_value, noise_value, target
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize(("alpha", "sigma"), [(0.8, 0.6), (0.28, 0.96)])
-def test_every_kind_of_prediction_gives_back_data_and_noise(kind, alpha, sigma):
+def test_every_kind_of_prediction_gives_back_data_and_noise(prediction_type, alpha, sigma):
     x0, eps = randn(4, 3), randn(4, 3, seed=1)
     x = alpha * x0 + sigma * eps
-    output = target(kind, x0, eps, alpha, sigma)
-    torch.testing.assert_close(clean_value(kind, output, x, alpha, sigma), x0)
-    torch.testing.assert_close(noise_value(kind, output, x, alpha, sigma), eps)
+    output = target(prediction_type, x0, eps, alpha, sigma)
+    torch.testing.assert_close(clean_value(prediction_type, output, x, alpha, sigma), x0)
+    torch.testing.assert_close(noise_value(prediction_type, output, x, alpha, sigma), eps)
 
 
 def test_an_unknown_kind_is_named():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hisdiff._diffusion._prediction_type import KINDS, target
+from hisdiff._diffusion._prediction_type import PREDICTION_TYPES, target
 from hisdiff._diffusion._samplers import SAMPLERS, denoiser
 from hisdiff._diffusion._schedule import Schedule, linear_betas
 from hisdiff._nn._conditioner import TimestepEmbedder
@@ -32,14 +32,14 @@ def levels_of(schedule: Schedule) -> dict[float, tuple[float, float]]:
     return levels
 
 
-def gaussian_denoiser(schedule: Schedule, kind: str = "epsilon"):
+def gaussian_denoiser(schedule: Schedule, prediction_type: str = "epsilon"):
     """The exact posterior mean for data from N(MEAN, SD^2), as a prediction of some kind."""
     levels = levels_of(schedule)
 
     def denoise(x, t):
         alpha, sigma = levels[t]
         x0 = MEAN + alpha * SD**2 / (alpha**2 * SD**2 + sigma**2) * (x - alpha * MEAN)
-        return target(kind, x0, (x - alpha * x0) / sigma if sigma else torch.zeros_like(x), alpha, sigma)
+        return target(prediction_type, x0, (x - alpha * x0) / sigma if sigma else torch.zeros_like(x), alpha, sigma)
 
     return denoise
 
@@ -58,19 +58,24 @@ def schedule_for(name: str, n_steps: int) -> Schedule:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "prediction_type"),
     # Noise says nothing about data where there is only noise, as at the start of a straight path.
-    [(name, kind) for name in SAMPLERS for kind in KINDS if (name in ("euler", "heun")) <= (kind != "epsilon")],
+    [
+        (name, prediction_type)
+        for name in SAMPLERS
+        for prediction_type in PREDICTION_TYPES
+        if (name in ("euler", "heun")) <= (prediction_type != "epsilon")
+    ],
 )
-def test_a_perfect_denoiser_gets_its_data_back(name, kind):
+def test_a_perfect_denoiser_gets_its_data_back(name, prediction_type):
     schedule = schedule_for(name, 8)
     levels, data, start = levels_of(schedule), randn(5, 3), randn(5, 3, seed=1)
 
     def denoise(x, t):
         alpha, sigma = levels[t]
-        return target(kind, data, (x - alpha * data) / sigma if sigma else start, alpha, sigma)
+        return target(prediction_type, data, (x - alpha * data) / sigma if sigma else start, alpha, sigma)
 
-    result = SAMPLERS[name](denoise, start, schedule, kind=kind, noise=fresh_noise(start))
+    result = SAMPLERS[name](denoise, start, schedule, prediction_type=prediction_type, noise=fresh_noise(start))
     torch.testing.assert_close(result, data)
 
 
@@ -80,7 +85,9 @@ def test_few_steps_approach_the_flow_of_gaussian_data(name):
 
     def error(n_steps: int) -> float:
         schedule = schedule_for(name, n_steps)
-        result = SAMPLERS[name](gaussian_denoiser(schedule, "v"), start, schedule, kind="v")
+        result = SAMPLERS[name](
+            gaussian_denoiser(schedule, "v_prediction"), start, schedule, prediction_type="v_prediction"
+        )
         return (result - transported(start, schedule)).abs().mean().item()
 
     order = {"ddim": 1, "dpm++2m": 1.5, "euler": 1, "heun": 2}[name]
@@ -100,8 +107,14 @@ def test_ancestral_samples_have_the_mean_and_spread_of_the_data(n_steps):
 def test_the_kind_of_prediction_does_not_change_samples(name):
     schedule, start = DIFFUSION.respace(10), randn(6, 3)
     results = [
-        SAMPLERS[name](gaussian_denoiser(schedule, kind), start, schedule, kind=kind, noise=fresh_noise(start))
-        for kind in KINDS
+        SAMPLERS[name](
+            gaussian_denoiser(schedule, prediction_type),
+            start,
+            schedule,
+            prediction_type=prediction_type,
+            noise=fresh_noise(start),
+        )
+        for prediction_type in PREDICTION_TYPES
     ]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
@@ -110,7 +123,7 @@ def test_the_kind_of_prediction_does_not_change_samples(name):
 def test_euler_on_a_straight_path_is_ddim():
     schedule, start = Schedule.straight(7), randn(6, 3)
     denoise = gaussian_denoiser(schedule, "velocity")
-    euler, ddim = (SAMPLERS[name](denoise, start, schedule, kind="velocity") for name in ("euler", "ddim"))
+    euler, ddim = (SAMPLERS[name](denoise, start, schedule, prediction_type="velocity") for name in ("euler", "ddim"))
     torch.testing.assert_close(euler, ddim)
 
 
@@ -120,7 +133,7 @@ def test_heun_asks_at_the_clean_level_only_where_there_is_one():
         schedule = Schedule(straight.times, straight.alpha, straight.sigma, clean_time)
         asked, denoise = [], gaussian_denoiser(straight, "velocity")
         SAMPLERS["heun"](
-            lambda x, t, d=denoise, a=asked: a.append(t) or d(x, t), randn(2, 3), schedule, kind="velocity"
+            lambda x, t, d=denoise, a=asked: a.append(t) or d(x, t), randn(2, 3), schedule, prediction_type="velocity"
         )
         assert len(asked) == expected
         assert (0.0 in asked) == (clean_time is not None)
@@ -130,9 +143,13 @@ def test_samplers_work_from_pure_noise():
     """On a straight path the first level holds no signal, and the log signal-to-noise ratio is infinite."""
     schedule, start = Schedule.straight(40), randn(200, 3)
     denoise = gaussian_denoiser(schedule, "velocity")
-    fast = SAMPLERS["dpm++2m"](denoise, start, schedule, kind="velocity")
+    fast = SAMPLERS["dpm++2m"](denoise, start, schedule, prediction_type="velocity")
     assert (fast - transported(start, schedule)).abs().mean() < 0.05
-    assert SAMPLERS["ddpm"](denoise, start, schedule, kind="velocity", noise=fresh_noise(start)).isfinite().all()
+    assert (
+        SAMPLERS["ddpm"](denoise, start, schedule, prediction_type="velocity", noise=fresh_noise(start))
+        .isfinite()
+        .all()
+    )
 
 
 def test_the_controlled_variance_goes_from_the_lower_to_the_upper_end():
@@ -165,28 +182,28 @@ def run(scheduler, denoise, start, **kwargs):
 
 
 LINEAR = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
-PREDICTION = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
+DIFFUSERS_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("kind", PREDICTION)
-def test_ddim_equals_diffusers(diffusers, kind):
-    oracle = diffusers.DDIMScheduler(**LINEAR, clip_sample=False, prediction_type=PREDICTION[kind])
+@pytest.mark.parametrize("prediction_type", DIFFUSERS_TYPES)
+def test_ddim_equals_diffusers(diffusers, prediction_type):
+    oracle = diffusers.DDIMScheduler(**LINEAR, clip_sample=False, prediction_type=prediction_type)
     oracle.set_timesteps(20)
     schedule, start = DIFFUSION.at(oracle.timesteps.numpy()[::-1]), randn(4, 3)
-    denoise = gaussian_denoiser(schedule, kind)
-    ours = SAMPLERS["ddim"](denoise, start, schedule, kind=kind)
+    denoise = gaussian_denoiser(schedule, prediction_type)
+    ours = SAMPLERS["ddim"](denoise, start, schedule, prediction_type=prediction_type)
     torch.testing.assert_close(ours, run(oracle, denoise, start), atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("kind", PREDICTION)
-def test_dpm_solver_equals_diffusers(diffusers, kind):
-    oracle = diffusers.DPMSolverMultistepScheduler(**LINEAR, prediction_type=PREDICTION[kind])
+@pytest.mark.parametrize("prediction_type", DIFFUSERS_TYPES)
+def test_dpm_solver_equals_diffusers(diffusers, prediction_type):
+    oracle = diffusers.DPMSolverMultistepScheduler(**LINEAR, prediction_type=prediction_type)
     oracle.set_timesteps(20)
     schedule, start = DIFFUSION.at(oracle.timesteps.numpy()[::-1]), randn(4, 3)
-    denoise = gaussian_denoiser(schedule, kind)
-    ours = SAMPLERS["dpm++2m"](denoise, start, schedule, kind=kind)
+    denoise = gaussian_denoiser(schedule, prediction_type)
+    ours = SAMPLERS["dpm++2m"](denoise, start, schedule, prediction_type=prediction_type)
     torch.testing.assert_close(ours, run(oracle, denoise, start), atol=2e-4, rtol=1e-4)
 
 
@@ -290,4 +307,4 @@ def test_ancestral_sampling_without_noise_is_an_error():
 @pytest.mark.parametrize("name", ["euler", "heun"])
 def test_flow_integrators_refuse_a_diffusion(name):
     with pytest.raises(ValueError, match="straight"):
-        SAMPLERS[name](gaussian_denoiser(DIFFUSION, "velocity"), randn(1, 3), DIFFUSION, kind="velocity")
+        SAMPLERS[name](gaussian_denoiser(DIFFUSION, "velocity"), randn(1, 3), DIFFUSION, prediction_type="velocity")

@@ -5,7 +5,7 @@ from scipy.special import ndtri
 from hisdiff._geometry._grid import cells_touching
 from hisdiff._prediction._agreement import Agreement
 from hisdiff._section import Locations
-from hisdiff._training._calibration import Scatter
+from hisdiff._training._calibration import Dispersion
 
 CELL_UM = 10.0
 SPOTS = Locations(np.array([[100.0, 100.0], [300.0, 100.0]]), 50.0)
@@ -13,8 +13,8 @@ SPOTS = Locations(np.array([[100.0, 100.0], [300.0, 100.0]]), 50.0)
 
 def agreement(counts, *, gene=1.0, spot=1e9, exact=False) -> Agreement:
     counts = np.asarray(counts, dtype=float)
-    scatter = Scatter(np.full(counts.shape[1], float(gene)), np.asarray(float(spot)))
-    return Agreement(SPOTS, counts, scatter, exact=exact)
+    dispersion = Dispersion(np.full(counts.shape[1], float(gene)), np.asarray(float(spot)))
+    return Agreement(SPOTS, counts, dispersion, exact=exact)
 
 
 def test_without_a_shared_factor_counts_are_followed_by_the_posterior_mean_of_a_gamma_factor():

@@ -3,7 +3,7 @@ import pytest
 
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import coverage
-from hisdiff._training._calibration import interval_factor, knowledge_of, scatter_of
+from hisdiff._training._calibration import Calibration, Dispersion, interval_factor
 
 
 def predictions(n: int, true_sd: np.ndarray, level: float = 8.0, seed: int = 0):
@@ -50,7 +50,7 @@ def test_accuracy_is_taken_inside_sections():
     skill, sections = rng.normal(size=(60, 2)), np.repeat([0, 1], [40, 20])
     offset = np.where(sections == 0, 0.0, 50.0)[:, None]
     mean = skill + rng.normal(size=skill.shape) + offset
-    found = knowledge_of(skill + offset, mean, np.ones_like(mean), sections)
+    found = Calibration.from_held_out(skill + offset, mean, np.ones_like(mean), sections)
     parts = [pearson(skill[sections == s], mean[sections == s]) for s in (0, 1)]
     np.testing.assert_allclose(found.cv_pcc, (40 * parts[0] + 20 * parts[1]) / 60, atol=1e-6)
     assert found.interval_factor.shape == (2,)
@@ -62,7 +62,7 @@ def test_a_gene_flat_in_one_section_is_judged_by_the_other_and_flat_in_all_is_na
     measured[:, 1] = 3
     measured[sections == 0, 0] = 3
     mean = rng.normal(5, 1, (40, 2))
-    found = knowledge_of(measured, mean, np.ones_like(mean), sections).cv_pcc
+    found = Calibration.from_held_out(measured, mean, np.ones_like(mean), sections).cv_pcc
     assert found[0] == pytest.approx(pearson(measured[20:], mean[20:])[0])
     assert np.isnan(found[1])
 
@@ -71,9 +71,9 @@ def test_scatter_tells_what_the_genes_of_a_spot_share_from_what_each_has_of_its_
     rng = np.random.default_rng(0)
     predicted = rng.gamma(3, 10, (3000, 60))
     shared, own = rng.gamma(5, 1 / 5, (3000, 1)), rng.gamma(8, 1 / 8, predicted.shape)
-    found = scatter_of(rng.poisson(predicted * shared * own), predicted)
+    found = Dispersion.from_counts(rng.poisson(predicted * shared * own), predicted)
     assert found.spot == pytest.approx(5, rel=0.15)
     np.testing.assert_allclose(np.median(found.gene), 8, rtol=0.1)
-    alone = scatter_of(rng.poisson(predicted * own), predicted)
+    alone = Dispersion.from_counts(rng.poisson(predicted * own), predicted)
     assert alone.spot > 50
     np.testing.assert_allclose(np.median(alone.gene), 8, rtol=0.1)

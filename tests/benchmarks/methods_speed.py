@@ -71,7 +71,7 @@ def tesla(hd, sdata) -> dict[str, object]:
         "superpixels": fine.n_obs,
         "genes": fine.n_vars,
         "no_neighbour": round(float(np.isnan(fine.X[:, 0]).mean()), 3),
-        "left_out_pcc": round(float(np.nanmean(model.knowledge.cv_pcc)), 3),
+        "left_out_pcc": round(float(np.nanmean(model.calibration.cv_pcc)), 3),
     }
 
 
@@ -81,7 +81,7 @@ def stage(hd, sdata) -> dict[str, object]:
         "genes": len(model.genes),
         "trained_spots": int(model.fitted.frame.sections[0].trained.sum()),
         "position_error_um": round(model.fitted.position_error_um, 1),
-        "held_out_pcc": round(float(np.nanmean(model.knowledge.cv_pcc)), 3),
+        "held_out_pcc": round(float(np.nanmean(model.calibration.cv_pcc)), 3),
         "held_out_pcc_normalised": round(model.history[-1]["held_out_pcc"], 3),
     }
 

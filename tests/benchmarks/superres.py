@@ -40,7 +40,7 @@ from hisdiff._stats._proper import LEVEL, energy_score
 from hisdiff._stats._resample import paired_bootstrap, with_counting_noise
 from hisdiff._stats._spatial import knn_weights, moran
 from hisdiff._stats._structure import coexpression_agreement, normalize_depth
-from hisdiff._training._calibration import Scatter
+from hisdiff._training._calibration import Dispersion
 
 TESTS = ("toy", "2x2", "3x3", "unknown", "split", "thinned")
 SECTIONS = ("C2", "C3", "C4", "C5")
@@ -81,19 +81,19 @@ def baselines(job: Job, ridge: DenseRidge, seed: int, *, own: bool) -> Predictio
     return {**known, RIDGE if own else RAW_RIDGE: (finished(log2), np.stack([finished(draw) for draw in draws]))}
 
 
-def oracle(job: Job, scatter: Scatter) -> Predictions:
+def oracle(job: Job, dispersion: Dispersion) -> Predictions:
     """Return the truth as far as the cell types of every cell tell it, alone and in agreement with the spots."""
     types = np.column_stack([job.cell_types, np.ones(len(job.truth))])
     expected = np.maximum(types @ np.linalg.lstsq(types, job.truth, rcond=None)[0], 1e-6)
-    agreement = Agreement(job.section.spots, job.known, scatter, exact=False)
+    agreement = Agreement(job.section.spots, job.known, dispersion, exact=False)
     agreed = agreement.blend(job.targets)(expected, agreement.factors(job.share @ expected))
     return {ORACLE: (expected, None), f"{ORACLE}, with spots": (agreed, None)}
 
 
-def of_genes(model: hd.models.Model, genes: list[str]) -> Scatter:
-    """Return what a model knows of the scatter of counts, in an order of genes."""
-    scatter, known = model.knowledge.scatter, list(model.genes)
-    return scatter._replace(gene=scatter.gene[[known.index(gene) for gene in genes]])
+def of_genes(model: hd.models.Model, genes: list[str]) -> Dispersion:
+    """Return what a model knows of the dispersion of counts, in an order of genes."""
+    dispersion, known = model.calibration.dispersion, list(model.genes)
+    return dispersion._replace(gene=dispersion.gene[[known.index(gene) for gene in genes]])
 
 
 def correlations(truth: np.ndarray, predicted: np.ndarray, group: np.ndarray) -> tuple[float, float]:

@@ -78,7 +78,7 @@ def test_it_has_the_published_setting_and_no_cohort(model, sdata) -> None:
     assert chosen == {
         "denoiser": "dit", "standardise": False, "sampler": "ddpm", "n_steps": 1000, "width": WIDTH, "depth": 1, "heads": HEADS,
     }  # fmt: skip
-    assert (model.cohort.sections, model.cohort.features, model.knowledge) == ((), None, None)
+    assert (model.cohort.sections, model.cohort.features, model.calibration) == ((), None, None)
     assert "12 genes" in repr(model)
 
 

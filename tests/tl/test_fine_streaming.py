@@ -71,7 +71,7 @@ def test_the_store_holds_what_memory_would(plain, backed, model, quick) -> None:
             np.testing.assert_array_equal(np.asarray(table.layers[layer]), inside.layers[layer])
     np.testing.assert_array_equal(stored.labels[LABELS].values, plain.labels[LABELS].values)
     assert stored.tables[TABLE].uns["hisdiff"]["predictions"]["ridge"]["resolution_um"] == 20
-    np.testing.assert_allclose(stored.tables[TABLE].var["ridge_cv_pcc"], model.knowledge.cv_pcc)
+    np.testing.assert_allclose(stored.tables[TABLE].var["ridge_cv_pcc"], model.calibration.cv_pcc)
     assert [p.name for p in Path(backed.path).parent.iterdir()] == ["s.zarr"]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff._training._calibration import Knowledge
+    from hisdiff._training._calibration import Calibration
     from hisdiff.methods._base import Field
     from hisdiff.methods.hisdiff.factor._model import Draw
 
@@ -62,7 +62,7 @@ class FittedHisDiff:
         What it was fitted with.
     generator
         What makes draws.
-    knowledge
+    calibration
         Accuracy and interval factors measured on left-out training tissue.
     history
         Training curve.
@@ -75,12 +75,12 @@ class FittedHisDiff:
         genes: np.ndarray,
         config: HisDiffConfig,
         generator: Generator,
-        knowledge: Knowledge | None = None,
+        calibration: Calibration | None = None,
         history: list[dict[str, float]] | None = None,
         radius_um: float = float("nan"),
     ) -> None:
         self.genes, self.config, self.generator = np.asarray(genes), config, generator
-        self.knowledge, self.history, self.radius_um = knowledge, history or [], radius_um
+        self.calibration, self.history, self.radius_um = calibration, history or [], radius_um
         self.n_steps = config.n_steps
 
     def predict(
@@ -152,7 +152,7 @@ class FittedHisDiff:
                 model.local,
                 section,
                 genes=self.genes,
-                scatter=None if self.knowledge is None else self.knowledge.scatter,
+                dispersion=None if self.calibration is None else self.calibration.dispersion,
                 radius_um=radius,
                 depth=self._depth_for(section, depth),
                 n_draws=positive(n_draws, "n_draws", integer=True),

@@ -15,7 +15,7 @@ from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._prediction._superpixels import Footprints, Inputs, cell_parts, dense_rasters
 from hisdiff._section import Prediction
-from hisdiff._training._calibration import Scatter, knowledge_of, scatter_of
+from hisdiff._training._calibration import Calibration, Dispersion
 from hisdiff._training._loop import train
 from hisdiff.methods.istar._network import Ensemble, FootprintLoss, Superpixels
 from hisdiff.methods.istar._training_spots import are_discs, check_dense, gather, kept_rows
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hisdiff._section import Locations, Section
-    from hisdiff._training._calibration import Knowledge
 
 # Superpixels that the networks see at a time.
 _CHUNK = 4096
@@ -49,7 +48,7 @@ class FittedIStar:
         Area of the footprint that counts refer to.
     depth
         log2 of the median total count over the panel that ``low`` and ``span`` belong to.
-    scatter
+    dispersion
         Of the counts of training spots around what is predicted for them.
     """
 
@@ -69,8 +68,8 @@ class FittedIStar:
         self.genes, self.config, self.network, self.inputs = np.asarray(genes), config, network.eval(), inputs
         self.low, self.span = np.asarray(low, dtype=np.float32), np.asarray(span, dtype=np.float32)
         self.footprint_um2, self.depth = footprint_um2, depth
-        self.scatter: Scatter | None = None
-        self.knowledge: Knowledge | None = None
+        self.dispersion: Dispersion | None = None
+        self.calibration: Calibration | None = None
         self.history: list[dict[str, float]] = []
 
     def predict(
@@ -153,8 +152,8 @@ class FittedIStar:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
         arrays |= {"low": self.low, "span": self.span}
-        if self.scatter is not None:
-            arrays |= self.scatter.arrays()
+        if self.dispersion is not None:
+            arrays |= self.dispersion.arrays()
         if self.inputs.axes is not None:
             arrays |= {"center": self.inputs.center, "axes": self.inputs.axes}
         settings = {
@@ -178,7 +177,7 @@ class FittedIStar:
         fitted = cls(
             genes, config, network, inputs, arrays["low"], arrays["span"], settings["footprint_um2"], settings["depth"]
         )
-        fitted.scatter = Scatter.from_arrays(arrays)
+        fitted.dispersion = Dispersion.from_arrays(arrays)
         return fitted
 
 
@@ -194,7 +193,7 @@ class EnsembleField:
     def __init__(self, fitted: FittedIStar, section: Section, n_draws: int, factor: float, device: str | None) -> None:
         self.genes, self.footprint_um2, self.n_draws = fitted.genes, fitted.footprint_um2, n_draws
         self._fitted, self._section, self._factor = fitted, section, factor
-        self.scatter = fitted.scatter
+        self.dispersion = fitted.dispersion
         self._network = fitted.network.to(resolve_device(device))
         self._last: tuple[Locations, np.ndarray] | None = None
 
@@ -289,10 +288,10 @@ class IStar:
         )
         told = _means(module, cells, share)
         fitted = FittedIStar(sections[0].genes, config, network.cpu(), inputs, low, span, footprint_um2, depth)
-        fitted.scatter = scatter_of(every, fitted._counts(told, 1.0))
+        fitted.dispersion = Dispersion.from_counts(every, fitted._counts(told, 1.0))
         fitted.history = result.history
         if validation:
-            fitted.knowledge = _knowledge(fitted, validation, device)
+            fitted.calibration = _calibration(fitted, validation, device)
         return fitted
 
 
@@ -306,10 +305,10 @@ def _means(module: FootprintLoss, cells: np.ndarray, share: np.ndarray) -> np.nd
     return np.concatenate(parts)
 
 
-def _knowledge(fitted: FittedIStar, validation: Sequence[Section], device: str | None) -> Knowledge:
+def _calibration(fitted: FittedIStar, validation: Sequence[Section], device: str | None) -> Calibration:
     """Measure accuracy and interval factors on sections that were not trained on."""
     told = [fitted.predict(s, s.spots, n_draws=fitted.network.n_members, units=LOG2, device=device) for s in validation]
-    return knowledge_of(
+    return Calibration.from_held_out(
         np.concatenate([np.log2(1 + s.counts.toarray()) for s in validation]),
         np.concatenate([p.mean for p in told]),
         np.concatenate([p.std for p in told]),

@@ -15,7 +15,7 @@ from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._field import PatchField
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._stats._ridge_path import solve
-from hisdiff._training._calibration import knowledge_of
+from hisdiff._training._calibration import Calibration
 from hisdiff._training._context import Scaling
 from hisdiff._training._options import Options
 from hisdiff._training._spots import Projection, TrainingSpots
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff._training._calibration import Knowledge
 
 # Draws per spot from which the spread of out-of-fold predictions is taken, as many as `predict` makes at spots.
 _CALIBRATION_DRAWS = 16
@@ -116,7 +115,7 @@ class FittedRidge:
         self.genes, self.projection = np.asarray(genes), projection
         self.depth, self.usual_depth, self.radius_um = depth, usual_depth, radius_um
         self.slopes, self.intercept, self.residuals = slopes, intercept, residuals
-        self.knowledge: Knowledge | None = None
+        self.calibration: Calibration | None = None
         self.history: list[dict[str, float]] = []
 
     def predict(
@@ -287,21 +286,21 @@ class Ridge:
             sections[0].genes, projection, slopes, intercept, residuals, training.depth, usual, training.radius_um
         )
         fitted.history = history
-        fitted.knowledge = _knowledge(fitted, training, held_out, seed)
+        fitted.calibration = _calibration(fitted, training, held_out, seed)
         logger.info(
             "ridge: %s embedding, %d components, penalty %g", projection.scaling, projection.axes.shape[1], alpha
         )
         return fitted
 
 
-def _knowledge(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndarray, seed: int) -> Knowledge:
+def _calibration(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndarray, seed: int) -> Calibration:
     """Predict the training spots out of fold, as deep as each section is, and compare."""
     parts = [held_out[training.section == i] for i in range(len(training.sections))]
     predicted = [
         fitted._around(part, part, depth, _CALIBRATION_DRAWS, 0, LOG2, BlockNoise.for_rows(seed, len(part)))
         for part, depth in zip(parts, training.depths)
     ]
-    return knowledge_of(
+    return Calibration.from_held_out(
         training.measured,
         np.concatenate([p.mean for p in predicted]),
         np.concatenate([p.std for p in predicted]),

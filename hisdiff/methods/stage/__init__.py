@@ -19,7 +19,7 @@ from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._prediction._point import point_prediction
 from hisdiff._stats._accuracy import pearson
-from hisdiff._training._calibration import Knowledge, cv_pcc_of
+from hisdiff._training._calibration import Calibration, cv_pcc_of
 from hisdiff._training._loop import TrainingOptions, train
 from hisdiff._training._options import Options
 from hisdiff.methods.stage._frame import Frame, levels_of
@@ -95,7 +95,7 @@ class StageField:
 
     n_draws = 1
     fitted_to_section = True
-    scatter = None
+    dispersion = None
 
     def __init__(self, fitted: FittedStage, known: Known, section: Section, depth: float | None, device: Any) -> None:
         self.genes = fitted.genes
@@ -142,7 +142,7 @@ class FittedStage:
     ) -> None:
         self.genes, self.config, self.frame = np.asarray(genes), config, frame
         self.network, self.position_error_um = network.eval(), position_error_um
-        self.knowledge: Knowledge | None = None
+        self.calibration: Calibration | None = None
         self.history: list[dict[str, float]] = []
 
     def decode(self, coordinates: np.ndarray, device: Any) -> np.ndarray:
@@ -274,7 +274,7 @@ class Stage:
         network.cpu()
         fitted = FittedStage(sections[0].genes, config, frame, network, _position_error(network, x, c, frame))
         fitted.history = result.history
-        fitted.knowledge = _knowledge(fitted, sections)
+        fitted.calibration = _calibration(fitted, sections)
         logger.info("stage: spots are placed to %.0f um", fitted.position_error_um)
         return fitted
 
@@ -337,7 +337,7 @@ def _position_error(network: StageNetwork, x: torch.Tensor, c: torch.Tensor, fra
     return float((network.encoder(x) - c)[:, :2].abs().mean()) * float(frame.scale_um[0])
 
 
-def _knowledge(fitted: FittedStage, sections: Sequence[Section]) -> Knowledge | None:
+def _calibration(fitted: FittedStage, sections: Sequence[Section]) -> Calibration | None:
     """Compare predicted and measured expression of held-out spots; None where none was held out."""
     measured, predicted, number, scaled = [], [], [], []
     for i, (section, known) in enumerate(zip(sections, fitted.frame.sections)):
@@ -359,4 +359,4 @@ def _knowledge(fitted: FittedStage, sections: Sequence[Section]) -> Knowledge | 
         fitted.history[-1]["held_out_pcc"] = float(np.nanmean(pooled))
     unknown = np.full(len(fitted.genes), np.nan)
     correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(predicted), np.concatenate(number))
-    return Knowledge(correlation, interval_factor=unknown)
+    return Calibration(correlation, interval_factor=unknown)

@@ -14,7 +14,7 @@ from hisdiff._check import one_of, positive
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._prediction._point import columns_of, depth_factor, point_prediction
-from hisdiff._training._calibration import Knowledge, cv_pcc_of
+from hisdiff._training._calibration import Calibration, cv_pcc_of
 from hisdiff._training._options import Options
 from hisdiff.methods.tesla._map import TeslaMap
 from hisdiff.methods.tesla._weights import Kernel
@@ -72,7 +72,7 @@ class TeslaField:
 
     n_draws = 1
     fitted_to_section = True
-    scatter = None
+    dispersion = None
 
     def __init__(self, section: Section, genes: np.ndarray, config: TeslaConfig, depth: float | None) -> None:
         self.genes, self.map = genes, TeslaMap(section, config)
@@ -119,7 +119,7 @@ class FittedTesla:
 
     def __init__(self, genes: np.ndarray, config: TeslaConfig) -> None:
         self.genes, self.config = np.asarray(genes), config
-        self.knowledge: Knowledge | None = None
+        self.calibration: Calibration | None = None
         self.history: list[dict[str, float]] = []
 
     def predict(
@@ -212,15 +212,15 @@ class Tesla:
         for section in sections:
             check_has_counts(section)
         fitted = FittedTesla(sections[0].genes, config)
-        fitted.knowledge = _knowledge(fitted, sections)
+        fitted.calibration = _calibration(fitted, sections)
         logger.info(
             "tesla: left-out spots are filled in with a median correlation of %.2f",
-            np.nanmedian(fitted.knowledge.cv_pcc) if np.isfinite(fitted.knowledge.cv_pcc).any() else np.nan,
+            np.nanmedian(fitted.calibration.cv_pcc) if np.isfinite(fitted.calibration.cv_pcc).any() else np.nan,
         )
         return fitted
 
 
-def _knowledge(fitted: FittedTesla, sections: Sequence[Section]) -> Knowledge:
+def _calibration(fitted: FittedTesla, sections: Sequence[Section]) -> Calibration:
     """Fill in every spot from the others and compare. A single value has no interval: those factors are NaN."""
     measured, filled, number = [], [], []
     for i, section in enumerate(sections):
@@ -232,4 +232,4 @@ def _knowledge(fitted: FittedTesla, sections: Sequence[Section]) -> Knowledge:
         number.append(np.full(int(near.sum()), i))
     correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(filled), np.concatenate(number))
     unknown = np.full(len(fitted.genes), np.nan)
-    return Knowledge(correlation, interval_factor=unknown)
+    return Calibration(correlation, interval_factor=unknown)

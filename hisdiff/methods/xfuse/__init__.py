@@ -12,7 +12,7 @@ import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
-from hisdiff._training._calibration import knowledge_of, scatter_of
+from hisdiff._training._calibration import Calibration, Dispersion
 from hisdiff.methods.xfuse._fit import covariates_of, fit_model, start
 from hisdiff.methods.xfuse._fitted import FittedXFuse, digest_of
 from hisdiff.methods.xfuse._patches import Slides
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hisdiff._section import Section
-    from hisdiff._training._calibration import Knowledge, Scatter
     from hisdiff.methods.xfuse._model import XFuseModel
 
 __all__ = ["FittedXFuse", "XFuse", "XFuseConfig"]
 
 _LEAST_SPOTS = 2
-_KNOWLEDGE_DRAWS = 16
+_CALIBRATION_DRAWS = 16
 
 
 class XFuse:
@@ -87,9 +86,9 @@ class XFuse:
         known = {digest_of(s): (i, float(_depth(s))) for i, s in enumerate(sections) if s.counts is not None}
         fitted = FittedXFuse(sections[0].genes, config, model, area, _plain_depth(model, sections), known)
         fitted.history = history
-        fitted.scatter = _scatter(fitted, sections, seed, device)
+        fitted.dispersion = _dispersion(fitted, sections, seed, device)
         if validation:
-            fitted.knowledge = _knowledge(fitted, validation, seed, device)
+            fitted.calibration = _calibration(fitted, validation, seed, device)
         return fitted
 
 
@@ -106,19 +105,19 @@ def _plain_depth(model: XFuseModel, sections: Sequence[Section]) -> float:
     return float(np.mean(own))
 
 
-def _scatter(fitted: FittedXFuse, sections: Sequence[Section], seed: int, device: str | None) -> Scatter:
+def _dispersion(fitted: FittedXFuse, sections: Sequence[Section], seed: int, device: str | None) -> Dispersion:
     """Return how far the counts of training spots scatter around what is predicted for them."""
     counted = [s for s in sections if s.counts is not None]
     told = [fitted.predict(s, s.spots, n_draws=1, units=COUNTS, seed=seed, device=device).mean for s in counted]
-    return scatter_of(np.concatenate([s.counts.toarray() for s in counted]), np.concatenate(told))
+    return Dispersion.from_counts(np.concatenate([s.counts.toarray() for s in counted]), np.concatenate(told))
 
 
-def _knowledge(fitted: FittedXFuse, validation: Sequence[Section], seed: int, device: str | None) -> Knowledge:
+def _calibration(fitted: FittedXFuse, validation: Sequence[Section], seed: int, device: str | None) -> Calibration:
     """Measure accuracy and interval factors on sections that were not trained on."""
     told = [
-        fitted.predict(s, s.spots, n_draws=_KNOWLEDGE_DRAWS, units=LOG2, seed=seed, device=device) for s in validation
+        fitted.predict(s, s.spots, n_draws=_CALIBRATION_DRAWS, units=LOG2, seed=seed, device=device) for s in validation
     ]
-    return knowledge_of(
+    return Calibration.from_held_out(
         np.concatenate([np.log2(1 + s.counts.toarray()) for s in validation]),
         np.concatenate([p.mean for p in told]),
         np.concatenate([p.std for p in told]),

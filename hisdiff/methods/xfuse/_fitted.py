@@ -14,7 +14,7 @@ from hisdiff._geometry._grid import cells_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
-from hisdiff._training._calibration import Scatter
+from hisdiff._training._calibration import Dispersion
 from hisdiff._training._loop import generator_for
 from hisdiff.methods.xfuse._model import Covariate, XFuseModel
 from hisdiff.methods.xfuse._render import Canvas, box_means
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff._training._calibration import Knowledge
+    from hisdiff._training._calibration import Calibration
 
 # Counts drawn for every draw of the expected ones: the mean of log2(1 + count) needs more than one.
 _COUNTINGS = 4
@@ -48,7 +48,7 @@ class FittedXFuse:
         log2 of the median total count over the panel of a section without effects of its own.
     known
         By what training sections are known by (``digest_of``): their number and depth.
-    scatter
+    dispersion
         Of the counts of training spots around what is predicted for them.
     """
 
@@ -65,8 +65,8 @@ class FittedXFuse:
     ) -> None:
         self.genes, self.config, self.model = np.asarray(genes), config, model.eval()
         self.footprint_um2, self.depth, self.known = footprint_um2, depth, dict(known)
-        self.scatter: Scatter | None = None
-        self.knowledge: Knowledge | None = None
+        self.dispersion: Dispersion | None = None
+        self.calibration: Calibration | None = None
         self.history: list[dict[str, float]] = []
 
     def predict(
@@ -150,8 +150,8 @@ class FittedXFuse:
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
-        if self.scatter is not None:
-            arrays |= self.scatter.arrays()
+        if self.dispersion is not None:
+            arrays |= self.dispersion.arrays()
         settings = {
             "config": self.config.to_dict(),
             "n_metagenes": self.model.n_metagenes,
@@ -175,7 +175,7 @@ class FittedXFuse:
         model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
         known = {name: (int(of[0]), float(of[1])) for name, of in settings["known"].items()}
         fitted = cls(genes, config, model, settings["footprint_um2"], settings["depth"], known)
-        fitted.scatter = Scatter.from_arrays(arrays)
+        fitted.dispersion = Dispersion.from_arrays(arrays)
         return fitted
 
 
@@ -189,7 +189,7 @@ class PixelField:
 
     def __init__(self, fitted: FittedXFuse, canvas: Canvas, trained_on: int | None, factor: float) -> None:
         self.genes, self.footprint_um2, self.n_draws = fitted.genes, fitted.footprint_um2, canvas.n_draws
-        self.scatter = fitted.scatter
+        self.dispersion = fitted.dispersion
         self._canvas, self._factor, self._mpp = canvas, factor, fitted.config.image_mpp
         self._genes = [self._draw_genes(k, trained_on) for k in range(canvas.n_draws)]
 

@@ -247,8 +247,8 @@ def test_reference_compat_uses_raw_embeddings_whole_discs_and_raw_counts():
 
 def test_validation_sections_tell_how_good_it_is():
     watched = IStar().fit([section()], QUICK, validation=[section("V", 2)], progress=False)
-    assert watched.knowledge.cv_pcc[:-1].min() > 0.5
-    assert watched.knowledge.interval_factor.shape == (6,)
+    assert watched.calibration.cv_pcc[:-1].min() > 0.5
+    assert watched.calibration.interval_factor.shape == (6,)
 
 
 def test_a_section_without_a_dense_embedding_is_refused(fitted):

@@ -26,14 +26,14 @@ def test_recovers_what_the_embedding_decides_and_knows_it_beforehand(fitted):
     found = pearson(log2(test), fitted.predict(test, test.spots, n_draws=2).mean)
     assert found[:6].min() > 0.8
     assert abs(found[6]) < 0.25
-    np.testing.assert_allclose(fitted.knowledge.cv_pcc[:6], found[:6], atol=0.1)
-    assert np.isnan(fitted.knowledge.cv_pcc[7])
+    np.testing.assert_allclose(fitted.calibration.cv_pcc[:6], found[:6], atol=0.1)
+    assert np.isnan(fitted.calibration.cv_pcc[7])
 
 
 def test_interval_covers_nine_in_ten_of_a_new_section(fitted):
     test = section("T", 7)
     prediction = fitted.predict(test, test.spots, n_draws=16)
-    covered = coverage(log2(test), prediction.mean, prediction.std, fitted.knowledge.interval_factor)
+    covered = coverage(log2(test), prediction.mean, prediction.std, fitted.calibration.interval_factor)
     assert 0.85 < covered[:7].mean() < 0.95
 
 
@@ -135,7 +135,7 @@ def test_standardising_is_chosen_where_stain_differs():
 
 def test_one_section_is_cut_into_blocks():
     fitted = Ridge().fit([section("A", 1)], RidgeConfig())
-    assert fitted.knowledge.cv_pcc[:6].min() > 0.7
+    assert fitted.calibration.cv_pcc[:6].min() > 0.7
     test = section("T", 7)
     assert pearson(log2(test), fitted.predict(test, test.spots, n_draws=2).mean)[:6].min() > 0.7
 
@@ -162,7 +162,7 @@ def test_spots_without_counts_do_not_take_part(cohort):
     counts[::2] = 0
     holed = Section("A", GENES, csr_matrix(counts), first.spots, None, first.features, depth=first.depth)
     fitted = Ridge().fit([holed, *cohort[1:]], RidgeConfig())
-    assert fitted.knowledge.cv_pcc[:6].min() > 0.75
+    assert fitted.calibration.cv_pcc[:6].min() > 0.75
 
 
 def test_validation_sections_choose_the_penalty(cohort):

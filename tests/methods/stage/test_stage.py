@@ -109,7 +109,7 @@ def test_coordinates_among_the_genes_are_read_off(section) -> None:
 def test_held_out_spots_are_recovered_and_the_split_is_kept(section, fitted) -> None:
     known = fitted.frame.sections[0]
     assert known.trained.sum() == round(0.8 * 81)
-    assert fitted.knowledge.cv_pcc.mean() > 0.8
+    assert fitted.calibration.cv_pcc.mean() > 0.8
     assert fitted.history[-1]["held_out_pcc"] > 0.5
     prediction = fitted.predict(section, section.spots, n_draws=16, keep_draws=1)
     np.testing.assert_array_equal(prediction.obs["held_out"], ~known.trained)
@@ -214,7 +214,7 @@ def test_refuses_what_it_cannot_fit(section) -> None:
 def test_decoder_alone_and_open_ends_are_options(section) -> None:
     config = replace(QUICK, n_epochs=20, decoder_only=True, last_relu=False, train_fraction=1.0)
     fitted = Stage().fit([section], config, device="cpu")
-    assert fitted.knowledge is None
+    assert fitted.calibration is None
     assert fitted.position_error_um == 0
     assert fitted.predict(section, section.spots, n_draws=1).mean.min() >= 0
 

@@ -225,8 +225,8 @@ def test_what_a_fit_knows_comes_from_left_out_spots_and_draws_are_not_pretended(
     x = section.spots.xy_um[:, 0] / SIDE
     counts = rng.poisson(np.column_stack([20 * x, 20 * (1 - x), np.full(60, 8.0)]))
     fitted = Tesla().fit([make(n=60, counts=counts, blocks=np.full((80, 80, 3), 150))], TeslaConfig(step_um=STEP))
-    assert fitted.knowledge.cv_pcc[:2].min() > 0.6
-    assert fitted.knowledge.cv_pcc[2] < 0.4
+    assert fitted.calibration.cv_pcc[:2].min() > 0.6
+    assert fitted.calibration.cv_pcc[2] < 0.4
     prediction = fitted.predict(section, section.spots, n_draws=16, keep_draws=1)
     assert prediction.draws is None
     assert np.isnan(prediction.std).all()
@@ -292,7 +292,7 @@ def test_the_public_calls_write_spots_and_a_fine_map_that_keeps_within_the_measu
     known = np.isfinite(fine.X).all(axis=1)
     assert known.mean() > 0.8
     assert (fine.X[known] <= share * highest * (1 + 1e-5)).all()
-    assert np.isfinite(model.knowledge.cv_pcc).all()
+    assert np.isfinite(model.calibration.cv_pcc).all()
     np.testing.assert_allclose(
         2 ** sdata.tables["table"].layers["tesla"][:, columns] - 1,
         sdata.tables["table"].X.toarray()[:, columns],

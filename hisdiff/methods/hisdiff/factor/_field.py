@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hisdiff._section import Section
-    from hisdiff._training._calibration import Scatter
+    from hisdiff._training._calibration import Dispersion
     from hisdiff.methods.hisdiff.factor._local import LocalRates
     from hisdiff.methods.hisdiff.factor._model import FactorModel
 
@@ -73,7 +73,7 @@ class TwoScaleField:
         The model of spots, and that of what is inside.
     section
         With image, features and a dense embedding.
-    genes, scatter
+    genes, dispersion
         See ``Field``.
     radius_um
         Of a training spot.
@@ -90,7 +90,7 @@ class TwoScaleField:
         section: Section,
         *,
         genes: np.ndarray,
-        scatter: Scatter | None,
+        dispersion: Dispersion | None,
         radius_um: float,
         depth: float,
         n_draws: int,
@@ -98,7 +98,7 @@ class TwoScaleField:
         seed: int,
         device: str | None,
     ) -> None:
-        self.genes, self.scatter, self.n_draws = genes, scatter, n_draws
+        self.genes, self.dispersion, self.n_draws = genes, dispersion, n_draws
         self.footprint_um2 = float(np.pi * radius_um**2)
         self._model, self._local, self._section, self._radius_um = model, local, section, radius_um
         self._n_steps, self._seed, self._device = n_steps, seed, device

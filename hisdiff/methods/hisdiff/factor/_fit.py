@@ -13,7 +13,7 @@ from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._nn._initialize import initialise
 from hisdiff._stats._proper import energy_score
-from hisdiff._training._calibration import knowledge_of
+from hisdiff._training._calibration import Calibration
 from hisdiff._training._loop import Validation, generator_for, train
 from hisdiff._training._spots import TrainingSpots
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
@@ -30,14 +30,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hisdiff._section import Section
-    from hisdiff._training._calibration import Knowledge
     from hisdiff.methods.hisdiff.config import HisDiffConfig
     from hisdiff.methods.hisdiff.factor._model import Draw
 
 _VALIDATION_DRAWS = 8
-_KNOWLEDGE_DRAWS = 16
+_CALIBRATION_DRAWS = 16
 _DEEP = 0.5
-# Draws of validation and of knowledge must not be those of a later prediction with the same seed.
+# Draws of validation and of the calibration must not be those of a later prediction with the same seed.
 _OWN_SEED = 104_729
 
 
@@ -117,7 +116,7 @@ def fit_factor_model(
         100 * fitted.explained, len(factors.loadings), result.best_step,
     )  # fmt: skip
     flow.cpu()
-    return FittedHisDiff(sections[0].genes, config, model, watched.knowledge(seed), result.history, spots.radius_um)
+    return FittedHisDiff(sections[0].genes, config, model, watched.calibration(seed), result.history, spots.radius_um)
 
 
 @dataclass(frozen=True)
@@ -179,16 +178,16 @@ class _Watched:
             scores.append(energy_score(np.stack(draws), part.measured))
         return Validation(float(np.concatenate(scores).mean()), {})
 
-    def knowledge(self, seed: int) -> Knowledge:
+    def calibration(self, seed: int) -> Calibration:
         """Return accuracy and interval factors on held-out tissue."""
         mean, std = [], []
         for part in self.parts:
-            draws = list(self._draws(self.model.flow, part, _KNOWLEDGE_DRAWS, seed))
+            draws = list(self._draws(self.model.flow, part, _CALIBRATION_DRAWS, seed))
             mean.append(np.mean([draw.expected for draw in draws], axis=0))
             std.append(np.std([draw.values for draw in draws], axis=0, ddof=1))
         section = np.concatenate([np.full(len(part.measured), part.section) for part in self.parts])
         measured = np.concatenate([part.measured for part in self.parts])
-        return knowledge_of(measured, np.concatenate(mean), np.concatenate(std), section)
+        return Calibration.from_held_out(measured, np.concatenate(mean), np.concatenate(std), section)
 
     def _draws(self, flow: nn.Module, part: _Part, n_draws: int, seed: int) -> Iterator[Draw]:
         model = self.model

@@ -100,7 +100,7 @@ class FactorFlow(nn.Module):
             embedded = self.network.embed_time(torch.full((1,), time, device=x.device))
             return gaussian_velocity(x, time / _TIME_SCALE) + self.network.denoise(x, fused + embedded)
 
-        return sampler(velocity, start, Schedule.straight(n_steps, _TIME_SCALE), kind="velocity")
+        return sampler(velocity, start, Schedule.straight(n_steps, _TIME_SCALE), prediction_type="velocity")
 
 
 def gaussian_velocity(x: Tensor, t: Tensor | float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -122,8 +122,6 @@ class FactorModel:
     local
         How expression is spread inside footprints; None where no dense embedding was to be had.
     """
-
-    kind: ClassVar[str] = "mlp"
 
     def __init__(
         self,

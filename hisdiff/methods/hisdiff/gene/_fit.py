@@ -12,7 +12,7 @@ from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._nn._initialize import initialise
 from hisdiff._prediction._draws import DrawAccumulator
-from hisdiff._training._calibration import knowledge_of
+from hisdiff._training._calibration import Calibration
 from hisdiff._training._context import context_of
 from hisdiff._training._loop import generator_for, train
 from hisdiff._training._spots import TrainingSpots
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hisdiff._section import Section
-    from hisdiff._training._calibration import Knowledge
     from hisdiff._training._loop import TrainingResult
     from hisdiff.methods.hisdiff.config import HisDiffConfig
 
-_KNOWLEDGE_DRAWS = 16
+_CALIBRATION_DRAWS = 16
 # Spots that are worth drawing for; a gene's correlation is known to a few hundredths from them.
-_KNOWLEDGE_ROWS = 400
-# Draws of knowledge must not be those of a later prediction with the same seed.
+_CALIBRATION_ROWS = 400
+# Draws of the calibration must not be those of a later prediction with the same seed.
 _OWN_SEED = 104_729
 
 
@@ -66,22 +65,22 @@ def fit_gene_model(
         held_out = spots.fold == spots.fold.max()
         watched = _Rows(spots, held_out)
         model, result = _train(_Rows(spots, ~held_out), config, watched, checkpoint=first, **run)
-        knowledge = _knowledge(model, watched, seed, device)
+        calibration = _calibration(model, watched, seed, device)
         steps = replace(config, train_steps=max(result.best_step, 1))
         model, _ = _train(everything, steps, None, checkpoint=last, **run)
         model.config = config
     else:
         watched = _validation_rows(validation)
         model, result = _train(everything, config, watched, checkpoint=last, **run)
-        knowledge = None if watched is None else _knowledge(model, watched, seed, device)
-    if knowledge is None:
+        calibration = None if watched is None else _calibration(model, watched, seed, device)
+    if calibration is None:
         logger.info("hisdiff: no tissue was held out, so its accuracy is not known; validation= measures it")
     logger.info(
         "hisdiff: %d steps on %d spots, %d genes, embeddings of %d values",
         result.best_step, len(spots.section), model.sizes.n_genes, model.sizes.embedding_dim,
     )  # fmt: skip
     model.network.cpu()
-    return FittedHisDiff(sections[0].genes, config, model, knowledge, result.history, spots.radius_um)
+    return FittedHisDiff(sections[0].genes, config, model, calibration, result.history, spots.radius_um)
 
 
 @dataclass(frozen=True)
@@ -189,11 +188,11 @@ def _new_model(rows: _Rows, config: HisDiffConfig, seed: int) -> GeneModel:
     )
 
 
-def _knowledge(model: GeneModel, watched: _Rows, seed: int, device: str | None) -> Knowledge:
+def _calibration(model: GeneModel, watched: _Rows, seed: int, device: str | None) -> Calibration:
     """Return accuracy and interval factors on spots that the network was not trained on."""
     spots = watched.spots
     among = np.flatnonzero(watched.mask)
-    among = among[np.unique(np.linspace(0, len(among) - 1, _KNOWLEDGE_ROWS).astype(int))]
+    among = among[np.unique(np.linspace(0, len(among) - 1, _CALIBRATION_ROWS).astype(int))]
     asked = _Rows(spots, np.isin(np.arange(len(watched.mask)), among))
     mean, std = [], []
     for i in np.unique(spots.section[asked.mask]).tolist():
@@ -202,7 +201,7 @@ def _knowledge(model: GeneModel, watched: _Rows, seed: int, device: str | None) 
             section,
             section.spots.take(asked.locations(i)),
             depth=spots.depths[i],
-            n_draws=_KNOWLEDGE_DRAWS,
+            n_draws=_CALIBRATION_DRAWS,
             n_steps=model.config.n_steps,
             units=LOG2,
             seed=seed + _OWN_SEED,
@@ -213,4 +212,4 @@ def _knowledge(model: GeneModel, watched: _Rows, seed: int, device: str | None) 
         mean.append(told.mean)
         std.append(told.std)
     measured = spots.measured[asked.mask]
-    return knowledge_of(measured, np.concatenate(mean), np.concatenate(std), spots.section[asked.mask])
+    return Calibration.from_held_out(measured, np.concatenate(mean), np.concatenate(std), spots.section[asked.mask])

@@ -12,7 +12,7 @@ from hisdiff._diffusion._gaussian import GaussianDiffusion, loss_terms
 from hisdiff._diffusion._prediction_type import target
 from hisdiff._diffusion._schedule import linear_betas
 from hisdiff._training._loop import LossOutput, Validation, generator_for
-from hisdiff.methods.hisdiff.gene._model import FLOW_SCALE, kind_of
+from hisdiff.methods.hisdiff.gene._model import FLOW_SCALE, prediction_type_of
 from hisdiff.methods.hisdiff.gene._scale import OCTAVES
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class GeneLoss(nn.Module):
         super().__init__()
         self.network, self.anchors = model.network, anchors
         self.standardise = model.config.standardise
-        self.kind = kind_of(model.config)
+        self.prediction_type = prediction_type_of(model.config)
         self.diffusion = GaussianDiffusion(linear_betas())
         self.depth = model.depth
         center, scale = model.scale.targets
@@ -112,16 +112,16 @@ class GeneLoss(nn.Module):
         )
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         t = (place * len(self.diffusion)).long().clamp(max=len(self.diffusion) - 1)
-        if self.kind == "epsilon":
+        if self.prediction_type == "epsilon":
             mse, bound = loss_terms(self.network.denoiser, condition, x0, t, noise, diffusion=self.diffusion)
             return {"mse": mse} if bound is None else {"mse": mse, "vb": bound}
-        if self.kind == "velocity":
+        if self.prediction_type == "velocity":
             time, alpha, sigma = FLOW_SCALE * place, (1 - place)[:, None], place[:, None]
         else:
             time, alpha, sigma = self.diffusion.times(t), self.alpha[t, None], self.sigma[t, None]
         x_t = alpha * x0 + sigma * noise
         output = self.network.denoiser(x_t, time, condition).float()
-        return {"mse": (output - target(self.kind, x0, noise, alpha, sigma)).square().mean(-1)}
+        return {"mse": (output - target(self.prediction_type, x0, noise, alpha, sigma)).square().mean(-1)}
 
     def _standardised(self, values: Tensor, depth: Tensor) -> Tensor:
         """Standardise log2(1 + count) ``(B, G)`` as ``GeneScale.at`` says for each row's depth."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hisdiff._diffusion._prediction_type import Kind
+    from hisdiff._diffusion._prediction_type import PredictionType
     from hisdiff._prediction._noise import BlockNoise
     from hisdiff._section import Locations, Section
     from hisdiff._training._context import Context
@@ -103,8 +103,6 @@ class GeneModel:
     pitch_um
         Distance between anchors; None for that of a section's own spots.
     """
-
-    kind: ClassVar[str] = "dit"
 
     def __init__(
         self,
@@ -204,8 +202,8 @@ class GeneModel:
         autocast = half if quick else None
         told = condition[torch.from_numpy(rows).to(where)]
         closed = denoiser(network.denoiser, schedule, told, autocast=autocast)
-        sampler, kind = SAMPLERS[self.config.sampler], kind_of(self.config)
-        x = sampler(closed, normal(0), schedule, kind=kind, noise=normal)
+        sampler = SAMPLERS[self.config.sampler]
+        x = sampler(closed, normal(0), schedule, prediction_type=prediction_type_of(self.config), noise=normal)
         return x.float().cpu().numpy()
 
     def _chunk_rows(self) -> int:
@@ -257,14 +255,14 @@ def published_model(config: HisDiffConfig, reference: ReferenceNetwork) -> GeneM
     return GeneModel(config, sizes, network, scale, depth=0.0, pitch_um=None)
 
 
-def kind_of(config: HisDiffConfig) -> Kind:
+def prediction_type_of(config: HisDiffConfig) -> PredictionType:
     """Return what the network predicts: the noise as published, or what a few hundred steps of training learn better.
 
     An error in the noise is an error a hundred times larger in the clean value where there is hardly any signal.
     """
     if config.sampler in FLOW_SAMPLERS:
         return "velocity"
-    return "v" if config.standardise else "epsilon"
+    return "v_prediction" if config.standardise else "epsilon"
 
 
 def schedule_of(config: HisDiffConfig, n_steps: int) -> Schedule:

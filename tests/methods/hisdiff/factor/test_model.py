@@ -47,8 +47,8 @@ def test_recovers_what_the_embedding_decides_and_knows_it_beforehand(fitted):
     found = pearson(log2(test), predict(fitted, test).mean)
     assert found[:6].min() > 0.6
     assert abs(found[6]) < 0.25
-    np.testing.assert_allclose(fitted.knowledge.cv_pcc[:6], found[:6], atol=0.12)
-    assert np.isnan(fitted.knowledge.cv_pcc[7])
+    np.testing.assert_allclose(fitted.calibration.cv_pcc[:6], found[:6], atol=0.12)
+    assert np.isnan(fitted.calibration.cv_pcc[7])
 
 
 def test_draws_keep_the_variance_and_the_correlations_that_the_mean_loses(fitted):
@@ -64,7 +64,7 @@ def test_draws_keep_the_variance_and_the_correlations_that_the_mean_loses(fitted
 def test_interval_covers_nine_in_ten_of_a_new_section(fitted):
     test = section("T", 7)
     prediction = predict(fitted, test, n_draws=16)
-    covered = coverage(log2(test), prediction.mean, prediction.std, fitted.knowledge.interval_factor)
+    covered = coverage(log2(test), prediction.mean, prediction.std, fitted.calibration.interval_factor)
     assert 0.84 < covered[:7].mean() < 0.96
 
 
@@ -180,7 +180,7 @@ def test_validation_sections_decide_and_are_what_is_known(cohort):
     watched = section("V", 8)
     made = HisDiff().fit(cohort[:2], TINY, validation=[watched], device="cpu")
     found = pearson(log2(watched), predict(made, watched, n_draws=16).mean)
-    np.testing.assert_allclose(made.knowledge.cv_pcc[:6], found[:6], atol=0.03)
+    np.testing.assert_allclose(made.calibration.cv_pcc[:6], found[:6], atol=0.03)
 
 
 def test_history_has_a_score_of_held_out_tissue_from_the_start(fitted):

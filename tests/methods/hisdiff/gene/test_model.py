@@ -219,8 +219,8 @@ def test_the_planted_rule_is_learned():
     fitted = fit([section(seed=i) for i in range(2)], settings)
     losses = [row["loss"] for row in fitted.history if "loss" in row]
     assert losses[-1] < 0.8 * losses[0]
-    assert np.median(fitted.knowledge.cv_pcc) > 0.5
-    assert (fitted.knowledge.interval_factor > 0).all()
+    assert np.median(fitted.calibration.cv_pcc) > 0.5
+    assert (fitted.calibration.interval_factor > 0).all()
     other = section(seed=9)
     predicted = fitted.predict(other, other.spots, n_draws=8, progress=False)
     first = other.features.at(other.spots)[:, 0]
@@ -237,14 +237,14 @@ def test_the_same_seed_gives_the_same_model(preset, options):
 
 def test_without_patience_all_tissue_is_trained_on_and_nothing_is_known():
     fitted = fit([section()], config("paper"))
-    assert fitted.knowledge is None
+    assert fitted.calibration is None
     assert set(fitted.history[-1]) == {"step", "loss", "mse", "vb"}
 
 
 @pytest.mark.parametrize("preset", ["dit", "paper"])
 def test_validation_sections_are_what_is_known_from(preset):
     fitted = fit([section()], config(preset), validation=[section("held", seed=1)])
-    assert fitted.knowledge.cv_pcc.shape == fitted.knowledge.interval_factor.shape == (G,)
+    assert fitted.calibration.cv_pcc.shape == fitted.calibration.interval_factor.shape == (G,)
     assert all("val_score" in row for row in fitted.history)
 
 

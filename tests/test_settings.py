@@ -22,6 +22,8 @@ def test_unknown_settings_and_values_are_refused_by_name() -> None:
         settings.devcie = "cpu"
     with pytest.raises(ValueError, match="verbosity is one of"):
         settings.verbosity = "loud"
+    with pytest.raises(ValueError, match="precision is one of"):
+        settings.precision = "fp8"
 
 
 def test_verbosity_sets_the_level_of_the_one_logger() -> None:

@@ -41,6 +41,8 @@ class StoredFeatures:
         Digest of the image that was embedded.
     encoder
         An encoder object to use instead of looking ``spec.encoder`` up by name.
+    precision
+        In which it was computed.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class StoredFeatures:
         image: ImageSource | None = None,
         fingerprint: str = "",
         encoder: Any = None,
+        precision: str = "unknown",
     ) -> None:
         self.spec, self.mean, self.std, self.fingerprint = spec, mean, std, fingerprint
         self._spots, self._values, self._image, self._encoder = spots, values, image, encoder
+        self.precision = precision
         self._recent: dict[bytes, np.ndarray] = {}
 
     def at(self, locations: Locations) -> np.ndarray:
@@ -113,7 +117,8 @@ def stored_features(place: Place, spots: Locations, image: ImageSource | None) -
     spec = spec_of(record)
     values = np.asarray(table.obsm[_keys.EMBEDDING], dtype=np.float32)[place.rows]
     mean, std = np.asarray(section["mean"]), np.asarray(section["std"])
-    return StoredFeatures(spec, mean, std, spots, values, image, str(section["fingerprint"]))
+    precision = str(section.get("precision", "unknown"))
+    return StoredFeatures(spec, mean, std, spots, values, image, str(section["fingerprint"]), precision=precision)
 
 
 def out_of_date(place: Place, spots: Locations, image: ImageSource | None) -> str | None:

@@ -52,6 +52,9 @@ class EncoderSpec:
 class Encoder(Protocol):
     """Turns patches of tissue into vectors. Any object with these two members can be passed as ``encoder=``.
 
+    It may also have ``batch_size``, ``to(device)`` and ``precision`` (of its products: ``"float32"``, ``"bf16"``), which is
+    kept in the record of what it embeds.
+
     Examples
     --------
     >>> import hisdiff as hd
@@ -109,6 +112,11 @@ class DenseEncoder(Encoder, Protocol):
 
         A cell's vector depends on its place alone, not on the box.
         """
+
+
+def precision_of(encoder: Encoder) -> str:
+    """Return the precision in which an encoder computes, or ``"unknown"`` where it does not tell."""
+    return str(getattr(encoder, "precision", "unknown"))
 
 
 def dense_spec_of(encoder: Encoder) -> FeatureSpec | None:

@@ -143,6 +143,8 @@ class HiptEncoder:
         self._known: tuple[weakref.ref, tuple[int, int], np.ndarray] | None = None
         self.to(None)
 
+    precision = "float32"
+
     def to(self, device: str | torch.device | None) -> HiptEncoder:
         """Move to a device; return the encoder itself."""
         self._device = resolve_device(device)

@@ -108,6 +108,7 @@ class TextureEncoder:
     """Texture statistics of a field of 314 um and of windows inside it; see the module's text."""
 
     batch_size = 16
+    precision = "float32"
 
     def __init__(self, form: Form = FORMS[0]) -> None:
         self.form = form

@@ -9,6 +9,7 @@ import torch
 
 from hisdiff._device import multiplies_bf16, resolve_device
 from hisdiff._log import logger
+from hisdiff._settings import settings
 from hisdiff.encoders import _tokens
 from hisdiff.encoders._base import DenseSpec
 
@@ -25,8 +26,9 @@ _LARGEST_BF16_ERROR = 0.01
 class TorchEncoder:
     """A torch network that embeds patches.
 
-    Its weights are read when they are first needed. It runs in bfloat16 where the hardware multiplies in it and where
-    that changes embeddings by at most 1 %, relative; this is measured once, on a fixed probe.
+    Its weights are read when they are first needed. It runs in bf16 where the hardware multiplies in it and where that
+    changes embeddings by at most 1 %, relative, which is measured once, on a fixed probe; ``hd.settings.precision``
+    decides otherwise. In bf16 the batch that a patch is in may change its embedding by up to 2 %, relative.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ class TorchEncoder:
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std)]).view(1, 3, 1, 1)
         self._network: torch.nn.Module | None = None
         self._device: torch.device | None = None
-        self._bf16 = False
+        self._bf16_suits = False
 
     @property
     def spec(self) -> EncoderSpec:
@@ -75,6 +77,15 @@ class TorchEncoder:
         """Patches per call that suit the device."""
         return 16 if self._device is None or self._device.type == "cpu" else 128
 
+    @property
+    def precision(self) -> str:
+        """Precision of matrix products, ``"float32"`` or ``"bf16"``."""
+        if settings.precision != "auto":
+            return settings.precision
+        if self._device is None:
+            self.to(None)
+        return "bf16" if self._bf16_suits else "float32"
+
     def to(self, device: str | torch.device | None) -> TorchEncoder:
         """Move to a device, reading the weights if that has not happened yet; return the encoder itself."""
         device = resolve_device(device)
@@ -84,15 +95,15 @@ class TorchEncoder:
             self._network.to(device)
             self._scale, self._shift = self._scale.to(device), self._shift.to(device)
             self._device = device
-            self._bf16 = multiplies_bf16(device) and self._bf16_error() <= _LARGEST_BF16_ERROR
-            logger.debug("encoder %r on %s in %s", self.spec.name, device, "bfloat16" if self._bf16 else "float32")
+            self._bf16_suits = multiplies_bf16(device) and self._bf16_error() <= _LARGEST_BF16_ERROR
+            logger.debug("encoder %r on %s in %s", self.spec.name, device, self.precision)
         return self
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
         """Embed patches, uint8 ``(B, input_px, input_px, 3)``, into float32 ``(B, dim)``."""
         if self._device is None:
             self.to(None)
-        return self._forward(patches, bf16=self._bf16)
+        return self._forward(patches, bf16=self.precision == "bf16")
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
         """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
@@ -103,7 +114,7 @@ class TorchEncoder:
         tokens = self._tokens
         layout = _tokens.Layout(self.spec.mpp, tokens.token_px, self.spec.input_px // tokens.token_px, tokens.dim)
         return _tokens.encode_dense(
-            lambda windows: self._forward(windows, bf16=self._bf16, read=tokens.read),
+            lambda windows: self._forward(windows, bf16=self.precision == "bf16", read=tokens.read),
             layout,
             image,
             box_um,

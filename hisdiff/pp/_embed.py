@@ -21,6 +21,8 @@ from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._sdata._tissue import tissue_key, write_tissue
 from hisdiff._sdata._write import set_record, write_lattice
 from hisdiff._section import FeatureSpec, Locations
+from hisdiff._settings import settings
+from hisdiff.encoders._base import precision_of
 from hisdiff.encoders._embed import embed_footprints, lattice_statistics
 from hisdiff.encoders._registry import get_for
 from hisdiff.pp._tissue import outline_of
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
+    from hisdiff._sdata._features import StoredFeatures
     from hisdiff._sdata._locate import Place
     from hisdiff.encoders import Encoder
 
@@ -203,6 +206,7 @@ class _Embedded:
     values: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    precision: str
     fingerprint: str
 
 
@@ -244,14 +248,23 @@ def _embed_section(
     if locations is None:
         locations = Locations(_points(tissue, lattice[0], place.name), lattice[1])
     stored = None if place.table is None else stored_features(place, section.spots, section.image)
-    if stored is not None and stored.spec == spec and out_of_date(place, locations, section.image) is None:
+    if _suits(stored, spec, encoder) and out_of_date(place, locations, section.image) is None:
         values = stored.at(locations)
         if np.isfinite(values).all():  # rows added since are NaN
-            logger.info("%s: embedding of encoder %r is there already", place.name, spec.encoder)
-            return _Embedded(bound, tissue, locations, values, stored.mean, stored.std, known_by)
+            logger.info(
+                "%s: embedding of encoder %r in %s is there already", place.name, spec.encoder, stored.precision
+            )
+            return _Embedded(bound, tissue, locations, values, stored.mean, stored.std, stored.precision, known_by)
     values = embed_footprints(encoder, section.image, locations, patch_um=spec.patch_um, **run)
     mean, std = lattice_statistics(encoder, section.image, tissue, patch_um=spec.patch_um, **run)
-    return _Embedded(bound, tissue, locations, values, mean, std, known_by)
+    return _Embedded(bound, tissue, locations, values, mean, std, precision_of(encoder), known_by)
+
+
+def _suits(stored: StoredFeatures | None, spec: FeatureSpec, encoder: Encoder) -> bool:
+    """Whether a stored embedding is what would be computed, in any precision unless one is asked for."""
+    if stored is None or stored.spec != spec:
+        return False
+    return settings.precision == "auto" or stored.precision == precision_of(encoder)
 
 
 def _tissue(bound: Bound) -> MultiPolygon:
@@ -297,14 +310,18 @@ def _write_embedding(
             "bounds_um": np.asarray(section.bound.section.image.bounds_um),
             "mean": section.mean.astype(np.float32),
             "std": section.std.astype(np.float32),
+            "precision": section.precision,
         }
         logger.info(
-            "%s: wrote obsm[%r]: %d x %d, encoder %r",
+            "%s: wrote obsm[%r]: %d x %d, encoder %r in %s",
             place.name,
             _keys.EMBEDDING,
             len(place.rows),
             spec.dim,
             spec.encoder,
+            section.precision,
         )
+    found = {section["precision"] for section in record["sections"].values()}
+    record["precision"] = found.pop() if len(found) == 1 else "mixed"
     table.obsm[_keys.EMBEDDING], table.obsm[_keys.EMBEDDED_AT] = values, at
     set_record(table, _keys.EMBEDDING_RECORD, None, record)

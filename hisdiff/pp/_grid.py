@@ -20,7 +20,7 @@ from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._sdata._store import check_room, put, working_folder
 from hisdiff._sdata._tissue import tissue_key, write_tissue
 from hisdiff._sdata._written import check_free
-from hisdiff.encoders._base import dense_spec_of
+from hisdiff.encoders._base import dense_spec_of, precision_of
 from hisdiff.encoders._registry import require_dense
 from hisdiff.pp._tissue import outline_of
 
@@ -190,10 +190,12 @@ def _run(job: _Job, progress: bool | None) -> None:
         _, rows, columns = regions[k]["embedding"]
         return {"embedding": np.moveaxis(source.raster(window.box_um(rows, columns), window.resolution_um), -1, 0)}
 
+    precision = precision_of(job.encoder)
     plan = {
         "image": job.name,
         "mpp": place.mpp,
         "fingerprint": known_by,
+        "precision": precision,
         "window": [window.row, window.column],
         "resolution_um": window.resolution_um,
         "encoder": source.spec.to_dict(),
@@ -207,14 +209,18 @@ def _run(job: _Job, progress: bool | None) -> None:
     if isinstance(values, np.ndarray):
         values = da.from_array(values, chunks=job.output.chunks)
     elements = {job.key: labels, embedding_key(job.key): embedding_element(place, window, values, names)}
-    note = embedding_note(place, window, source.spec, fingerprint=known_by, mean=source.mean, std=source.std)
+    known = {"fingerprint": known_by, "precision": precision}
+    note = embedding_note(place, window, source.spec, **known, mean=source.mean, std=source.std)
     notes = {job.key: {"resolution_um": window.resolution_um}, embedding_key(job.key): note}
     put(sdata, elements, notes)
     if section.tissue is None:
         write_tissue(place, tissue_key(sdata, place.image_key), job.tissue)
     if folder is not None:
         _stream.discard(folder)
-    logger.info("wrote labels %r and image %r: %d cells x %d", *elements, len(job.ij), source.spec.dim)
+    logger.info(
+        "wrote labels %r and image %r: %d cells x %d, encoder %r in %s",
+        *elements, len(job.ij), source.spec.dim, source.spec.encoder, precision,
+    )  # fmt: skip
 
 
 def _regions(window: Window, ij: np.ndarray, output: _stream.Output) -> list[dict[str, _stream.Region]]:

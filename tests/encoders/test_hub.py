@@ -100,10 +100,9 @@ def test_weights_are_fetched_and_their_commit_is_known(hub):
 @pytest.mark.parametrize(("status", "code"), [(401, "GatedRepo"), (403, "GatedRepo"), (401, "RepoNotFound")])
 def test_a_gated_encoder_without_access_says_where_to_ask_how_to_log_in_and_what_else_there_is(hub, status, code):
     hub.status, hub.error_code = status, code
-    started = time.monotonic()
     with pytest.raises(PermissionError) as caught:
         encoders.get("uni")
-    assert time.monotonic() - started < 10
+    assert hub.requests == 1  # no retries: they take half a minute
     for words in (
         "'uni'",
         "https://huggingface.co/MahmoodLab/UNI",
@@ -123,12 +122,13 @@ def test_offline_mode_is_respected_at_once(hub, monkeypatch, name):
     assert hub.requests == 0
 
 
-def test_an_unreachable_hub_is_said_within_seconds(hub, monkeypatch):
+def test_an_unreachable_hub_is_said_without_retries(hub, monkeypatch):
     point_to(monkeypatch, "http://127.0.0.1:9")
-    started = time.monotonic()
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(ConnectionError, match=r"cannot be reached.*Ask for access at .*MahmoodLab/UNI.*texture"):
         encoders.get("uni")
-    assert time.monotonic() - started < 10
+    assert not pauses
 
 
 def test_a_failing_hub_is_no_question_of_access(hub):

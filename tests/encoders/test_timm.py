@@ -12,11 +12,13 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from hisdiff import encoders
+from hisdiff._settings import settings
 from hisdiff.encoders import _torch
 from hisdiff.encoders._import_timm import import_timm
 from hisdiff.encoders._recipes import RECIPES
 from hisdiff.encoders._timm import build_recipe, cls_and_mean
 from hisdiff.encoders._torch import TorchEncoder
+from hisdiff.pp import embed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,8 +63,8 @@ def test_a_folder_gives_what_the_network_gives_on_normalised_patches(folder, pat
     with torch.inference_mode():
         expected = network((torch.from_numpy(patches).permute(0, 3, 1, 2) / 255 - mean) / std).numpy()
     encoder = encoders.get(f"local-dir:{folder}").to("cpu")
-    encoder._bf16 = False
-    np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-4)
+    with settings.override(precision="float32"):
+        np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-4)
 
 
 def test_the_spec_of_a_folder_is_read_from_its_files(folder, tmp_path):
@@ -110,10 +112,30 @@ def test_folders_that_are_none_are_said(folder, tmp_path):
         encoders.get(write(tmp_path / "misfit", misfit, weights)).to("cpu")
 
 
-def test_embeddings_do_not_depend_on_the_batch(folder, patches):
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-4), ("bf16", 2e-2)])
+def test_the_batch_changes_an_embedding_within_its_precision(folder, patches, precision, most):
     encoder = encoders.get(f"local-dir:{folder}")
-    alone = np.concatenate([encoder.encode(patch[None]) for patch in patches])
-    np.testing.assert_allclose(alone, encoder.encode(patches), atol=1e-4)
+    with settings.override(precision=precision):
+        together = encoder.encode(patches)
+        alone = np.concatenate([encoder.encode(patch[None]) for patch in patches])
+    off = np.linalg.norm(alone - together, axis=1) / np.linalg.norm(together, axis=1)
+    assert off.max() <= most
+
+
+def test_the_precision_is_recorded_and_another_one_is_embedded_anew(folder, make_section, monkeypatch, caplog):
+    monkeypatch.setattr(_torch, "multiplies_bf16", lambda device: False)
+    sdata, encoder = make_section(side=3), encoders.get(f"local-dir:{folder}")
+    table = sdata.tables["table"]
+    seen = []
+    for precision in ("bf16", "auto", "float32"):
+        caplog.clear()
+        with settings.override(precision=precision):
+            embed(sdata, encoder)
+        seen.append((table.uns["hisdiff"]["embedding"]["precision"], table.obsm["hisdiff_embedding"].copy()))
+        assert f"in {seen[-1][0]}" in caplog.text
+    assert [kept for kept, _ in seen] == ["bf16", "bf16", "float32"]
+    np.testing.assert_array_equal(seen[0][1], seen[1][1])
+    assert 0 < np.abs(seen[2][1] - seen[0][1]).max() < 0.2
 
 
 def test_cls_and_mean_leaves_register_tokens_out():
@@ -190,12 +212,12 @@ class Rounding(torch.nn.Module):
         return self.layer(value + self.loss) - self.loss
 
 
-@pytest.mark.parametrize(("loss", "used"), [(0.0, True), (1000.0, False)])
+@pytest.mark.parametrize(("loss", "used"), [(0.0, "bf16"), (1000.0, "float32")])
 def test_bfloat16_is_used_only_where_embeddings_stay_within_one_percent(monkeypatch, loss, used):
     monkeypatch.setattr(_torch, "multiplies_bf16", lambda device: True)
     spec = encoders.EncoderSpec("own", "1", 1, 32, 0.5)
     encoder = TorchEncoder(spec, lambda: Rounding(loss), lambda network, batch: network(batch), *RECIPES["uni"].colours)
-    assert encoder.to("cpu")._bf16 is used
+    assert encoder.to("cpu").precision == used
 
 
 def test_a_transformer_in_bfloat16_stays_within_one_percent(folder, patches):

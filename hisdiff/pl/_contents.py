@@ -56,8 +56,8 @@ def _table(key: str, table: AnnData) -> Iterator[Line]:
     if embedding:
         yield (
             f"{INDENT}embedding",
-            f"{embedding['encoder']} in {embedding.get('precision', 'unknown precision')}, {embedding['dim']:,} numbers of a "
-            f"patch of {embedding['patch_um']:.0f} µm",
+            f"{embedding['encoder']}, {embedding['dim']:,} numbers of a patch of {embedding['patch_um']:.0f} µm, "
+            f"precision {embedding.get('precision', 'unknown')}",
         )
     for name, record in records(table, _keys.PREDICTIONS).items():
         seen = ", fitted on this section" if in_sample_of(record) else ""

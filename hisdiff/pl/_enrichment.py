@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
+from pandas.api.types import is_string_dtype
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, present
@@ -213,7 +214,7 @@ def _ranked(table: AnnData, key: str, group: str, row: pd.Series) -> tuple[np.nd
     statistic = statistic[np.isfinite(statistic)].sort_values(ascending=False, kind="stable")
     members = set(str(row["members"]).split(";"))
     # Sets may name genes as another column of var does (Ensembl ids beside symbols).
-    columns = [table.var_names, *(table.var[name] for name in table.var if table.var[name].dtype == object)]
+    columns = [table.var_names, *(table.var[name] for name in table.var if is_string_dtype(table.var[name]))]
     named = max(
         (np.asarray(column, dtype=str) for column in columns), key=lambda names: len(members.intersection(names))
     )

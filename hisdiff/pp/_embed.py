@@ -252,7 +252,10 @@ def _embed_section(
         values = stored.at(locations)
         if np.isfinite(values).all():  # rows added since are NaN
             logger.info(
-                "%s: embedding of encoder %r in %s is there already", place.name, spec.encoder, stored.precision
+                "%s: embedding of encoder %r, precision %s, is there already",
+                place.name,
+                spec.encoder,
+                stored.precision,
             )
             return _Embedded(bound, tissue, locations, values, stored.mean, stored.std, stored.precision, known_by)
     values = embed_footprints(encoder, section.image, locations, patch_um=spec.patch_um, **run)
@@ -313,7 +316,7 @@ def _write_embedding(
             "precision": section.precision,
         }
         logger.info(
-            "%s: wrote obsm[%r]: %d x %d, encoder %r in %s",
+            "%s: wrote obsm[%r]: %d x %d, encoder %r, precision %s",
             place.name,
             _keys.EMBEDDING,
             len(place.rows),

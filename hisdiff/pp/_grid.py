@@ -218,7 +218,7 @@ def _run(job: _Job, progress: bool | None) -> None:
     if folder is not None:
         _stream.discard(folder)
     logger.info(
-        "wrote labels %r and image %r: %d cells x %d, encoder %r in %s",
+        "wrote labels %r and image %r: %d cells x %d, encoder %r, precision %s",
         *elements, len(job.ij), source.spec.dim, source.spec.encoder, precision,
     )  # fmt: skip
 

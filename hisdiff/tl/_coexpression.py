@@ -241,7 +241,8 @@ def _write(
     # What an earlier call left and this one does not make would be of other genes.
     table.varp.pop(_keys.coexpression_fdr(stem), None)
     table.obsm.pop(_keys.module_scores(stem), None)
-    table.var.drop(columns=_keys.module(stem), errors="ignore", inplace=True)
+    if _keys.module(stem) in table.var:
+        del table.var[_keys.module(stem)]
     if fdr is not None:
         table.varp[_keys.coexpression_fdr(stem)] = _spread(fdr, columns, table.n_vars)
     if scores is not None:

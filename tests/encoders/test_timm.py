@@ -132,7 +132,7 @@ def test_the_precision_is_recorded_and_another_one_is_embedded_anew(folder, make
         with settings.override(precision=precision):
             embed(sdata, encoder)
         seen.append((table.uns["hisdiff"]["embedding"]["precision"], table.obsm["hisdiff_embedding"].copy()))
-        assert f"in {seen[-1][0]}" in caplog.text
+        assert f"precision {seen[-1][0]}" in caplog.text
     assert [kept for kept, _ in seen] == ["bf16", "bf16", "float32"]
     np.testing.assert_array_equal(seen[0][1], seen[1][1])
     assert 0 < np.abs(seen[2][1] - seen[0][1]).max() < 0.2

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import hisdiff as hd
+from hisdiff._sdata._layers import layer_names
 
 # The widths that the test's encoder and sections have.
 G, D, WIDTH, HEADS = 12, 8, 24, 4
@@ -107,14 +108,14 @@ def test_a_section_that_has_only_an_image_is_predicted_once_it_is_embedded(model
 def test_a_section_without_embedding_is_told_which_is_needed(model, sdata) -> None:
     with pytest.raises(ValueError, match=r'does not record its encoder.*hd\.pp\.embed\(sdata, "uni"\)'):
         hd.tl.predict(sdata, model)
-    assert not sdata.tables["table"].layers
+    assert not layer_names(sdata.tables["table"])
 
 
 def test_an_embedding_of_another_width_is_refused(model, sdata) -> None:
     hd.pp.embed(sdata, GreyEncoder(6))
     with pytest.raises(ValueError, match="has 6 values, but the model was trained on 8"):
         hd.tl.predict(sdata, model)
-    assert not sdata.tables["table"].layers
+    assert not layer_names(sdata.tables["table"])
 
 
 def test_a_saved_model_comes_back_the_same(model, sdata, tmp_path) -> None:

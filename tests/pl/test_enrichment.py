@@ -77,6 +77,10 @@ def test_the_running_sum_ends_at_zero_and_peaks_at_the_enrichment_score(sdata):
     np.testing.assert_allclose(curve[1:], running_sum(ranking.to_numpy(), member))
     assert len(ax.collections[0].get_segments()) == member.sum()
     assert "5 of 6 genes" in ax.get_title(loc="left")  # A08 itself was what others were correlated with
+    ids = [f"ENSG{i:04d}" for i in range(12)]
+    sdata.tables["table"].var["gene_ids"] = ids
+    hd.tl.enrich(sdata, {"A": ids[::2]}, layer="X", by="A08", method="prerank", n_perms=100, key_added="ids")
+    np.testing.assert_allclose(hd.pl.gsea(sdata, "A", key="ids").lines[0].get_ydata(), curve)
 
 
 def test_what_was_read_back_from_a_file_is_drawn_the_same(sdata, tmp_path):

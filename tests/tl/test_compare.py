@@ -6,6 +6,7 @@ import spatialdata as sd
 from snapshot import snapshot
 
 import hisdiff as hd
+from hisdiff._sdata._layers import layer_names
 from hisdiff._stats._figures import within_groups
 from hisdiff.tl._compare import PSEUDO_SPOT, RANDOM_SPOTS
 from hisdiff.tl._watch import Watch
@@ -131,7 +132,7 @@ def test_an_ensemble_keeps_no_more_draws_than_it_has_members(make_section) -> No
     sdata = make_section()
     model = hd.tl.fit(sdata, method="tesla", config={"step_um": 50})
     hd.tl.predict(sdata, model, resolution_um=50, n_draws=3, keep_draws=3)
-    assert [name for name in sdata.tables["tesla_50um"].layers if "draw" in name] == ["draw0"]
+    assert [name for name in layer_names(sdata.tables["tesla_50um"]) if "draw" in name] == ["draw0"]
 
 
 def test_groups_lose_their_means() -> None:

@@ -5,6 +5,7 @@ import pytest
 import spatialdata as sd
 
 import hisdiff as hd
+from hisdiff._sdata._layers import layer_names
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def model(sections):
 
 
 def layers(sdata, table: str = "table") -> set[str]:
-    return set(sdata.tables[table].layers)
+    return set(layer_names(sdata.tables[table]))
 
 
 def test_prediction_follows_the_planted_rule(sections, model) -> None:

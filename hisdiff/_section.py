@@ -36,21 +36,21 @@ class Locations:
         ``(n, 2)`` integer (row, col) on the capture array, where there is one.
     z_um
         ``(n,)`` height, where sections are stacked.
-    cell_um
-        Side of the cells of a grid whose row and column ``array_ij`` tells, or None for locations of another kind.
+    bin_um
+        Side of the bins of a grid whose row and column ``array_ij`` tells, or None for locations of another kind.
     """
 
     xy_um: np.ndarray
     footprint: float | np.ndarray
     array_ij: np.ndarray | None = None
     z_um: np.ndarray | None = None
-    cell_um: float | None = None
+    bin_um: float | None = None
 
     @classmethod
-    def cells(cls, ij: np.ndarray, resolution_um: float) -> Locations:
-        """Return cells ``(n, 2)``, (row, column), of the grid anchored at the origin of um."""
+    def bins(cls, ij: np.ndarray, resolution_um: float) -> Locations:
+        """Return bins ``(n, 2)``, (row, column), of the grid anchored at the origin of um."""
         xy = (np.asarray(ij)[:, ::-1] + 0.5) * resolution_um
-        return cls(xy, resolution_um / np.sqrt(np.pi), np.asarray(ij, dtype=np.int64), cell_um=float(resolution_um))
+        return cls(xy, resolution_um / np.sqrt(np.pi), np.asarray(ij, dtype=np.int64), bin_um=float(resolution_um))
 
     def __len__(self) -> int:
         return len(self.xy_um)
@@ -66,7 +66,7 @@ class Locations:
         """Return the given rows (integers, a slice or a mask)."""
         pick = lambda a: None if a is None else a[rows]  # noqa: E731
         footprint = self.footprint[rows] if isinstance(self.footprint, np.ndarray) else self.footprint
-        return Locations(self.xy_um[rows], footprint, pick(self.array_ij), pick(self.z_um), self.cell_um)
+        return Locations(self.xy_um[rows], footprint, pick(self.array_ij), pick(self.z_um), self.bin_um)
 
 
 @runtime_checkable
@@ -122,9 +122,9 @@ class FeatureSource(Protocol):
 
 @runtime_checkable
 class DenseSource(Protocol):
-    """Dense embedding of one section: a raw vector for every cell of a grid, computed once per tile of image.
+    """Dense embedding of one section: a raw vector for every bin of a grid, computed once per tile of image.
 
-    What a cell's vector describes has a fixed size in um (``spec.patch_um``), whatever the cells' size; it depends on the
+    What a bin's vector describes has a fixed size in um (``spec.patch_um``), whatever the bins' size; it depends on the
     place alone, not on the box that is asked for.
     """
 
@@ -141,7 +141,7 @@ class DenseSource(Protocol):
         """Standard deviation ``(D,)`` over the lattice."""
 
     def raster(self, box_um: Box, resolution_um: float) -> np.ndarray:
-        """Return float32 ``(rows, columns, D)``, one vector for each cell of a box whose sides are whole cells."""
+        """Return float32 ``(rows, columns, D)``, one vector for each bin of a box whose sides are whole bins."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ GENES = ["TUM01", "STR01", "IMM01", "ADI01"]
 
 @pytest.fixture(scope="session")
 def chained():
-    """A toy section with a prediction at its spots and one of cells of 25 um; tests work on copies of its tables."""
+    """A toy section with a prediction at its spots and one of bins of 25 um; tests work on copies of its tables."""
     sdata = hd.datasets.toy(size_um=600, n_genes=60)
     model = hd.tl.fit(sdata, method="ridge")
     hd.tl.predict(sdata, model)
@@ -157,7 +157,7 @@ def test_sections_are_concatenated(table):
     np.testing.assert_allclose(one, two, atol=1e-3)
 
 
-def test_a_box_of_the_section_keeps_spots_and_cells(chained):
+def test_a_box_of_the_section_keeps_spots_and_bins(chained):
     box = sd.bounding_box_query(
         chained, axes=("x", "y"), min_coordinate=[100, 100], max_coordinate=[400, 400], target_coordinate_system="um",
     )  # fmt: skip
@@ -183,14 +183,14 @@ def test_parts_of_a_table_find_their_shapes_again(chained):
 
 
 def test_parts_of_a_fine_table_keep_their_labels(chained):
-    elements = {"toy_image": chained.images["toy_image"], f"{FINE}_cells": chained.labels[f"{FINE}_cells"]}
+    elements = {"toy_image": chained.images["toy_image"], f"{FINE}_bins": chained.labels[f"{FINE}_bins"]}
     part = sd.SpatialData.init_from_elements({**elements, FINE: chained.tables[FINE][::2].copy()})
     matched = sd.match_sdata_to_table(part, table_name=FINE, how="left")
     assert matched.tables[FINE].n_obs == part.tables[FINE].n_obs
     assert hd.pl.gene_map(part, "TUM01", table_key=FINE).get_images()[1].get_array().count() == part.tables[FINE].n_obs
 
 
-def test_spatialdata_plot_draws_spots_and_cells_over_the_image(chained):
+def test_spatialdata_plot_draws_spots_and_bins_over_the_image(chained):
     import spatialdata_plot  # noqa: F401  registers sdata.pl
 
     ax = plt.subplots()[1]
@@ -198,26 +198,26 @@ def test_spatialdata_plot_draws_spots_and_cells_over_the_image(chained):
     spots.pl.show(coordinate_systems="um", ax=ax)
     assert ax.collections
     ax = plt.subplots()[1]
-    cells = chained.pl.render_images("toy_image").pl.render_labels(f"{FINE}_cells", color="TUM01", table_name=FINE)
-    cells.pl.show(coordinate_systems="um", ax=ax)
+    bins = chained.pl.render_images("toy_image").pl.render_labels(f"{FINE}_bins", color="TUM01", table_name=FINE)
+    bins.pl.show(coordinate_systems="um", ax=ax)
     assert len(ax.get_images()) == 2
 
 
-def test_cells_go_through_coexpression_and_pathways(chained):
+def test_bins_go_through_coexpression_and_pathways(chained):
     sdata = sd.SpatialData.init_from_elements(
-        {name: chained[name] for name in ("toy_image", f"{FINE}_cells")} | {FINE: chained.tables[FINE].copy()}
+        {name: chained[name] for name in ("toy_image", f"{FINE}_bins")} | {FINE: chained.tables[FINE].copy()}
     )
-    cells = sdata.tables[FINE]
-    sq.gr.spatial_neighbors_grid(cells, n_neighs=4)
+    bins = sdata.tables[FINE]
+    sq.gr.spatial_neighbors_grid(bins, n_neighs=4)
     for method in ("spearman", "lee"):
         hd.tl.coexpression(sdata, layer="draw0", method=method, table_key=FINE, key_added=method)
-    one, other = (cells.varp[f"{method}_coexpression"] for method in ("spearman", "lee"))
+    one, other = (bins.varp[f"{method}_coexpression"] for method in ("spearman", "lee"))
     assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.5
-    programmes = {kind: [g for g in cells.var_names if g.startswith(kind)] for kind in ("TUM", "IMM")}
+    programmes = {kind: [g for g in bins.var_names if g.startswith(kind)] for kind in ("TUM", "IMM")}
     hd.tl.enrich(sdata, programmes, layer="X", method="zscore", table_key=FINE, min_size=3)
     ax = hd.pl.pathway_map(sdata, "TUM", table_key=FINE)
     np.testing.assert_allclose(
-        np.sort(ax.get_images()[1].get_array().compressed()), np.sort(cells.obsm["hisdiff_pathways"]["TUM"]), rtol=1e-5
+        np.sort(ax.get_images()[1].get_array().compressed()), np.sort(bins.obsm["hisdiff_pathways"]["TUM"]), rtol=1e-5
     )
     panels = hd.pl.gene_pair(sdata, "TUM01", "IMM01", layers="X", table_key=FINE).axes[:3]
     assert [len(ax.get_images()) for ax in panels] == [0, 2, 2]

@@ -1,4 +1,4 @@
-"""Grids of square cells anchored at the origin of ``um``, and how much of a cell lies in a footprint."""
+"""Grids of square bins anchored at the origin of ``um``, and how much of a bin lies in a footprint."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from hisdiff._section import Locations
 
 BLOCK = 64
-"""Side of a block of cells: the unit of tiles, of rows of a table on a grid, and of noise."""
+"""Side of a block of bins: the unit of tiles, of rows of a table on a grid, and of noise."""
 
 # Segments of a quarter of a disc: its area is right to one in two thousand.
 _QUARTER_SEGMENTS = 32
 
 
-def cells_within(tissue: Polygon | MultiPolygon, resolution_um: float) -> np.ndarray:
-    """Return the cells whose centre lies inside an outline, int64 ``(n, 2)`` as (row, column), block by block.
+def bins_within(tissue: Polygon | MultiPolygon, resolution_um: float) -> np.ndarray:
+    """Return the bins whose centre lies inside an outline, int64 ``(n, 2)`` as (row, column), block by block.
 
-    Cell ``(i, j)`` spans ``[j r, (j + 1) r)`` in x and ``[i r, (i + 1) r)`` in y, so that cropping a section does not
-    move its cells.
+    Bin ``(i, j)`` spans ``[j r, (j + 1) r)`` in x and ``[i r, (i + 1) r)`` in y, so that cropping a section does not
+    move its bins.
     """
     x0, y0, x1, y1 = tissue.bounds
     rows = np.arange(np.floor(y0 / resolution_um), np.ceil(y1 / resolution_um), dtype=np.int64)
     columns = np.arange(np.floor(x0 / resolution_um), np.ceil(x1 / resolution_um), dtype=np.int64)
     xs = (columns + 0.5) * resolution_um
     found = []
-    for start in range(0, len(rows), BLOCK):  # a slide has too many cells to test all at once
+    for start in range(0, len(rows), BLOCK):  # a slide has too many bins to test all at once
         some = rows[start : start + BLOCK]
         y, x = np.meshgrid((some + 0.5) * resolution_um, xs, indexing="ij")
         i, j = np.nonzero(inside(tissue, x, y))
@@ -42,13 +42,13 @@ def cells_within(tissue: Polygon | MultiPolygon, resolution_um: float) -> np.nda
 
 
 def by_block(ij: np.ndarray) -> np.ndarray:
-    """Order cells by block, row by row of blocks, and row by row inside a block."""
+    """Order bins by block, row by row of blocks, and row by row inside a block."""
     block = ij // BLOCK
     return ij[np.lexsort((ij[:, 1], ij[:, 0], block[:, 1], block[:, 0]))]
 
 
 def block_slices(ij: np.ndarray) -> list[slice]:
-    """Return the rows of each block of cells that are ordered by block."""
+    """Return the rows of each block of bins that are ordered by block."""
     if not len(ij):
         return []
     block = ij // BLOCK
@@ -57,26 +57,26 @@ def block_slices(ij: np.ndarray) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:])]
 
 
-def cells_touching(footprints: Locations, resolution_um: float) -> np.ndarray:
-    """Return the cells that the bounding box of any footprint touches, int64 ``(n, 2)``, sorted."""
+def bins_touching(footprints: Locations, resolution_um: float) -> np.ndarray:
+    """Return the bins that the bounding box of any footprint touches, int64 ``(n, 2)``, sorted."""
     return np.unique(_candidates(footprints, resolution_um)[1], axis=0)
 
 
 def overlap(footprints: Locations, ij: np.ndarray, resolution_um: float) -> sparse.csr_matrix:
-    """Return the part of each cell's area that lies in each footprint, csr ``(len(footprints), len(ij))`` in 0..1.
+    """Return the part of each bin's area that lies in each footprint, csr ``(len(footprints), len(ij))`` in 0..1.
 
     Parameters
     ----------
     footprints
         Discs or outlines.
     ij
-        ``(n, 2)`` cells as (row, column), each once.
+        ``(n, 2)`` bins as (row, column), each once.
     resolution_um
-        Side of a cell.
+        Side of a bin.
     """
     shapes = outlines(footprints)
-    which, cells = _candidates(footprints, resolution_um)
-    columns = _rows_in(cells, ij)
+    which, bins = _candidates(footprints, resolution_um)
+    columns = _rows_in(bins, ij)
     which, columns = which[columns >= 0], columns[columns >= 0]
     corner = ij[columns][:, ::-1] * resolution_um
     boxes = shapely.box(corner[:, 0], corner[:, 1], corner[:, 0] + resolution_um, corner[:, 1] + resolution_um)
@@ -87,7 +87,7 @@ def overlap(footprints: Locations, ij: np.ndarray, resolution_um: float) -> spar
 
 
 def _candidates(footprints: Locations, resolution_um: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of a footprint's row and a cell ``(n, 2)`` of its bounding box."""
+    """Return pairs of a footprint's row and a bin ``(n, 2)`` of its bounding box."""
     bounds = shapely.bounds(outlines(footprints)).reshape(-1, 4) / resolution_um
     first = np.floor(bounds[:, :2] + 1e-9).astype(np.int64)
     size = np.maximum(np.ceil(bounds[:, 2:] - 1e-9).astype(np.int64) - first, 1)
@@ -99,7 +99,7 @@ def _candidates(footprints: Locations, resolution_um: float) -> tuple[np.ndarray
 
 
 def _rows_in(wanted: np.ndarray, ij: np.ndarray) -> np.ndarray:
-    """Return the row of ``ij`` that each wanted cell has, -1 where it has none."""
+    """Return the row of ``ij`` that each wanted bin has, -1 where it has none."""
     if not len(ij) or not len(wanted):
         return np.full(len(wanted), -1)
     least = np.minimum(wanted.min(axis=0), ij.min(axis=0))
@@ -111,9 +111,9 @@ def _rows_in(wanted: np.ndarray, ij: np.ndarray) -> np.ndarray:
 
 
 def outlines(footprints: Locations) -> np.ndarray:
-    """Return footprints as polygons in um, ``(n,)``; squares for the cells of a grid."""
-    if footprints.cell_um is not None:
-        half = footprints.cell_um / 2
+    """Return footprints as polygons in um, ``(n,)``; squares for the bins of a grid."""
+    if footprints.bin_um is not None:
+        half = footprints.bin_um / 2
         x, y = footprints.xy_um.T
         return shapely.box(x - half, y - half, x + half, y + half)
     shape = footprints.footprint

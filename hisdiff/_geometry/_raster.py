@@ -1,4 +1,4 @@
-"""Values at locations, cells of a grid or spots, as a raster without gaps between them."""
+"""Values at locations, bins of a grid or spots, as a raster without gaps between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from hisdiff._geometry._lattice import pitch_of
 
 # A pixel belongs to its nearest location up to this many pitches: more than half the diagonal of a square lattice,
-# less than the pitch, so that a missing cell stays a hole.
+# less than the pitch, so that a missing bin stays a hole.
 _REACH = 0.75
 # Pixels across the distance of two spots.
 _PIXELS_PER_PITCH = 4
@@ -39,18 +39,18 @@ class PointRaster:
     nearest: np.ndarray
 
     @classmethod
-    def of(cls, xy_um: np.ndarray, *, cells: bool, most_px: int | None = None) -> PointRaster:
+    def of(cls, xy_um: np.ndarray, *, bins: bool, most_px: int | None = None) -> PointRaster:
         """Lay a raster over locations ``(n, 2)``.
 
         Parameters
         ----------
-        cells
-            Whether locations are cells of a grid, which become one pixel each, or spots, which become several.
+        bins
+            Whether locations are bins of a grid, which become one pixel each, or spots, which become several.
         most_px
             Most pixels along the shorter side; pixels become larger where that is needed.
         """
         pitch = pitch_of(xy_um)
-        pixel = pitch if cells else pitch / _PIXELS_PER_PITCH
+        pixel = pitch if bins else pitch / _PIXELS_PER_PITCH
         low, high = xy_um.min(axis=0), xy_um.max(axis=0)
         margin = 0.5 * pitch
         if most_px is not None:

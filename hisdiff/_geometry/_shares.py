@@ -22,7 +22,7 @@ def shares(targets: np.ndarray, sources: Locations) -> sparse.csr_matrix:
     targets
         ``(m,)`` polygons in um, of any size; prepared ones are quicker.
     sources
-        Cells or shapes.
+        Bins or shapes.
     """
     shapes = outlines(sources)
     tree = shapely.STRtree(shapes)

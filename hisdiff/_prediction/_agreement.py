@@ -10,7 +10,7 @@ gene's own, of shape a. Given the count y the own factor is Gamma again, with me
 factor is told by all genes together, each with the weight :math:`w_g = 1 / (1 + m_g / a_g)`, with which the weighted sum of counts
 has the variance of a Poisson count: its mean is :math:`(\sum_g w_g y_g + b) / (\sum_g w_g m_g + b)`. Without it a spot of
 twice the molecules would have its deep genes doubled and its shallow ones left, which is another composition.
-The cells of a footprint are multiplied by its factor; between footprints it is blended by distance from their edges, so
+The bins of a footprint are multiplied by its factor; between footprints it is blended by distance from their edges, so
 that it varies continuously, and far from all spots it is that of the section as a whole.
 
 The factor of a draw does two things: it corrects what is expected, as that of the mean does, and it undoes what the draw
@@ -42,12 +42,12 @@ MODES = ("shrink", "exact", "none")
 _NEIGHBOURS = 6
 # In pitches: where the section as a whole weighs as much as a spot, for what is expected and for the noise of a draw.
 _FAR, _FAR_NOISE = 2.0, 0.15
-# Cells further out of all footprints than this part of the pitch differ from their neighbours by less than can be seen.
+# Bins further out of all footprints than this part of the pitch differ from their neighbours by less than can be seen.
 _NEAR = 0.05
 
 
 class Agreement:
-    """Factors that bring cells into agreement with measured spots.
+    """Factors that bring bins into agreement with measured spots.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Agreement:
     dispersion
         Shapes a and b.
     exact
-        Whether the cells of a footprint add up to its count.
+        Whether the bins of a footprint add up to its count.
     """
 
     def __init__(self, spots: Locations, counts: np.ndarray, dispersion: Dispersion, *, exact: bool) -> None:
@@ -105,39 +105,39 @@ class Agreement:
         one, other = shapely.STRtree(self._outlines).query(self._outlines, predicate="dwithin", distance=distance_um)
         return np.unique(one[one != other])
 
-    def footprints(self, cells: Locations, rows: np.ndarray) -> sparse.csr_matrix:
-        """Return the part of each cell's area in each footprint of ``rows``, csr ``(len(rows), n)``."""
-        assert cells.array_ij is not None
-        assert cells.cell_um is not None
-        return overlap(self.spots.take(rows), cells.array_ij, cells.cell_um)
+    def footprints(self, bins: Locations, rows: np.ndarray) -> sparse.csr_matrix:
+        """Return the part of each bin's area in each footprint of ``rows``, csr ``(len(rows), n)``."""
+        assert bins.array_ij is not None
+        assert bins.bin_um is not None
+        return overlap(self.spots.take(rows), bins.array_ij, bins.bin_um)
 
-    def near(self, cells: Locations) -> np.ndarray:
-        """Return the spots whose footprint may touch a box around cells."""
-        return np.flatnonzero(shapely.intersects(self._outlines, shapely.box(*_box_of(cells))))
+    def near(self, bins: Locations) -> np.ndarray:
+        """Return the spots whose footprint may touch a box around bins."""
+        return np.flatnonzero(shapely.intersects(self._outlines, shapely.box(*_box_of(bins))))
 
-    def blend(self, cells: Locations) -> Blend:
-        """Return how the factors of spots act at cells."""
-        rows = self.near(cells)
-        share = self.footprints(cells, rows).tocsc()
+    def blend(self, bins: Locations) -> Blend:
+        """Return how the factors of spots act at bins."""
+        rows = self.near(bins)
+        share = self.footprints(bins, rows).tocsc()
         covered = np.asarray(share.sum(axis=0)).ravel()
         touched = covered > 0
         inside = share @ sparse.diags(1 / np.where(touched, covered, 1))
         n = len(self.spots)
         inside = sparse.csr_matrix((inside.T.tocoo().data, (inside.T.tocoo().row, rows[inside.T.tocoo().col])),
-                                   shape=(len(cells), n))  # fmt: skip
+                                   shape=(len(bins), n))  # fmt: skip
         k = min(_NEIGHBOURS, n)
         free = np.flatnonzero(~touched)
-        distance, nearest = self._tree.query(cells.xy_um[free], k=np.arange(1, k + 1))
-        to_edge = self._to_edge(cells.xy_um[free], nearest, distance)
+        distance, nearest = self._tree.query(bins.xy_um[free], k=np.arange(1, k + 1))
+        to_edge = self._to_edge(bins.xy_um[free], nearest, distance)
         weight = 1 / np.square(to_edge + _NEAR * self._pitch)
 
         def blended(far: float) -> tuple[sparse.csr_matrix, np.ndarray]:
             rest = 1 / np.square(far * self._pitch)
             total = weight.sum(axis=1) + rest
             where = np.repeat(free, k), nearest.ravel()
-            whole = np.zeros(len(cells))
+            whole = np.zeros(len(bins))
             whole[free] = rest / total
-            return sparse.csr_matrix(((weight / total[:, None]).ravel(), where), shape=(len(cells), n)), whole
+            return sparse.csr_matrix(((weight / total[:, None]).ravel(), where), shape=(len(bins), n)), whole
 
         between, whole = blended(_FAR)
         alike, _ = blended(_FAR_NOISE)
@@ -166,10 +166,10 @@ def _factor(
     return factor if known is None else np.where(known, factor, 1)
 
 
-def _box_of(cells: Locations) -> tuple[float, float, float, float]:
-    assert cells.cell_um is not None
-    half = cells.cell_um / 2
-    (x0, y0), (x1, y1) = cells.xy_um.min(axis=0) - half, cells.xy_um.max(axis=0) + half
+def _box_of(bins: Locations) -> tuple[float, float, float, float]:
+    assert bins.bin_um is not None
+    half = bins.bin_um / 2
+    (x0, y0), (x1, y1) = bins.xy_um.min(axis=0) - half, bins.xy_um.max(axis=0) + half
     return x0, y0, x1, y1
 
 
@@ -180,7 +180,7 @@ class Factors:
     Attributes
     ----------
     inside, between
-        ``(n, G)``, for the cells of a footprint and for those around it.
+        ``(n, G)``, for the bins of a footprint and for those around it.
     whole
         ``(G,)``, far from all spots.
     missing
@@ -197,7 +197,7 @@ class Factors:
 
 
 class Blend:
-    """What the factors of spots make of the cells they were asked for; see ``Agreement.blend``."""
+    """What the factors of spots make of the bins they were asked for; see ``Agreement.blend``."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class Blend:
         self._spread, self._rows = spread, rows
 
     def __call__(self, counts: np.ndarray, factors: Factors) -> np.ndarray:
-        """Return counts of cells ``(n, G)`` in agreement, float32."""
+        """Return counts of bins ``(n, G)`` in agreement, float32."""
         factor = self._inside @ factors.inside + self._between @ factors.between
         factor += self._whole[:, None] * factors.whole
         if factors.noise is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _REACH = 2
 # Spread of a node's say, in spacings: below .6 the field would show its nodes.
 _SPREAD = 0.7
-# Distance over which draws of methods that predict cell by cell are alike: about the width of a spot, in um.
+# Distance over which draws of methods that predict bin by bin are alike: about the width of a spot, in um.
 _SHARED_UM = 55.0
 # Points along the radius of a disc over which a mean is taken.
 _ACROSS = 6
@@ -30,7 +30,7 @@ _ACROSS = 6
 
 @dataclass
 class PatchField:
-    """Every cell is predicted like a spot around it: exact, and one pass of the encoder per cell.
+    """Every bin is predicted like a spot around it: exact, and one pass of the encoder per bin.
 
     Attributes
     ----------
@@ -55,22 +55,22 @@ class PatchField:
         self.genes = self.fitted.genes
         self.dispersion = None if calibration is None else calibration.dispersion
 
-    def mean(self, cells: Locations) -> np.ndarray:
+    def mean(self, bins: Locations) -> np.ndarray:
         """Return the expectation; see ``Field``."""
-        return self._predict(cells).mean
+        return self._predict(bins).mean
 
-    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+    def draws(self, bins: Locations) -> Iterator[np.ndarray]:
         """Yield draws; see ``Field``."""
-        drawn = self._predict(cells).draws
+        drawn = self._predict(bins).draws
         assert drawn is not None
         yield from drawn
 
-    def _predict(self, cells: Locations) -> Prediction:
-        if self._last is None or self._last[0] is not cells:  # an encoder's pass over all cells is not made twice
+    def _predict(self, bins: Locations) -> Prediction:
+        if self._last is None or self._last[0] is not bins:  # an encoder's pass over all bins is not made twice
             made = self.fitted.predict(
-                self.section, cells, n_draws=self.n_draws, keep_draws=self.n_draws, units=COUNTS, **self.options
+                self.section, bins, n_draws=self.n_draws, keep_draws=self.n_draws, units=COUNTS, **self.options
             )
-            self._last = cells, made
+            self._last = bins, made
         return self._last[1]
 
 
@@ -108,10 +108,10 @@ class SmoothNoise:
 
     @classmethod
     def at(cls, seed: int, locations: Locations) -> SmoothNoise | BlockNoise:
-        """Noise of the cells of a grid that neighbours share; that of other locations is independent."""
-        if locations.cell_um is None:
+        """Noise of the bins of a grid that neighbours share; that of other locations is independent."""
+        if locations.bin_um is None:
             return BlockNoise.at(seed, locations)
-        return cls(seed, locations.xy_um, max(_SHARED_UM, locations.cell_um))
+        return cls(seed, locations.xy_um, max(_SHARED_UM, locations.bin_um))
 
     def normal(self, draw: int, purpose: int, rows: np.ndarray, width: int) -> np.ndarray:
         """Return float32 ``(len(rows), width)``, standard normal at every place; as ``BlockNoise.normal``."""

@@ -75,17 +75,17 @@ class BlockNoise:
 
     @classmethod
     def for_grid(cls, seed: int, ij: np.ndarray) -> BlockNoise:
-        """Noise of grid cells at integer ``(n, 2)`` positions (row, column), in blocks of 64 x 64 cells."""
+        """Noise of bins of a grid at integer ``(n, 2)`` positions (row, column), in blocks of 64 x 64 bins."""
         ij = np.asarray(ij, dtype=np.int64)
         if ij.ndim != 2 or ij.shape[1] != 2:
-            raise ValueError(f"Cells of a grid are given as (n, 2) rows and columns, not as {ij.shape}.")
+            raise ValueError(f"Bins of a grid are given as (n, 2) rows and columns, not as {ij.shape}.")
         block, inside = np.divmod(ij, BLOCK)
         return cls(seed, block, inside[:, 0] * BLOCK + inside[:, 1])
 
     @classmethod
     def at(cls, seed: int, locations: Locations) -> BlockNoise:
-        """Noise of the cells of a grid, or of the places of other locations."""
-        if locations.cell_um is not None:
+        """Noise of the bins of a grid, or of the places of other locations."""
+        if locations.bin_um is not None:
             return cls.for_grid(seed, locations.array_ij)
         return cls.for_places(seed, locations.xy_um, locations.z_um)
 

@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from scipy import sparse
 
-from hisdiff._geometry._grid import BLOCK, block_slices, by_block, cells_touching, outlines, overlap
+from hisdiff._geometry._grid import BLOCK, bins_touching, block_slices, by_block, outlines, overlap
 from hisdiff._stats._pca import column_scale, principal_axes
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Footprints:
         """Find them, by area, or as discs of whole superpixels around a rounded centre (as published)."""
         if whole_discs:
             return cls._discs(spots, superpixel_um)
-        ij = by_block(cells_touching(spots, superpixel_um))
+        ij = by_block(bins_touching(spots, superpixel_um))
         share = overlap(spots, ij, superpixel_um)
         used = share.getnnz(axis=0) > 0
         return cls(ij[used], _rows_sum_to_one(share[:, used]))
@@ -64,9 +64,9 @@ class Footprints:
         """Return columns of ``share`` and their values as int64 and float32 ``(n, M)``, with 0 behind short rows."""
         sizes = np.diff(self.share.indptr)
         there = np.arange(sizes.max()) < sizes[:, None]
-        cells, share = np.zeros(there.shape, dtype=np.int64), np.zeros(there.shape, dtype=np.float32)
-        cells[there], share[there] = self.share.indices, self.share.data
-        return cells, share
+        bins, share = np.zeros(there.shape, dtype=np.int64), np.zeros(there.shape, dtype=np.float32)
+        bins[there], share[there] = self.share.indices, self.share.data
+        return bins, share
 
 
 def disc(radius: float) -> np.ndarray:
@@ -91,34 +91,34 @@ def inside(spots: Locations, image: ImageSource | None) -> np.ndarray:
 
 
 def dense_rasters(dense: DenseSource, ij: np.ndarray, resolution_um: float) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield rows of cells, ordered by block, and their raw vectors ``(k, D)``."""
+    """Yield rows of bins, ordered by block, and their raw vectors ``(k, D)``."""
     for rows in block_slices(ij):
         yield rows, vectors_of(dense, ij[rows], resolution_um)
 
 
-def cell_parts(dense: DenseSource, cells: Locations, finest_um: float) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
-    """Yield rows of cells of a grid, into how many parts each is cut, and the raw vectors ``(len(rows) * parts, D)``.
+def bin_parts(dense: DenseSource, bins: Locations, finest_um: float) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
+    """Yield rows of bins of a grid, into how many parts each is cut, and the raw vectors ``(len(rows) * parts, D)``.
 
-    Cells larger than ``finest_um`` are cut into equal parts that are not, part by part of one cell after the other;
-    smaller ones are looked at as they are, since what a vector describes does not depend on the size of the cell.
+    Bins larger than ``finest_um`` are cut into equal parts that are not, part by part of one bin after the other;
+    smaller ones are looked at as they are, since what a vector describes does not depend on the size of the bin.
     """
-    assert cells.cell_um is not None
-    assert cells.array_ij is not None
-    if not len(cells):
+    assert bins.bin_um is not None
+    assert bins.array_ij is not None
+    if not len(bins):
         return
-    across = max(1, int(np.ceil(cells.cell_um / finest_um - 1e-9)))
+    across = max(1, int(np.ceil(bins.bin_um / finest_um - 1e-9)))
     i, j = np.meshgrid(np.arange(across), np.arange(across), indexing="ij")
     offsets = np.stack([i, j], axis=-1).reshape(-1, 2)
     tile = max(1, BLOCK // across)  # the raster of a tile stays small
-    _, tiles = np.unique(cells.array_ij // tile, axis=0, return_inverse=True)
+    _, tiles = np.unique(bins.array_ij // tile, axis=0, return_inverse=True)
     order = np.argsort(tiles.ravel(), kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(tiles.ravel()[order])) + 1):
-        ij = (cells.array_ij[rows, None] * across + offsets).reshape(-1, 2)
-        yield rows, across**2, vectors_of(dense, ij, cells.cell_um / across)
+        ij = (bins.array_ij[rows, None] * across + offsets).reshape(-1, 2)
+        yield rows, across**2, vectors_of(dense, ij, bins.bin_um / across)
 
 
 def vectors_of(dense: DenseSource, ij: np.ndarray, resolution_um: float) -> np.ndarray:
-    """Return the raw vectors ``(k, D)`` of cells that lie close together."""
+    """Return the raw vectors ``(k, D)`` of bins that lie close together."""
     (i0, j0), (i1, j1) = ij.min(axis=0).tolist(), (ij.max(axis=0) + 1).tolist()
     box = (j0 * resolution_um, i0 * resolution_um, j1 * resolution_um, i1 * resolution_um)
     return dense.raster(box, resolution_um)[ij[:, 0] - i0, ij[:, 1] - j0]

@@ -1,4 +1,4 @@
-"""Locations of a table, spots or cells, with the raster that lies over them and the image under them."""
+"""Locations of a table, spots or bins, with the raster that lies over them and the image under them."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def areas_of(places: Sequence[Place], rows: np.ndarray, *, most_px: int | None =
         if len(chosen) < 4:
             raise ValueError(f"Section {place.name!r} has {len(chosen)} locations with values; at least 4 are needed.")
         xy = np.asarray(place.table.obsm[_keys.SPATIAL], dtype=float)[rows[chosen]] * place.mpp
-        cells = place.region in place.sdata.labels
-        found.append(Area(place, rows[chosen], chosen, xy, PointRaster.of(xy, cells=cells, most_px=most_px)))
+        bins = place.region in place.sdata.labels
+        found.append(Area(place, rows[chosen], chosen, xy, PointRaster.of(xy, bins=bins, most_px=most_px)))
     return found
 
 

@@ -10,7 +10,7 @@ import shapely
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
-from hisdiff._sdata._labels import grid_cells, label_outlines
+from hisdiff._sdata._labels import grid_bins, label_outlines
 from hisdiff._sdata._locate import finest, matrix_to, shared_systems
 from hisdiff._section import Locations
 
@@ -33,10 +33,10 @@ def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
     element = sdata[key]
     to_um = _to_um(place, key, element)
     if key in sdata.labels:
-        cells = grid_cells(element, to_um)
-        if cells is not None and len(cells[0]):
-            _check_on_image(place, key, cells[1])
-            return cells[1], cells[0]
+        bins = grid_bins(element, to_um)
+        if bins is not None and len(bins[0]):
+            _check_on_image(place, key, bins[1])
+            return bins[1], bins[0]
         names, outlines = label_outlines(element)
         element = gpd.GeoDataFrame(geometry=outlines, index=names)
     geometry = np.asarray(element.geometry)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hisdiff._section import Box, FeatureSpec, ImageSource
     from hisdiff.encoders import DenseEncoder, Encoder
 
-# The cell around a point of the lattice: about a token of a vision transformer.
+# The bin around a point of the lattice: about a token of a vision transformer.
 _POINT_UM = 8.0
 
 
@@ -81,7 +81,7 @@ class DenseFeatures:
         return self._statistics[1]
 
     def raster(self, box_um: Box, resolution_um: float) -> np.ndarray:
-        """Return float32 ``(rows, columns, D)``, one vector for each cell of a box whose sides are whole cells."""
+        """Return float32 ``(rows, columns, D)``, one vector for each bin of a box whose sides are whole bins."""
         stored = None
         if self._place is not None:
             stored = stored_embedding(self._place, self.spec, self._known_by, resolution_um)
@@ -98,7 +98,7 @@ class DenseFeatures:
         return self._completed(out, box_um, resolution_um)
 
     def _completed(self, out: np.ndarray, box_um: Box, resolution_um: float) -> np.ndarray:
-        """Compute the smallest box around the cells that the stored grid does not hold."""
+        """Compute the smallest box around the bins that the stored grid does not hold."""
         missing = np.isnan(out[..., 0])
         if missing.any():
             (top, bottom), (left, right) = ((some.min(), some.max() + 1) for some in np.nonzero(missing))

@@ -70,7 +70,7 @@ def fine_table(
         },
         index=pd.Index([f"{region}_{i}" for i in instances], dtype=str),
     )
-    if where.cell_um is not None:
+    if where.bin_um is not None:
         assert where.array_ij is not None
         obs[_keys.ARRAY_ROW], obs[_keys.ARRAY_COL] = where.array_ij.T
     if spots is not None and len(spots) and place.table is not None:

@@ -1,4 +1,4 @@
-"""A grid of cells as elements: labels, one pixel per cell, and an embedding of the same pixels."""
+"""A grid of bins as elements: labels, one pixel per bin, and an embedding of the same pixels."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Window:
     Attributes
     ----------
     row, column
-        Of its first cell.
+        Of its first bin.
     shape
         Rows and columns.
     resolution_um
-        Side of a cell.
+        Side of a bin.
     """
 
     row: int
@@ -48,7 +48,7 @@ class Window:
 
     @classmethod
     def around(cls, ij: np.ndarray, resolution_um: float) -> Window:
-        """Return the smallest window that shows some cells, ``(n, 2)`` as (row, column)."""
+        """Return the smallest window that shows some bins, ``(n, 2)`` as (row, column)."""
         first, last = ij.min(axis=0), ij.max(axis=0)
         rows, columns = (last - first + 1).tolist()
         return cls(int(first[0]), int(first[1]), (rows, columns), float(resolution_um))
@@ -64,7 +64,7 @@ class Window:
         )
 
     def parts(self, box_um: Box) -> tuple[slice, slice]:
-        """Return the rows and columns of a box of whole cells, which may reach beyond the window."""
+        """Return the rows and columns of a box of whole bins, which may reach beyond the window."""
         x0, y0, x1, y1 = (round(side / self.resolution_um) for side in box_um)
         return slice(y0 - self.row, y1 - self.row), slice(x0 - self.column, x1 - self.column)
 
@@ -92,7 +92,7 @@ def transformations(place: Place, window: Window) -> dict[str, Any]:
 
 
 def labels_element(place: Place, window: Window, ij: np.ndarray) -> DataArray:
-    """Return labels of cells, int32: 1 to n in the order in which the cells are given, 0 for no cell."""
+    """Return labels of bins, int32: 1 to n in the order in which the bins are given, 0 for no bin."""
     labels = np.zeros(window.shape, dtype=np.int32)
     labels[ij[:, 0] - window.row, ij[:, 1] - window.column] = np.arange(1, len(ij) + 1)
     return Labels2DModel.parse(

@@ -89,10 +89,10 @@ def label_outlines(element: Any) -> tuple[np.ndarray, np.ndarray]:
     return names, outlines
 
 
-def grid_cells(element: Any, to_um: np.ndarray) -> tuple[np.ndarray, Locations] | None:
-    """Return labels that are the cells of a grid anchored at the origin of um, and where they are; None for others.
+def grid_bins(element: Any, to_um: np.ndarray) -> tuple[np.ndarray, Locations] | None:
+    """Return labels that are the bins of a grid anchored at the origin of um, and where they are; None for others.
 
-    Cells take a fraction of the room that as many outlines would.
+    Bins take a fraction of the room that as many outlines would.
     """
     side = to_um[0, 0]
     first = to_um[:2, 2] / side
@@ -105,7 +105,7 @@ def grid_cells(element: Any, to_um: np.ndarray) -> tuple[np.ndarray, Locations] 
     if len(np.unique(names)) < len(names):
         return None
     ij = np.stack([row, column], axis=1) + np.round(first[::-1]).astype(np.int64)
-    return names, Locations.cells(ij, float(side))
+    return names, Locations.bins(ij, float(side))
 
 
 def _runs(pixels: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

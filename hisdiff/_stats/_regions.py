@@ -1,16 +1,16 @@
-"""Maps on a grid of cells: smoothing, clusters without crumbs, and which types are found in which cluster."""
+"""Maps on a grid of bins: smoothing, clusters without crumbs, and which types are found in which cluster."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
 
-# A pseudocount of half a cell keeps odds of empty combinations finite.
+# A pseudocount of half a bin keeps odds of empty combinations finite.
 _HALF = 0.5
 
 
 def to_raster(values: np.ndarray, ij: np.ndarray, empty: float = np.nan) -> np.ndarray:
-    """Return values ``(n, ...)`` of cells ``(n, 2)`` as a raster ``(rows, columns, ...)``, ``empty`` where there is no cell."""
+    """Return values ``(n, ...)`` of bins ``(n, 2)`` as a raster ``(rows, columns, ...)``, ``empty`` where there is no bin."""
     first = ij.min(axis=0)
     shape = tuple(ij.max(axis=0) - first + 1)
     raster = np.full((*shape, *values.shape[1:]), empty, dtype=np.result_type(values.dtype, type(empty)))
@@ -19,16 +19,16 @@ def to_raster(values: np.ndarray, ij: np.ndarray, empty: float = np.nan) -> np.n
 
 
 def smoothed(values: np.ndarray, ij: np.ndarray, sigma: float) -> np.ndarray:
-    """Return the Gaussian mean around each cell over the cells that are there, float32 ``(n, k)``.
+    """Return the Gaussian mean around each bin over the bins that are there, float32 ``(n, k)``.
 
     Parameters
     ----------
     values
         ``(n, k)``.
     ij
-        ``(n, 2)`` row and column of the cells.
+        ``(n, 2)`` row and column of the bins.
     sigma
-        In cells; the window ends after four.
+        In bins; the window ends after four.
     """
     if sigma <= 0:
         return values.astype(np.float32)
@@ -42,7 +42,7 @@ def smoothed(values: np.ndarray, ij: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def block_means(values: np.ndarray, ij: np.ndarray, side: int) -> np.ndarray:
-    """Return the mean over the block of ``side`` x ``side`` cells that each cell lies in, ``(n, k)``."""
+    """Return the mean over the block of ``side`` x ``side`` bins that each bin lies in, ``(n, k)``."""
     _, block = np.unique(ij // side, axis=0, return_inverse=True)
     block = block.ravel()
     sums = np.zeros((block.max() + 1, values.shape[1]))
@@ -51,14 +51,14 @@ def block_means(values: np.ndarray, ij: np.ndarray, side: int) -> np.ndarray:
 
 
 def merged(labels: np.ndarray, ij: np.ndarray, least: int) -> np.ndarray:
-    """Return labels ``(n,)`` in which no connected part is smaller than ``least`` cells, unless it has no neighbour.
+    """Return labels ``(n,)`` in which no connected part is smaller than ``least`` bins, unless it has no neighbour.
 
     Parts are connected along sides. The smallest goes first and takes the most frequent label among its eight
     neighbours.
     """
     raster = np.pad(to_raster(labels.astype(np.int64), ij, -1).astype(np.int64), 1, constant_values=-1)
     around = np.ones((3, 3), dtype=bool)
-    passed_over: set[tuple[int, int]] = set()  # parts without any neighbour, by their first cell
+    passed_over: set[tuple[int, int]] = set()  # parts without any neighbour, by their first bin
     while True:
         parts = _small_parts(raster, least)
         changed = False
@@ -87,7 +87,7 @@ def merged(labels: np.ndarray, ij: np.ndarray, least: int) -> np.ndarray:
 def _small_parts(
     raster: np.ndarray, least: int
 ) -> list[tuple[int, int, tuple[int, int], tuple[slice, slice], np.ndarray]]:
-    """Return size, label, first cell, box and mask in the box of each connected part below a size."""
+    """Return size, label, first bin, box and mask in the box of each connected part below a size."""
     found = []
     for label in np.unique(raster[raster >= 0]):
         numbered, _ = ndimage.label(raster == label)
@@ -103,7 +103,7 @@ def _small_parts(
 
 
 def by_size(labels: np.ndarray) -> np.ndarray:
-    """Return labels renumbered from 0 in the order of how many cells have them, most first."""
+    """Return labels renumbered from 0 in the order of how many bins have them, most first."""
     _, index, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     rank = np.empty(len(sizes), dtype=np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
@@ -113,7 +113,7 @@ def by_size(labels: np.ndarray) -> np.ndarray:
 def log2_odds_ratios(table: np.ndarray) -> np.ndarray:
     """Return log2 odds ratios of a contingency table ``(..., k, t)``, each combination against all others.
 
-    Half a cell is added to every combination, so that one that does not occur has finite odds.
+    Half a bin is added to every combination, so that one that does not occur has finite odds.
     """
     both = table + _HALF
     total = both.sum(axis=(-2, -1), keepdims=True)
@@ -134,14 +134,14 @@ def enrichment_range(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the interval of log2 odds ratios over resampled blocks of tissue, two arrays of ``shape``.
 
-    Neighbouring cells resemble each other, so that single cells would make any difference look certain.
+    Neighbouring bins resemble each other, so that single bins would make any difference look certain.
 
     Parameters
     ----------
     rows, columns
-        ``(n_cells,)`` numbers of the row and column of the contingency table that each cell falls into.
+        ``(n_bins,)`` numbers of the row and column of the contingency table that each bin falls into.
     blocks
-        ``(n_cells,)`` number of the block that each cell lies in.
+        ``(n_bins,)`` number of the block that each bin lies in.
     shape
         Of the table.
     n, level, seed

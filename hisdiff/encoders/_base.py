@@ -108,9 +108,9 @@ class DenseEncoder(Encoder, Protocol):
         """Facts about the dense form, or None where this encoder has none."""
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
-        """Describe the cells of a box whose sides are whole cells, float32 ``(rows, columns, dim)``.
+        """Describe the bins of a box whose sides are whole bins, float32 ``(rows, columns, dim)``.
 
-        A cell's vector depends on its place alone, not on the box.
+        A bin's vector depends on its place alone, not on the box.
         """
 
 

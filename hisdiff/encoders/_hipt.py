@@ -167,7 +167,7 @@ class HiptEncoder:
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
-        """Describe the cells of a box by the tokens that their centres lie in, float32 ``(rows, columns, dim)``.
+        """Describe the bins of a box by the tokens that their centres lie in, float32 ``(rows, columns, dim)``.
 
         The second transformer looks at the whole section, so the features of all of it are computed when any are asked
         for first, and kept until another image is.

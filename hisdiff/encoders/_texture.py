@@ -4,7 +4,7 @@ An image is unmixed into haematoxylin, eosin and total optical density. On a pyr
 first and second order give responses that turn with the image only in known ways: slope, darkness and brightness of
 blobs, strength of lines. What describes a window is the matrix of second moments of all responses over it: means,
 variances, correlations between filters and stains, and the structure tensor, from which energy and anisotropy follow.
-Moments add up over pixels, so that any window, patch or cell of a grid can be described from the same responses.
+Moments add up over pixels, so that any window, patch or bin of a grid can be described from the same responses.
 
 The filters run at one of a fixed set of pixel sizes, each an encoder of its own name: ``texture`` at 0.7 um for scans,
 ``texture-2um`` and ``texture-4um`` for reduced images, which any finer image can be embedded with too.
@@ -139,7 +139,7 @@ class TextureEncoder:
         return _texture_dense.dense_spec(self.form)
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
-        """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
+        """Describe the bins of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
         from hisdiff.encoders import _texture_dense
 
         return _texture_dense.encode_dense(self.form, image, box_um, resolution_um)

@@ -1,8 +1,8 @@
 """The dense form of the texture encoder: moments of filter responses around every place of an image.
 
 Responses (see :mod:`~hisdiff.encoders._texture`) are computed once per tile, at several levels of the pyramid. Their
-first and second moments are summed over blocks of a pixel of the coarsest level at once; a Gaussian average of the blocks around a cell's
-centre, the same in um whatever the cells' size, is what describes the cell. Everything after the blocks is cheap.
+first and second moments are summed over blocks of a pixel of the coarsest level at once; a Gaussian average of the blocks around a bin's
+centre, the same in um whatever the bins' size, is what describes the bin. Everything after the blocks is cheap.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Windows:
     block
         Side of a block: one pixel of the coarsest level.
     halo
-        What the last cell needs around it, in whole blocks: the window itself, the coarsest level's filters (2 pixels
+        What the last bin needs around it, in whole blocks: the window itself, the coarsest level's filters (2 pixels
         of it) and reduction, and a pixel that resampling at the border of what is read gets wrong.
     """
 
@@ -66,7 +66,7 @@ class _Windows:
 
 
 def encode_dense(form: Form, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
-    """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
+    """Describe the bins of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
     from threadpoolctl import threadpool_limits
 
     image = anchored(image, form.mpp)
@@ -87,20 +87,20 @@ def encode_dense(form: Form, image: ImageSource, box_um: Box, resolution_um: flo
 
 
 def _centres(start_um: float, stop_um: float, resolution_um: float) -> np.ndarray:
-    """Return the centres of cells along an axis, in um."""
+    """Return the centres of bins along an axis, in um."""
     n = round((stop_um - start_um) / resolution_um)
     return start_um + (np.arange(n) + 0.5) * resolution_um
 
 
 def _runs(centres_px: np.ndarray) -> list[slice]:
-    """Cut cells along an axis into runs of about the same length, none longer than a tile."""
+    """Cut bins along an axis into runs of about the same length, none longer than a tile."""
     n_tiles = min(int(np.ceil((centres_px[-1] - centres_px[0] + 1) / _TILE)), len(centres_px))
     cuts = np.linspace(0, len(centres_px), n_tiles + 1).round().astype(int)
     return [slice(a, b) for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist())]
 
 
 def _encode_tile(form: Form, image: ImageSource, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
-    """Describe the cells with given centres in pixels, float32 ``(len(ys), len(xs), D)``."""
+    """Describe the bins with given centres in pixels, float32 ``(len(ys), len(xs), D)``."""
     windows = _Windows.of(form)
     block = windows.block
     # Whole blocks, so that a place lies in the same block and the same pixel of every level whatever is asked for.

@@ -1,4 +1,4 @@
-"""The dense form of networks that work on tokens: overlapping windows, blended, resampled to cells.
+"""The dense form of networks that work on tokens: overlapping windows, blended, resampled to bins.
 
 A vision transformer gives a vector for every token of its input; one near the border knows little of what lies beyond.
 Windows therefore overlap by half, on a lattice anchored at the origin of um, and what they say of a place is averaged
@@ -61,7 +61,7 @@ def encode_dense(
     *,
     batch_size: int,
 ) -> np.ndarray:
-    """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`.
+    """Describe the bins of a box; see :class:`~hisdiff.encoders.DenseEncoder`.
 
     Parameters
     ----------
@@ -97,16 +97,16 @@ def _runs(n: int, side: float, per_side: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Cells, tokens and windows along one axis: ``weights`` is (cells, tokens) from token ``first`` on."""
+    """Bins, tokens and windows along one axis: ``weights`` is (bins, tokens) from token ``first`` on."""
 
     weights: np.ndarray
     first: int
     windows: range
 
     @classmethod
-    def of(cls, start: float, side: float, cells: slice, per_side: int) -> _Axis:
-        borders = start + np.arange(cells.start, cells.stop + 1) * side
-        # Linear interpolation between the centres of tokens reaches one token beyond a cell.
+    def of(cls, start: float, side: float, bins: slice, per_side: int) -> _Axis:
+        borders = start + np.arange(bins.start, bins.stop + 1) * side
+        # Linear interpolation between the centres of tokens reaches one token beyond a bin.
         first, last = int(np.floor(borders[0] - 0.5)), int(np.ceil(borders[-1] + 0.5))
         centres = np.arange(first, last) + 0.5
         weights = np.diff(_hat_integral(borders[:, None] - centres), axis=0) / side
@@ -129,7 +129,7 @@ def _encode_run(
     across: _Axis,
     batch_size: int,
 ) -> np.ndarray:
-    """Describe cells that take a bounded number of windows."""
+    """Describe bins that take a bounded number of windows."""
     per_side, stride = layout.per_side, layout.per_side // 2
     window_px, step_px = per_side * layout.token_px, stride * layout.token_px
     left, right = across.windows[0] * step_px, across.windows[-1] * step_px + window_px

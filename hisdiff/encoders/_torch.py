@@ -106,7 +106,7 @@ class TorchEncoder:
         return self._forward(patches, bf16=self.precision == "bf16")
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
-        """Describe the cells of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
+        """Describe the bins of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
         if self._tokens is None:
             raise ValueError(f"Encoder {self.spec.name!r} has no dense form: its network has no tokens.")
         if self._device is None:

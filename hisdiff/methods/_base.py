@@ -52,15 +52,15 @@ class Field(Protocol):
     fitted_to_section: bool
     dispersion: Dispersion | None
 
-    def mean(self, cells: Locations) -> np.ndarray | None:
+    def mean(self, bins: Locations) -> np.ndarray | None:
         """Return the expectation of the draws, float32 ``(n, G)``, or None where the mean of draws is all there is."""
 
-    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+    def draws(self, bins: Locations) -> Iterator[np.ndarray]:
         """Yield one draw after the other, float32 ``(n, G)``.
 
-        Expected counts of a footprint of ``footprint_um2`` filled with tissue like that of the cell, without the noise
-        of counting; a cell's own count is that times its share of the area. A value depends on the cell and the
-        section, not on which cells are asked for together. ``cells`` are of a grid (``Locations.cells``), at most a few
+        Expected counts of a footprint of ``footprint_um2`` filled with tissue like that of the bin, without the noise
+        of counting; a bin's own count is that times its share of the area. A value depends on the bin and the
+        section, not on which bins are asked for together. ``bins`` are of a grid (``Locations.bins``), at most a few
         blocks of it, close together. NaN where a method knows nothing.
         """
 

@@ -156,7 +156,7 @@ def _of_frame(frame: pd.DataFrame) -> Figure:
 def _density(ax: Axes, pair: _Pair) -> None:
     top = float(max(pair.measured.max(), pair.mean.max(), 1.0))
     low = float(min(pair.mean.min(), 0.0))
-    cells = ax.hexbin(
+    hexagons = ax.hexbin(
         pair.measured.ravel(), pair.mean.ravel(), gridsize=45, bins="log", mincnt=1, extent=(low, top, low, top),
         cmap="viridis", linewidths=0, rasterized=True,
     )  # fmt: skip
@@ -164,7 +164,7 @@ def _density(ax: Axes, pair: _Pair) -> None:
     ax.set_aspect("equal")
     ax.set_xlabel(f"measured, {LOG_COUNTS}")
     ax.set_ylabel(f"predicted, {LOG_COUNTS}")
-    ax.figure.colorbar(cells, ax=ax, label="spots x genes", fraction=0.046, pad=0.03)
+    ax.figure.colorbar(hexagons, ax=ax, label="spots x genes", fraction=0.046, pad=0.03)
     _open(ax)
 
 

@@ -48,7 +48,7 @@ def gene_map(
     """Show genes on the tissue, measured beside predicted.
 
     One row per gene, one column per layer; of a single layer, genes stand side by side. The panels of a gene share one
-    colour scale. Spots and shapes are drawn at their true size over the image, which is read at the resolution of the screen; the cells of a finer prediction, and
+    colour scale. Spots and shapes are drawn at their true size over the image, which is read at the resolution of the screen; the bins of a finer prediction, and
     any other labels, as one half-transparent raster. The title of a predicted panel gives the accuracy to expect of the
     gene (its correlation on left-out training tissue); below 0.1 it is marked in red.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hisdiff._section import Box, Locations
 
 RASTER_PX = 2000
-"""Longer side of a raster of labels: a million cells are drawn one by one, more are thinned out."""
+"""Longer side of a raster of labels: a million bins are drawn one by one, more are thinned out."""
 
 
 class Marks(Protocol):
@@ -60,7 +60,7 @@ class Raster:
     """Labels, as one image."""
 
     labels: LabelRaster
-    alpha: float = 0.6  # cells leave no gap through which the tissue would show
+    alpha: float = 0.6  # bins leave no gap through which the tissue would show
 
     def box(self, bounds: Box) -> Box:
         row, column = np.nonzero(self.labels.location >= 0)

@@ -1,4 +1,4 @@
-"""Grids of cells finer than spots, with their dense embedding."""
+"""Grids of bins finer than spots, with their dense embedding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from hisdiff import _stream, encoders
 from hisdiff._check import positive
-from hisdiff._geometry._grid import cells_within
+from hisdiff._geometry._grid import bins_within
 from hisdiff._log import logger
 from hisdiff._sdata._dense import DenseFeatures
 from hisdiff._sdata._features import embedding_record
@@ -54,11 +54,11 @@ def grid(
     device: str | None = None,
     progress: bool | None = None,
 ) -> None:
-    """Lay a grid of square cells over the tissue and embed every cell.
+    """Lay a grid of square bins over the tissue and embed every bin.
 
-    Cells are anchored at the origin of the coordinate system ``um``, so that cropping a section does not move them.
-    What a cell's vector describes has a fixed size in um and does not depend on the cells' side. Each part of the image
-    is worked on once, not once for every cell. For an object that is backed by a zarr store the embedding is written
+    Bins are anchored at the origin of the coordinate system ``um``, so that cropping a section does not move them.
+    What a bin's vector describes has a fixed size in um and does not depend on the bins' side. Each part of the image
+    is worked on once, not once for every bin. For an object that is backed by a zarr store the embedding is written
     there as it comes: memory does not grow with the slide, and a call that was stopped is continued by the same call.
 
     Parameters
@@ -66,7 +66,7 @@ def grid(
     data
         One SpatialData or a sequence of them, with an H&E image each.
     resolution_um
-        Side of a cell in um.
+        Side of a bin in um.
     encoder
         Name of an encoder that has a dense form, or an object (:class:`hisdiff.encoders.DenseEncoder`); None for that of
         the section's embedding, or ``"texture"`` where there is none.
@@ -84,15 +84,15 @@ def grid(
 
     Returns
     -------
-    None, and sets the labels element ``key_added`` (int32, 1 to n for the cells whose centre lies in the tissue, 0 for no
-    cell), the image element ``{key_added}_embedding`` (float32, or float16 where vectors are longer than 256; D x rows x
+    None, and sets the labels element ``key_added`` (int32, 1 to n for the bins whose centre lies in the tissue, 0 for no
+    bin), the image element ``{key_added}_embedding`` (float32, or float16 where vectors are longer than 256; D x rows x
     columns, NaN where nothing was embedded) of the same pixels, and the shapes element ``tissue`` where there is none.
     Those of an earlier call are replaced.
 
     Raises
     ------
     ValueError
-        If the resolution is finer than a pixel or larger than the tissue, no cell lies in the tissue, no tissue is found,
+        If the resolution is finer than a pixel or larger than the tissue, no bin lies in the tissue, no tissue is found,
         the encoder has no dense form, a name is taken by something that hisdiff did not write, or an object without a
         zarr store would have to hold more than 2 GB.
     OSError
@@ -165,15 +165,15 @@ def _prepare(bound: Bound, resolution_um: float, encoder: str | Encoder | None, 
         raise ValueError(
             f"resolution_um={resolution_um:g} is larger than the tissue of {place.name!r}, which spans {x1 - x0:.0f} x {y1 - y0:.0f} um."
         )
-    ij = cells_within(tissue, resolution_um)
+    ij = bins_within(tissue, resolution_um)
     if not len(ij):
         raise ValueError(
-            f"No cell of a grid of {resolution_um:g} um has its centre inside the tissue of {place.name!r} ({tissue.area:.0f} um2)."
+            f"No bin of a grid of {resolution_um:g} um has its centre inside the tissue of {place.name!r} ({tissue.area:.0f} um2)."
         )
     if len(ij) > np.iinfo(np.int32).max:
-        raise ValueError(f"A grid of {len(ij)} cells is too fine: labels number up to {np.iinfo(np.int32).max}.")
+        raise ValueError(f"A grid of {len(ij)} bins is too fine: labels number up to {np.iinfo(np.int32).max}.")
     job = _Job(bound, key, tissue, able, ij, Window.around(ij, resolution_um))
-    what = f"The embedding of {len(ij)} cells of {resolution_um:g} um by encoder {able.spec.name!r}"
+    what = f"The embedding of {len(ij)} bins of {resolution_um:g} um by encoder {able.spec.name!r}"
     check_room(place.sdata, job.output.nbytes, what)
     return job
 
@@ -218,13 +218,13 @@ def _run(job: _Job, progress: bool | None) -> None:
     if folder is not None:
         _stream.discard(folder)
     logger.info(
-        "wrote labels %r and image %r: %d cells x %d, encoder %r, precision %s",
+        "wrote labels %r and image %r: %d bins x %d, encoder %r, precision %s",
         *elements, len(job.ij), source.spec.dim, source.spec.encoder, precision,
     )  # fmt: skip
 
 
 def _regions(window: Window, ij: np.ndarray, output: _stream.Output) -> list[dict[str, _stream.Region]]:
-    """Cut a window into squares of whole chunks; those without a cell are left out."""
+    """Cut a window into squares of whole chunks; those without a bin are left out."""
     chunk = output.chunks[1]
     side = chunk * int(np.clip(np.ceil(_REGION_UM / (chunk * window.resolution_um)), 1, _MOST_CHUNKS))
     rows, columns = window.shape

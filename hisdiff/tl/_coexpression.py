@@ -47,7 +47,7 @@ def coexpression(
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
 ) -> pd.DataFrame | None:
-    """Correlate genes over spots or cells, and group them into modules.
+    """Correlate genes over spots or bins, and group them into modules.
 
     Use single draws of a prediction, not its mean: the mean over draws is smooth, so that its genes look far more alike
     than measured ones. Several draws give several matrices, which are averaged.
@@ -55,7 +55,7 @@ def coexpression(
     Parameters
     ----------
     data
-        A SpatialData, or a table of spots or cells.
+        A SpatialData, or a table of spots or bins.
     genes
         Genes to correlate. None: the genes that the prediction covers; for measured counts those that the table's
         predictions cover, else the selected ones, else all.

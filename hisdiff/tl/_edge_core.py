@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hisdiff._sdata._area import Area
 
 EDGE, CORE, OUTSIDE = "edge", "core", "outside"
-# Side of a block of tissue that counts as one observation where no measured spot tells what cells have in common.
+# Side of a block of tissue that counts as one observation where no measured spot tells what bins have in common.
 _BLOCK_UM = 200.0
 
 
@@ -48,7 +48,7 @@ def edge_core(
 
     The edge is what lies within ``width_um`` of the region's boundary, measured by a distance transform, in all parts of the
     region that are large enough, whatever their form. Genes are compared between units of replication: measured spots (a
-    cell of a fine map belongs to its nearest spot, and a spot to edge or core by most of its cells), or blocks of 200 um
+    bin of a fine map belongs to its nearest spot, and a spot to edge or core by most of its bins), or blocks of 200 um
     where there are none. Neighbouring spots are alike too, so read effect sizes first and p-values as a ranking.
 
     Parameters
@@ -159,8 +159,8 @@ def _units(table: AnnData, areas: Sequence[Area], rows: np.ndarray) -> tuple[np.
     """Return the unit of replication of each row, and what it is called."""
     if _keys.PARENT_SPOT in table.obs:
         return pd.factorize(table.obs[_keys.PARENT_SPOT].to_numpy()[rows])[0], "spots"
-    cells = [area.place.region in area.place.sdata.labels for area in areas]
-    if not any(cells):
+    bins = [area.place.region in area.place.sdata.labels for area in areas]
+    if not any(bins):
         return np.arange(len(rows)), "spots"
     unit = np.zeros((len(rows), 3))
     for number, area in enumerate(areas):

@@ -61,7 +61,7 @@ def enrich(
     Parameters
     ----------
     data
-        A SpatialData, or a table of spots or cells.
+        A SpatialData, or a table of spots or bins.
     gene_sets
         A GMT file; a mapping from name to genes; the name of a library of Enrichr (``"MSigDB_Hallmark_2020"``) or of a file
         of MSigDB (``"h.all.v2024.1.Hs.symbols"``), which is downloaded once. A ``/`` in a name becomes ``|``. Symbols meet

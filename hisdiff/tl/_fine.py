@@ -1,4 +1,4 @@
-"""Predict expression finer than the spots: cells of a grid, or any shapes, in agreement with the spots measured."""
+"""Predict expression finer than the spots: bins of a grid, or any shapes, in agreement with the spots measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff import _keys
-from hisdiff._geometry._grid import BLOCK, block_slices, by_block, cells_touching, overlap
+from hisdiff._geometry._grid import BLOCK, bins_touching, block_slices, by_block, overlap
 from hisdiff._keys import fine_draw
 from hisdiff._log import logger, progress
 from hisdiff._prediction._agreement import Agreement
@@ -32,23 +32,23 @@ _TILE_VALUES = 8e6
 _CHUNK_VALUES = 2**20
 # Purpose of the noise of factors; those of a method's own draws are small numbers.
 _FACTORS = 1000
-# Cells a footprint or a shape is made of, across: enough for its outline, few enough to be quick.
-_CELLS_ACROSS = 3
+# Bins a footprint or a shape is made of, across: enough for its outline, few enough to be quick.
+_BINS_ACROSS = 3
 _FINEST_UM, _COARSEST_UM = 4.0, 16.0
 
 
 @dataclass(frozen=True)
 class FinePredictor:
-    """What is needed to predict any cells of a section.
+    """What is needed to predict any bins of a section.
 
     Attributes
     ----------
     field
         Expected expression anywhere in the section.
     agreement, mean_factors, draw_factors
-        How cells are brought into agreement with measured spots; None where they are not.
+        How bins are brought into agreement with measured spots; None where they are not.
     resolution_um
-        Side of a cell.
+        Side of a bin.
     units, keep_draws
         See ``hd.tl.predict``.
     """
@@ -61,21 +61,21 @@ class FinePredictor:
     mean_factors: Factors | None = None
     draw_factors: tuple[Factors, ...] = ()
 
-    def cells(self, ij: np.ndarray) -> Prediction:
-        """Predict cells ``(n, 2)``, (row, column)."""
-        return self._summarise(Locations.cells(ij, self.resolution_um), None)
+    def bins(self, ij: np.ndarray) -> Prediction:
+        """Predict bins ``(n, 2)``, (row, column)."""
+        return self._summarise(Locations.bins(ij, self.resolution_um), None)
 
     def locations(self, where: Locations) -> Prediction:
-        """Predict locations with a footprint, as the sums over the cells in it, by area."""
-        ij = cells_of(where, self.resolution_um)
-        cells = Locations.cells(ij, self.resolution_um)
+        """Predict locations with a footprint, as the sums over the bins in it, by area."""
+        ij = bins_of(where, self.resolution_um)
+        bins = Locations.bins(ij, self.resolution_um)
         if where.z_um is not None:  # one level: see _sdata._at
-            cells = replace(cells, z_um=np.full(len(ij), where.z_um[0]))
-        return self._summarise(cells, overlap(where, ij, self.resolution_um))
+            bins = replace(bins, z_um=np.full(len(ij), where.z_um[0]))
+        return self._summarise(bins, overlap(where, ij, self.resolution_um))
 
-    def _summarise(self, cells: Locations, share: Any) -> Prediction:
+    def _summarise(self, bins: Locations, share: Any) -> Prediction:
         area = self.resolution_um**2 / self.field.footprint_um2
-        blend = None if self.agreement is None else self.agreement.blend(cells)
+        blend = None if self.agreement is None else self.agreement.blend(bins)
 
         def finished(rates: np.ndarray, factors: Factors | None) -> np.ndarray:
             counts = rates * np.float32(area)
@@ -84,10 +84,10 @@ class FinePredictor:
             return counts if share is None else share @ counts
 
         draws = DrawAccumulator(self.units, self.keep_draws)
-        for index, rates in enumerate(self.field.draws(cells)):
+        for index, rates in enumerate(self.field.draws(bins)):
             draws.add_counts(finished(rates, self.draw_factors[index] if self.draw_factors else None))
         result = draws.result(self.field.genes)
-        expected = self.field.mean(cells) if self.units == _keys.COUNTS else None
+        expected = self.field.mean(bins) if self.units == _keys.COUNTS else None
         if expected is None:
             return result
         mean = finished(expected, self.mean_factors).astype(np.float32)
@@ -97,7 +97,7 @@ class FinePredictor:
 def fine_predictor(
     section: Section, field: Field, resolution_um: float, *, calibrate: str, units: str, keep_draws: int, seed: int
 ) -> FinePredictor:
-    """Prepare predictions of a section's cells; where it was measured, the factors of its spots are found first."""
+    """Prepare predictions of a section's bins; where it was measured, the factors of its spots are found first."""
     plain = FinePredictor(field, resolution_um, units, keep_draws)
     dispersion = field.dispersion
     if calibrate == "none" or section.counts is None or field.fitted_to_section or section.spots is None:
@@ -112,7 +112,7 @@ def fine_predictor(
     agreement = Agreement(spots, counts, dispersion, exact=calibrate == "exact")
     if calibrate == "exact" and (n_close := len(agreement.closer_than(resolution_um))):
         logger.warning(
-            "%s: %d of %d spots share cells of %g um with others; such cells follow both, so that they do not add up to "
+            "%s: %d of %d spots share bins of %g um with others; such bins follow both, so that they do not add up to "
             "either count exactly",
             section.name, n_close, len(spots), resolution_um,
         )  # fmt: skip
@@ -143,20 +143,20 @@ def _footprint_sums(spots: Locations, field: Field, resolution_um: float) -> np.
     sums = np.full((1 + field.n_draws, len(spots), len(field.genes)), np.nan, dtype=np.float32)
     for rows in groups_of(spots, resolution_um, len(field.genes)):
         some = spots.take(rows)
-        ij = cells_of(some, resolution_um)
+        ij = bins_of(some, resolution_um)
         share = overlap(some, ij, resolution_um) * area
-        cells = Locations.cells(ij, resolution_um)
-        expected = field.mean(cells)
+        bins = Locations.bins(ij, resolution_um)
+        expected = field.mean(bins)
         if expected is not None:
             sums[0, rows] = share @ expected
-        for draw, rates in enumerate(field.draws(cells)):
+        for draw, rates in enumerate(field.draws(bins)):
             sums[1 + draw, rows] = share @ rates
     return sums
 
 
-def cells_of(where: Locations, resolution_um: float) -> np.ndarray:
-    """Return the cells that any of the footprints touches, int64 ``(n, 2)`` in the order of blocks."""
-    return by_block(cells_touching(where, resolution_um))
+def bins_of(where: Locations, resolution_um: float) -> np.ndarray:
+    """Return the bins that any of the footprints touches, int64 ``(n, 2)`` in the order of blocks."""
+    return by_block(bins_touching(where, resolution_um))
 
 
 def groups_of(where: Locations, resolution_um: float, n_genes: int) -> Iterator[np.ndarray]:
@@ -171,7 +171,7 @@ def groups_of(where: Locations, resolution_um: float, n_genes: int) -> Iterator[
 
 
 def tiles_of(ij: np.ndarray, n_genes: int) -> list[slice]:
-    """Return runs of whole blocks of cells, few enough for one tile each."""
+    """Return runs of whole blocks of bins, few enough for one tile each."""
     most = max(1, _TILE_VALUES / n_genes)
     tiles: list[slice] = []
     for block in block_slices(ij):
@@ -182,23 +182,23 @@ def tiles_of(ij: np.ndarray, n_genes: int) -> list[slice]:
     return tiles
 
 
-def outputs_of(n_cells: int, n_genes: int, keep_draws: int) -> dict[str, Output]:
-    """Return the arrays that cells fill, by name: ``"mean"``, ``"std"`` and the draws that are kept."""
-    one = Output((n_cells, n_genes), (max(1, min(_CHUNK_VALUES // n_genes, n_cells)), n_genes), fill=float("nan"))
+def outputs_of(n_bins: int, n_genes: int, keep_draws: int) -> dict[str, Output]:
+    """Return the arrays that bins fill, by name: ``"mean"``, ``"std"`` and the draws that are kept."""
+    one = Output((n_bins, n_genes), (max(1, min(_CHUNK_VALUES // n_genes, n_bins)), n_genes), fill=float("nan"))
     return dict.fromkeys(("mean", "std", *(fine_draw(i) for i in range(keep_draws))), one)
 
 
-def predict_cells(
+def predict_bins(
     predictor: FinePredictor, where: Locations, folder: Path | None, plan: Mapping[str, Any], *, show: bool | None
 ) -> Prediction:
-    """Predict the cells of a grid tile by tile, into ``folder`` or into memory (see ``hisdiff._stream.run``)."""
+    """Predict the bins of a grid tile by tile, into ``folder`` or into memory (see ``hisdiff._stream.run``)."""
     assert where.array_ij is not None
     n_genes = len(predictor.field.genes)
     outputs = outputs_of(len(where), n_genes, predictor.keep_draws)
     tiles = tiles_of(where.array_ij, n_genes)
 
     def work(k: int) -> dict[str, np.ndarray]:
-        part = predictor.cells(where.array_ij[tiles[k]])
+        part = predictor.bins(where.array_ij[tiles[k]])
         kept = {fine_draw(i): draw for i, draw in enumerate(part.draws if part.draws is not None else ())}
         return {"mean": part.mean, "std": part.std, **kept}
 
@@ -224,6 +224,6 @@ def predict_locations(predictor: FinePredictor, where: Locations, *, show: bool 
 
 
 def resolution_for(where: Locations, mpp: float) -> float:
-    """Return the side of cells, in um, that outline footprints well: a third of their width, 4 to 16 um."""
+    """Return the side of bins, in um, that outline footprints well: a third of their width, 4 to 16 um."""
     width = 2 * float(np.median(where.radius_um))
-    return max(min(max(width / _CELLS_ACROSS, _FINEST_UM), _COARSEST_UM), mpp)
+    return max(min(max(width / _BINS_ACROSS, _FINEST_UM), _COARSEST_UM), mpp)

@@ -36,16 +36,16 @@ def cluster_cells(
     algorithm: Literal["kmeans", "minibatch", "gmm"] = "kmeans",
     n_components: int = 20,
     smooth_um: float = 16.0,
-    least_cells: int = 20,
+    min_bins: int = 20,
     table_key: str | None = None,
     key_added: str = "cluster",
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
 ) -> pd.Series | None:
-    """Cluster the cells of a fine prediction by their expression and that of their surroundings.
+    """Cluster the bins of a fine prediction by their expression and that of their surroundings.
 
     Expected counts are scaled to one total, logarithms taken, genes standardised and reduced to principal components;
-    these are smoothed over the cells that are there and clustered. Parts of a cluster that are smaller than ``least_cells``
+    these are smoothed over the bins that are there and clustered. Parts of a cluster that are smaller than ``min_bins``
     go to the cluster that surrounds them. Clusters are numbered by size.
 
     Parameters
@@ -59,13 +59,13 @@ def cluster_cells(
     layer
         Layer to cluster; None for ``X``.
     algorithm
-        ``"kmeans"``, ``"minibatch"`` (k-means in parts, for millions of cells) or ``"gmm"`` (Gaussian mixture with
+        ``"kmeans"``, ``"minibatch"`` (k-means in parts, for millions of bins) or ``"gmm"`` (Gaussian mixture with
         diagonal covariances).
     n_components
         Principal components at most.
     smooth_um
         Standard deviation of the smoothing, in um; 0 for none.
-    least_cells
+    min_bins
         Smallest connected part of a cluster; 1 keeps all.
     table_key
         Table; None for the only fine one.
@@ -83,7 +83,7 @@ def cluster_cells(
     Raises
     ------
     ValueError
-        If the table has no grid, fewer cells than clusters, or a column of that name that hisdiff did not write.
+        If the table has no grid, fewer bins than clusters, or a column of that name that hisdiff did not write.
     KeyError
         If there is no such table, layer or gene.
 
@@ -98,7 +98,7 @@ def cluster_cells(
     table, ij, side_um = grid_of(data, table_key, key_added)
     positive(n_clusters, "n_clusters", integer=True)
     positive(n_components, "n_components", integer=True)
-    positive(least_cells, "least_cells", integer=True)
+    positive(min_bins, "min_bins", integer=True)
     one_of(algorithm, _ALGORITHMS, "algorithm")
     if smooth_um < 0:
         raise ValueError(f"smooth_um is zero or above, not {smooth_um!r}.")
@@ -107,9 +107,9 @@ def cluster_cells(
         check_not_logged(table)
     counts = values_of(table, genes, layer)
     if len(counts) < n_clusters:
-        raise ValueError(f"There are {len(counts)} cells, fewer than n_clusters={n_clusters}.")
+        raise ValueError(f"There are {len(counts)} bins, fewer than n_clusters={n_clusters}.")
     components = smoothed(_components(counts, n_components, seed), ij, smooth_um / side_um)
-    labels = by_size(merged(_clusters(components, n_clusters, algorithm, seed), ij, least_cells))
+    labels = by_size(merged(_clusters(components, n_clusters, algorithm, seed), ij, min_bins))
     names = [str(i) for i in range(labels.max() + 1)]
     column = pd.Series(pd.Categorical.from_codes(labels, pd.Index(names)), index=table.obs_names, name=key_added)
     if not inplace:
@@ -123,26 +123,26 @@ def marker_scores(
     markers: Mapping[str, Sequence[str]],
     *,
     layer: str | None = None,
-    pool_cells: int = 1,
+    pool_bins: int = 1,
     table_key: str | None = None,
     key_added: str = "marker_scores",
     inplace: bool = True,
 ) -> pd.DataFrame | None:
-    """Score every cell for lists of marker genes.
+    """Score every bin for lists of marker genes.
 
-    Each gene is scaled to 0..1 over the cells, and the genes of a list are averaged, so that a faint marker has as much
+    Each gene is scaled to 0..1 over the bins, and the genes of a list are averaged, so that a faint marker has as much
     to say as a strong one.
 
     Parameters
     ----------
     data
-        Table of a fine prediction, or the object that holds it; any other table works as well, without ``pool_cells``.
+        Table of a fine prediction, or the object that holds it; any other table works as well, without ``pool_bins``.
     markers
         Genes by the name of the list. Genes that the table lacks are left out and said.
     layer
         Layer to score; None for ``X``.
-    pool_cells
-        Average blocks of so many cells a side first.
+    pool_bins
+        Average blocks of so many bins a side first.
     table_key
         Table; None for the only fine one.
     key_added
@@ -171,13 +171,13 @@ def marker_scores(
     """
     table = table_of(data, table_key)
     check_ours(table, key_added, table.obsm)
-    positive(pool_cells, "pool_cells", integer=True)
-    scores = _scores(table, markers, layer, pool_cells)
+    positive(pool_bins, "pool_bins", integer=True)
+    scores = _scores(table, markers, layer, pool_bins)
     if not inplace:
         return scores
     table.obsm[key_added] = scores
     set_record(table, RECORDS, key_added, {"by": "marker_scores", "lists": list(scores.columns)})
-    logger.info("wrote obsm[%r]: %d cells x %d scores", key_added, *scores.shape)
+    logger.info("wrote obsm[%r]: %d bins x %d scores", key_added, *scores.shape)
     return None
 
 
@@ -187,12 +187,12 @@ def cell_types(
     *,
     threshold: float = 0.1,
     layer: str | None = None,
-    pool_cells: int = 1,
+    pool_bins: int = 1,
     table_key: str | None = None,
     key_added: str = "cell_type",
     inplace: bool = True,
 ) -> pd.DataFrame | None:
-    """Name every cell after the list of markers that scores highest in it.
+    """Name every bin after the list of markers that scores highest in it.
 
     Parameters
     ----------
@@ -201,8 +201,8 @@ def cell_types(
     markers
         Genes by cell type.
     threshold
-        Lowest score of a cell that gets a type; the others are ``"unclassified"``.
-    layer, pool_cells
+        Lowest score of a bin that gets a type; the others are ``"unclassified"``.
+    layer, pool_bins
         See :func:`marker_scores`.
     table_key
         Table; None for the only fine one.
@@ -238,8 +238,8 @@ def cell_types(
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a score from 0 to 1, not {threshold!r}.")
     if UNCLASSIFIED in markers:
-        raise ValueError(f"A cell type cannot be called {UNCLASSIFIED!r}: that is what cells without one are called.")
-    scores = _scores(table, markers, layer, positive(pool_cells, "pool_cells", integer=True))
+        raise ValueError(f"A cell type cannot be called {UNCLASSIFIED!r}: that is what bins without one are called.")
+    scores = _scores(table, markers, layer, positive(pool_bins, "pool_bins", integer=True))
     best = scores.to_numpy()
     codes: np.ndarray = np.where(best.max(axis=1) >= threshold, best.argmax(axis=1), best.shape[1]).astype(np.int64)
     found = pd.DataFrame(
@@ -276,7 +276,7 @@ def type_enrichment(
     cluster_key, type_key
         Categorical columns of ``obs``, such as :func:`cluster_cells` and :func:`cell_types` write.
     block_um
-        Side of the blocks of tissue that are resampled: neighbouring cells are no independent observations.
+        Side of the blocks of tissue that are resampled: neighbouring bins are no independent observations.
     n_resamples
         How often.
     table_key
@@ -290,7 +290,7 @@ def type_enrichment(
 
     Returns
     -------
-    None, and sets ``tables[table_key].uns["hisdiff"][key_added]`` (DataFrame: cluster, type, ``share`` of the cluster's cells,
+    None, and sets ``tables[table_key].uns["hisdiff"][key_added]`` (DataFrame: cluster, type, ``share`` of the cluster's bins,
     ``log2_odds_ratio`` of being of the type inside the cluster against outside, its 90 % interval ``low`` to ``high``); or
     the DataFrame.
 

@@ -1,4 +1,4 @@
-"""Tables of cells on a grid: which one is meant, where its cells are, and columns that are written to it."""
+"""Tables of bins on a grid: which one is meant, where its bins are, and columns that are written to it."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ def table_of(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
 
 
 def _side_of(table: AnnData) -> float | None:
-    """Return the side of the cells of a table, in um, or None where that is not known."""
+    """Return the side of the bins of a table, in um, or None where that is not known."""
     home = table.uns.get(_keys.STEM, {})
     for record in home.get(_keys.PREDICTIONS, {}).values():
         if record.get("resolution_um") is not None:
             return float(record["resolution_um"])
-    return float(table.uns["toy"]["cell_um"]) if "toy" in table.uns else None
+    return float(table.uns["toy"]["bin_um"]) if "toy" in table.uns else None
 
 
 def grid_of(data: SpatialData | AnnData, table_key: str | None, key: str | None) -> tuple[AnnData, np.ndarray, float]:
-    """Return a table, row and column of its cells, and the side of a cell."""
+    """Return a table, row and column of its bins, and the side of a bin."""
     table = table_of(data, table_key)
     if key is not None:
         check_ours(table, key, table.obs)
     side = _side_of(table)
     if side is None or _keys.ARRAY_ROW not in table.obs or _keys.ARRAY_COL not in table.obs:
         raise ValueError(
-            "The table is not one of cells on a grid, such as hd.tl.predict(sdata, resolution_um=16) makes."
+            "The table is not one of bins on a grid, such as hd.tl.predict(sdata, resolution_um=16) makes."
         )
     return table, table.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy(dtype=np.int64), side
 

@@ -39,7 +39,7 @@ def metagenes(
     device: str | None = None,
     progress: bool | None = None,
 ) -> None:
-    """Map the metagenes of an ``xfuse`` model on the cells of a fine prediction.
+    """Map the metagenes of an ``xfuse`` model on the bins of a fine prediction.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def metagenes(
     Returns
     -------
     None, and sets in the fine table ``obsm["metagenes"]`` (DataFrame, a column for each metagene: mean activity; those of a
-    cell sum to 1), ``obsm["metagenes_std"]`` (its spread over draws), ``obs["metagenes_scale"]`` (mean expression per area,
-    relative to the mean over cells), and ``uns["hisdiff"]["metagenes"]`` (DataFrame by gene: log2 of each metagene's
+    bin sum to 1), ``obsm["metagenes_std"]`` (its spread over draws), ``obs["metagenes_scale"]`` (mean expression per area,
+    relative to the mean over bins), and ``uns["hisdiff"]["metagenes"]`` (DataFrame by gene: log2 of each metagene's
     expression over the mean of all metagenes, and columns ``..._sd``).
 
     Raises
@@ -104,7 +104,7 @@ def metagenes(
     k = fitted.model.n_metagenes
     mean, spread, total = np.empty((len(ij), k)), np.empty((len(ij), k)), np.empty(len(ij))
     for rows in progress_bar(block_slices(ij), desc="metagenes", enabled=progress):
-        density = np.stack(list(field.densities(Locations.cells(ij[rows], side_um))))
+        density = np.stack(list(field.densities(Locations.bins(ij[rows], side_um))))
         whole = density.sum(axis=2)
         activity = density / whole[..., None]
         mean[rows], spread[rows], total[rows] = activity.mean(axis=0), activity.std(axis=0), whole.mean(axis=0)
@@ -117,4 +117,4 @@ def metagenes(
     profile, sd = fitted.profiles()
     columns = {name: profile[i] for i, name in enumerate(names)} | {f"{name}_sd": sd[i] for i, name in enumerate(names)}
     table.uns[_keys.STEM][key_added] = pd.DataFrame(columns, index=pd.Index(fitted.genes.astype(str), name="gene"))
-    logger.info("wrote obsm[%r]: %d cells x %d metagenes", key_added, len(ij), k)
+    logger.info("wrote obsm[%r]: %d bins x %d metagenes", key_added, len(ij), k)

@@ -86,7 +86,7 @@ def predict(
     model
         A model, the folder of one, or None for the one that was fitted on this object.
     resolution_um
-        Side of the cells of a grid over the tissue, in um.
+        Side of the bins of a grid over the tissue, in um.
     at
         A shapes or labels element to predict at, by the area of its shapes.
     n_draws
@@ -99,10 +99,10 @@ def predict(
         ``"log2"``: mean and spread of log2(1 + count), the default at spots; ``"counts"``: of counts, the default
         elsewhere, where they are expected counts, without the noise of counting.
     calibrate
-        How predictions elsewhere agree with the section's measured spots. ``"shrink"``, the default: the cells of a
+        How predictions elsewhere agree with the section's measured spots. ``"shrink"``, the default: the bins of a
         spot's footprint are scaled by s (y + a) / (s m + a), y its count and m what was predicted for it, with the a of
         each gene from the training sections and s a factor that all genes of the spot share; draws are scaled by draws
-        from the distributions of which these are the means. ``"exact"``: they add up to the count, where no cell lies in
+        from the distributions of which these are the means. ``"exact"``: they add up to the count, where no bin lies in
         two footprints. ``"none"``.
     depth
         log2 of the median total count over the panel to predict at; None for the section's own where it has counts,
@@ -136,8 +136,8 @@ def predict(
     - ``uns["hisdiff"]["predictions"]["hisdiff"]``: the record.
 
     A section that has only an image gets the table ``lattice`` with the genes of the panel. With ``resolution_um=16``: the
-    table ``hisdiff_16um`` (cells x panel; ``X`` the mean, layer ``"std"``, ``"draw0"``, ...; ``obs["spot"]`` and
-    ``obs["spot_distance_um"]`` the nearest measured spot) on the labels ``hisdiff_16um_cells``. With ``at="nuclei"``: the
+    table ``hisdiff_16um`` (bins x panel; ``X`` the mean, layer ``"std"``, ``"draw0"``, ...; ``obs["spot"]`` and
+    ``obs["spot_distance_um"]`` the nearest measured spot) on the labels ``hisdiff_16um_bins``. With ``at="nuclei"``: the
     table ``hisdiff_nuclei`` on that element. An object with several sections gets one for each, with its region at the end
     of the names.
 
@@ -154,7 +154,7 @@ def predict(
     OSError
         If the disk is full; the object is as it was, and the same call goes on where it stopped.
     ValueError
-        If the grid is finer than a pixel or no cell lies in the tissue, a result above 2 GB is asked for an object
+        If the grid is finer than a pixel or no bin lies in the tissue, a result above 2 GB is asked for an object
         without a store, both ``resolution_um`` and ``at`` are given,
         the embedding is of another encoder than the model's, fewer than half of its genes are in the table, a layer
         of that name was not written by hisdiff, or the image or its scale is missing.
@@ -245,7 +245,7 @@ def _check(
 ) -> None:
     """Check everything that can be wrong before the first patch is read."""
     required = method_named(model.method).needs_to_predict
-    # The cells of a grid are laid over the tissue that the image shows.
+    # The bins of a grid are laid over the tissue that the image shows.
     on_image = required if target is None else required | {"image"}
     bounds = read_sections(sdata, **where, needs=on_image & {"image"})
     if target is not None:

@@ -1,4 +1,4 @@
-"""Add a table of small locations up over larger ones: spots, coarser cells, annotated regions."""
+"""Add a table of small locations up over larger ones: spots, coarser bins, annotated regions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spatialdata.models import TableModel
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, present
-from hisdiff._geometry._grid import by_block, cells_touching, outlines
+from hisdiff._geometry._grid import bins_touching, by_block, outlines
 from hisdiff._geometry._shares import shares
 from hisdiff._log import logger
 from hisdiff._log import progress as watched
@@ -62,7 +62,7 @@ def rebin(
 ) -> AnnData | None:
     """Sum or average a table over larger locations, by the area that they share.
 
-    A cell of which a third lies in a region counts there with a third of its value. Sums over locations that leave no
+    A bin of which a third lies in a region counts there with a third of its value. Sums over locations that leave no
     gap and do not overlap add up to the whole. The table is read block by block, so that it may lie in a file.
 
     Parameters
@@ -70,9 +70,9 @@ def rebin(
     sdata
         Object with both.
     from_
-        A table of cells, bins or shapes, such as ``"hisdiff_16um"``.
+        A table of bins or shapes, such as ``"hisdiff_16um"``.
     to
-        A shapes or labels element, or the side in um of coarser cells.
+        A shapes or labels element, or the side in um of coarser bins.
     statistic
         ``"sum"``, of counts; ``"mean"``: average over the area that is covered, in the units of the table.
     layers
@@ -83,7 +83,7 @@ def rebin(
     mpp
         Micrometres per pixel, where the image has no coordinate system ``um``.
     key_added
-        Name of the new table, None for ``{from_}_in_{to}``; coarser cells are named after it.
+        Name of the new table, None for ``{from_}_in_{to}``; coarser bins are named after it.
     inplace
         Write, or return the table.
     progress
@@ -92,17 +92,17 @@ def rebin(
     Returns
     -------
     None, after writing the table ``tables["hisdiff_16um_in_spots"]`` (locations x genes; float32, csr where the source is
-    sparse) on the element ``to``, or on new labels ``hisdiff_16um_in_64um_cells``. ``X`` and layers are sums or means; layer
-    ``std`` is the spread over two or more draws; ``obs["covered"]`` the part of each location's area that cells lie in
-    (above 1 where they overlap); ``obsm["spatial"]`` the centre in pixels. Locations that no cell touches are left out. ``uns["hisdiff"]["rebinned"]`` tells from what and how. With ``inplace=False`` that table.
+    sparse) on the element ``to``, or on new labels ``hisdiff_16um_in_64um_bins``. ``X`` and layers are sums or means; layer
+    ``std`` is the spread over two or more draws; ``obs["covered"]`` the part of each location's area that bins lie in
+    (above 1 where they overlap); ``obsm["spatial"]`` the centre in pixels. Locations that no bin touches are left out. ``uns["hisdiff"]["rebinned"]`` tells from what and how. With ``inplace=False`` that table.
 
     Raises
     ------
     KeyError
         If there is no such table, element or layer.
     ValueError
-        If values are logarithms and ``statistic="sum"``, some are NaN, a layer is a spread, the cells of the new grid would
-        not be larger than those of the table, no location shares area with any cell, the table annotates several
+        If values are logarithms and ``statistic="sum"``, some are NaN, a layer is a spread, the bins of the new grid would
+        not be larger than those of the table, no location shares area with any bin, the table annotates several
         elements, the result would be too large, or a name is taken by something hisdiff did not write.
 
     Notes
@@ -124,7 +124,7 @@ def rebin(
     place = _place_of(sdata, from_, image_key, mpp)
     names = _layers(place.table, layers, statistic, from_)
     sources = _sources(place)
-    target = _new_cells(place, to, sources) if not isinstance(to, str) else _element(place, to)
+    target = _new_bins(place, to, sources) if not isinstance(to, str) else _element(place, to)
     key = checked_name(key_added, f"{from_}_in_{target.name}")
     if inplace:
         _check_names_free(sdata, key, target)
@@ -153,7 +153,7 @@ def rebin(
     set_record(table, _keys.REBINNED, None, record)
     if not inplace:
         return table
-    labels = {} if target.ij is None else {f"{key}_cells": _labels(place, target)}
+    labels = {} if target.ij is None else {f"{key}_bins": _labels(place, target)}
     put(sdata, {**labels, key: table}, {name: {"rebinned": from_} for name in labels})
     logger.info("wrote table %r: %d locations x %d genes, %ss of %r", key, *table.shape, statistic, from_)
     return None
@@ -161,7 +161,7 @@ def rebin(
 
 @dataclass(frozen=True)
 class _Target:
-    """Locations to bring values to, and what each is called; ``ij`` where they are cells made here."""
+    """Locations to bring values to, and what each is called; ``ij`` where they are bins made here."""
 
     name: str
     where: Locations
@@ -170,7 +170,7 @@ class _Target:
     ij: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> _Target:
-        if self.ij is not None:  # cells are numbered in the order in which they are kept
+        if self.ij is not None:  # bins are numbered in the order in which they are kept
             return _Target(self.name, self.where.take(rows), np.arange(1, len(rows) + 1), self.outlines[rows], self.ij[rows])  # fmt: skip
         return _Target(self.name, self.where.take(rows), self.instances[rows], self.outlines[rows])
 
@@ -236,16 +236,16 @@ def _element(place: Place, key: str) -> _Target:
     return _Target(key, where, instances, outlines(where))
 
 
-def _new_cells(place: Place, side_um: float, sources: Locations) -> _Target:
-    """Return the cells of a coarser grid, anchored at the origin of um, that hold any of the sources."""
+def _new_bins(place: Place, side_um: float, sources: Locations) -> _Target:
+    """Return the bins of a coarser grid, anchored at the origin of um, that hold any of the sources."""
     side_um = positive(side_um, "to")
-    if sources.cell_um is not None and side_um <= sources.cell_um:
+    if sources.bin_um is not None and side_um <= sources.bin_um:
         raise ValueError(
-            f"to={side_um:g} um is not coarser than the cells of table {place.table_key!r}, {sources.cell_um:g} um."
+            f"to={side_um:g} um is not coarser than the bins of table {place.table_key!r}, {sources.bin_um:g} um."
         )
-    found = [cells_touching(sources.take(rows), side_um) for rows in row_blocks(len(sources), _OUTLINE_VALUES)]
+    found = [bins_touching(sources.take(rows), side_um) for rows in row_blocks(len(sources), _OUTLINE_VALUES)]
     ij = by_block(np.unique(np.concatenate(found), axis=0))
-    where = Locations.cells(ij, side_um)
+    where = Locations.bins(ij, side_um)
     return _Target(f"{side_um:g}um", where, np.arange(1, len(ij) + 1), outlines(where), ij)
 
 
@@ -253,7 +253,7 @@ def _check_names_free(sdata: SpatialData, key: str, target: _Target) -> None:
     if key not in sdata.tables or not made_here(sdata.tables[key]):
         check_free(sdata, key)
     if target.ij is not None:
-        check_free(sdata, f"{key}_cells")
+        check_free(sdata, f"{key}_bins")
 
 
 def _check_size(table: AnnData, target: _Target, n_layers: int) -> None:
@@ -274,7 +274,7 @@ def _weights(target: _Target, sources: Locations) -> sparse.csr_matrix:
 
 def _as_table(place: Place, target: _Target, key: str, values: Mapping[str, Any]) -> AnnData:
     assert place.table is not None
-    old, region = place.table, target.name if target.ij is None else f"{key}_cells"
+    old, region = place.table, target.name if target.ij is None else f"{key}_bins"
     obs = pd.DataFrame(
         {REGION: pd.Categorical([region] * len(target.where), categories=[region]), INSTANCE: target.instances},
         index=pd.Index([f"{region}_{instance}" for instance in target.instances], dtype=str),
@@ -293,12 +293,12 @@ def _as_table(place: Place, target: _Target, key: str, values: Mapping[str, Any]
         set_record(table, _keys.IN_X, None, old.uns[_keys.STEM][_keys.IN_X])
     for stem, record in records(old, _keys.PREDICTIONS).items():
         told = {name: value for name, value in record.items() if name != "resolution_um"}
-        cells = {} if target.ij is None else {"resolution_um": target.where.cell_um}
-        set_record(table, _keys.PREDICTIONS, stem, {**told, **cells})
+        bins = {} if target.ij is None else {"resolution_um": target.where.bin_um}
+        set_record(table, _keys.PREDICTIONS, stem, {**told, **bins})
     return TableModel.parse(table, region=region, region_key=REGION, instance_key=INSTANCE, overwrite_metadata=True)
 
 
 def _labels(place: Place, target: _Target) -> Any:
     assert target.ij is not None
-    assert target.where.cell_um is not None
-    return labels_element(place, Window.around(target.ij, target.where.cell_um), target.ij)
+    assert target.where.bin_um is not None
+    return labels_element(place, Window.around(target.ij, target.where.bin_um), target.ij)

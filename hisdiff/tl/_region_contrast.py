@@ -63,7 +63,7 @@ def region_contrast(
     by
         Categorical column of the fine table's ``obs``, such as :func:`cluster_cells` writes.
     a, b
-        Categories to compare; ``b=None`` for all other cells.
+        Categories to compare; ``b=None`` for all other bins.
     n_draws
         Draws of the model.
     table_key
@@ -142,12 +142,12 @@ def region_contrast(
 
 
 def _sums(field: Field, ij: np.ndarray, side_um: float, progress: bool | None) -> np.ndarray:
-    """Return the sums over cells of each draw, ``(draws, G)``; cells of which nothing is known do not count."""
+    """Return the sums over bins of each draw, ``(draws, G)``; bins of which nothing is known do not count."""
     ij = by_block(ij)
     total = np.zeros((field.n_draws, len(field.genes)))
     for rows in progress_bar(block_slices(ij), desc="regions", enabled=progress):
-        cells = Locations.cells(ij[rows], side_um)
-        for k, draw in enumerate(field.draws(cells)):
+        bins = Locations.bins(ij[rows], side_um)
+        for k, draw in enumerate(field.draws(bins)):
             total[k] += np.nan_to_num(draw).sum(axis=0)
     return total
 

@@ -50,7 +50,7 @@ def marker_regions(
 
     A small network labels the pixels of a two-band image, the programme and the grey of the H&E; it is trained on its own
     labels under a penalty on differences between neighbours, until few are left. Labels in which the programme is high are
-    the region. Works on the spots of a table and on the cells of a finer prediction of any method.
+    the region. Works on the spots of a table and on the bins of a finer prediction of any method.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def marker_regions(
         Stop when so many labels are left; weight of the penalty.
     working_px
         Pixels along the shorter side of the working image at most (1000 in the published code). A pixel is never smaller
-        than a cell. Time grows with its square.
+        than a bin. Time grows with its square.
     table_key
         Table to use; None for the one with the spots. A finer prediction is named, such as ``"hisdiff_16um"``.
     image_key

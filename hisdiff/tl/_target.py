@@ -1,4 +1,4 @@
-"""Where a prediction finer than the spots goes: the cells of a grid, or the shapes of an element."""
+"""Where a prediction finer than the spots goes: the bins of a grid, or the shapes of an element."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import shapely
 
 from hisdiff import _keys
 from hisdiff._check import one_of, positive
-from hisdiff._geometry._grid import cells_within, outlines
+from hisdiff._geometry._grid import bins_within, outlines
 from hisdiff._prediction._agreement import MODES
 from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._fine import check_names_free, fine_table, write_fine
@@ -22,7 +22,7 @@ from hisdiff._sdata._store import check_room, working_folder
 from hisdiff._section import Locations
 from hisdiff._stream import discard
 from hisdiff.pp._tissue import outline_of
-from hisdiff.tl._fine import fine_predictor, outputs_of, predict_cells, predict_locations, resolution_for
+from hisdiff.tl._fine import fine_predictor, outputs_of, predict_bins, predict_locations, resolution_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Target:
     Attributes
     ----------
     resolution_um
-        Side of cells, or None.
+        Side of bins, or None.
     at
         Element, or None.
     calibrate
@@ -73,7 +73,7 @@ class Target:
         if self.at is not None:
             return f"{stem}_{self.at}{suffix}", self.at
         table = f"{stem}_{self.resolution_um:g}um"
-        return table + suffix, f"{table}_cells{suffix}"
+        return table + suffix, f"{table}_bins{suffix}"
 
     def check(self, bound: Bound, stem: str, *, several: bool) -> None:
         """Raise, before any work, for what cannot be done."""
@@ -91,7 +91,7 @@ class Target:
         assert self.resolution_um is not None
         if place.table is not None and not place.table.obs_names.is_unique:
             raise ValueError(
-                f"Table {place.table_key!r} has names of observations more than once, and cells are told which spot they lie in; "
+                f"Table {place.table_key!r} has names of observations more than once, and bins are told which spot they lie in; "
                 f"make them unique with adata.obs_names_make_unique()."
             )
         if self.resolution_um < image.mpp:
@@ -126,13 +126,13 @@ class Target:
         else:
             assert self.resolution_um is not None
             resolution = self.resolution_um
-            ij = cells_within(_area(section), resolution)
+            ij = bins_within(_area(section), resolution)
             if not len(ij):
-                raise ValueError(f"No cell of {resolution:g} um has its centre in the tissue of {place.name!r}.")
-            where, instances = Locations.cells(ij, resolution), np.arange(1, len(ij) + 1)
+                raise ValueError(f"No bin of {resolution:g} um has its centre in the tissue of {place.name!r}.")
+            where, instances = Locations.bins(ij, resolution), np.arange(1, len(ij) + 1)
             if inplace:
                 outputs = outputs_of(len(ij), len(model.genes), options["keep_draws"])
-                what = f"A table of {len(ij)} cells of {resolution:g} um and {len(model.genes)} genes"
+                what = f"A table of {len(ij)} bins of {resolution:g} um and {len(model.genes)} genes"
                 check_room(place.sdata, sum(output.nbytes for output in outputs.values()), what)
         field = model.fitted.field(
             section,
@@ -163,8 +163,8 @@ class Target:
             prediction = predict_locations(predictor, where, show=run["progress"])
         else:
             folder = working_folder(place.sdata, table_key) if inplace else None
-            plan = {**record, "units": predictor.units, "cells": _digest(where.array_ij), **_inputs_of(section)}
-            prediction = predict_cells(predictor, where, folder, plan, show=run["progress"])
+            plan = {**record, "units": predictor.units, "bins": _digest(where.array_ij), **_inputs_of(section)}
+            prediction = predict_bins(predictor, where, folder, plan, show=run["progress"])
         spots = section.spots if section.counts is not None else None
         table = fine_table(place, region, instances, where, prediction, record, stem, spots)
         if model.calibration is not None:
@@ -189,7 +189,7 @@ def _with_tissue(bound: Bound) -> Section:
 
 
 def _area(section: Section) -> Any:
-    """Return the tissue with the footprints of measured spots, so that every one of them has its cells."""
+    """Return the tissue with the footprints of measured spots, so that every one of them has its bins."""
     if section.counts is None or section.spots is None:
         return section.tissue
     return shapely.union_all([section.tissue, *outlines(section.spots)])

@@ -28,7 +28,7 @@ TLS_PROGRAMMES: dict[str, tuple[str, ...]] = {
     "dendritic cell": ("ITGAX", "CCR7", "LAMP3", "CLEC10A"),
     "CXCL13": ("CXCL13",),
 }
-"""Cells and the chemokine that meet in a tertiary lymphoid structure, with their markers."""
+"""Bins and the chemokine that meet in a tertiary lymphoid structure, with their markers."""
 
 
 def tls_score(

@@ -8,9 +8,9 @@ def grid(rows: int, columns: int, side: float = 10.0) -> np.ndarray:
     return np.array([((j + 0.5) * side + 300, (i + 0.5) * side + 70) for i in range(rows) for j in range(columns)])
 
 
-def test_cells_become_one_pixel_each_and_missing_ones_stay_holes() -> None:
+def test_bins_become_one_pixel_each_and_missing_ones_stay_holes() -> None:
     xy = np.delete(grid(6, 8), 19, axis=0)
-    raster = PointRaster.of(xy, cells=True)
+    raster = PointRaster.of(xy, bins=True)
     assert raster.nearest.shape == (6, 8)
     assert raster.pixel_um == pytest.approx(10)
     assert raster.box_um == pytest.approx((300, 70, 380, 130))
@@ -21,16 +21,16 @@ def test_cells_become_one_pixel_each_and_missing_ones_stay_holes() -> None:
 
 def test_spots_are_painted_as_far_as_they_reach() -> None:
     xy = grid(5, 5, 100.0)
-    raster = PointRaster.of(xy, cells=False)
+    raster = PointRaster.of(xy, bins=False)
     assert raster.pixel_um == pytest.approx(25)
     painted = raster.paint(np.ones(25))
     assert painted[raster.inside].min() == 1
     assert raster.inside.all()
 
 
-def test_many_cells_are_averaged_in_larger_pixels() -> None:
+def test_many_bins_are_averaged_in_larger_pixels() -> None:
     xy = grid(40, 60)
-    raster = PointRaster.of(xy, cells=True, most_px=10)
+    raster = PointRaster.of(xy, bins=True, most_px=10)
     assert min(raster.nearest.shape) == 10
     rising = raster.paint(xy[:, 0])
     assert np.abs(raster.at(rising) - xy[:, 0]).max() <= raster.pixel_um

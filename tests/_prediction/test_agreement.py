@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from hisdiff._geometry._grid import cells_touching
+from hisdiff._geometry._grid import bins_touching
 from hisdiff._prediction._agreement import Agreement
 from hisdiff._section import Locations
 from hisdiff._training._calibration import Dispersion
 
-CELL_UM = 10.0
+BIN_UM = 10.0
 SPOTS = Locations(np.array([[100.0, 100.0], [300.0, 100.0]]), 50.0)
 
 
@@ -55,11 +55,11 @@ def test_drawn_factors_have_the_mean_factor_for_mean_and_less_spread_the_more_wa
 
 
 def test_exact_agreement_adds_up_and_spreads_what_was_not_predicted_by_area():
-    cells = Locations.cells(cells_touching(SPOTS, CELL_UM), CELL_UM)
+    bins = Locations.bins(bins_touching(SPOTS, BIN_UM), BIN_UM)
     made = agreement([[9.0, 4.0], [3.0, 0.0]], exact=True)
-    rates = np.random.default_rng(0).gamma(1, 1, (len(cells), 2)) * [1, 0]
-    share = made.footprints(cells, np.arange(2))
-    agreed = made.blend(cells)(rates, made.factors(share @ rates))
+    rates = np.random.default_rng(0).gamma(1, 1, (len(bins), 2)) * [1, 0]
+    share = made.footprints(bins, np.arange(2))
+    agreed = made.blend(bins)(rates, made.factors(share @ rates))
     np.testing.assert_allclose(share @ agreed, [[9, 4], [3, 0]], rtol=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_between_spots_the_noise_of_a_draw_is_undone_close_to_them_only():
     lower = made.factors(
         np.full((2, 1), 500.0), of_mean=mean
     )  # a draw with half of what is expected in both footprints
-    along = Locations.cells(np.array([[10, column] for column in range(10, 31)]), CELL_UM)
+    along = Locations.bins(np.array([[10, column] for column in range(10, 31)]), BIN_UM)
     factor = made.blend(along)(np.ones((len(along), 1)), lower)[:, 0]
     np.testing.assert_allclose(factor[[0, 20]], 2, rtol=0.01)
     assert factor[10] < 1.5
@@ -78,5 +78,5 @@ def test_between_spots_the_noise_of_a_draw_is_undone_close_to_them_only():
 
 
 @pytest.mark.parametrize(("distance_um", "rows"), [(90.0, []), (110.0, [0, 1])])
-def test_spots_that_share_cells_are_found(distance_um, rows):
+def test_spots_that_share_bins_are_found(distance_um, rows):
     assert agreement([[1.0], [1.0]]).closer_than(distance_um).tolist() == rows

@@ -59,7 +59,7 @@ def test_blocks_are_independent(noise, values):
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 6 / np.sqrt(first.size)
 
 
-def test_a_grid_cell_has_one_value_in_whatever_tile_it_lies():
+def test_a_grid_bin_has_one_value_in_whatever_tile_it_lies():
     ij = np.stack(np.meshgrid(np.arange(-10, 150), np.arange(40, 90), indexing="ij"), -1).reshape(-1, 2)
     whole = BlockNoise.for_grid(1, ij).normal(0, 0, np.arange(len(ij)), 5)
     tile = (ij[:, 0] >= 60) & (ij[:, 0] < 77) & (ij[:, 1] >= 55)
@@ -106,18 +106,18 @@ def test_a_wrong_shape_is_named():
         BlockNoise(0, np.zeros((3, 3), dtype=int), np.arange(3))
 
 
-def test_cells_of_a_grid_share_noise_with_their_neighbours_and_other_locations_do_not():
+def test_bins_of_a_grid_share_noise_with_their_neighbours_and_other_locations_do_not():
     from hisdiff._prediction._field import SmoothNoise
     from hisdiff._section import Locations
 
     line = np.stack([np.zeros(2000, dtype=int), np.arange(2000)], axis=1)
-    cells = SmoothNoise.at(3, Locations.cells(line, 10.0))
-    values = cells.normal(0, 0, np.arange(2000), 4)
+    bins = SmoothNoise.at(3, Locations.bins(line, 10.0))
+    values = bins.normal(0, 0, np.arange(2000), 4)
     np.testing.assert_allclose(values.std(axis=0), 1, atol=0.15)
     apart = lambda step: np.mean([np.corrcoef(v[:-step], v[step:])[0, 1] for v in values.T])  # noqa: E731
     assert apart(1) > 0.9
     assert abs(apart(30)) < 0.15
-    np.testing.assert_allclose(cells.normal(0, 0, np.array([7, 1900]), 4), values[[7, 1900]], rtol=1e-5)
+    np.testing.assert_allclose(bins.normal(0, 0, np.array([7, 1900]), 4), values[[7, 1900]], rtol=1e-5)
     spots = SmoothNoise.at(3, Locations(line * 10.0, 5.0)).normal(0, 0, np.arange(2000), 4)
     assert abs(np.corrcoef(spots[:-1, 0], spots[1:, 0])[0, 1]) < 0.1
 

@@ -27,7 +27,7 @@ def test_small_footprints_are_brought_to_the_median_one_and_weigh_less() -> None
     np.testing.assert_allclose(part.weight, np.where(small, 0.5, 1.0))
 
 
-def test_cells_are_learned_from_footprints_of_different_area() -> None:
+def test_bins_are_learned_from_footprints_of_different_area() -> None:
     from hisdiff.methods.hisdiff.factor._local import fit_local
 
     sections = [field_section(name, seed) for name, seed in (("A", 1), ("B", 2), ("C", 3))]

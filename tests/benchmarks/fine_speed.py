@@ -1,4 +1,4 @@
-"""Time of predictions finer than the spots, from image to table: prints a line per size of cells and writes JSON.
+"""Time of predictions finer than the spots, from image to table: prints a line per size of bins and writes JSON.
 
     python tests/benchmarks/fine_speed.py --data her2st [--resolutions 20 14 10] [--device cpu] [--json FILE]
 
@@ -50,7 +50,7 @@ def main() -> None:
     root = os.environ.get("HISDIFF_TEST_DATA")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(root) / "her2st" if root else None, help="folder of her2st")
-    parser.add_argument("--resolutions", type=float, nargs="+", default=[20.0, 14.0, 10.0], help="sides of cells, um")
+    parser.add_argument("--resolutions", type=float, nargs="+", default=[20.0, 14.0, 10.0], help="sides of bins, um")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", help="a saved model instead of fitting one")
     parser.add_argument("--json", type=Path)
@@ -73,8 +73,8 @@ def main() -> None:
         start = time.perf_counter()
         table = hd.tl.predict(test, model, resolution_um=resolution, device=args.device, inplace=False)
         seconds = time.perf_counter() - start
-        row = {"um": resolution, "cells": table.n_obs, "genes": table.n_vars, "seconds": seconds, "peak_gb": peak_gb()}
-        row["cells_per_s"] = row["cells"] / seconds
+        row = {"um": resolution, "bins": table.n_obs, "genes": table.n_vars, "seconds": seconds, "peak_gb": peak_gb()}
+        row["bins_per_s"] = row["bins"] / seconds
         if args.device != "cpu":
             row["products_share"] = products_s(model, table.n_obs, args.device) / seconds
         rows.append(row)

@@ -76,7 +76,7 @@ def write_slide(path: Path, side: int) -> None:
 
 
 def stream(path: Path, resolution_um: float, model: str | None = None) -> dict[str, float]:
-    """Embed, and predict where there is a model; return cells, seconds and peak resident memory in GB of each step."""
+    """Embed, and predict where there is a model; return bins, seconds and peak resident memory in GB of each step."""
     result: dict[str, float] = {}
     steps = {"grid": lambda sdata: hd.pp.grid(sdata, resolution_um)}
     if model is not None:
@@ -88,7 +88,7 @@ def stream(path: Path, resolution_um: float, model: str | None = None) -> dict[s
         result[f"{name}_s"] = time.perf_counter() - start
         result[f"{name}_peak_gb"] = peak_gb()
     sdata = spatialdata.read_zarr(path)
-    result["cells"] = int(sdata.labels[f"grid_{resolution_um:g}um"].data.max().compute())
+    result["bins"] = int(sdata.labels[f"grid_{resolution_um:g}um"].data.max().compute())
     return result
 
 

@@ -7,7 +7,7 @@
 `stage` on each section alone) and predict the original spots. `unseen`: methods are fitted on C2, C3, C4 and predict C5.
 `xfuse` runs in a small setting, since it learns its features from nothing, and `stage` on all spots. With --json the
 rows are added to those that the file holds of other methods and sections, so that they can be run one at a time:
-`ridge` passes a patch for every cell of `coarse` through the encoder, which takes minutes for a section.
+`ridge` passes a patch for every bin of `coarse` through the encoder, which takes minutes for a section.
 """
 
 from __future__ import annotations

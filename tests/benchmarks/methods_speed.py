@@ -109,11 +109,11 @@ def mapped(hd, sdata, method: str) -> dict[str, object]:
 
     row: dict[str, object] = {"fit_s": timed(lambda: hd.tl.fit(sdata, method=method))}
     row["spots_s"] = timed(lambda: hd.tl.predict(sdata))
-    row["cells_s"] = timed(lambda: hd.tl.predict(sdata, resolution_um=16))
-    table, cells = sdata.tables["table"], sdata.tables[f"{method}_16um"]
+    row["bins_s"] = timed(lambda: hd.tl.predict(sdata, resolution_um=16))
+    table, bins = sdata.tables["table"], sdata.tables[f"{method}_16um"]
     genes = table.var["hisdiff_selected"].to_numpy()
     told = pearson(np.log2(1 + table.X[:, genes].toarray()), table.layers[method][:, genes])
-    return {"genes": int(genes.sum()), "cells": cells.n_obs, **row, "in_sample_pcc": round(float(np.nanmean(told)), 3)}
+    return {"genes": int(genes.sum()), "bins": bins.n_obs, **row, "in_sample_pcc": round(float(np.nanmean(told)), 3)}
 
 
 def timed(work) -> float:

@@ -3,7 +3,7 @@
     python tests/benchmarks/superres.py --data her2st --seeds 3 --json superres.json
     python tests/benchmarks/superres.py --tests toy --seeds 1
 
-`toy`: the toy tissue; models see the spots of three sections, and predict cells of 10 um of the first, whose expected
+`toy`: the toy tissue; models see the spots of three sections, and predict bins of 10 um of the first, whose expected
 counts are known. `2x2`, `3x3`: neighbouring spots of the real sections are merged; models see the pseudo-spots of all
 sections, and predict the spots. `unknown`: the same without the pseudo-spots of the section (models see the other sections,
 and nothing is rescaled). `split`: half of every spot's molecules are known, merged 2 x 2, and the other half is predicted,
@@ -82,7 +82,7 @@ def baselines(job: Job, ridge: DenseRidge, seed: int, *, own: bool) -> Predictio
 
 
 def oracle(job: Job, dispersion: Dispersion) -> Predictions:
-    """Return the truth as far as the cell types of every cell tell it, alone and in agreement with the spots."""
+    """Return the truth as far as the cell types of every bin tell it, alone and in agreement with the spots."""
     types = np.column_stack([job.cell_types, np.ones(len(job.truth))])
     expected = np.maximum(types @ np.linalg.lstsq(types, job.truth, rcond=None)[0], 1e-6)
     agreement = Agreement(job.section.spots, job.known, dispersion, exact=False)

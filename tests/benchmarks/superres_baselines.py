@@ -76,8 +76,8 @@ class DenseRidge:
 
     Attributes
     ----------
-    cell_um
-        Side of the cells that footprints are made of.
+    bin_um
+        Side of the bins that footprints are made of.
     inputs
         From dense vectors to components.
     center, mean, slopes
@@ -88,7 +88,7 @@ class DenseRidge:
         Mean area of the footprint of a spot, over pi.
     """
 
-    cell_um: float
+    bin_um: float
     inputs: Inputs
     center: np.ndarray
     mean: np.ndarray
@@ -97,13 +97,13 @@ class DenseRidge:
     area_um2: float
 
     @classmethod
-    def fit(cls, sections: Sequence[Section], cell_um: float) -> DenseRidge:
+    def fit(cls, sections: Sequence[Section], bin_um: float) -> DenseRidge:
         """Fit on sections with spots, counts and a dense embedding; the penalty is chosen by leaving out sections."""
-        under = [Footprints.of(section.spots, cell_um) for section in sections]
+        under = [Footprints.of(section.spots, bin_um) for section in sections]
         raw = Inputs(standardise=True)
-        parts = [scaled_under(s.dense, cells, cell_um, raw) for s, cells in zip(sections, under)]
+        parts = [scaled_under(s.dense, bins, bin_um, raw) for s, bins in zip(sections, under)]
         inputs = Inputs.fit(parts, _COMPONENTS, standardise=True, whiten=False)
-        own = [cells.share @ inputs.projected(part) for cells, part in zip(under, parts)]
+        own = [bins.share @ inputs.projected(part) for bins, part in zip(under, parts)]
         features = [_with_context(values, s.spots, s.spots, values) for values, s in zip(own, sections)]
         area = float(np.mean(np.concatenate([np.square(s.spots.radius_um) for s in sections])))
         targets = [np.log2(1 + s.counts.toarray() * area / np.square(s.spots.radius_um)[:, None]) for s in sections]
@@ -118,7 +118,7 @@ class DenseRidge:
             for penalty in _PENALTIES
         ]
         best = int(np.argmin([np.square(residuals).sum() for residuals in left_out]))
-        return cls(cell_um, inputs, center, mean, _slopes(x, y, _PENALTIES[best]), left_out[best], area)
+        return cls(bin_um, inputs, center, mean, _slopes(x, y, _PENALTIES[best]), left_out[best], area)
 
     def predict(self, section: Section, targets: Locations) -> np.ndarray:
         """Return log2(1 + count per spot area) at targets, ``(n, G)``; the section's spots are the anchors."""
@@ -130,8 +130,8 @@ class DenseRidge:
         return np.maximum(np.exp2(log2) - 1, _LEAST) * (np.square(targets.radius_um) / self.area_um2)[:, None]
 
     def _own(self, section: Section, where: Locations) -> np.ndarray:
-        under = Footprints.of(where, self.cell_um)
-        return under.share @ self.inputs.projected(scaled_under(section.dense, under, self.cell_um, self.inputs))
+        under = Footprints.of(where, self.bin_um)
+        return under.share @ self.inputs.projected(scaled_under(section.dense, under, self.bin_um, self.inputs))
 
 
 def _with_context(own: np.ndarray, where: Locations, anchors: Locations, values: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SOURCE = {"table_key": None, "image_key": None, "shapes_key": None, "mpp": None, "layer": None}
 TOY_UM, MERGED_UM = 10.0, 16.0
-"""Side of the cells that toy tissue is judged on, and of those that spots are made of."""
+"""Side of the bins that toy tissue is judged on, and of those that spots are made of."""
 N_DRAWS = 16
 
 
@@ -113,15 +113,15 @@ class Job:
 
         Its parts are called one by one, so that embeddings are computed once for all predictions of a section."""
         section, columns = self.section.with_panel(model.genes), rows_of(self.genes, model.genes)
-        size = self.targets.cell_um or MERGED_UM
+        size = self.targets.bin_um or MERGED_UM
         field = model.fitted.field(
             section, n_draws=N_DRAWS, n_steps=None, depth=depth, seed=seed, device=None, progress=False
         )
         predictor = fine_predictor(
             section, field, size, calibrate=calibrate, units="counts", keep_draws=N_DRAWS, seed=seed
         )
-        if self.targets.cell_um is not None:
-            found = predictor.cells(self.targets.array_ij)
+        if self.targets.bin_um is not None:
+            found = predictor.bins(self.targets.array_ij)
         else:
             found = predict_locations(predictor, self.targets, show=False)
         return found.mean[:, columns], found.draws[..., columns]
@@ -134,7 +134,7 @@ def _thinned(counts, part: float, seed: int) -> sparse.csr_matrix:
 
 
 def toy_jobs(seed: int, *, size_um: float) -> list[Job]:
-    """Return three toy sections; each is to be predicted at the cells of its truth."""
+    """Return three toy sections; each is to be predicted at the bins of its truth."""
     sections = hd.datasets.toy(seed, n_sections=3, size_um=size_um)
     hd.pp.select_genes(sections, genes=list(sections[0].tables["table"].var_names))
     hd.pp.embed(sections)
@@ -143,7 +143,7 @@ def toy_jobs(seed: int, *, size_um: float) -> list[Job]:
         truth = sdata.tables["truth"]
         genes = np.asarray(truth.var_names, dtype=str)
         section = _section(sdata, f"toy{i + 1}", genes)
-        targets = Locations.cells(truth.obs[["array_row", "array_col"]].to_numpy(), TOY_UM)
+        targets = Locations.bins(truth.obs[["array_row", "array_col"]].to_numpy(), TOY_UM)
         distance, group = cKDTree(section.spots.xy_um).query(targets.xy_um)
         group = np.where(distance < section.spots.radius_um[0], group, -1)
         share = overlap(section.spots, targets.array_ij, TOY_UM)

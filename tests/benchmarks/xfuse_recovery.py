@@ -36,17 +36,17 @@ def toy(options: dict) -> dict[str, float]:
     sdata = hd.datasets.toy()
     hd.pp.select_genes(sdata)
     figures = {"fit_s": timed(lambda: hd.tl.fit(sdata, method="xfuse", config=options))}
-    figures["cells_20um_s"] = timed(lambda: hd.tl.predict(sdata, resolution_um=20, calibrate="none"))
-    cells, truth = sdata.tables["xfuse_20um"], sdata.tables["truth"]
-    names = [gene for gene in truth.var_names if gene in set(cells.var_names)]
+    figures["bins_20um_s"] = timed(lambda: hd.tl.predict(sdata, resolution_um=20, calibrate="none"))
+    bins, truth = sdata.tables["xfuse_20um"], sdata.tables["truth"]
+    names = [gene for gene in truth.var_names if gene in set(bins.var_names)]
     known = {}
     expected = truth[:, names].X
     for (row, col), value in zip(truth.obs[["array_row", "array_col"]].to_numpy() // 2, np.asarray(expected)):
         known[row, col] = known.get((row, col), 0) + value
-    places = [tuple(at) for at in cells.obs[["array_row", "array_col"]].to_numpy()]
+    places = [tuple(at) for at in bins.obs[["array_row", "array_col"]].to_numpy()]
     there = np.array([at in known for at in places])
     want = np.stack([known[at] for at, here in zip(places, there) if here])
-    told = np.asarray(cells[there, names].X)
+    told = np.asarray(bins[there, names].X)
     for kind in ("TUM", "STR", "IMM"):
         of = np.array([name.startswith(kind) for name in names])
         figures[f"{kind}_map_correlation"] = float(np.corrcoef(want[:, of].sum(1), told[:, of].sum(1))[0, 1])

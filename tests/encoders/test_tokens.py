@@ -40,8 +40,8 @@ def dense(layout: Layout, image: ArrayImage, box, resolution, read=colours, batc
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_cells_a_whole_token_apart_hold_interpolated_tokens(image, layout):
-    # A cell is the mean of linear interpolation over its square: 1/8, 6/8, 1/8 of the tokens along an axis.
+def test_bins_a_whole_token_apart_hold_interpolated_tokens(image, layout):
+    # A bin is the mean of linear interpolation over its square: 1/8, 6/8, 1/8 of the tokens along an axis.
     result = dense(layout, image, (20, 10, 60, 40), 2.0)
     tokens = image.pixels[:, :260].reshape(75, 4, 65, 4, 3).mean(axis=(1, 3))
     kernel = np.array([1, 6, 1]) / 8

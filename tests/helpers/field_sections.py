@@ -6,7 +6,7 @@ import numpy as np
 import shapely
 from scipy.sparse import csr_matrix
 
-from hisdiff._geometry._grid import cells_touching, overlap
+from hisdiff._geometry._grid import bins_touching, overlap
 from hisdiff._section import FeatureSpec, Locations, Section
 
 GENES = np.array(["UP", "DOWN", "BOTH", "FLAT"])
@@ -52,7 +52,7 @@ def field_section(name: str, seed: int, side: int = 10) -> Section:
     plane = Plane(seed)
     xy = (np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) + 1.0) * 100
     spots = Locations(xy, RADIUS_UM)
-    ij = cells_touching(spots, 5.0)
+    ij = bins_touching(spots, 5.0)
     share = overlap(spots, ij, 5.0) * 25 / (np.pi * RADIUS_UM**2)
     counts = np.random.default_rng(seed).poisson(share @ plane.rates((ij[:, ::-1] + 0.5) * 5.0))
     tissue = shapely.box(30, 30, (side + 1) * 100 - 30, (side + 1) * 100 - 30)

@@ -7,7 +7,7 @@ from matplotlib.image import AxesImage
 
 import hisdiff as hd
 
-MPP, CELL_UM = 2.0, 50.0
+MPP, BIN_UM = 2.0, 50.0
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def fine(make_section):
     """A section with a fine prediction of two draws; the model's name is hisdiff, to be found without being told."""
     sdata = make_section("s1", mpp=MPP, side=4)
     model = hd.tl.fit(sdata, method="ridge")
-    hd.tl.predict(sdata, model, resolution_um=CELL_UM, n_draws=2, keep_draws=1, key_added="hisdiff")
+    hd.tl.predict(sdata, model, resolution_um=BIN_UM, n_draws=2, keep_draws=1, key_added="hisdiff")
     return sdata
 
 
@@ -30,7 +30,7 @@ def raster_of(ax) -> AxesImage:
     return raster
 
 
-def cell_at(ax, x_um: float, y_um: float) -> float:
+def bin_at(ax, x_um: float, y_um: float) -> float:
     """Return the value that a panel shows at a place."""
     raster = raster_of(ax)
     column, row = (raster.get_transform() - ax.transData).inverted().transform((x_um, y_um))
@@ -44,26 +44,26 @@ def test_a_fine_table_is_one_raster_of_its_mean_at_its_place(fine):
     raster = raster_of(ax)
     assert raster.get_alpha() == 0.6
     assert raster.get_array().count() == table.n_obs
-    for cell in (0, 17, table.n_obs - 1):
-        x, y = table.obsm["spatial"][cell] * MPP
-        assert cell_at(ax, x, y) == pytest.approx(np.log2(1 + table[cell, "A00"].X), rel=1e-6)
-        assert cell_at(ax, x + 0.4 * CELL_UM, y - 0.4 * CELL_UM) == cell_at(ax, x, y)
+    for row in (0, 17, table.n_obs - 1):
+        x, y = table.obsm["spatial"][row] * MPP
+        assert bin_at(ax, x, y) == pytest.approx(np.log2(1 + table[row, "A00"].X), rel=1e-6)
+        assert bin_at(ax, x + 0.4 * BIN_UM, y - 0.4 * BIN_UM) == bin_at(ax, x, y)
 
 
 def part_of(fine, rows):
     """Return the section with some rows of its fine table."""
-    some = fine.subset(["s1_image", "hisdiff_50um_cells"], include_orphan_tables=False)
+    some = fine.subset(["s1_image", "hisdiff_50um_bins"], include_orphan_tables=False)
     some.tables["hisdiff_50um"] = fine.tables["hisdiff_50um"][rows].copy()
     return some
 
 
-def test_a_part_of_the_cells_is_drawn_alone_with_a_margin(fine):
-    cells = fine.tables["hisdiff_50um"].obs
-    some = part_of(fine, (cells["array_row"].isin(range(3, 6)) & cells["array_col"].isin(range(4, 8))).to_numpy())
+def test_a_part_of_the_bins_is_drawn_alone_with_a_margin(fine):
+    bins = fine.tables["hisdiff_50um"].obs
+    some = part_of(fine, (bins["array_row"].isin(range(3, 6)) & bins["array_col"].isin(range(4, 8))).to_numpy())
     ax = hd.pl.gene_map(some, "A00", table_key="hisdiff_50um")
     assert raster_of(ax).get_array().count() == 12
-    np.testing.assert_allclose(ax.get_xlim(), [4 * CELL_UM - 8, 8 * CELL_UM + 8])
-    np.testing.assert_allclose(ax.get_ylim(), [6 * CELL_UM + 8, 3 * CELL_UM - 8])
+    np.testing.assert_allclose(ax.get_xlim(), [4 * BIN_UM - 8, 8 * BIN_UM + 8])
+    np.testing.assert_allclose(ax.get_ylim(), [6 * BIN_UM + 8, 3 * BIN_UM - 8])
 
 
 def test_the_spread_of_a_fine_table_needs_no_name(fine):
@@ -122,7 +122,7 @@ def test_the_truth_of_the_toy_is_shown_as_such():
     assert ax.get_title(loc="left") == "TUM01, truth"
     truth = sdata.tables["truth"]
     x, y = truth.obsm["spatial"][100] * 0.5
-    assert cell_at(ax, x, y) == pytest.approx(np.log2(1 + truth.X[100, truth.var_names.get_loc("TUM01")]), rel=1e-5)
+    assert bin_at(ax, x, y) == pytest.approx(np.log2(1 + truth.X[100, truth.var_names.get_loc("TUM01")]), rel=1e-5)
 
 
 def segmented(make_section):
@@ -158,7 +158,7 @@ def test_any_labels_are_drawn_where_they_are(make_section):
     counts = sdata.tables["table"].X[:, 0].toarray().ravel()
     for i in (0, 13, 35):
         x, y = 8 + 20 * (i % 6) + 3, 5 + 20 * (i // 6) + 5
-        assert cell_at(ax, (380 - 2 * y) * MPP, (2 * x + 10) * MPP) == pytest.approx(np.log2(1 + counts[i]), rel=1e-6)
+        assert bin_at(ax, (380 - 2 * y) * MPP, (2 * x + 10) * MPP) == pytest.approx(np.log2(1 + counts[i]), rel=1e-6)
 
 
 def test_labels_are_read_as_discs_of_their_area(make_section):

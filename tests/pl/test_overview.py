@@ -71,7 +71,7 @@ def test_a_grid_of_a_cropped_object_is_shown(predicted):
     del predicted.tables["ridge_40um"]
     figure = hd.pl.overview(cropped)
     assert titles(figure)[-1].endswith(", ridge_40um")
-    assert "on ridge_40um_cells" in text(figure)
+    assert "on ridge_40um_bins" in text(figure)
 
 
 def images_only(make_section, *names):

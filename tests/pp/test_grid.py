@@ -10,7 +10,7 @@ from spatialdata.transformations import get_transformation
 
 import hisdiff as hd
 from hisdiff import _stream
-from hisdiff._geometry._grid import cells_within
+from hisdiff._geometry._grid import bins_within
 from hisdiff._sdata import _store
 from hisdiff._sdata._dense import DenseFeatures
 from hisdiff._sdata._read import read_sections
@@ -21,7 +21,7 @@ KEY, EMBEDDING = "grid_20um", "grid_20um_embedding"
 
 
 class DenseColour:
-    """Mean colour of every cell."""
+    """Mean colour of every bin."""
 
     def __init__(self, dim: int = 3) -> None:
         self.spec = EncoderSpec("dense-colour", "1", dim=3, input_px=8, mpp=2.0)
@@ -66,10 +66,10 @@ def beside(sdata):
     return sorted(path.name for path in sdata.path.parent.iterdir() if path != sdata.path)
 
 
-def test_labels_number_the_cells_of_the_tissue_and_lie_where_they_are(sdata):
+def test_labels_number_the_bins_of_the_tissue_and_lie_where_they_are(sdata):
     hd.pp.grid(sdata, 20)
     section = read_sections(sdata)[0].section
-    ij = cells_within(section.tissue, 20.0)
+    ij = bins_within(section.tissue, 20.0)
     labels = sdata.labels[KEY]
     assert labels.dtype == np.int32
     values = labels.values
@@ -231,17 +231,17 @@ def test_a_resolution_that_makes_no_sense_is_an_error(sdata, resolution, error, 
     assert "hisdiff" not in sdata.attrs
 
 
-def test_a_grid_without_a_cell_is_an_error(sdata):
+def test_a_grid_without_a_bin_is_an_error(sdata):
     import geopandas as gpd
     from shapely import box
     from spatialdata.models import ShapesModel
 
-    # Between the centres of cells of 200 um.
+    # Between the centres of bins of 200 um.
     frame = gpd.GeoDataFrame({"geometry": [box(205, 205, 295, 495)]})
     sdata["tissue"] = ShapesModel.parse(
         frame, transformations=get_transformation(sdata.images["s1_image"]["scale0"]["image"], get_all=True)
     )
-    with pytest.raises(ValueError, match="No cell of a grid of 200 um"):
+    with pytest.raises(ValueError, match="No bin of a grid of 200 um"):
         hd.pp.grid(sdata, 200)
 
 

@@ -17,8 +17,8 @@ def test_a_small_run_of_the_benchmark_streams_a_grid(tmp_path):
     result = large_slide.stream(path, 32.0)
     labels = spatialdata.read_zarr(path).labels["grid_32um"].values
     # 21 pixels of glass all around; the outline of the tissue is known to a few pixels of 8 um.
-    assert abs(result["cells"] - (2058 * 0.35 / 32) ** 2) < 60
-    assert result["cells"] == labels.max()
+    assert abs(result["bins"] - (2058 * 0.35 / 32) ** 2) < 60
+    assert result["bins"] == labels.max()
     assert result["grid_peak_gb"] < 4
     embedding = spatialdata.read_zarr(path).images["grid_32um_embedding"].values
     assert np.isfinite(embedding[:, labels > 0]).all()

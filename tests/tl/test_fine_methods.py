@@ -43,22 +43,22 @@ def prepared(make_section, colour_encoder, name: str, seed: int):
     return made
 
 
-def test_cells_add_up_to_spots_and_sections_without_counts_get_maps_too(
+def test_bins_add_up_to_spots_and_sections_without_counts_get_maps_too(
     make_section, colour_encoder, method, tmp_path
 ) -> None:
     sections = [prepared(make_section, colour_encoder, f"s{i}", i) for i in (1, 2)]
     model = hd.tl.fit(sections, method=method, config=OPTIONS[method])
     first = sections[0]
     hd.tl.predict(first, model, resolution_um=25, calibrate="exact", n_draws=2)
-    cells = first.tables[f"{method}_25um"]
-    assert np.isfinite(cells.X).all()
-    assert np.isfinite(cells.layers["std"]).all()
-    assert (cells.X >= 0).all()
-    record = cells.uns["hisdiff"]["predictions"][method]
+    bins = first.tables[f"{method}_25um"]
+    assert np.isfinite(bins.X).all()
+    assert np.isfinite(bins.layers["std"]).all()
+    assert (bins.X >= 0).all()
+    record = bins.uns["hisdiff"]["predictions"][method]
     assert record["n_draws"] == 2
     counts = first.tables["table"].X.toarray()
-    near = cells.obs["spot_distance_um"].to_numpy() < 20  # the four cells around a centre, and a footprint inside them
-    total = np.asarray(cells.X)[near].sum() * np.pi * 25**2 / 50**2
+    near = bins.obs["spot_distance_um"].to_numpy() < 20  # the four bins around a centre, and a footprint inside them
+    total = np.asarray(bins.X)[near].sum() * np.pi * 25**2 / 50**2
     assert total == pytest.approx(counts.sum(), rel=0.02)
 
     bare = sd.SpatialData(images={"he": make_section("s3", seed=3).images["s3_image"]})

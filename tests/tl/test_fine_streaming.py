@@ -1,4 +1,4 @@
-"""Predictions on a grid of cells that go to the store of an object as they come."""
+"""Predictions on a grid of bins that go to the store of an object as they come."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hisdiff._sdata import _store
 from hisdiff._sdata._stand_in import stand_in
 from hisdiff.tl import _fine
 
-TABLE, LABELS = "ridge_20um", "ridge_20um_cells"
+TABLE, LABELS = "ridge_20um", "ridge_20um_bins"
 OPTIONS = {"resolution_um": 20, "n_draws": 2, "keep_draws": 1}
 
 
@@ -33,14 +33,14 @@ def model(plain):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Cells of which the method knows what a spot nearby would have, so that no patch is embedded."""
+    """Bins of which the method knows what a spot nearby would have, so that no patch is embedded."""
     from hisdiff._prediction import _field
 
     class Nearby(_field.PatchField):
-        def _predict(self, cells):
+        def _predict(self, bins):
             from hisdiff._section import Prediction
 
-            x, y = cells.xy_um.T
+            x, y = bins.xy_um.T
             mean = np.stack([2 + np.sin(x / 60 + g) + np.cos(y / 70) for g in range(len(self.genes))], axis=1)
             draws = np.stack([mean * (1 + 0.1 * d) for d in range(self.n_draws)]).astype(np.float32)
             return Prediction(mean.astype(np.float32), draws.std(axis=0), self.genes, "counts", draws)
@@ -55,7 +55,7 @@ def backed(plain, tmp_path):
 
 
 def small_tiles(monkeypatch) -> None:
-    """One block of cells to a tile."""
+    """One block of bins to a tile."""
     monkeypatch.setattr(_fine, "_TILE_VALUES", 1.0)
     monkeypatch.setattr("hisdiff._geometry._grid.BLOCK", 8)
     monkeypatch.setattr(_fine, "BLOCK", 8)
@@ -90,7 +90,7 @@ def test_a_large_table_stays_lazy_and_is_drawn(backed, model, quick, monkeypatch
 def test_a_run_that_was_killed_leaves_no_table_and_is_continued(plain, backed, model, quick, monkeypatch) -> None:
     small_tiles(monkeypatch)
     hd.tl.predict(plain, model, **OPTIONS)
-    made = _fine.FinePredictor.cells
+    made = _fine.FinePredictor.bins
     done: list[int] = []
 
     def killed(self, ij):
@@ -99,7 +99,7 @@ def test_a_run_that_was_killed_leaves_no_table_and_is_continued(plain, backed, m
         done.append(len(ij))
         return made(self, ij)
 
-    monkeypatch.setattr(_fine.FinePredictor, "cells", killed)
+    monkeypatch.setattr(_fine.FinePredictor, "bins", killed)
     with pytest.raises(KeyboardInterrupt):
         hd.tl.predict(backed, model, **OPTIONS)
     assert TABLE not in backed.tables
@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_leaves_no_table_and_is_continued(plain, backed, m
         done.append(len(ij))
         return made(self, ij)
 
-    monkeypatch.setattr(_fine.FinePredictor, "cells", counted)
+    monkeypatch.setattr(_fine.FinePredictor, "bins", counted)
     hd.tl.predict(backed, model, **OPTIONS)
     assert sum(done) == plain.tables[TABLE].n_obs  # no tile was made twice
     np.testing.assert_array_equal(np.asarray(backed.tables[TABLE].X), plain.tables[TABLE].X)
@@ -117,19 +117,19 @@ def test_a_run_that_was_killed_leaves_no_table_and_is_continued(plain, backed, m
 
 def test_an_unfinished_run_of_another_seed_is_not_continued(backed, model, quick, monkeypatch) -> None:
     small_tiles(monkeypatch)
-    made, calls = _fine.FinePredictor.cells, []
+    made, calls = _fine.FinePredictor.bins, []
 
-    def cells(self, ij, most=3):
+    def bins(self, ij, most=3):
         calls.append(len(ij))
         if len(calls) == most:
             raise KeyboardInterrupt
         return made(self, ij)
 
-    monkeypatch.setattr(_fine.FinePredictor, "cells", cells)
+    monkeypatch.setattr(_fine.FinePredictor, "bins", bins)
     with pytest.raises(KeyboardInterrupt):
         hd.tl.predict(backed, model, **OPTIONS)
     calls.clear()
-    monkeypatch.setattr(_fine.FinePredictor, "cells", lambda self, ij: cells(self, ij, most=10**9))
+    monkeypatch.setattr(_fine.FinePredictor, "bins", lambda self, ij: bins(self, ij, most=10**9))
     hd.tl.predict(backed, model, rng=1, **OPTIONS)
     assert sum(calls) == backed.tables[TABLE].n_obs
 

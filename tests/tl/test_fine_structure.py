@@ -8,7 +8,7 @@ import hisdiff as hd
 
 @pytest.fixture
 def table() -> ad.AnnData:
-    """Two halves of a square of 30 x 30 cells of 16 um, with genes of their own."""
+    """Two halves of a square of 30 x 30 bins of 16 um, with genes of their own."""
     row, col = (a.ravel() for a in np.mgrid[:30, :30] + 4)
     left = (col < 19)[:, None]
     rng = np.random.default_rng(0)
@@ -45,12 +45,12 @@ def test_clustering_twice_replaces_and_the_seed_decides(table) -> None:
         hd.tl.cluster_cells(table, key_added="mine")
 
 
-def test_scores_average_genes_scaled_over_the_cells(table) -> None:
+def test_scores_average_genes_scaled_over_the_bins(table) -> None:
     hd.tl.marker_scores(table, MARKERS)
     scores = table.obsm["marker_scores"]
     scaled = (table.X - table.X.min(0)) / np.ptp(table.X, axis=0)
     np.testing.assert_allclose(scores["a"], scaled[:, :2].mean(axis=1), rtol=1e-4)
-    pooled = hd.tl.marker_scores(table, MARKERS, pool_cells=5, inplace=False)
+    pooled = hd.tl.marker_scores(table, MARKERS, pool_bins=5, inplace=False)
     assert pooled["a"].nunique() <= 7 * 7
     assert pooled["a"].between(0, 1).all()
 
@@ -66,7 +66,7 @@ def test_missing_markers_are_said_and_a_list_without_any_is_an_error(table, capl
         hd.tl.marker_scores(table, {})
 
 
-def test_types_follow_the_highest_score_and_faint_cells_have_none(table) -> None:
+def test_types_follow_the_highest_score_and_faint_bins_have_none(table) -> None:
     hd.tl.cell_types(table, MARKERS, threshold=0.15)
     types, confidence = table.obs["cell_type"], table.obs["cell_type_confidence"]
     assert types.cat.categories.to_list() == ["a", "b", "unclassified"]
@@ -100,7 +100,7 @@ def test_the_fine_table_of_an_object_is_found(table, make_section) -> None:
     sdata.tables["ridge_16um"] = table
     hd.tl.cluster_cells(sdata, 2)
     assert "cluster" in sdata.tables["ridge_16um"].obs
-    with pytest.raises(ValueError, match="not one of cells on a grid"):
+    with pytest.raises(ValueError, match="not one of bins on a grid"):
         hd.tl.cluster_cells(sdata, table_key="table")
     with pytest.raises(KeyError, match="no table 'x'"):
         hd.tl.cluster_cells(sdata, table_key="x")
@@ -124,7 +124,7 @@ def test_wrong_arguments_are_refused(table, arguments, error) -> None:
     assert "cluster" not in table.obs
 
 
-def test_cells_without_a_value_do_not_change_the_scores_of_the_others(table) -> None:
+def test_bins_without_a_value_do_not_change_the_scores_of_the_others(table) -> None:
     table.X += 10
     whole = hd.tl.marker_scores(table, MARKERS, inplace=False)
     low, high = table.X.argmin(axis=0), table.X.argmax(axis=0)

@@ -14,7 +14,7 @@ from spatialdata.transformations import Scale, Sequence, Translation
 
 import hisdiff as hd
 
-MPP, CELL_UM, SIDE = 0.5, 10.0, 12  # 12 x 12 cells: 120 um a side
+MPP, BIN_UM, SIDE = 0.5, 10.0, 12  # 12 x 12 bins: 120 um a side
 GENES = ["A", "B", "C"]
 
 
@@ -30,24 +30,24 @@ def values_of(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def fine():
-    """A prediction of 12 x 12 cells of 10 um that lie 20 um off the corner of the image, the last one missing."""
+    """A prediction of 12 x 12 bins of 10 um that lie 20 um off the corner of the image, the last one missing."""
     row, column = np.divmod(np.arange(SIDE**2 - 1), SIDE)
     labels = np.zeros((SIDE, SIDE), dtype=np.int32)
     labels[row, column] = np.arange(1, len(row) + 1)
-    obs = pd.DataFrame({"region": pd.Categorical(["cells"] * len(row)), "instance_id": np.arange(1, len(row) + 1)})
+    obs = pd.DataFrame({"region": pd.Categorical(["grid"] * len(row)), "instance_id": np.arange(1, len(row) + 1)})
     obs.index = obs.index.astype(str)
     values = values_of(row, column)
     table = ad.AnnData(values, obs, pd.DataFrame({"panel": True}, index=GENES))
     table.layers["std"] = np.ones_like(values)
     table.layers["draw0"], table.layers["draw1"] = values + 1, values - 1
-    made = {"hisdiff": {"units": "counts", "resolution_um": CELL_UM, "method": "hisdiff"}}
+    made = {"hisdiff": {"units": "counts", "resolution_um": BIN_UM, "method": "hisdiff"}}
     table.uns["hisdiff"] = {"made_by": "hisdiff", "predictions": made}
-    table = TableModel.parse(table, region="cells", region_key="region", instance_key="instance_id")
-    to = transformations(CELL_UM / MPP, 20 / MPP)
+    table = TableModel.parse(table, region="grid", region_key="region", instance_key="instance_id")
+    to = transformations(BIN_UM / MPP, 20 / MPP)
     pixels = np.full((3, 400, 400), 200, dtype=np.uint8)
     return sd.SpatialData(
         images={"he": Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations=transformations())},
-        labels={"cells": Labels2DModel.parse(labels, dims=("y", "x"), transformations=to)},
+        labels={"grid": Labels2DModel.parse(labels, dims=("y", "x"), transformations=to)},
         tables={"hisdiff_10um": table},
     )
 
@@ -63,7 +63,7 @@ def add_shapes(sdata: sd.SpatialData, name: str, **frame) -> None:
 
 @pytest.fixture
 def halves(fine):
-    """Two regions that share the cells of row 6 three to one, and one that lies elsewhere."""
+    """Two regions that share the bins of row 6 three to one, and one that lies elsewhere."""
     boxes = [shapely.box(20, 20, 140, 87.5), shapely.box(20, 87.5, 140, 140), shapely.box(160, 160, 170, 170)]
     add_shapes(fine, "halves", geometry=boxes, index=["upper", "lower", "elsewhere"])
     return fine
@@ -95,47 +95,47 @@ def test_means_are_over_the_area_that_is_covered(halves):
 
 def test_the_spread_of_a_sum_follows_from_its_draws(halves):
     table = hd.tl.rebin(halves, "hisdiff_10um", "halves", inplace=False)
-    n_cells = table.X[:, 0]
-    np.testing.assert_allclose(table.layers["draw0"] - table.layers["draw1"], np.repeat(2 * n_cells[:, None], 3, 1), rtol=1e-5)  # fmt: skip
-    np.testing.assert_allclose(table.layers["std"][:, 1], np.sqrt(2) * n_cells, rtol=1e-5)
+    n_bins = table.X[:, 0]
+    np.testing.assert_allclose(table.layers["draw0"] - table.layers["draw1"], np.repeat(2 * n_bins[:, None], 3, 1), rtol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(table.layers["std"][:, 1], np.sqrt(2) * n_bins, rtol=1e-5)
     del halves.tables["hisdiff_10um"].layers["draw1"]
     assert "std" not in hd.tl.rebin(halves, "hisdiff_10um", "halves", inplace=False).layers
 
 
-def test_discs_take_their_part_of_every_cell(fine):
+def test_discs_take_their_part_of_every_bin(fine):
     add_shapes(fine, "spots", geometry=[shapely.Point(80, 80), shapely.Point(20, 80)], radius=[25.0, 25.0])
     table = hd.tl.rebin(fine, "hisdiff_10um", "spots", inplace=False)
-    area = np.pi * 25**2 / CELL_UM**2
+    area = np.pi * 25**2 / BIN_UM**2
     np.testing.assert_allclose(table.X[:, 0], [area, area / 2], rtol=1e-3)
     np.testing.assert_allclose(table.X[:, 1], [5.5 * area, 5.5 * area / 2], rtol=1e-3)
     np.testing.assert_allclose(table.obs["covered"], [1, 0.5], rtol=1e-3)
 
 
 @pytest.mark.parametrize("side", [20, 30, 25, 17.3])
-def test_coarser_cells_keep_the_whole(fine, side):
+def test_coarser_bins_keep_the_whole(fine, side):
     hd.tl.rebin(fine, "hisdiff_10um", side)
     table = fine.tables[f"hisdiff_10um_in_{side:g}um"]
     np.testing.assert_allclose(table.X.sum(axis=0), fine.tables["hisdiff_10um"].X.sum(axis=0), rtol=1e-6)
-    assert table.obs["covered"].sum() * side**2 == pytest.approx(143 * CELL_UM**2, rel=1e-5)
+    assert table.obs["covered"].sum() * side**2 == pytest.approx(143 * BIN_UM**2, rel=1e-5)
     assert table.uns["hisdiff"]["predictions"]["hisdiff"]["resolution_um"] == side
-    raster = fine.labels[f"hisdiff_10um_in_{side:g}um_cells"].to_numpy()
+    raster = fine.labels[f"hisdiff_10um_in_{side:g}um_bins"].to_numpy()
     assert sorted(raster[raster > 0]) == table.obs["instance_id"].tolist()
     row, column = np.argwhere(raster == 1)[0]
-    centre = sd.transform(sd.get_centroids(fine[f"hisdiff_10um_in_{side:g}um_cells"]), to_coordinate_system="global")
+    centre = sd.transform(sd.get_centroids(fine[f"hisdiff_10um_in_{side:g}um_bins"]), to_coordinate_system="global")
     found = centre.compute().loc[1, ["x", "y"]].to_numpy(dtype=float)
     np.testing.assert_allclose(found, table.obsm["spatial"][0], rtol=1e-6)
     assert hd.pl.gene_map(fine, "B", table_key=f"hisdiff_10um_in_{side:g}um").get_title(loc="left") == "B, predicted"
 
 
-def test_cells_of_twice_the_side_are_sums_of_four(fine):
+def test_bins_of_twice_the_side_are_sums_of_four(fine):
     table = hd.tl.rebin(fine, "hisdiff_10um", 20, inplace=False)
     first = table[(table.obs["array_row"] == 1) & (table.obs["array_col"] == 1)]
     np.testing.assert_allclose(first.X, values_of(*np.divmod([0, 1, 12, 13], 12)).sum(axis=0, keepdims=True))
     assert table.n_obs == 36
 
 
-def test_labels_of_any_form_share_cells_along_their_pixels(fine):
-    pixels = np.zeros((24, 24), dtype=np.int16)  # of 5 um: half a cell
+def test_labels_of_any_form_share_bins_along_their_pixels(fine):
+    pixels = np.zeros((24, 24), dtype=np.int16)  # of 5 um: half a bin
     pixels[:, :3] = 40
     pixels[:, 3:] = 7
     to = transformations(5 / MPP, 20 / MPP)
@@ -192,8 +192,8 @@ def test_results_go_to_the_store_and_are_replaced(halves, tmp_path):
     again = sd.read_zarr(tmp_path / "s.zarr")
     table = again.tables["hisdiff_10um_in_30um"]
     np.testing.assert_allclose(table.X.sum(axis=0), halves.tables["hisdiff_10um"].X.sum(axis=0), rtol=1e-6)
-    assert table.uns["spatialdata_attrs"]["region"] == "hisdiff_10um_in_30um_cells"
-    assert again.labels["hisdiff_10um_in_30um_cells"].max() == table.n_obs
+    assert table.uns["spatialdata_attrs"]["region"] == "hisdiff_10um_in_30um_bins"
+    assert again.labels["hisdiff_10um_in_30um_bins"].max() == table.n_obs
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_results_go_to_the_store_and_are_replaced(halves, tmp_path):
     [
         ({"from_": "hisdiff_8um"}, KeyError, "no table 'hisdiff_8um'.*Did you mean 'hisdiff_10um'"),
         ({"to": "regions"}, KeyError, "no shapes or labels element 'regions'.*'halves'"),
-        ({"to": 10}, ValueError, "to=10 um is not coarser than the cells of table 'hisdiff_10um', 10 um"),
+        ({"to": 10}, ValueError, "to=10 um is not coarser than the bins of table 'hisdiff_10um', 10 um"),
         ({"to": -5}, ValueError, "to has to be above zero"),
         ({"to": "far"}, ValueError, "No location of 'far' shares area"),
         ({"statistic": "median"}, ValueError, r"statistic is one of \['sum', 'mean'\]"),
@@ -232,7 +232,7 @@ def test_logarithms_and_nan_are_not_added_up(halves):
 
 def test_rows_without_a_place_are_named(halves):
     halves.tables["hisdiff_10um"].obs["instance_id"] += 500
-    with pytest.raises(ValueError, match="have no place in 'cells'"):
+    with pytest.raises(ValueError, match="have no place in 'grid'"):
         hd.tl.rebin(halves, "hisdiff_10um", "halves")
 
 

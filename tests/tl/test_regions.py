@@ -1,4 +1,4 @@
-"""Regions of markers, lymphoid structures, edge and core: through the public calls, on spots and on cells."""
+"""Regions of markers, lymphoid structures, edge and core: through the public calls, on spots and on bins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ A_GENES = ["A08", "A10"]
 
 
 @pytest.mark.parametrize("table_key", [None, "tesla_25um"])
-def test_the_region_of_markers_is_where_they_are_high_on_spots_and_on_cells(fine, table_key) -> None:
+def test_the_region_of_markers_is_where_they_are_high_on_spots_and_on_bins(fine, table_key) -> None:
     hd.tl.marker_regions(fine, A_GENES, table_key=table_key, working_px=40)
     table = fine.tables[table_key or "table"]
     region = table.obs["hisdiff_region"].to_numpy()
@@ -45,7 +45,7 @@ def test_the_region_of_markers_is_where_they_are_high_on_spots_and_on_cells(fine
     assert not density[~region].any()
     record = table.uns["hisdiff"]["regions"]["hisdiff_region"]
     assert record["markers"] == A_GENES
-    assert set(record["sections"]) == {"s1" if table_key is None else "tesla_25um_cells"}
+    assert set(record["sections"]) == {"s1" if table_key is None else "tesla_25um_bins"}
     # Twice is no error, and the same seed gives the same.
     hd.tl.marker_regions(fine, A_GENES, table_key=table_key, working_px=40)
     np.testing.assert_array_equal(table.obs["hisdiff_region"], region)
@@ -98,8 +98,8 @@ def test_edge_is_the_ring_of_its_width_and_genes_are_compared_between_spots(fine
     assert (kind[radius >= 260] == "outside").all()
     record = table.uns["hisdiff"]["edge_core"]["hisdiff_edge_core"]
     assert record["unit"] == "spots"
-    n_cells = (kind == "edge").sum()
-    assert record["n_edge"] < n_cells / 4
+    n_bins = (kind == "edge").sum()
+    assert record["n_edge"] < n_bins / 4
     genes = record["genes"]
     assert len(genes) == table.n_vars
     assert (np.diff(genes["log2_fold_change"].abs()) <= 1e-12).all()

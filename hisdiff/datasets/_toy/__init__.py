@@ -72,7 +72,7 @@ def toy(
     Returns
     -------
     One section, or a list: image ``toy_image``, spots ``toy`` (55 um wide, 100 um apart, hexagonal), table ``"table"`` of
-    counts, labels ``toy_truth`` (cells of 10 um inside the tissue) and table ``"truth"`` with their expected counts at the
+    counts, labels ``toy_truth`` (bins of 10 um inside the tissue) and table ``"truth"`` with their expected counts at the
     section's depth: the expected count of a spot is the sum over its footprint by area, and the counts are
     negative-binomial around it. ``tables["truth"].obsm["cell_types"]`` has the share of each cell type,
     ``obsm["hidden"]`` the fields that the image does not show, ``uns["toy"]["depth"]`` the depth, and
@@ -151,5 +151,5 @@ def _add_truth(sdata: SpatialData, name: str, truth: Truth, programmes: Programm
     table.obsm[SPATIAL] = (np.stack([truth.col, truth.row], axis=1) + 0.5) * TRUTH_UM / mpp
     table.obsm["cell_types"] = pd.DataFrame(truth.composition, index=index, columns=list(CELL_TYPES))
     table.obsm["hidden"] = truth.hidden
-    table.uns["toy"] = {"depth": depth, "cell_um": TRUTH_UM}
+    table.uns["toy"] = {"depth": depth, "bin_um": TRUTH_UM}
     sdata.tables[TRUTH_TABLE] = TableModel.parse(table, region=name, region_key=REGION_KEY, instance_key=INSTANCE_KEY)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 TRUTH_UM = 10.0
-"""Side of a cell of the grid that holds the truth."""
+"""Side of a bin of the grid that holds the truth."""
 SPREAD_UM = 5.0
 """Transcripts of a cell lie around its nucleus with this sd."""
 PROGRAMME_SEED = 20240501
@@ -87,9 +87,9 @@ def make_programmes(n_genes: int) -> Programmes:
 
 @dataclass(frozen=True)
 class Truth:
-    """Expected counts of grid cells of ``TRUTH_UM`` inside the tissue, and what they come from.
+    """Expected counts of the bins of ``TRUTH_UM`` inside the tissue, and what they come from.
 
-    ``row``, ``col`` place the cells on the grid of ``shape``; ``expected`` is ``(n, G)``, ``composition`` ``(n, 4)`` the
+    ``row``, ``col`` place the bins on the grid of ``shape``; ``expected`` is ``(n, G)``, ``composition`` ``(n, 4)`` the
     share of each type in the number of nuclei, ``hidden`` ``(n, 3)`` the fields that the image does not show.
     """
 
@@ -123,10 +123,10 @@ def make_truth(rng: Generator, tissue: Tissue, programmes: Programmes, depth: fl
 
 
 def _amount(tissue: Tissue, kind: str, n: int) -> np.ndarray:
-    """Return the number of cells of a type in each cell of the grid."""
+    """Return the number of cells of a type in each bin of the grid."""
     xy = tissue.cells[kind].xy
     number, _, _ = np.histogram2d(xy[:, 1], xy[:, 0], bins=n, range=[[0, tissue.size_um]] * 2)
-    # A fat cell is as wide as several cells of the grid.
+    # A fat cell is as wide as several bins of the grid.
     spread = SPREAD_UM if kind != "fat" else 20.0
     return ndimage.gaussian_filter(number, spread / TRUTH_UM, mode="constant")
 
@@ -145,13 +145,13 @@ def spot_lattice(tissue: Tissue, pitch_um: float, radius_um: float) -> tuple[np.
 
 
 def covered(truth: Truth, xy_um: np.ndarray, radius_um: float) -> sparse.csr_matrix:
-    """Return ``(spots, cells)``: the share of each cell of the truth that lies under each spot."""
+    """Return ``(spots, bins)``: the share of each bin of the truth that lies under each spot."""
     corner = np.stack([truth.col, truth.row], axis=1) * TRUTH_UM
-    cells = shapely.box(corner[:, 0], corner[:, 1], corner[:, 0] + TRUTH_UM, corner[:, 1] + TRUTH_UM)
+    bins = shapely.box(corner[:, 0], corner[:, 1], corner[:, 0] + TRUTH_UM, corner[:, 1] + TRUTH_UM)
     discs = shapely.buffer(shapely.points(xy_um), radius_um, quad_segs=32)
-    spot, cell = shapely.STRtree(cells).query(discs, predicate="intersects")
-    share = shapely.area(shapely.intersection(discs[spot], cells[cell])) / TRUTH_UM**2
-    return sparse.csr_matrix((share, (spot, cell)), shape=(len(xy_um), len(cells)))
+    spot, square = shapely.STRtree(bins).query(discs, predicate="intersects")
+    share = shapely.area(shapely.intersection(discs[spot], bins[square])) / TRUTH_UM**2
+    return sparse.csr_matrix((share, (spot, square)), shape=(len(xy_um), len(bins)))
 
 
 def draw_counts(rng: Generator, expected: np.ndarray, dispersion: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def smooth_noise(rng: Generator, shape: tuple[int, int], scale: float) -> np.nda
 
 
 def enlarge(field: np.ndarray, shape: tuple[int, int], rows: slice = slice(None)) -> np.ndarray:
-    """Return a field on a finer grid over the same area (or some rows of it), interpolated between cell centres."""
+    """Return a field on a finer grid over the same area (or some rows of it), interpolated between the centers of its pixels."""
     down, right = (_interpolation(n, m) for n, m in zip(field.shape, shape))
     # Along x first: the second product then runs over whole rows of the large image.
     down = down[rows]
@@ -65,7 +65,7 @@ def enlarge(field: np.ndarray, shape: tuple[int, int], rows: slice = slice(None)
 
 
 def _interpolation(n: int, m: int) -> sparse.csr_matrix:
-    """Return the ``(m, n)`` matrix that interpolates n cell centres at m cell centres."""
+    """Return the ``(m, n)`` matrix that interpolates n pixel centers at m pixel centers."""
     at = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
     low = np.minimum(at.astype(int), max(n - 2, 0))
     high = np.minimum(low + 1, n - 1)

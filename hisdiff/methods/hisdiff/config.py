@@ -43,7 +43,7 @@ class HisDiffConfig(Options):
         ``"mlp"``: part of the hidden values, and of the condition's, that is set to zero in training.
     fine
         ``"mlp"``: whether it is also learned how expression is spread inside spots, for predictions finer than they are;
-        without it, or where the encoder has no dense form, every cell is predicted like a spot around it.
+        without it, or where the encoder has no dense form, every bin is predicted like a spot around it.
     n_blocks
         Blocks of tissue that a single training section is cut into for validation.
     sampler, n_steps

@@ -13,7 +13,7 @@ import torch
 from hisdiff._device import resolve_device
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
-from hisdiff._prediction._superpixels import Footprints, Inputs, cell_parts, dense_rasters
+from hisdiff._prediction._superpixels import Footprints, Inputs, bin_parts, dense_rasters
 from hisdiff._section import Prediction
 from hisdiff._training._calibration import Calibration, Dispersion
 from hisdiff._training._loop import train
@@ -182,10 +182,10 @@ class FittedIStar:
 
 
 class EnsembleField:
-    """Predictions of the ensemble at the cells of any grid; see :class:`~hisdiff.methods._base.Field`.
+    """Predictions of the ensemble at the bins of any grid; see :class:`~hisdiff.methods._base.Field`.
 
-    Cells larger than a superpixel are the mean of equal parts that are not; smaller ones are looked at as they are,
-    since what a vector describes does not depend on the size of the cell.
+    Bins larger than a superpixel are the mean of equal parts that are not; smaller ones are looked at as they are,
+    since what a vector describes does not depend on the size of the bin.
     """
 
     fitted_to_section = False
@@ -197,25 +197,25 @@ class EnsembleField:
         self._network = fitted.network.to(resolve_device(device))
         self._last: tuple[Locations, np.ndarray] | None = None
 
-    def mean(self, cells: Locations) -> np.ndarray:
+    def mean(self, bins: Locations) -> np.ndarray:
         """Return the median over members, as published."""
-        return np.median(self._members(cells), axis=0)
+        return np.median(self._members(bins), axis=0)
 
-    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+    def draws(self, bins: Locations) -> Iterator[np.ndarray]:
         """Yield the expected counts of a footprint, one member after the other, float32 ``(n, G)``."""
-        yield from self._members(cells)
+        yield from self._members(bins)
 
-    def _members(self, cells: Locations) -> np.ndarray:
+    def _members(self, bins: Locations) -> np.ndarray:
         """Return the expected counts of a footprint as each member has them, ``(E, n, G)``."""
-        if self._last is not None and self._last[0] is cells:  # mean and draws of the same cells cost one pass
+        if self._last is not None and self._last[0] is bins:  # mean and draws of the same bins cost one pass
             return self._last[1]
-        out = np.empty((self.n_draws, len(cells), len(self.genes)), dtype=np.float32)
+        out = np.empty((self.n_draws, len(bins), len(self.genes)), dtype=np.float32)
         dense = self._section.dense
-        for rows, parts, vectors in cell_parts(dense, cells, self._fitted.config.superpixel_um):
+        for rows, parts, vectors in bin_parts(dense, bins, self._fitted.config.superpixel_um):
             each = self._fitted._members(self._network, self._fitted.inputs.of(dense, vectors))[: self.n_draws]
             out[:, rows] = each.reshape(self.n_draws, len(rows), parts, -1).mean(axis=2)
         out = self._fitted._counts(out, self._factor)
-        self._last = cells, out
+        self._last = bins, out
         return out
 
 
@@ -267,7 +267,7 @@ class IStar:
         low, span = every.min(axis=0), np.ptp(every, axis=0)
         target = (every - low) / (span + 1e-12)
 
-        inputs, cells, share, superpixels = gather(sections, spots, config)
+        inputs, bins, share, superpixels = gather(sections, spots, config)
         start = None if config.reference_compat else target.mean(axis=0)
         network = Ensemble(config.n_members, superpixels.shape[1], config.width, len(low), seed=seed, start=start)
         logger.info(
@@ -277,7 +277,7 @@ class IStar:
         module = FootprintLoss(network, Superpixels(superpixels), config.footprint_sample)
         result = train(
             module,
-            {"cells": torch.from_numpy(cells), "share": torch.from_numpy(share), "target": torch.from_numpy(target)},
+            {"bins": torch.from_numpy(bins), "share": torch.from_numpy(share), "target": torch.from_numpy(target)},
             config.training(len(target)),
             seed=seed,
             device=device,
@@ -286,7 +286,7 @@ class IStar:
             progress_bar=progress,
             desc="fitting istar",
         )
-        told = _means(module, cells, share)
+        told = _means(module, bins, share)
         fitted = FittedIStar(sections[0].genes, config, network.cpu(), inputs, low, span, footprint_um2, depth)
         fitted.dispersion = Dispersion.from_counts(every, fitted._counts(told, 1.0))
         fitted.history = result.history
@@ -296,11 +296,11 @@ class IStar:
 
 
 @torch.inference_mode()
-def _means(module: FootprintLoss, cells: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _means(module: FootprintLoss, bins: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Return the median over members of the mean over each training footprint, ``(n, G)``."""
     device, parts = module.network.weights[0].device, []
-    for rows in np.array_split(np.arange(len(cells)), -(-len(cells) // _SPOTS)):
-        batch = (torch.from_numpy(a[rows]).to(device) for a in (cells, share))
+    for rows in np.array_split(np.arange(len(bins)), -(-len(bins) // _SPOTS)):
+        batch = (torch.from_numpy(a[rows]).to(device) for a in (bins, share))
         parts.append(np.median(module.footprint_means(*batch).cpu().numpy(), axis=0))
     return np.concatenate(parts)
 

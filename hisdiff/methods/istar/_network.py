@@ -92,7 +92,7 @@ class Superpixels:
 class FootprintLoss(nn.Module):
     """The ensemble with its weak supervision: the mean over a spot's footprint is to be the spot's target.
 
-    Batches have ``cells`` ``(B, M)``, rows of the superpixels, ``share`` ``(B, M)``, which sum to 1 and are 0 where a
+    Batches have ``bins`` ``(B, M)``, rows of the superpixels, ``share`` ``(B, M)``, which sum to 1 and are 0 where a
     footprint has fewer superpixels, and ``target`` ``(B, G)``.
     """
 
@@ -102,17 +102,17 @@ class FootprintLoss(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
         """Return the squared error, summed over members, so that each is trained as if it were alone."""
-        cells, share = batch["cells"], batch["share"]
-        if self.n_sampled is not None and self.n_sampled < cells.shape[1]:
+        bins, share = batch["bins"], batch["share"]
+        if self.n_sampled is not None and self.n_sampled < bins.shape[1]:
             picked = torch.multinomial(share, self.n_sampled, replacement=True, generator=generator)
-            cells, share = cells.gather(1, picked), torch.full(picked.shape, 1 / self.n_sampled, device=share.device)
-        errors = self.footprint_means(cells, share) - batch["target"]
+            bins, share = bins.gather(1, picked), torch.full(picked.shape, 1 / self.n_sampled, device=share.device)
+        errors = self.footprint_means(bins, share) - batch["target"]
         each = errors.square().mean(dim=(1, 2))
         return LossOutput(each.sum(), {"mse": each.mean()})
 
-    def footprint_means(self, cells: Tensor, share: Tensor) -> Tensor:
+    def footprint_means(self, bins: Tensor, share: Tensor) -> Tensor:
         """Return the mean over each footprint, ``(E, B, G)``."""
-        features = self.superpixels.on(cells.device)[cells.reshape(-1)]
+        features = self.superpixels.on(bins.device)[bins.reshape(-1)]
         each = self.network(features)
-        each = each.view(len(each), *cells.shape, -1)
+        each = each.view(len(each), *bins.shape, -1)
         return torch.einsum("ebmg,bm->ebg", each, share.to(each.dtype)).float()

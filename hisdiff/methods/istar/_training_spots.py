@@ -30,15 +30,15 @@ def gather(
     scaled = [scaled_under(s.dense, f, config.superpixel_um, inputs) for s, f in zip(sections, footprints)]
     inputs = Inputs.fit(scaled, config.n_components, standardise=not whole)
     padded = [f.padded() for f in footprints]
-    longest = max(cells.shape[1] for cells, _ in padded)
+    longest = max(bins.shape[1] for bins, _ in padded)
     offsets = np.cumsum([0, *(len(part) for part in scaled)])
     wide = [np.pad(a, ((0, 0), (0, longest - a.shape[1]))) for a, _ in padded]
     share = [np.pad(a, ((0, 0), (0, longest - a.shape[1]))) for _, a in padded]
-    cells = np.concatenate([a + offset for a, offset in zip(wide, offsets)])
+    bins = np.concatenate([a + offset for a, offset in zip(wide, offsets)])
     projected = [
         inputs.projected(part[start : start + _ROWS]) for part in scaled for start in range(0, len(part), _ROWS)
     ]
-    return inputs, cells, np.concatenate(share), np.concatenate(projected)
+    return inputs, bins, np.concatenate(share), np.concatenate(projected)
 
 
 def kept_rows(section: Section) -> np.ndarray:
@@ -69,4 +69,4 @@ def check_dense(section: Section) -> None:
 
 def are_discs(locations: Locations) -> bool:
     outlines = isinstance(locations.footprint, np.ndarray) and locations.footprint.dtype == object
-    return locations.cell_um is None and not outlines
+    return locations.bin_um is None and not outlines

@@ -156,7 +156,7 @@ class FittedRidge:
         device: str | None = None,
         progress: bool | None = None,
     ) -> PatchField:
-        """Return predictions anywhere: every cell like a spot around it."""
+        """Return predictions anywhere: every bin like a spot around it."""
         return PatchField(self, section, np.pi * self.radius_um**2, n_draws, {"depth": depth, "seed": seed})
 
     def _regression(self, section: Section, locations: Locations) -> np.ndarray:

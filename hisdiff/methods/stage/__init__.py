@@ -106,15 +106,15 @@ class StageField:
         own = float(np.log2(np.median(known.totals[known.totals > 0])))
         self._factor = 2.0 ** (own if depth is None else depth) / _TARGET
 
-    def mean(self, cells: Locations) -> None:
+    def mean(self, bins: Locations) -> None:
         """Return None: the one value is all there is."""
 
-    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
-        """Yield the one value of each cell, float32 ``(n, G)``; NaN far from all spots."""
-        values = self._fitted.decode(self._fitted.frame.of_locations(self._known, cells), self._device)
+    def draws(self, bins: Locations) -> Iterator[np.ndarray]:
+        """Yield the one value of each bin, float32 ``(n, G)``; NaN far from all spots."""
+        values = self._fitted.decode(self._fitted.frame.of_locations(self._known, bins), self._device)
         counts = np.expm1(values, out=values) * np.float32(self._factor)
         if np.isfinite(self._reach):
-            counts[self._spots.query(cells.xy_um)[0] > self._reach] = np.nan
+            counts[self._spots.query(bins.xy_um)[0] > self._reach] = np.nan
         yield counts
 
 

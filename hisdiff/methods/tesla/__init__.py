@@ -84,12 +84,12 @@ class TeslaField:
         # Dense: spots are few, and a sparse product with ten neighbours each fills in most of it anyway, ten times slower.
         self._log_counts = np.log1p(section.counts[:, columns[self._known]].toarray().astype(np.float32))
 
-    def mean(self, cells: Locations) -> None:
+    def mean(self, bins: Locations) -> None:
         """Return None: the one value is all there is."""
 
-    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
-        """Yield the one value of each cell, float32 ``(n, G)``; NaN where no spot is near enough."""
-        yield self.of(self.map.weights(cells.xy_um))
+    def draws(self, bins: Locations) -> Iterator[np.ndarray]:
+        """Yield the one value of each bin, float32 ``(n, G)``; NaN where no spot is near enough."""
+        yield self.of(self.map.weights(bins.xy_um))
 
     def of(self, weights: csr_matrix) -> np.ndarray:
         """Return expected counts for the weights of places, float32 ``(n, G)``."""

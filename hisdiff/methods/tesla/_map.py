@@ -9,7 +9,7 @@ import shapely
 from shapely import MultiPolygon, affinity
 
 from hisdiff._geometry import find_tissue
-from hisdiff._geometry._grid import cells_within
+from hisdiff._geometry._grid import bins_within
 from hisdiff._log import logger
 from hisdiff._section import Locations
 from hisdiff.methods.tesla._color import ColourDepth, ColourRaster
@@ -53,7 +53,7 @@ class TeslaMap:
         if config.reference_compat:
             factor = _REFERENCE_ENLARGEMENT
             tissue = affinity.scale(tissue, factor, factor, origin=shapely.centroid(tissue))
-        centres = Locations.cells(cells_within(tissue, config.step_um), config.step_um).xy_um
+        centres = Locations.bins(bins_within(tissue, config.step_um), config.step_um).xy_um
         if not len(centres):
             raise ValueError(
                 f"No superpixel of {config.step_um:g} um lies inside the tissue of {section.name!r}; a smaller step_um is needed."

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hisdiff._device import resolve_device
-from hisdiff._geometry._grid import cells_touching, overlap
+from hisdiff._geometry._grid import bins_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
@@ -204,24 +204,24 @@ class PixelField:
             profile, logit = profile + effects.rate[trained_on], logit + effects.logit[trained_on]
         return profile.exp().cpu().numpy(), logit.exp().cpu().numpy()
 
-    def mean(self, cells: Locations) -> None:
+    def mean(self, bins: Locations) -> None:
         """Return None: the mean of draws is all there is."""
 
-    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+    def draws(self, bins: Locations) -> Iterator[np.ndarray]:
         """Yield the expected counts of a footprint, one draw after the other, float32 ``(n, G)``."""
         area = self.footprint_um2 / self._mpp**2
-        for k, density in enumerate(self.densities(cells)):
+        for k, density in enumerate(self.densities(bins)):
             profile, odds = self._genes[k]
             yield ((density @ profile) * odds * (area * self._factor)).astype(np.float32)
 
-    def densities(self, cells: Locations) -> Iterator[np.ndarray]:
-        """Yield scale times activity, the mean over the pixels of each cell, one draw after the other, ``(n, K)``."""
-        if not len(cells):
+    def densities(self, bins: Locations) -> Iterator[np.ndarray]:
+        """Yield scale times activity, the mean over the pixels of each bin, one draw after the other, ``(n, K)``."""
+        if not len(bins):
             for _ in range(self.n_draws):
                 yield np.empty((0, self._canvas.model.n_metagenes))
             return
-        side = cells.cell_um / self._mpp
-        corner = cells.array_ij * side
+        side = bins.bin_um / self._mpp
+        corner = bins.array_ij * side
         first = np.floor(corner.min(axis=0) + 1e-9).astype(int)
         size = np.ceil(corner.max(axis=0) + side - 1e-9).astype(int) - first
         maps = self._canvas.window(tuple(first.tolist()), tuple(size.tolist()))
@@ -235,7 +235,7 @@ class PixelField:
 
         A footprint that reaches over the edge of the image is taken to go on as it is inside.
         """
-        ij = cells_touching(locations, self._mpp)
+        ij = bins_touching(locations, self._mpp)
         share = overlap(locations, ij, self._mpp)
         out = np.zeros((self.n_draws, len(locations), self._canvas.model.n_metagenes))
         covered = np.zeros(len(locations))

@@ -107,9 +107,9 @@ def test_published_discs():
 def test_footprints_by_area_add_up_to_the_disc():
     spots = Locations(np.array([[403.0, 245.5], [431.0, 250.0]]), 27.5)
     footprints = Footprints.of(spots, 8.0)
-    cells, share = footprints.padded()
+    bins, share = footprints.padded()
     np.testing.assert_allclose(share.sum(axis=1), 1, rtol=1e-6)
-    middle = (footprints.ij[cells][..., ::-1] + 0.5) * 8
+    middle = (footprints.ij[bins][..., ::-1] + 0.5) * 8
     np.testing.assert_allclose((share[..., None] * middle).sum(axis=1), spots.xy_um, atol=0.1)
     full = share[0].max()
     assert full * np.pi * 27.5**2 == pytest.approx(64, rel=2e-3)
@@ -135,18 +135,18 @@ def test_sums_over_footprints_estimate_the_counts_of_spots(fitted):
     # The sum rule: superpixels, each with its share of a footprint, add up to what is said of the spot.
     footprints = Footprints.of(train.spots, 8.0)
     field = fitted.field(train, n_draws=16)
-    cells = Locations.cells(footprints.ij, 8.0)
-    summed = np.stack([footprints.share @ draw for draw in field.draws(cells)])
+    bins = Locations.bins(footprints.ij, 8.0)
+    summed = np.stack([footprints.share @ draw for draw in field.draws(bins)])
     np.testing.assert_allclose(np.median(summed, axis=0), told.mean, rtol=1e-3, atol=1e-3)
 
 
 def test_superpixels_follow_the_truth_between_and_inside_spots(fitted):
     ij = np.stack(np.mgrid[8:100, 8:100], axis=-1).reshape(-1, 2)
-    cells = Locations.cells(ij, 8.0)
+    bins = Locations.bins(ij, 8.0)
     field = fitted.field(section(), n_draws=3)
     assert field.n_draws == 3
-    mean = np.median(np.stack(list(field.draws(cells))), axis=0)
-    assert pearson(np.log(rates(cells.xy_um)), np.log(mean + 0.1))[:-1].mean() > 0.7
+    mean = np.median(np.stack(list(field.draws(bins))), axis=0)
+    assert pearson(np.log(rates(bins.xy_um)), np.log(mean + 0.1))[:-1].mean() > 0.7
 
 
 def test_new_sections_with_another_stain_and_no_counts_are_predicted(fitted):
@@ -158,17 +158,17 @@ def test_new_sections_with_another_stain_and_no_counts_are_predicted(fitted):
     assert (told.std > 0).all()
 
 
-def test_cells_do_not_depend_on_which_are_asked_for_together_nor_do_coarse_ones_on_their_size(fitted):
+def test_bins_do_not_depend_on_which_are_asked_for_together_nor_do_coarse_ones_on_their_size(fitted):
     field = fitted.field(section(), n_draws=2)
     ij = np.stack(np.mgrid[0:30, 0:20], axis=-1).reshape(-1, 2)
-    whole = next(field.draws(Locations.cells(ij, 8.0)))
-    some = next(field.draws(Locations.cells(ij[::7], 8.0)))
+    whole = next(field.draws(Locations.bins(ij, 8.0)))
+    some = next(field.draws(Locations.bins(ij[::7], 8.0)))
     np.testing.assert_allclose(whole[::7], some, rtol=1e-4, atol=1e-4)
-    coarse = next(field.draws(Locations.cells(np.array([[0, 0], [2, 1]]), 32.0)))
+    coarse = next(field.draws(Locations.bins(np.array([[0, 0], [2, 1]]), 32.0)))
     block = whole.reshape(30, 20, -1)
     np.testing.assert_allclose(coarse[0], block[0:4, 0:4].mean(axis=(0, 1)), rtol=1e-3)
     np.testing.assert_allclose(coarse[1], block[8:12, 4:8].mean(axis=(0, 1)), rtol=1e-3)
-    assert list(next(field.draws(Locations.cells(np.empty((0, 2), int), 8.0))).shape) == [0, 6]
+    assert list(next(field.draws(Locations.bins(np.empty((0, 2), int), 8.0))).shape) == [0, 6]
 
 
 def test_sections_of_different_depth_are_brought_to_one(fitted):
@@ -186,10 +186,10 @@ def test_sections_of_different_depth_are_brought_to_one(fitted):
 
 def test_the_loss_of_one_batch_falls_steadily():
     train = section()
-    cells, share = (torch.from_numpy(a) for a in Footprints.of(train.spots, 8.0).padded())
+    bins, share = (torch.from_numpy(a) for a in Footprints.of(train.spots, 8.0).padded())
     ij = Footprints.of(train.spots, 8.0).ij
     counts = torch.from_numpy(train.counts.toarray())
-    batch = {"cells": cells[:64], "share": share[:64], "target": (counts / counts.amax(0))[:64]}
+    batch = {"bins": bins[:64], "share": share[:64], "target": (counts / counts.amax(0))[:64]}
     module = FootprintLoss(Ensemble(2, D, 32, 6), Superpixels(Waves().at((ij[:, ::-1] + 0.5) * 8)), None)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     losses = []
@@ -205,7 +205,7 @@ def test_the_loss_of_one_batch_falls_steadily():
 
 def test_a_sample_of_a_footprint_is_right_on_average():
     train = section()
-    cells, share = (torch.from_numpy(a[:2]) for a in Footprints.of(train.spots, 8.0).padded())
+    bins, share = (torch.from_numpy(a[:2]) for a in Footprints.of(train.spots, 8.0).padded())
     picked = torch.multinomial(share, 40_000, replacement=True, generator=generator_for(0, 0))
     for spot in range(2):
         found = torch.bincount(picked[spot], minlength=share.shape[1]) / 40_000

@@ -127,11 +127,11 @@ def test_counts_are_those_of_the_median_spot(section, fitted) -> None:
 
 def test_the_map_is_a_function_of_the_place_and_unknown_far_from_spots(section, fitted) -> None:
     field = fitted.field(section, n_draws=1, device="cpu")
-    cells = Locations.cells(np.array([(i, j) for i in range(10, 20) for j in range(10, 20)]), 25.0)
-    (whole,) = field.draws(cells)
-    (part,) = field.draws(cells.take(np.arange(30, 40)))
+    bins = Locations.bins(np.array([(i, j) for i in range(10, 20) for j in range(10, 20)]), 25.0)
+    (whole,) = field.draws(bins)
+    (part,) = field.draws(bins.take(np.arange(30, 40)))
     np.testing.assert_allclose(part, whole[30:40], rtol=1e-5)
-    (far,) = field.draws(Locations.cells(np.array([[0, 100]]), 25.0))
+    (far,) = field.draws(Locations.bins(np.array([[0, 100]]), 25.0))
     assert np.isnan(far).all()
 
 

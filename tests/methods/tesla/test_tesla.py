@@ -105,13 +105,13 @@ def test_agrees_with_a_brute_force_evaluation_of_the_formulas(compat, kernel, ne
     if compat:
         x0, x1, y0, y1 = (m + 1.05 * (e - m) for e, m in ((x0, 400), (x1, 400), (y0, 380), (y1, 380)))
     ij = np.array([(i, j) for i in range(2, 17) for j in range(1, 19)])
-    cells = Locations.cells(ij, STEP)
+    bins = Locations.bins(ij, STEP)
     field = FittedTesla(GENES, config).field(section, n_draws=1)
     assert field.map.n_superpixels > 150
-    (values,) = field.draws(cells)
-    expected = brute_force(section, cells.xy_um, config, (x0, y0, x1, y1))
+    (values,) = field.draws(bins)
+    expected = brute_force(section, bins.xy_um, config, (x0, y0, x1, y1))
     np.testing.assert_allclose(np.log1p(values), expected, atol=2e-6)
-    weights = field.map.weights(cells.xy_um)
+    weights = field.map.weights(bins.xy_um)
     exact = weights @ np.log1p(section.counts.toarray().astype(float))
     covered = np.diff(weights.indptr) > 0
     np.testing.assert_allclose(exact[covered], expected[covered], atol=1e-9)
@@ -128,12 +128,12 @@ def test_colour_is_the_mean_over_the_window_clipped_at_the_border() -> None:
         np.testing.assert_allclose(got, window.reshape(-1, 3).mean(axis=0), rtol=1e-12)
 
 
-def test_a_value_depends_on_the_place_and_not_on_the_cells_asked_for_with_it() -> None:
+def test_a_value_depends_on_the_place_and_not_on_the_bins_asked_for_with_it() -> None:
     section = make()
     field = FittedTesla(GENES, TeslaConfig(step_um=STEP)).field(section, n_draws=1)
     ij = np.array([(i, j) for i in range(10, 60) for j in range(10, 70)])
-    (whole,) = field.draws(Locations.cells(ij, 10.0))
-    (part,) = field.draws(Locations.cells(ij[1234:1240], 10.0))
+    (whole,) = field.draws(Locations.bins(ij, 10.0))
+    (part,) = field.draws(Locations.bins(ij[1234:1240], 10.0))
     np.testing.assert_allclose(part, whole[1234:1240], rtol=1e-6)
 
 
@@ -151,8 +151,8 @@ def test_weights_are_convex_and_largest_for_the_spot_in_the_very_place() -> None
 
 def test_constant_expression_stays_constant_wherever_there_is_a_neighbour() -> None:
     section = make(counts=np.full((30, 3), 7))
-    cells = Locations.cells(np.array([(i, j) for i in range(3, 16) for j in range(3, 16)]), STEP)
-    (values,) = FittedTesla(GENES, TeslaConfig(step_um=STEP, n_neighbours=3)).field(section, n_draws=1).draws(cells)
+    bins = Locations.bins(np.array([(i, j) for i in range(3, 16) for j in range(3, 16)]), STEP)
+    (values,) = FittedTesla(GENES, TeslaConfig(step_um=STEP, n_neighbours=3)).field(section, n_draws=1).draws(bins)
     known = np.isfinite(values).all(axis=1)
     assert 0 < known.sum() < len(known)
     np.testing.assert_allclose(values[known], 7, rtol=1e-5)
@@ -161,9 +161,9 @@ def test_constant_expression_stays_constant_wherever_there_is_a_neighbour() -> N
 def test_without_colour_it_is_inverse_distance_weighting() -> None:
     section = make()
     config = TeslaConfig(step_um=STEP, colour_weight=0, n_neighbours=30)
-    cells = Locations.cells(np.array([(i, j) for i in range(3, 16) for j in range(3, 16)]), STEP)
-    (values,) = FittedTesla(GENES, config).field(section, n_draws=1).draws(cells)
-    distance, rows = cKDTree(section.spots.xy_um).query(cells.xy_um, k=30)
+    bins = Locations.bins(np.array([(i, j) for i in range(3, 16) for j in range(3, 16)]), STEP)
+    (values,) = FittedTesla(GENES, config).field(section, n_draws=1).draws(bins)
+    distance, rows = cKDTree(section.spots.xy_um).query(bins.xy_um, k=30)
     weights = (distance + 0.1) ** -2.0
     weights /= weights.sum(axis=1, keepdims=True)
     expected = np.einsum("nk,nkg->ng", weights, np.log1p(section.counts.toarray())[rows])

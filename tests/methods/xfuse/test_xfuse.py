@@ -317,17 +317,17 @@ def quick(section) -> FittedXFuse:
 
 def test_the_field_adds_up_to_the_expectation_at_spots(section, quick):
     field = quick.field(section, n_draws=2, seed=1)
-    cells = Locations.cells(np.stack(np.mgrid[:48, :48], axis=-1).reshape(-1, 2), 8.0)
-    square = Locations.cells(np.array([[3, 4]]), 48.0)
-    for k, (fine, coarse) in enumerate(zip(field.draws(cells), field.draws(square))):
+    bins = Locations.bins(np.stack(np.mgrid[:48, :48], axis=-1).reshape(-1, 2), 8.0)
+    square = Locations.bins(np.array([[3, 4]]), 48.0)
+    for k, (fine, coarse) in enumerate(zip(field.draws(bins), field.draws(square))):
         block = fine.reshape(48, 48, -1)[18:24, 24:30]
         np.testing.assert_allclose(coarse[0], block.mean(axis=(0, 1)), rtol=1e-4)
         exposure = field.exposure(square)[k]
         rate, odds, _ = field.rates(exposure, k)
         np.testing.assert_allclose(rate[0] * odds, coarse[0] * 48**2 / quick.footprint_um2, rtol=2e-3)
-    assert [len(d) for d in field.draws(cells.take(np.arange(0)))] == [0, 0]
-    some = next(field.draws(cells.take(np.arange(5, 400, 7))))
-    np.testing.assert_allclose(some, next(field.draws(cells))[5:400:7], rtol=1e-4)
+    assert [len(d) for d in field.draws(bins.take(np.arange(0)))] == [0, 0]
+    some = next(field.draws(bins.take(np.arange(5, 400, 7))))
+    np.testing.assert_allclose(some, next(field.draws(bins))[5:400:7], rtol=1e-4)
 
 
 def test_predictions_follow_seed_and_state(section, quick):

@@ -27,7 +27,7 @@ import shapely
 from scipy import sparse
 
 from hisdiff._prediction._field import SmoothNoise
-from hisdiff._prediction._superpixels import Footprints, cell_parts, dense_rasters
+from hisdiff._prediction._superpixels import Footprints, bin_parts, dense_rasters
 from hisdiff._section import Locations
 from hisdiff.methods.hisdiff.factor._factors import count_mean, count_rate, expected_rate
 
@@ -44,11 +44,11 @@ _NODE_UM = 70.0
 _MOST_NODE_RADIUS_UM = 50.0
 # Nodes that are remembered: some hundred MB.
 _MOST_NODES = 20_000
-# Octaves by which a cell may differ from the footprint around it.
+# Octaves by which a bin may differ from the footprint around it.
 _MOST_RATIO = 5.0
 # A count that is as good as none.
 _LEAST = 1e-3
-# Cells whose rates are computed at a time, so that the dozen arrays of it stay small.
+# Bins whose rates are computed at a time, so that the dozen arrays of it stay small.
 _CHUNK = 8192
 # Octaves, sd.
 _MOST_SPECKLE = 1.5
@@ -56,16 +56,16 @@ _SCORES, _SPECIFIC = range(2)
 
 
 @dataclass
-class _Cells:
-    """What is known of some cells: ``(n, G)`` mean log2(1 + count) of a footprint, and log2 of the local ratio."""
+class _Bins:
+    """What is known of some bins: ``(n, G)`` mean log2(1 + count) of a footprint, and log2 of the local ratio."""
 
-    cells: Locations
+    bins: Locations
     center: np.ndarray
     ratio: np.ndarray
 
 
 class TwoScaleField:
-    """Predictions of the fast model at the cells of any grid; see :class:`~hisdiff.methods._base.Field`.
+    """Predictions of the fast model at the bins of any grid; see :class:`~hisdiff.methods._base.Field`.
 
     Parameters
     ----------
@@ -114,30 +114,30 @@ class TwoScaleField:
         # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
         self._inflation = SmoothNoise.variance_of_mean(radius_um, self._spacing_um) ** -0.5
         # Single genes scatter over a third of a spot's width: so finely that draws scatter around the truth as measured.
-        self._speckle_um = 2 * local.cell_um
+        self._speckle_um = 2 * local.bin_um
         narrow = SmoothNoise.variance_of_mean(radius_um, self._speckle_um)
         self._speckle = np.minimum(model.factors.specific / np.sqrt(narrow), _MOST_SPECKLE)
         self._lift = np.log(2) / 2 * np.square(self._speckle)  # log2 of the mean of exp2(speckle)
         self._nodes: dict[tuple[int, int], int] = {}
         self._known: list[np.ndarray] = []
-        self._last: _Cells | None = None
+        self._last: _Bins | None = None
 
-    def mean(self, cells: Locations) -> np.ndarray:
+    def mean(self, bins: Locations) -> np.ndarray:
         """Return the expectation, residuals taken as normal; see ``Field``."""
-        of, factors = self._prepare(cells), self._model.factors
+        of, factors = self._prepare(bins), self._model.factors
         variance = np.square(factors.loadings).sum(axis=0) + np.square(factors.specific)
         sd = np.sqrt(variance + np.square(factors.offsets).sum(axis=0) / max(len(factors.offsets) - 1, 1))
         out = np.empty(of.center.shape, dtype=np.float32)
-        for rows in _chunks(len(cells)):
+        for rows in _chunks(len(bins)):
             out[rows] = expected_rate(of.center[rows], sd, self._shift) * np.exp2(of.ratio[rows])
         return out
 
-    def draws(self, cells: Locations) -> Iterator[np.ndarray]:
+    def draws(self, bins: Locations) -> Iterator[np.ndarray]:
         """Yield draws; see ``Field``."""
-        of, factors = self._prepare(cells), self._model.factors
-        noise = SmoothNoise(self._seed, cells.xy_um, self._speckle_um)
+        of, factors = self._prepare(bins), self._model.factors
+        noise = SmoothNoise(self._seed, bins.xy_um, self._speckle_um)
         # Smooth noise and a smooth condition give smooth scores: they are made at points half a spot's width apart.
-        places, blend = _around(cells.xy_um, self._radius_um)
+        places, blend = _around(bins.xy_um, self._radius_um)
         points = places[:, ::-1] * self._radius_um
         center, _ = self._spots_model(points)
         at_points = SmoothNoise(self._seed, points, self._spacing_um)
@@ -149,23 +149,23 @@ class TwoScaleField:
             scores = blend @ self._model.scores(center, start, draw, n_steps=self._n_steps, device=self._device)
             scores *= inflation
             offset = factors.offset(np.random.default_rng([self._seed, draw]).standard_normal(len(factors.offsets)))
-            speckle = noise.normal(draw, _SPECIFIC, np.arange(len(cells)), n_genes) * self._speckle
-            out = np.empty((len(cells), n_genes), dtype=np.float32)
-            for rows in _chunks(len(cells)):
+            speckle = noise.normal(draw, _SPECIFIC, np.arange(len(bins)), n_genes) * self._speckle
+            out = np.empty((len(bins), n_genes), dtype=np.float32)
+            for rows in _chunks(len(bins)):
                 level = of.center[rows] + offset + scores[rows] @ factors.loadings
                 out[rows] = count_rate(level, self._shift) * np.exp2(of.ratio[rows] + speckle[rows] - self._lift)
             yield out
 
-    def _prepare(self, cells: Locations) -> _Cells:
-        if self._last is not None and self._last.cells is cells:  # mean and draws of the same cells cost one pass
+    def _prepare(self, bins: Locations) -> _Bins:
+        if self._last is not None and self._last.bins is bins:  # mean and draws of the same bins cost one pass
             return self._last
-        center, footprint = self._spots_model(cells.xy_um)
+        center, footprint = self._spots_model(bins.xy_um)
         ratio = np.empty(center.shape, dtype=np.float32)
-        for rows, parts, vectors in cell_parts(self._section.dense, cells, 2 * self._local.cell_um):
+        for rows, parts, vectors in bin_parts(self._section.dense, bins, 2 * self._local.bin_um):
             rates = self._local(self._section.dense, vectors).reshape(len(rows), parts, -1).mean(axis=1)
             ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
         ratio = np.clip(ratio, -_MOST_RATIO, _MOST_RATIO)
-        self._last = _Cells(cells, center, ratio)
+        self._last = _Bins(bins, center, ratio)
         return self._last
 
     def _correction(self, center: np.ndarray, footprint: np.ndarray) -> np.ndarray | float:
@@ -211,10 +211,10 @@ class TwoScaleField:
 
     def _local_means(self, footprints: Locations) -> np.ndarray:
         """Return the mean of the local rates over footprints, ``(n, G)``."""
-        under = Footprints.of(footprints, self._local.cell_um)
+        under = Footprints.of(footprints, self._local.bin_um)
         share = under.share.tocsc()
         total = np.zeros((len(footprints), len(self.genes)))
-        for rows, vectors in dense_rasters(self._section.dense, under.ij, self._local.cell_um):
+        for rows, vectors in dense_rasters(self._section.dense, under.ij, self._local.bin_um):
             total += share[:, rows] @ self._local(self._section.dense, vectors)
         return total
 

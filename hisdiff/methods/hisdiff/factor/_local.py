@@ -1,14 +1,14 @@
 r"""How expression is spread inside a spot's footprint, learned from nothing but the sums over footprints.
 
-Let :math:`z_c` be the dense embedding of cell c and :math:`a_{nc}` its part of the footprint of spot n. The expected count of
-the spot is a sum over its cells,
+Let :math:`z_c` be the dense embedding of bin c and :math:`a_{nc}` its part of the footprint of spot n. The expected count of
+the spot is a sum over its bins,
 
 .. math:: E\, y_{ng} = \sum_c a_{nc} \lambda_g(z_c), \qquad \lambda_g(z) = \mu_g + \sum_j w_{jg}\, k(z, l_j) .
 
 Since :math:`\lambda` is linear in the kernels at the landmarks :math:`l_j`, so is the sum in the same kernels averaged over
 footprints (kernel mean embeddings; Smola et al., 2007): a ridge regression of counts on averaged kernels *is* a regression on
-cells. Counts are used as they are, not their logarithms, which do not add up. No cell has to be measured, and nothing changes
-when the fit goes from the size of spots to that of cells.
+bins. Counts are used as they are, not their logarithms, which do not add up. No bin has to be measured, and nothing changes
+when the fit goes from the size of spots to that of bins.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _MOST_COMPONENTS = 40
 # Spots that are enough: their footprints are most of the memory of a fit.
 _MOST_SPOTS = 4000
-# Side of cells that footprints are made of, in um: six to a spot's width, no larger than the dense window of texture.
+# Side of bins that footprints are made of, in um: six to a spot's width, no larger than the dense window of texture.
 _ACROSS, _FINEST_UM, _COARSEST_UM = 6, 4.0, 16.0
 # A linear model has no positive values by nature; below this part of a gene's mean there is next to nothing.
 _FLOOR = 0.02
@@ -49,12 +49,12 @@ _CHUNK = 8192
 
 @dataclass(frozen=True)
 class LocalRates:
-    """Expected expression of a cell relative to the section's mean spot.
+    """Expected expression of a bin relative to the section's mean spot.
 
     Attributes
     ----------
-    cell_um
-        Side of the cells it was learned on.
+    bin_um
+        Side of the bins it was learned on.
     inputs
         From dense vectors to principal components.
     landmarks
@@ -70,7 +70,7 @@ class LocalRates:
         spots.
     """
 
-    cell_um: float
+    bin_um: float
     inputs: Inputs
     landmarks: np.ndarray
     kernels: tuple[Kernel, ...]
@@ -79,7 +79,7 @@ class LocalRates:
     say: float
 
     def __call__(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:
-        """Return the rates of cells with raw dense vectors ``(n, D)``, float32 ``(n, G)``, 1 for the mean and positive."""
+        """Return the rates of bins with raw dense vectors ``(n, D)``, float32 ``(n, G)``, 1 for the mean and positive."""
         out = np.empty((len(vectors), self.components.shape[1]), dtype=np.float32)
         used = [(kernel, w @ self.components) for kernel, w in zip(self.kernels, self.weights) if w.any()]
         for start in range(0, len(vectors), _CHUNK):
@@ -99,7 +99,7 @@ class LocalRates:
             "local/components": self.components,
         }
         kernels = [{"linear": kernel.linear, "gamma": kernel.gamma} for kernel in self.kernels]
-        return arrays, {"cell_um": self.cell_um, "kernels": kernels, "say": self.say}
+        return arrays, {"bin_um": self.bin_um, "kernels": kernels, "say": self.say}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> LocalRates:
@@ -107,7 +107,7 @@ class LocalRates:
         of = {name.removeprefix("local/"): array for name, array in arrays.items() if name.startswith("local/")}
         kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in settings["kernels"])
         inputs = Inputs(True, of["center"], of["axes"])
-        sizes = settings["cell_um"], inputs
+        sizes = settings["bin_um"], inputs
         return cls(*sizes, of["landmarks"], kernels, of["weights"], of["components"], settings["say"])
 
 
@@ -131,7 +131,7 @@ def fit_local(
     """
     if any(section.dense is None for section in spots.sections):
         return None
-    cell_um = float(np.clip(2 * spots.radius_um / _ACROSS, _FINEST_UM, _COARSEST_UM))
+    bin_um = float(np.clip(2 * spots.radius_um / _ACROSS, _FINEST_UM, _COARSEST_UM))
     every = len(spots.section)
     chosen = np.arange(every)[:: max(1, -(-every // _MOST_SPOTS))]
     counts = [s.counts[rows].toarray() for s, rows in zip(spots.sections, spots.kept)]
@@ -142,8 +142,8 @@ def fit_local(
     for section, rows in zip(spots.sections, spots.kept):
         own = chosen[(chosen >= first) & (chosen < first + len(rows))] - first
         first += len(rows)
-        under = Footprints.of(section.spots.take(rows[own]), cell_um)
-        parts.append(scaled_under(section.dense, under, cell_um, Inputs(standardise=True)))
+        under = Footprints.of(section.spots.take(rows[own]), bin_um)
+        parts.append(scaled_under(section.dense, under, bin_um, Inputs(standardise=True)))
         footprints.append(under)
         dense.append(section.dense)
     inputs = Inputs.fit(parts, n_components, standardise=True, whiten=False)
@@ -168,7 +168,7 @@ def fit_local(
     fitted = fit_components(expansions, (relative - 1) / spread @ axes.T, fold, weight, _PENALTIES)
     weights = np.stack([whitening @ own for whitening, own in zip(whitenings, fitted.weights)])
     say = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ (axes * spread))
-    return LocalRates(cell_um, inputs, landmarks, kernels, weights, axes * spread, say)
+    return LocalRates(bin_um, inputs, landmarks, kernels, weights, axes * spread, say)
 
 
 def _choose_say(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, local: np.ndarray) -> float:

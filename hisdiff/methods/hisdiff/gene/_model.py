@@ -147,7 +147,7 @@ class GeneModel:
         inside = self.scale.inside(depth)
         center, scale = self.scale.at(inside)
         condition = self.condition(section, locations, inside, where)
-        noise = SmoothNoise.at(seed, locations)  # a draw of neighbouring cells is one tissue
+        noise = SmoothNoise.at(seed, locations)  # a draw of neighbouring bins is one tissue
         rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
         for draw in range(n_draws):
             parts = [self._sample(network, condition, schedule, noise, draw, r) for r in rows]

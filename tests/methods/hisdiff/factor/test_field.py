@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from field_sections import RADIUS_UM, field_section
 
-from hisdiff._geometry._grid import cells_within, overlap
+from hisdiff._geometry._grid import bins_within, overlap
 from hisdiff._section import Locations
 from hisdiff._stats._accuracy import pearson
 from hisdiff.methods.hisdiff import HisDiff, HisDiffConfig
@@ -12,7 +12,7 @@ TINY = HisDiffConfig(
     n_components=3, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=2, n_condition=2, n_members=2, width=16, depth=1,
     train_steps=20, validate_every=10, batch_size=64, n_steps=3,
 )  # fmt: skip
-CELL_UM = 10.0
+BIN_UM = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def target():
 
 
 @pytest.fixture(scope="module")
-def cells(target) -> Locations:
-    return Locations.cells(cells_within(target.tissue, CELL_UM), CELL_UM)
+def bins(target) -> Locations:
+    return Locations.bins(bins_within(target.tissue, BIN_UM), BIN_UM)
 
 
 def field(fitted, section, **options) -> TwoScaleField:
@@ -36,61 +36,61 @@ def field(fitted, section, **options) -> TwoScaleField:
     return made
 
 
-def test_cells_follow_the_truth_inside_spots(fitted, target, cells) -> None:
-    truth = target.dense.rates(cells.xy_um)
-    found = field(fitted, target).mean(cells)
+def test_bins_follow_the_truth_inside_spots(fitted, target, bins) -> None:
+    truth = target.dense.rates(bins.xy_um)
+    found = field(fitted, target).mean(bins)
     assert pearson(truth[:, :3], found[:, :3]).min() > 0.85
-    spot = np.hypot(*(cells.xy_um - target.spots.xy_um[44]).T) < RADIUS_UM
+    spot = np.hypot(*(bins.xy_um - target.spots.xy_um[44]).T) < RADIUS_UM
     assert pearson(truth[spot][:, :3], found[spot][:, :3]).min() > 0.85
 
 
-def test_means_over_footprints_are_what_the_model_of_spots_says(fitted, target, cells) -> None:
-    share = overlap(target.spots, cells.array_ij, CELL_UM) * CELL_UM**2 / (np.pi * RADIUS_UM**2)
+def test_means_over_footprints_are_what_the_model_of_spots_says(fitted, target, bins) -> None:
+    share = overlap(target.spots, bins.array_ij, BIN_UM) * BIN_UM**2 / (np.pi * RADIUS_UM**2)
     at_spots = fitted.predict(target, target.spots, n_draws=64, units="counts", device="cpu").mean
     np.testing.assert_allclose(
-        (share @ field(fitted, target).mean(cells)).mean(axis=0), at_spots.mean(axis=0), rtol=0.08
+        (share @ field(fitted, target).mean(bins)).mean(axis=0), at_spots.mean(axis=0), rtol=0.08
     )
 
 
-def test_a_cell_does_not_depend_on_which_others_are_asked_for(fitted, target, cells) -> None:
-    some = cells.take(np.flatnonzero(np.hypot(*(cells.xy_um - 520).T) < 90))
-    where = np.flatnonzero(np.hypot(*(cells.xy_um - 520).T) < 90)
+def test_a_bin_does_not_depend_on_which_others_are_asked_for(fitted, target, bins) -> None:
+    some = bins.take(np.flatnonzero(np.hypot(*(bins.xy_um - 520).T) < 90))
+    where = np.flatnonzero(np.hypot(*(bins.xy_um - 520).T) < 90)
     whole, part = field(fitted, target), field(fitted, target)
-    np.testing.assert_allclose(part.mean(some), whole.mean(cells)[where], rtol=1e-4)
-    for a, b in zip(part.draws(some), whole.draws(cells)):
+    np.testing.assert_allclose(part.mean(some), whole.mean(bins)[where], rtol=1e-4)
+    for a, b in zip(part.draws(some), whole.draws(bins)):
         np.testing.assert_allclose(a, b[where], rtol=1e-4)
 
 
-def test_draws_vary_smoothly_in_space_and_differ_between_seeds(fitted, target, cells) -> None:
-    mean = field(fitted, target).mean(cells)
-    one, other = (next(field(fitted, target, seed=seed).draws(cells)) for seed in (0, 1))
+def test_draws_vary_smoothly_in_space_and_differ_between_seeds(fitted, target, bins) -> None:
+    mean = field(fitted, target).mean(bins)
+    one, other = (next(field(fitted, target, seed=seed).draws(bins)) for seed in (0, 1))
     apart = np.log2(one[:, 0]) - np.log2(mean[:, 0])
-    index = {tuple(ij): k for k, ij in enumerate(cells.array_ij.tolist())}
-    shifted = lambda step: np.array([index.get((i, j + step), -1) for i, j in cells.array_ij.tolist()])  # noqa: E731
+    index = {tuple(ij): k for k, ij in enumerate(bins.array_ij.tolist())}
+    shifted = lambda step: np.array([index.get((i, j + step), -1) for i, j in bins.array_ij.tolist()])  # noqa: E731
     correlation = {s: np.corrcoef(apart[shifted(s) >= 0], apart[shifted(s)[shifted(s) >= 0]])[0, 1] for s in (1, 30)}
     assert correlation[1] > 0.6
     assert abs(correlation[30]) < 0.3
     assert np.abs(one - other).max() > 1
 
 
-def test_draws_average_to_the_mean(fitted, target, cells) -> None:
+def test_draws_average_to_the_mean(fitted, target, bins) -> None:
     made = field(fitted, target, n_draws=40)
-    some = cells.take(np.arange(0, len(cells), 7))
+    some = bins.take(np.arange(0, len(bins), 7))
     drawn = np.mean(list(made.draws(some)), axis=0)
     np.testing.assert_allclose(drawn.mean(axis=0), made.mean(some).mean(axis=0), rtol=0.1)
 
 
-def test_cells_larger_than_the_local_scale_are_means_of_smaller_ones(fitted, target, cells) -> None:
-    large = Locations.cells(np.array([[10, 10], [12, 9]]), 40.0)
+def test_bins_larger_than_the_local_scale_are_means_of_smaller_ones(fitted, target, bins) -> None:
+    large = Locations.bins(np.array([[10, 10], [12, 9]]), 40.0)
     parts = [
-        Locations.cells(ij * 4 + np.array([[i, j] for i in range(4) for j in range(4)]), 10.0) for ij in large.array_ij
+        Locations.bins(ij * 4 + np.array([[i, j] for i in range(4) for j in range(4)]), 10.0) for ij in large.array_ij
     ]
     made = field(fitted, target)
     expected = np.stack([made.mean(part).mean(axis=0) for part in parts])
     np.testing.assert_allclose(made.mean(large), expected, rtol=0.15)
 
 
-def test_without_a_dense_model_every_cell_is_predicted_like_a_spot(target) -> None:
+def test_without_a_dense_model_every_bin_is_predicted_like_a_spot(target) -> None:
     from dataclasses import replace
 
     from hisdiff._prediction._field import PatchField
@@ -99,9 +99,9 @@ def test_without_a_dense_model_every_cell_is_predicted_like_a_spot(target) -> No
     assert isinstance(plain.field(target, n_draws=2, device="cpu"), PatchField)
 
 
-def test_a_rebuilt_model_gives_the_same_cells(fitted, target, cells) -> None:
+def test_a_rebuilt_model_gives_the_same_bins(fitted, target, bins) -> None:
     from hisdiff.methods.hisdiff import FittedHisDiff
 
     again = FittedHisDiff.from_state(*fitted.state(), fitted.genes)
-    some = cells.take(slice(0, 50))
+    some = bins.take(slice(0, 50))
     np.testing.assert_array_equal(field(again, target).mean(some), field(fitted, target).mean(some))

@@ -25,23 +25,23 @@ def local() -> LocalRates:
 
 
 @pytest.fixture(scope="module")
-def cells() -> tuple[np.ndarray, np.ndarray]:
-    """Return features and rates of cells all over a section that was not trained on."""
+def bins() -> tuple[np.ndarray, np.ndarray]:
+    """Return features and rates of bins all over a section that was not trained on."""
     plane = field_section("T", 7).dense
     xy = np.random.default_rng(0).uniform(100, 1000, (3000, 2))
     return plane.values(xy).astype(np.float32), plane.rates(xy)
 
 
-def test_cells_are_learned_from_sums_over_footprints(local, cells) -> None:
-    vectors, truth = cells
+def test_bins_are_learned_from_sums_over_footprints(local, bins) -> None:
+    vectors, truth = bins
     found = local(field_section("T", 7).dense, vectors)
     assert pearson(truth[:, :3], found[:, :3]).min() > 0.95
-    # Also how far cells differ, which spots, being means over many cells, show less of.
+    # Also how far bins differ, which spots, being means over many bins, show less of.
     np.testing.assert_allclose(found[:, :3].std(axis=0), truth[:, :3].std(axis=0) / 60, rtol=0.2)
 
 
-def test_what_does_not_vary_stays_near_the_mean(local, cells) -> None:
-    found = local(field_section("T", 7).dense, cells[0])
+def test_what_does_not_vary_stays_near_the_mean(local, bins) -> None:
+    found = local(field_section("T", 7).dense, bins[0])
     assert np.abs(found[:, 3] - 1).max() < 0.2
 
 
@@ -50,10 +50,10 @@ def test_rates_are_positive_however_far_from_the_training(local) -> None:
     assert (local(field_section("T", 7).dense, far) > 0).all()
 
 
-def test_state_rebuilds_the_same_rates(local, cells) -> None:
+def test_state_rebuilds_the_same_rates(local, bins) -> None:
     dense = field_section("T", 7).dense
     again = LocalRates.from_state(*local.state())
-    np.testing.assert_array_equal(again(dense, cells[0]), local(dense, cells[0]))
+    np.testing.assert_array_equal(again(dense, bins[0]), local(dense, bins[0]))
 
 
 def test_nothing_is_learned_where_a_section_has_no_dense_embedding() -> None:
@@ -63,7 +63,7 @@ def test_nothing_is_learned_where_a_section_has_no_dense_embedding() -> None:
     assert fitted(sections) is None
 
 
-def test_outlines_serve_as_footprints(cells) -> None:
+def test_outlines_serve_as_footprints(bins) -> None:
     from dataclasses import replace
 
     from hisdiff._geometry._grid import outlines
@@ -73,7 +73,7 @@ def test_outlines_serve_as_footprints(cells) -> None:
         return replace(section, spots=Locations(section.spots.xy_um, np.asarray(outlines(section.spots))))
 
     found = fitted([outlined(n, s) for n, s in (("A", 1), ("B", 2), ("C", 3))])
-    assert pearson(cells[1][:, :3], found(field_section("T", 7).dense, cells[0])[:, :3]).min() > 0.95
+    assert pearson(bins[1][:, :3], found(field_section("T", 7).dense, bins[0])[:, :3]).min() > 0.95
 
 
 def test_of_two_models_of_a_footprint_the_better_one_has_the_say(local) -> None:

@@ -83,6 +83,16 @@ def interval_factor(stem: str = STEM) -> str:
     return f"{stem}_interval_factor"
 
 
+def gene_modules(stem: str = STEM) -> str:
+    """Name of the ``varm`` array with the weights of genes in the cohort's modules."""
+    return f"{stem}_gene_modules"
+
+
+def gene_modules_norm(stem: str = STEM) -> str:
+    """Name of the ``varm`` array with their weights in the modules of depth-normalised expression."""
+    return f"{stem}_gene_modules_norm"
+
+
 def ood(stem: str = STEM) -> str:
     """Name of the ``obs`` column that flags patches unlike any that the model was trained on."""
     return f"{stem}_ood"

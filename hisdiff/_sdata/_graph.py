@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.sparse import csr_matrix, diags
 
 from hisdiff import _keys
 from hisdiff._log import logger
-from hisdiff._stats._spatial import knn_weights
+from hisdiff._stats._spatial import Layout
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,9 +35,11 @@ def spatial_weights(table: AnnData, rows: np.ndarray) -> csr_matrix:
 
 def nearest(table: AnnData, rows: np.ndarray) -> csr_matrix:
     """Return weights of the 6 nearest among some rows; spots of different sections are no neighbours."""
-    xy = np.asarray(table.obsm[_keys.SPATIAL], dtype=float)[rows]
+    return layout_of(table, rows).neighbors
+
+
+def layout_of(table: AnnData, rows: np.ndarray) -> Layout:
+    """Return how some rows of a table lie to one another."""
     attrs = table.uns.get("spatialdata_attrs")
-    if attrs is not None:
-        section = pd.factorize(table.obs[attrs["region_key"]].to_numpy()[rows])[0]
-        xy = np.column_stack([xy, section * 1e3 * max(float(np.ptp(xy)), 1.0)])
-    return knn_weights(xy)
+    section = None if attrs is None else table.obs[attrs["region_key"]].astype(str).to_numpy()[rows]
+    return Layout.of(np.asarray(table.obsm[_keys.SPATIAL], dtype=float)[rows], section)

@@ -133,6 +133,15 @@ def write_var(table: AnnData, name: str, columns: np.ndarray, values: np.ndarray
     table.var[name] = column
 
 
+def write_varm(table: AnnData, name: str, columns: np.ndarray, values: np.ndarray) -> None:
+    """Write values ``(G, K)`` of the genes of the panel into a varm array, NaN for other genes; nothing where K is 0."""
+    if values.shape[1]:
+        array = np.full((table.n_vars, values.shape[1]), np.nan, dtype=np.float32)
+        known = columns >= 0
+        array[columns[known]] = values[known]
+        table.varm[name] = array
+
+
 def write_obs(table: AnnData, name: str, rows: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> None:
     """Write values of the sections of a table into an obs column; rows of no section get the type's zero."""
     column = np.zeros(table.n_obs, dtype=np.asarray(values[0]).dtype)

@@ -75,15 +75,20 @@ def mae(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return _mean_of(measured, predicted, np.abs)
 
 
-def top_means(correlations: np.ndarray, tops: tuple[int, ...] = (10, 50)) -> dict[str, float]:
-    """Return the mean correlation over the best ``k`` genes for each ``k``, and over all: ``pcc_10 pcc_50 pcc_all``.
+def top_means(correlations: np.ndarray, tops: tuple[int, ...] = (10, 50, 200)) -> dict[str, float]:
+    """Return the mean correlation over the best ``k`` genes for each ``k``, and over all: ``pcc_10 pcc_50 pcc_200 pcc_all``.
 
     Genes without a correlation (NaN) are left out. The best genes are chosen by the very figures that are averaged, so
     only ``pcc_all`` is free of selection. With fewer than ``k`` genes, all are taken.
     """
     ranked = np.sort(correlations[np.isfinite(correlations)])[::-1]
-    mean = lambda values: float(values.mean()) if len(values) else float("nan")  # noqa: E731
-    return {**{f"pcc_{k}": mean(ranked[:k]) for k in tops}, "pcc_all": mean(ranked)}
+    return {**{f"pcc_{k}": known_mean(ranked[:k]) for k in tops}, "pcc_all": known_mean(ranked)}
+
+
+def known_mean(values: np.ndarray) -> float:
+    """Return the mean of the values that are known (not NaN), NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def rvd(measured: np.ndarray, predicted: np.ndarray) -> float:

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff._stats._accuracy import mae, mse, pearson, rvd, top_means
-from hisdiff._stats._spatial import moran_mae
+from hisdiff._stats._accuracy import known_mean, mae, mse, pearson, rvd, top_means
+from hisdiff._stats._spatial import moran_mae, ssim
 from hisdiff._stats._structure import coexpression_agreement
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+    from hisdiff._stats._spatial import Layout
 
 
-def figures(measured: np.ndarray, predicted: np.ndarray, weights: csr_matrix) -> dict[str, float]:
-    """Return ``pcc_10 pcc_50 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae``.
+def figures(measured: np.ndarray, predicted: np.ndarray, layout: Layout) -> dict[str, float]:
+    """Return ``pcc_10 pcc_50 pcc_200 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae ssim``.
 
     Parameters
     ----------
     measured, predicted
         ``(n, G)``, log2(1 + count).
-    weights
-        ``(n, n)`` of neighbours.
+    layout
+        Of the locations.
     """
     r, distance = coexpression_agreement(measured, predicted)
     return {
@@ -32,7 +32,8 @@ def figures(measured: np.ndarray, predicted: np.ndarray, weights: csr_matrix) ->
         "rvd": rvd(measured, predicted),
         "coexpression_r": r,
         "coexpression_mae": distance,
-        "moran_mae": moran_mae(measured, predicted, weights),
+        "moran_mae": moran_mae(measured, predicted, layout.neighbors),
+        "ssim": known_mean(ssim(measured, predicted, layout.windows)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Scores of a whole predictive distribution: the energy score, and the coverage of intervals."""
+"""Scores of a whole predictive distribution: the energy score, the CRPS, and the coverage of intervals."""
 
 from __future__ import annotations
 
@@ -51,6 +51,30 @@ def energy_score(draws: np.ndarray, measured: np.ndarray) -> np.ndarray:
             apart[:, np.arange(k), np.arange(k)] = 0
             scores[rows] -= apart.sum(axis=(1, 2)) / (2 * k * (k - 1))
     return scores
+
+
+def crps(draws: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return the continuous ranked probability score of every value, ``(n, K)``; lower is better.
+
+    It is the energy score of one value at a time, with the same pairs of draws: it rewards a law of each value that is
+    right, whatever goes with it. A single draw is scored as a point, its distance to the measured value.
+
+    Parameters
+    ----------
+    draws
+        ``(k, n, K)``.
+    measured
+        ``(n, K)``, on the same scale.
+    """
+    if draws.ndim != 3 or draws.shape[1:] != measured.shape:
+        raise ValueError(f"Draws are (k, n, K) for measured (n, K), not {draws.shape} and {measured.shape}.")
+    k = len(draws)
+    score = np.abs(draws - measured).mean(axis=0, dtype=np.float64)
+    if k > 1:
+        # In ascending order, draw i is the larger one of i pairs and the smaller one of k - 1 - i.
+        rank = 2 * np.arange(k) - k + 1
+        score -= np.tensordot(rank, np.sort(draws.astype(np.float64), axis=0), axes=1) / (k * (k - 1))
+    return score
 
 
 def interval(mean: np.ndarray, std: np.ndarray, factor: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:

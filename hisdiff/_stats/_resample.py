@@ -1,4 +1,4 @@
-"""Resampling: intervals of a difference between two methods, the control that ignores the image, counting noise."""
+"""Resampling: intervals of a difference between two methods, the control that ignores the image, counting noise, halves of the molecules."""
 
 from __future__ import annotations
 
@@ -67,6 +67,16 @@ def random_spots(training: np.ndarray, n_locations: int, n_draws: int, seed: int
         raise ValueError("There is no training spot to draw from.")
     rows = [np.random.default_rng([seed, draw]).integers(len(training), size=n_locations) for draw in range(n_draws)]
     return training[np.stack(rows)]
+
+
+def half_molecules(counts: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Deal the molecules of every location into two halves; return log2(1 + twice the count) of each, ``(n, G)``.
+
+    Given the rates of a location, the two are independent (Poisson thinning).
+    """
+    counts = np.rint(counts).astype(np.int64)
+    half = np.random.default_rng(seed).binomial(counts, 0.5)
+    return np.log2(1 + 2.0 * half), np.log2(1 + 2.0 * (counts - half))
 
 
 def with_counting_noise(log2_expected: np.ndarray, seed: int = 0) -> np.ndarray:

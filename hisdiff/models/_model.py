@@ -13,6 +13,7 @@ import numpy as np
 from hisdiff._check import listing
 from hisdiff._keys import VERSION
 from hisdiff._section import FeatureSpec
+from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._checkpoint import read_folder, write_folder
 from hisdiff._training._ood import EmbeddingDistribution
@@ -137,6 +138,8 @@ class Model:
         The sections it was fitted on.
     seed
         The seed it was fitted with.
+    modules
+        Modules of the genes of the panel, on which predictions are scored; None in models of before they were kept.
     """
 
     def __init__(
@@ -147,11 +150,12 @@ class Model:
         cohort: Cohort,
         *,
         ood: EmbeddingDistribution | None = None,
+        modules: GeneModules | None = None,
         seed: int = 0,
         version: str = VERSION,
     ) -> None:
         self.method, self.fitted, self.config, self.cohort = method, fitted, dict(config), cohort
-        self.ood, self.seed, self.version = ood, seed, version
+        self.ood, self.modules, self.seed, self.version = ood, modules, seed, version
         self.id = self._digest()
 
     @property
@@ -224,7 +228,7 @@ class Model:
         genes = np.array(files["genes.txt"].split("\n")[:-1], dtype=str)
         fitted_type = type(method(meta["method"])).fitted_type
         fitted = fitted_type.from_state(_part(arrays, "fitted"), meta["fitted"], genes)
-        calibration, ood = _part(arrays, "calibration"), _part(arrays, "ood")
+        calibration, ood, modules = (_part(arrays, name) for name in ("calibration", "ood", "modules"))
         fitted.calibration = Calibration.from_arrays(calibration) if calibration else None
         fitted.history = meta["history"]
         facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
@@ -237,6 +241,7 @@ class Model:
             files["config.json"],
             cohort,
             ood=EmbeddingDistribution.from_arrays(ood) if ood else None,
+            modules=GeneModules.from_arrays(modules) if modules else None,
             seed=meta["seed"],
             version=meta["version"],
         )
@@ -253,6 +258,8 @@ class Model:
             arrays |= {f"calibration.{name}": array for name, array in self.calibration.arrays().items()}
         if self.ood is not None:
             arrays |= {f"ood.{name}": array for name, array in self.ood.arrays().items()}
+        if self.modules is not None:
+            arrays |= {f"modules.{name}": array for name, array in self.modules.arrays().items()}
         cohort = asdict(self.cohort)
         for name in ("spots", "expression"):
             values = cohort.pop(name)

@@ -34,8 +34,14 @@ _PANELS = {
     "pcc_all": _Panel("Correlation, all genes", "higher"),
     "pcc_within": _Panel("Correlation inside pseudo-spots", "higher"),
     "pcc_50": _Panel("Correlation, best 50 genes", "higher"),
+    "pcc_200": _Panel("Correlation, best 200 genes", "higher"),
+    "ssim": _Panel("Structural similarity", "higher"),
     "draw_pcc_all": _Panel("Correlation of a single draw", "higher"),
     "energy_score": _Panel("Energy score", "lower"),
+    "module_crps": _Panel("CRPS of gene modules", "lower"),
+    "module_energy_score": _Panel("Energy score of\ngene modules", "lower"),
+    "module_crps_centered": _Panel("CRPS of gene modules\ninside sections", "lower"),
+    "module_energy_score_centered": _Panel("Energy score of modules\ninside sections", "lower"),
     "coexpression_mae": _Panel("Error of gene-gene\ncorrelations", "lower"),
     "moran_mae": _Panel("Error of Moran's I", "lower"),
     "rvd": _Panel("Relative variance distance", "lower", log=True),
@@ -46,7 +52,17 @@ _PANELS = {
     "predict_s": _Panel("Predict, seconds", "lower", log=True),
     "peak_gb": _Panel("Peak memory, GB", "lower"),
 }
-_USUAL = ("pcc_all", "pcc_within", "energy_score", "coexpression_mae", "moran_mae", "fit_s", "predict_s", "peak_gb")
+_USUAL = (
+    "pcc_all",
+    "pcc_within",
+    "energy_score",
+    "module_crps",
+    "coexpression_mae",
+    "moran_mae",
+    "fit_s",
+    "predict_s",
+    "peak_gb",
+)
 
 
 def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Figure:
@@ -60,7 +76,7 @@ def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Fig
     table
         What ``hd.tl.compare`` returned, or several such tables put together.
     figures
-        Columns to show; None for accuracy, energy score, structure, time and memory.
+        Columns to show; None for accuracy, scores of draws, structure, time and memory.
 
     Returns
     -------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import as_list, read_sections
 from hisdiff._sdata._stand_in import stand_in
+from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
 from hisdiff.methods._base import METHODS
 from hisdiff.methods._base import method as method_named
@@ -156,6 +157,9 @@ def compare(
         given = embedded = [coarse.sdata for coarse, _ in pairs]
         tasks = [task for _, found in pairs[len(training) :] for task in found]
         source = {**source, "layer": None}
+    learned = [task.counts for sdata in given for task in unseen(sdata, panel, source)]
+    modules = GeneModules.of_counts(learned)
+    tasks = [replace(task, modules=modules.take(rows_of(task.genes, panel))) for task in tasks]
     with Watch() as embedding:
         if any("features" in entry.needs for entry in entries):
             _embed(embedded, encoder, [*learned_from, *judged_on], where, run)

@@ -13,12 +13,12 @@ from hisdiff._sdata._coarsen import coarsen
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._read import read_sections
-from hisdiff._stats._accuracy import pearson
-from hisdiff._stats._figures import figures, within_groups
-from hisdiff._stats._proper import coverage, energy_score
+from hisdiff._stats._accuracy import known_mean, pearson
+from hisdiff._stats._figures import within_groups
+from hisdiff._stats._proper import coverage
 from hisdiff._stats._resample import with_counting_noise
-from hisdiff._stats._spatial import knn_weights
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._spatial import Layout
+from hisdiff._stats._yardstick import Yardstick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from hisdiff._sdata._coarsen import Coarsened
     from hisdiff._sdata._read import Bound
+    from hisdiff._stats._gene_modules import GeneModules
 
 # Figures of the mean of draws, and those of a single draw.
-_ACCURACY = ("pcc_10", "pcc_50", "pcc_all", "mse", "mae")
+_ACCURACY = ("pcc_10", "pcc_50", "pcc_200", "pcc_all", "mse", "mae", "ssim")
 _STRUCTURE = ("rvd", "coexpression_r", "coexpression_mae", "moran_mae")
 
 
@@ -53,12 +54,14 @@ class Task:
         ``(G,)`` those of the panel that were measured.
     counts
         csr ``(n, G)``, what was measured.
-    weights
-        ``(n, n)`` of neighbours.
+    xy
+        ``(n, 2)`` where they lie.
     parent
         ``(n,)`` pseudo-spot of each spot, or None where spots were not merged.
     shared
         ``(n, G)`` log2(1 + the spot's part of its pseudo-spot's count), or None.
+    modules
+        Of ``genes``, on which predictions are scored.
     """
 
     name: str
@@ -67,9 +70,10 @@ class Task:
     rows: np.ndarray
     genes: np.ndarray
     counts: csr_matrix
-    weights: csr_matrix
+    xy: np.ndarray
     parent: np.ndarray | None = None
     shared: np.ndarray | None = None
+    modules: GeneModules | None = None
 
     @property
     def units(self) -> str:
@@ -125,25 +129,27 @@ class Task:
             raise ValueError(f"Nothing was predicted at the {len(known)} spots of {self.name!r}.")
         if not known.all():
             logger.warning("%s: %d of %d spots were not predicted", self.name, (~known).sum(), len(known))
-        weights = self.weights[known][:, known]
-        measured, mean = self.measured[known], mean[known]
-        one = mean if draws is None else draws[0, known]
+        yardstick = Yardstick(self.counts[known].toarray(), Layout.of(self.xy[known]), self.modules)
+        mean = mean[known]
+        several = [mean] if draws is None else [one[known] for one in draws]
         row: dict[str, float] = {
             "n_spots": int(known.sum()),
             "n_genes": len(self.genes),
             "has_draws": has_draws,
         }
-        for end, view in (("", np.asarray), ("_norm", normalize_depth)):
-            true, expected, single = view(measured), view(mean), view(one)
-            of_mean, of_one = (figures(true, values, weights) for values in (expected, single))
-            row |= {f"{name}{end}": of_mean[name] for name in _ACCURACY}
-            row |= {f"{name}{end}": of_one[name] for name in _STRUCTURE}
-            row[f"draw_pcc_all{end}"] = of_one["pcc_all"]
-            if self.parent is not None:
-                inside = (within_groups(values, self.parent[known]) for values in (true, expected))
-                row[f"pcc_within{end}"] = float(np.nanmean(pearson(*inside)))
-        score = energy_score(mean[None] if draws is None else draws[:, known], measured)
-        return row | {"energy_score": float(score.mean()), "coverage_90": float("nan")}
+        of_mean, of_one = yardstick.metrics(mean), yardstick.metrics(several[0])
+        floors = yardstick.floors()
+        for end, scores in yardstick.scores(several).items():
+            row |= {f"{name}{end}": of_mean[end][name] for name in _ACCURACY}
+            row |= {f"{name}{end}": of_one[end][name] for name in _STRUCTURE}
+            row[f"draw_pcc_all{end}"] = of_one[end]["pcc_all"]
+            row |= {f"{name}{end}": value for name, value in (scores | floors[end]).items()}
+        if self.parent is not None:
+            parent = self.parent[known]
+            for view in yardstick.views():
+                inside = (within_groups(view(values), parent) for values in (yardstick.measured, mean))
+                row[f"pcc_within{view.suffix}"] = known_mean(pearson(*inside))
+        return row | {"coverage_90": float("nan")}
 
 
 def unseen(sdata: SpatialData, panel: Sequence[str], source: Mapping[str, Any]) -> list[Task]:
@@ -154,7 +160,7 @@ def unseen(sdata: SpatialData, panel: Sequence[str], source: Mapping[str, Any]) 
         place = bound.place
         where = {**source, "shapes_key": place.region}
         rows, xy = place.table.obs_names[place.rows].to_numpy(), bound.section.spots.xy_um
-        tasks.append(Task(place.name, sdata, where, rows, genes, counts, knn_weights(xy)))
+        tasks.append(Task(place.name, sdata, where, rows, genes, counts, xy))
     return tasks
 
 
@@ -178,8 +184,8 @@ def merged(sdata: SpatialData, n: int, panel: Sequence[str], source: Mapping[str
         at = coarse.spots[str(place.region)]
         rows = np.array([f"{at}_{instance}" for instance in instances[judged]])
         where = {**source, "layer": None, "table_key": coarse.table_key, "shapes_key": place.region, "at": at}
-        weights = knn_weights(bound.section.spots.xy_um[judged])
-        tasks.append(Task(place.name, coarse.sdata, where, rows, genes, counts[judged], weights, parent, shared))
+        xy = bound.section.spots.xy_um[judged]
+        tasks.append(Task(place.name, coarse.sdata, where, rows, genes, counts[judged], xy, parent, shared))
     return coarse, tasks
 
 

@@ -12,19 +12,19 @@ from hisdiff._check import listing, one_of, present
 from hisdiff._log import logger
 from hisdiff._sdata._expression import draw_layers
 from hisdiff._sdata._genes import gene_names, rows_of
-from hisdiff._sdata._graph import nearest
+from hisdiff._sdata._graph import layout_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import as_list, read_counts, truth_counts
 from hisdiff._sdata._write import in_sample_of, records
-from hisdiff._stats._accuracy import mae, mse, pearson, spearman
-from hisdiff._stats._figures import figures
-from hisdiff._stats._proper import coverage, energy_score
+from hisdiff._stats._accuracy import known_mean, mae, mse, spearman
+from hisdiff._stats._gene_modules import GeneModules
+from hisdiff._stats._proper import coverage
 from hisdiff._stats._resample import random_spots
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._yardstick import SCORES, Yardstick
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from scipy.sparse import csr_matrix
@@ -67,9 +67,14 @@ def evaluate(
     ``spearman``, ``mse``, ``mae``, and ``pearson_norm``. Its ``attrs`` hold
 
     - ``"summary"``: for ``"mean"``, ``"draw"`` (the first draw), ``"random_spots"`` (with ``control``), each also with
-      ``"_norm"``: ``pcc_10 pcc_50 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae``; and for ``"mean"``
-      ``energy_score`` (NaN unless two draws or more were kept) and ``coverage_90``. ``pcc_10`` and ``pcc_50`` choose
-      their genes by the figure itself; ``pcc_all`` does not;
+      ``"_norm"``: ``pcc_10 pcc_50 pcc_200 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae ssim``.
+      ``pcc_10``, ``pcc_50`` and ``pcc_200`` choose their genes by the figure itself; ``pcc_all`` does not. ``ssim`` is the
+      structural similarity of the maps of a gene, over windows of 1.5 distances between spots. ``"mean"`` also has
+      ``coverage_90`` and the proper scores of the draws, lower is better: ``energy_score`` over all genes,
+      ``module_crps`` and ``module_energy_score`` on the modules of the cohort's genes, where counting noise averages out;
+      ``_centered``: with the mean of the section taken out of each draw and of the measurement. ``_floor``: what is left of
+      a score where a spot's own rates are known, from half of the molecules and the other half;
+    - ``"notes"``: why a metric is missing (``coverage_90``: NaN), by its name: scores of draws need two draws or more (``keep_draws``);
     - ``"in_sample"``: whether the model was trained on these spots (None: it cannot be told); ``"uses_section_counts"``:
       whether their counts, beyond their depth, went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
 
@@ -102,59 +107,77 @@ def evaluate(
         )
     genes, columns = genes[columns >= 0], columns[columns >= 0]
     rows = np.flatnonzero(np.isfinite(table.layers[layer][:, rows_of(genes, table.var_names)]).all(axis=1))
-    measured = np.log2(1 + counts[rows][:, columns].toarray())
     predicted = {name: _values(table, name, rows, genes) for name in _layers(table, layer)}
-    drawn = _draws(predicted, layer)
-    mean, draws = predicted[layer], np.stack(drawn) if drawn else None
-
-    result = pd.DataFrame(
-        {
-            "pearson": pearson(measured, mean),
-            "spearman": spearman(measured, mean),
-            "mse": mse(measured, mean),
-            "mae": mae(measured, mean),
-        },
-        index=pd.Index(genes, name="gene"),
+    mean, draws = predicted[layer], _draws(predicted, layer)
+    yardstick = Yardstick(
+        counts[rows][:, columns].toarray(),
+        layout_of(table, rows),
+        _modules(table, layer, genes),
+        normalize=normalize is not None,
     )
-    weights = nearest(table, rows)
-    views = {"mean": mean}
-    if draws is not None:
-        views["draw"] = draws[0]
+    views = {"mean": mean, **({"draw": draws[0]} if draws else {})}
     if control is not None:
-        views["random_spots"] = random_spots(
-            control_values(control, table_key, genes), len(rows), 1, int(record["seed"])
-        )[0]
-    summary = {name: figures(measured, view, weights) for name, view in views.items()}
-    if normalize is not None:
-        flat = normalize_depth(measured)
-        result["pearson_norm"] = pearson(flat, normalize_depth(mean))
-        summary |= {f"{name}_norm": figures(flat, normalize_depth(view), weights) for name, view in views.items()}
-        if len(genes) == 1:  # it is all of the depth: nothing is left of it when that is taken out
-            result["pearson_norm"] = np.nan
-            summary |= {f"{name}_norm": dict.fromkeys(summary[name], float("nan")) for name in views}
-    several = draws is not None and len(draws) > 1
-    summary["mean"]["energy_score"] = float(energy_score(draws, measured).mean()) if several else float("nan")
-    summary["mean"]["coverage_90"] = _coverage(table, layer, measured, mean, predicted[_keys.std(layer)], genes)
+        spots = control_values(control, table_key, genes)
+        views["random_spots"] = random_spots(spots, len(rows), 1, int(record["seed"]))[0]
+    summary = {f"{name}{end}": of for name, view in views.items() for end, of in yardstick.metrics(view).items()}
+    for scores in (yardstick.scores(draws) if len(draws) > 1 else {}, yardstick.floors()):
+        for end, of in scores.items():
+            summary[f"mean{end}"] |= of
+    covered = _coverage(table, layer, yardstick.measured, mean, predicted[_keys.std(layer)], genes)
+    summary["mean"]["coverage_90"] = covered
+
+    result = _per_gene(yardstick, mean, genes)
     result.attrs = {
         "summary": summary,
+        "notes": _notes(record, len(draws), covered, yardstick.modules),
         "in_sample": in_sample_of(record),
         "uses_section_counts": bool(record["uses_section_counts"]),
         "model": str(record["model"]),
         "method": str(record["method"]),
         "n_spots": len(rows),
     }
-    if result.attrs["in_sample"]:
+    _warn(result.attrs)
+    return result
+
+
+def _per_gene(yardstick: Yardstick, mean: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+    measured, correlations = yardstick.measured, yardstick.correlations(mean)
+    columns = {name: of(measured, mean) for name, of in {"spearman": spearman, "mse": mse, "mae": mae}.items()}
+    others = {f"pearson{end}": of for end, of in correlations.items() if end}
+    return pd.DataFrame({"pearson": correlations[""], **columns, **others}, index=pd.Index(genes, name="gene"))
+
+
+def _notes(record: Mapping[str, Any], n_draws: int, covered: float, modules: GeneModules | None) -> dict[str, str]:
+    """Return why a metric is not in the summary, by its name."""
+    notes = {}
+    if record["n_draws"] == 1:
+        notes = dict.fromkeys(SCORES, "it needs two draws or more, and the prediction was made of one (n_draws=1, or a method of single values)")  # fmt: skip
+    elif n_draws < 2:
+        why = f"it needs two draws or more, and {n_draws} was kept; predict with keep_draws={record['n_draws']}"
+        notes = dict.fromkeys(SCORES, why)
+    elif modules is None:
+        notes = dict.fromkeys(SCORES[1:], "the model of this prediction has no gene modules; fit and predict again")
+    if np.isnan(covered):
+        notes["coverage_90"] = "the prediction has no spread, or its model no interval factors"
+    return notes
+
+
+def _warn(facts: Mapping[str, Any]) -> None:
+    """Say what the metrics do not tell, and which are missing."""
+    for why in dict.fromkeys(facts["notes"].values()):
+        names = [name for name, of in facts["notes"].items() if of == why]
+        logger.info("not in the summary: %s (%s)", ", ".join(names), why)
+    if facts["in_sample"]:
         logger.warning("the model was trained on spots of this section: these figures say nothing about new tissue")
-    if result.attrs["in_sample"] is None:
+    if facts["in_sample"] is None:
         logger.warning(
             "it is not known whether the model was trained on spots of this section: the record does not tell"
         )
-    if result.attrs["uses_section_counts"]:
+    if facts["uses_section_counts"]:
         logger.warning(
             "%s made this prediction from the section's own counts: figures against them say nothing about skill",
-            result.attrs["method"],
+            facts["method"],
         )
-    return result
 
 
 def _table(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
@@ -230,9 +253,17 @@ def _control_counts(table: AnnData) -> csr_matrix:
 def _coverage(
     table: AnnData, layer: str, measured: np.ndarray, mean: np.ndarray, std: np.ndarray, genes: np.ndarray
 ) -> float:
+    """Return the mean coverage of intervals; NaN where the method gives one value, or a single draw has no spread."""
     if _keys.interval_factor(layer) not in table.var:
         return float("nan")
     factor = table.var[_keys.interval_factor(layer)].to_numpy(dtype=float)[rows_of(genes, table.var_names)]
     covered = coverage(measured, mean, std, factor)
-    # A method that gives one value knows no interval, and a single draw has no spread.
-    return float(np.nanmean(covered)) if np.isfinite(covered).any() else float("nan")
+    return known_mean(covered)
+
+
+def _modules(table: AnnData, layer: str, genes: np.ndarray) -> GeneModules | None:
+    """Return the weights of genes in the modules of the prediction's cohort, or None where they were not kept."""
+    names = _keys.gene_modules(layer), _keys.gene_modules_norm(layer)
+    if any(name not in table.varm for name in names):
+        return None
+    return GeneModules(*(np.asarray(table.varm[name]) for name in names)).take(rows_of(genes, table.var_names))

@@ -19,6 +19,7 @@ from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._settings import settings
+from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.methods._base import method as method_named
 from hisdiff.models._model import Cohort, Model, spot_hashes
@@ -140,7 +141,15 @@ def fit(
     except KeyboardInterrupt:
         logger.warning("interrupted; the same call with resume=True goes on from %s", checkpoint)
         raise
-    model = Model(method, fitted, config.to_dict(), _cohort(training), ood=_distribution(training), seed=seed)
+    model = Model(
+        method,
+        fitted,
+        config.to_dict(),
+        _cohort(training),
+        ood=_distribution(training),
+        modules=GeneModules.of_counts([bound.section.counts for bound in training]),
+        seed=seed,
+    )
     path = model.save(settings.cache_dir / "models" / model.id if save is None else save)
     shutil.rmtree(checkpoint, ignore_errors=True)
     for sdata in items:

@@ -28,6 +28,7 @@ from hisdiff._sdata._write import (
     write_layers,
     write_obs,
     write_var,
+    write_varm,
 )
 from hisdiff.methods._base import METHODS
 from hisdiff.methods._base import method as method_named
@@ -422,6 +423,11 @@ def _write(
     if model.calibration is not None:
         write_var(table, _keys.cv_pcc(stem), columns, model.calibration.cv_pcc)
         write_var(table, _keys.interval_factor(stem), columns, model.calibration.interval_factor)
+    if model.modules is not None:
+        for name, weights in zip(
+            (_keys.gene_modules, _keys.gene_modules_norm), (model.modules.raw, model.modules.normalized)
+        ):
+            write_varm(table, name(stem), columns, weights)
     if model.ood is not None:
         flags = [model.ood.flag(bound.section.features.at(bound.section.spots)) for bound in bounds]
         write_obs(table, _keys.ood(stem), rows, flags)

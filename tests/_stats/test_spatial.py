@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hisdiff._stats._spatial import knn_weights, moran, moran_mae
+from hisdiff._stats._spatial import Layout, knn_weights, moran, moran_mae, similarity_windows, ssim
 
 
 @pytest.fixture
@@ -64,3 +64,30 @@ def test_moran_distance_leaves_out_constant_genes(cloud):
     predicted[:, 0] = 1
     assert moran_mae(measured, predicted, weights) == pytest.approx(abs(a - b))
     assert np.isnan(moran_mae(measured, np.ones_like(measured), weights))
+
+
+def test_structural_similarity_is_that_of_images_and_one_for_equal_maps():
+    from skimage.metrics import structural_similarity
+
+    rng = np.random.default_rng(0)
+    ij = np.argwhere(np.ones((40, 40)))
+    one, other = rng.random((40, 40)), rng.random((40, 40))
+    one[10:25, 10:25] += 1
+    other[10:25, 12:27] += 1
+    expected = structural_similarity(one, other, data_range=np.ptp(one), gaussian_weights=True, use_sample_covariance=False)  # fmt: skip
+    windows = similarity_windows(ij * 100.0)
+    inside = np.flatnonzero((np.abs(ij - 19.5) < 15).all(axis=1))  # where the window of images is whole
+    found = ssim(one.reshape(-1, 1), other.reshape(-1, 1), windows[inside])
+    assert found[0] == pytest.approx(expected, abs=0.01)
+    np.testing.assert_allclose(ssim(one.reshape(-1, 1), one.reshape(-1, 1), windows), 1)
+    assert np.isnan(ssim(np.ones((1600, 1)), other.reshape(-1, 1), windows)).all()
+
+
+def test_locations_of_different_sections_are_no_neighbors():
+    xy, section = np.array([[0.0, 0], [5, 0], [0, 1], [5, 1], [1, 0], [0, 0]]), np.array(list("babaab"))
+    layout = Layout.of(xy, section)
+    same = section[:, None] == section
+    for weights in (layout.neighbors, layout.windows):
+        assert not (weights.toarray() * ~same).any()
+        np.testing.assert_allclose(weights.sum(axis=1), 1)
+    assert Layout.of(np.zeros((0, 2))).windows.shape == (0, 0)

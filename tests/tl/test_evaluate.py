@@ -6,6 +6,7 @@ import pytest
 
 import hisdiff as hd
 from hisdiff._stats._accuracy import pearson
+from hisdiff._stats._yardstick import SCORES
 
 
 @pytest.fixture
@@ -49,12 +50,29 @@ def test_mean_draw_control_and_their_depth_normalised_views_are_summarised(predi
     assert "mean_norm" not in hd.tl.evaluate(test, layer="ridge", normalize=None).attrs["summary"]
 
 
-def test_the_energy_score_needs_two_draws(predicted) -> None:
+def test_scores_of_draws_lie_above_their_floors(predicted) -> None:
     test, _ = predicted
-    assert hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["energy_score"] > 0
+    result = hd.tl.evaluate(test, layer="ridge")
+    for view in ("mean", "mean_norm"):
+        summary = result.attrs["summary"][view]
+        for name in SCORES:
+            assert summary[name] > summary[f"{name}_floor"] > 0
+    assert result.attrs["notes"] == {}
+
+
+def test_one_draw_is_told_why_it_has_no_score(predicted, caplog) -> None:
+    test, _ = predicted
+    table = test.tables["table"]
     for i in (1, 2, 3):
-        del test.tables["table"].layers[f"ridge_draw{i}"]
-    assert np.isnan(hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["energy_score"])
+        del table.layers[f"ridge_draw{i}"]
+    result = hd.tl.evaluate(test, layer="ridge")
+    assert set(result.attrs["notes"]) == set(SCORES)
+    assert "1 was kept; predict with keep_draws=8" in result.attrs["notes"]["module_crps"]
+    assert not set(SCORES) & set(result.attrs["summary"]["mean"])
+    assert "keep_draws=8" in caplog.text
+    table.layers["ridge_draw1"] = table.layers["ridge"]
+    del table.varm["ridge_gene_modules"]
+    assert "fit and predict again" in hd.tl.evaluate(test, layer="ridge").attrs["notes"]["module_crps"]
 
 
 def test_truth_can_be_a_layer_or_another_table_in_any_order(predicted) -> None:
@@ -94,7 +112,9 @@ def test_figures_of_a_method_that_was_given_the_counts_are_marked_as_such(colour
 def test_a_single_draw_has_no_coverage(coloured_sections) -> None:
     *train, test = coloured_sections
     hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)
-    assert np.isnan(hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["coverage_90"])
+    result = hd.tl.evaluate(test, layer="ridge")
+    assert np.isnan(result.attrs["summary"]["mean"]["coverage_90"])
+    assert "no spread" in result.attrs["notes"]["coverage_90"]
 
 
 def test_messages_about_counts_name_the_argument_that_takes_them(predicted) -> None:

@@ -128,6 +128,7 @@ def test_saved_and_loaded_models_predict_the_same(sections, model, tmp_path) -> 
     model.save(tmp_path / "m")
     loaded = hd.models.load(tmp_path / "m")
     assert loaded.id == model.id
+    np.testing.assert_array_equal(loaded.modules.raw, model.modules.raw)
     assert repr(loaded) == repr(model)
     a, b = (hd.tl.predict(sections[2], m, inplace=False) for m in (model, tmp_path / "m"))
     np.testing.assert_array_equal(a.X, b.X)

@@ -46,6 +46,8 @@ ENRICHMENT_RECORD = "enrichment_record"
 GENES = "genes"
 REBINNED = "rebinned"
 IN_X = "in_x"  # of several predictions of a table that hisdiff made, the one whose mean is X
+NAMES = "names"  # in sdata.attrs["hisdiff"]: what names were before they were cleaned, by the clean one
+IN_TISSUE = "in_tissue"  # obs: whether a spot lies on tissue
 WRITTEN = "written"  # in sdata.attrs["hisdiff"]: elements and tables that hisdiff made
 
 # units of a prediction

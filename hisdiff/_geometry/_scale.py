@@ -14,7 +14,7 @@ class ArrayFit(NamedTuple):
     residual_um: float
 
 
-def fit_array(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> ArrayFit:
+def fit_array(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float, *, trim: float = 0.0) -> ArrayFit:
     """Fit the similarity (scale, rotation, shift, mirror) that maps array units to pixels by least squares.
 
     Jitter of single spots, which nearest-neighbour distances follow, averages out.
@@ -27,21 +27,32 @@ def fit_array(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> A
         ``(n, 2)`` positions in array units.
     pitch_um
         Micrometres per array unit.
+    trim
+        Share of the spots, those that fit worst, that is left out of a second fit and of what is left.
     """
     if len(pixels) < 3:
         raise ValueError(f"At least 3 spots are needed to fit the scale, not {len(pixels)}.")
-    p = (pixels - pixels.mean(axis=0)) @ np.array([1, 1j])
-    a = (array_units - array_units.mean(axis=0)) @ np.array([1, 1j])
+    p, a = (np.asarray(points, dtype=float) @ np.array([1, 1j]) for points in (pixels, array_units))
+    px_per_unit, error = _similarity(p, a)
+    if trim:
+        kept = np.argsort(error)[: max(len(p) - int(trim * len(p)), 3)]
+        if np.ptp(a[kept].real) + np.ptp(a[kept].imag) > 0:
+            px_per_unit, error = _similarity(p[kept], a[kept])
+    return ArrayFit(float(pitch_um / px_per_unit), float(np.sqrt(np.mean(error**2)) / px_per_unit * pitch_um))
+
+
+def _similarity(p: np.ndarray, a: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the scale of the similarity from complex ``a`` to ``p``, and how far each point of ``p`` is from its image."""
+    p, a = p - p.mean(), a - a.mean()
     spread = np.sum(np.abs(a) ** 2)
     if spread == 0:
         raise ValueError("All spots have the same array position; the scale cannot be fitted.")
     # A mirrored array (y up) is fitted by the conjugate; the better of the two explains more of the variance.
-    explained = max(abs(np.vdot(a, p)), abs(np.vdot(a.conj(), p)))
-    if explained == 0:
+    a = max((a, a.conj()), key=lambda a: abs(np.vdot(a, p)))
+    turn = np.vdot(a, p) / spread
+    if turn == 0:
         raise ValueError("All spots are at one place; the scale cannot be fitted.")
-    px_per_unit = explained / spread
-    residual = np.sqrt(max(np.sum(np.abs(p) ** 2) - explained**2 / spread, 0.0) / len(p))
-    return ArrayFit(float(pitch_um / px_per_unit), float(residual / px_per_unit * pitch_um))
+    return float(abs(turn)), np.abs(p - turn * a)
 
 
 def array_mpp(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> float:

@@ -33,9 +33,10 @@ from hisdiff._sdata._locate import (
     resolve_table,
     shared_systems,
 )
-from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, check_inside, check_mpp, extended, image_element
+from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, extended, image_element
 from hisdiff.io._colour import Stored, to_rgb
-from hisdiff.io._scale import SpotScale, resolve_mpp, visium_mpp
+from hisdiff.io._scale import Source, check_mpp, settle_mpp, visium_source
+from hisdiff.io._spots import check_radius, on_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,15 +150,17 @@ def _connected(sdata: SpatialData, table_key: str, shapes_key: str | None) -> ad
 def _mpp_of(sdata: SpatialData, place: Place, mpp: float | None) -> float:
     """Return the pixel size that is given, or that the object or the pitch of its spots says."""
     image = finest(sdata, str(place.image_key))
-    if mpp is None and UM in get_transformation(image, get_all=True):
-        return image_mpp(sdata, str(place.image_key))
-    if mpp is None and place.region is not None and UM in get_transformation(sdata[place.region], get_all=True):
+    stated = None
+    if UM in get_transformation(image, get_all=True):
+        stated = Source(f"the coordinate system {UM!r} of the object", image_mpp(sdata, str(place.image_key)))
+    elif place.region is not None and UM in get_transformation(sdata[place.region], get_all=True):
         to_um = matrix_to(sdata[place.region], UM) @ np.linalg.inv(place.to_px)
-        return similarity_scale(to_um, f"The transformation of {place.region!r} to {UM!r}")
-    on_array = None
+        scale = similarity_scale(to_um, f"The transformation of {place.region!r} to {UM!r}")
+        stated = Source(f"the coordinate system {UM!r} of {place.region!r}", scale)
+    pitch = None
     if place.table is not None and place.region in sdata.shapes:
-        on_array = visium_mpp(place.table[place.rows], _centres(place))
-    return check_mpp(resolve_mpp(SpotScale(on_array, None), mpp=mpp, what=place.name), place.name)
+        pitch = visium_source(place.table.obs.iloc[place.rows], _centres(place))
+    return settle_mpp([stated, pitch], place.name, mpp)
 
 
 def _centres(place: Place) -> np.ndarray:
@@ -195,7 +198,9 @@ def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) ->
         set_transformation(element, known, set_all=True)
     if place.table is not None and place.region in copy.shapes:
         xy_px = _centres(place)
-        check_inside(xy_px, (image.sizes["y"], image.sizes["x"]), f"{place.region!r}")
+        on_image(xy_px, (image.sizes["y"], image.sizes["x"]), f"{place.region!r}")
+        if "radius" in copy.shapes[place.region]:
+            check_radius(copy.shapes[place.region]["radius"], repr(place.region))
         spatial = place.table.obsm.get(SPATIAL)
         spatial = np.full((place.table.n_obs, 2), np.nan) if spatial is None else np.array(spatial, dtype=float)[:, :2]
         spatial[place.rows] = xy_px
@@ -216,6 +221,6 @@ def _image_form(element: Any, key: str) -> Any:
     levels = levels_of(element)
     if hasattr(element, "children") and levels[0].dtype == np.uint8 and levels[0].sizes["c"] == 3:
         return element
-    alpha = levels[0].sizes["c"] == 4
-    pixels = to_rgb(Stored([level.data for level in levels], alpha), f"image {key!r}")
+    alpha = 3 if levels[0].sizes["c"] == 4 else None
+    pixels = to_rgb(Stored([level.data for level in levels], alpha=alpha), f"image {key!r}")
     return image_element(extended(pixels), get_transformation(levels[0], get_all=True))

@@ -7,7 +7,6 @@ Full-resolution pixels are the intrinsic coordinates of image, shapes and ``obsm
 from __future__ import annotations
 
 import contextlib
-import re
 import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -15,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import pandas as pd
-from anndata.utils import make_index_unique
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 from xarray import DataArray, Dataset, DataTree
 
-from hisdiff._check import listing, positive
-from hisdiff._keys import GLOBAL, SPATIAL, UM
-from hisdiff._log import logger
+from hisdiff._keys import GLOBAL, NAMES, SPATIAL, STEM, UM
+from hisdiff.io._features import expression_only, unique_genes
+from hisdiff.io._names import clean_table, element_name
+from hisdiff.io._scale import check_mpp
+from hisdiff.io._spots import check_one_section, check_radius, on_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,18 +38,6 @@ SMALLEST_LEVEL = 512
 TABLE = "table"
 REGION_KEY = "region"
 INSTANCE_KEY = "instance_id"
-MPP_RANGE = (0.01, 20.0)
-
-
-def check_mpp(mpp: float, what: str) -> float:
-    """Return a pixel size in um that a microscope image can have, else raise."""
-    mpp = positive(mpp, f"mpp of {what}")
-    low, high = MPP_RANGE
-    if not low <= mpp <= high:
-        raise ValueError(
-            f"mpp of {what} is {mpp:g} um per pixel; between {low:g} and {high:g} is expected. Is it in another unit?"
-        )
-    return mpp
 
 
 def transformations(mpp: float, reduction: float = 1.0) -> dict[str, Any]:
@@ -153,18 +141,6 @@ def circles(xy_px: np.ndarray, radius_px: float | np.ndarray, index: Sequence[st
     )
 
 
-def unique_genes(names: Sequence[str], what: str) -> pd.Index:
-    """Return gene names with their repeats numbered, as scanpy's readers do, and say so."""
-    index = pd.Index(names)
-    repeated = index[index.duplicated()].unique()
-    if len(repeated) == 0:
-        return index
-    logger.info(
-        "%s: %d gene names occur more than once and were numbered: %s", what, len(repeated), listing(repeated, 5)
-    )
-    return make_index_unique(index)
-
-
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
     """Silence warnings of libraries on what is mended here: repeated gene names, and what a table annotates."""
@@ -184,35 +160,15 @@ def annotate(adata: AnnData, region: str, instances: Sequence[Any], xy_px: np.nd
     return TableModel.parse(adata, region=region, region_key=REGION_KEY, instance_key=INSTANCE_KEY)
 
 
-def element_name(name: str) -> str:
-    """Return ``name`` with what SpatialData does not take in a name replaced by underscores."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_.") or "section"
-
-
 def image_key(name: str) -> str:
     """Name of the image element of a section."""
     return f"{name}_image"
 
 
-def check_finite(xy_px: np.ndarray, what: str) -> None:
-    """Raise if a spot has no position."""
-    lost = int((~np.isfinite(xy_px)).any(axis=1).sum())
-    if lost:
-        raise ValueError(f"{lost} of {len(xy_px)} spots of {what} have no position (NaN).")
-
-
-def check_inside(xy_px: np.ndarray, size: tuple[float, float], what: str) -> None:
-    """Raise if spot centres lie outside an image of ``(height, width)`` full-resolution pixels."""
-    height, width = size
-    check_finite(xy_px, what)
-    outside = ((xy_px < 0) | (xy_px > (width, height))).any(axis=1)
-    if outside.any():
-        x, y = xy_px.max(axis=0)
-        raise ValueError(
-            f"{int(outside.sum())} of {len(xy_px)} spots of {what} lie outside the image, which is {width:.0f} x "
-            f"{height:.0f} px; they reach to ({x:.0f}, {y:.0f}). Is the image at a lower resolution than the coordinates "
-            "(a 'hires' image taken for the full-resolution one), or are x and y swapped?"
-        )
+def attrs_of(names: Mapping[str, str]) -> dict[str, Any]:
+    """Return attributes of an object that keep the original of each name that had to be changed."""
+    changed = {name: original for name, original in names.items() if name != original}
+    return {STEM: {NAMES: changed}} if changed else {}
 
 
 def section(
@@ -222,14 +178,16 @@ def section(
     adata: AnnData,
     xy_px: np.ndarray,
     *,
-    radius_um: float = float("nan"),
+    radius_um: float | np.ndarray = float("nan"),
     outlines: GeoDataFrame | None = None,
     reduction: float = 1.0,
 ) -> SpatialData:
-    """Return a section: image, spots and table.
+    """Return a section: image, spots and table. Here all readers share the rules for names, spots and features.
 
     Parameters
     ----------
+    name
+        As it came; the element is called what SpatialData takes of it, and the original is kept in ``attrs``.
     mpp
         Micrometres per full-resolution pixel.
     adata
@@ -241,10 +199,21 @@ def section(
     reduction
         Full-resolution pixels per pixel of the finest level, where that is a reduced image.
     """
+    original, name = str(name), element_name(name)
     mpp = check_mpp(mpp, name)
-    height, width = (side * reduction for side in levels[0].shape[1:])
-    check_inside(xy_px, (height, width), f"section {name!r}")
+    what = f"section {name!r}"
+    check_one_section(adata, what)
+    size = levels[0].shape[1] * reduction, levels[0].shape[2] * reduction
+    kept = on_image(xy_px, size, what)
+    if not kept.all():
+        adata, xy_px = adata[kept].copy(), xy_px[kept]
+        outlines = outlines if outlines is None else outlines[kept]
+        radius_um = radius_um[kept] if isinstance(radius_um, np.ndarray) else radius_um
+    adata = expression_only(adata, what)
+    adata.var_names = unique_genes(adata.var_names, name)
+    names = {name: original, **clean_table(adata)}
     if outlines is None:
+        check_radius(np.atleast_1d(radius_um), what)
         shapes = circles(xy_px, radius_um / mpp, adata.obs_names.to_numpy(), mpp)
     else:
         outlines = outlines.copy(deep=False)
@@ -254,4 +223,5 @@ def section(
         images={image_key(name): image_element(levels, transformations(mpp, reduction))},
         shapes={name: shapes},
         tables={TABLE: annotate(adata, name, shapes.index.to_numpy(), xy_px)},
+        attrs=attrs_of(names),
     )

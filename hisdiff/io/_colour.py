@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dask.array as da
 import numpy as np
@@ -15,26 +15,44 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WHITE = 255
-CONVERTED = ("P", "CMYK")
-"""Modes of Pillow that stand for three colours with another number of channels."""
 BIT_DEPTHS = (8, 10, 12, 14, 16)
+CHANNELS = {"rgb": 3, "ycbcr": 3, "cmyk": 4, "palette": 1}
+"""Channels that stand for colour, by kind."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Pyramid levels as a file has them: ``(c, y, x)`` of any type, finest first; whether the fourth channel is alpha."""
+    """Pyramid levels as a file has them.
+
+    Attributes
+    ----------
+    levels
+        ``(c, y, x)`` of any type, finest first. Channels after those of the kind are no colour.
+    kind
+        What the channels stand for.
+    alpha
+        Which channel is opacity, or None.
+    premultiplied
+        Whether colours were multiplied by it already.
+    palette
+        uint8 ``(n, 3)`` colours of the values of a palette image.
+    """
 
     levels: Sequence[da.Array]
-    alpha: bool = False
+    kind: Literal["rgb", "ycbcr", "cmyk", "palette"] = "rgb"
+    alpha: int | None = None
+    premultiplied: bool = False
+    palette: np.ndarray | None = None
 
 
 def check_channels(channels: int, kind: str, what: str) -> None:
-    """Raise unless an image has the three channels of a stained slide, not counting alpha."""
-    if channels == 3 or kind in CONVERTED:
+    """Raise unless an image has the three channels of a stained slide, not counting those that are no colour."""
+    if channels == 3:
         return
     if channels == 1:
         raise ValueError(
-            f"{what} has one channel; H&E is read from red, green and blue. A grey or a fluorescence image cannot be used."
+            f"{what} has one channel; H&E is read from red, green and blue. A grey or a fluorescence image cannot be used, nor "
+            "H&E that was turned to grey."
         )
     raise ValueError(
         f"{what} has {channels} channels ({kind}); H&E is read from red, green and blue. Fluorescence cannot be used."
@@ -45,22 +63,57 @@ def to_rgb(stored: Stored, what: str) -> list[da.Array]:
     """Return levels as uint8 RGB.
 
     uint8 is taken as it is. Of uint16, the bit depth that holds the largest value (8 to 16) is scaled to 8 bits. Floats
-    are taken from 0 to 1, or from 0 to 255 where the largest is above 1. Alpha is laid over white.
+    are taken from 0 to 1, or from 0 to 255 where the largest is above 1. Opacity is laid over white, but where it is zero
+    everywhere, since nothing would be left of the image.
     """
     levels = stored.levels
-    check_channels(levels[0].shape[0] - stored.alpha, str(levels[0].dtype), what)
+    if stored.kind == "rgb" and levels[0].shape[0] < 3:
+        check_channels(levels[0].shape[0], str(levels[0].dtype), what)
     full = _full_scale(levels[-1], what)
-    if full == WHITE and not stored.alpha and levels[0].dtype == np.uint8:
-        return list(levels)
-    convert = functools.partial(_convert, full=full)
-    return [da.map_blocks(convert, level, dtype=np.uint8, chunks=((3,), *level.chunks[1:])) for level in levels]
+    alpha = stored.alpha
+    if alpha is not None and not _any(levels[-1][alpha : alpha + 1]):
+        logger.warning("%s: its alpha channel is zero everywhere and was left out; the colours are shown.", what)
+        alpha = None
+    if stored.kind == "rgb" and alpha is None and full == WHITE and levels[0].dtype == np.uint8:
+        return [level if len(level) == 3 else level[:3] for level in levels]
+    convert = functools.partial(
+        _convert, kind=stored.kind, alpha=alpha, premultiplied=stored.premultiplied, palette=stored.palette, full=full
+    )
+    return [
+        da.map_blocks(convert, _in_one(level), dtype=np.uint8, chunks=((3,), *level.chunks[1:])) for level in levels
+    ]
 
 
-def _convert(block: np.ndarray, full: float) -> np.ndarray:
+def _in_one(level: da.Array) -> da.Array:
+    """Return a level with all its channels in one chunk."""
+    return level if level.numblocks[0] == 1 else level.rechunk({0: -1})
+
+
+def _any(values: da.Array) -> bool:
+    return bool((values > 0).any().compute(scheduler="synchronous"))
+
+
+def _convert(
+    block: np.ndarray, *, kind: str, alpha: int | None, premultiplied: bool, palette: np.ndarray | None, full: float
+) -> np.ndarray:
+    if kind == "palette":
+        return np.moveaxis(palette[np.minimum(block[0], len(palette) - 1)], -1, 0)
     unit = block.astype(np.float32) / np.float32(full)
-    if len(unit) == 4:
-        unit = unit[:3] * unit[3] + (1 - unit[3])
-    return np.clip(unit * WHITE + 0.5, 0, WHITE).astype(np.uint8)
+    colour = unit[: CHANNELS[kind]]
+    if kind == "cmyk":
+        colour = (1 - colour[:3]) * (1 - colour[3])
+    elif kind == "ycbcr":
+        colour = _from_ycbcr(colour)
+    if alpha is not None:
+        opacity = unit[alpha]
+        colour = colour + (1 - opacity) if premultiplied else colour * opacity + (1 - opacity)
+    return np.clip(colour * WHITE + 0.5, 0, WHITE).astype(np.uint8)
+
+
+def _from_ycbcr(unit: np.ndarray) -> np.ndarray:
+    """Return red, green and blue of luma and chroma of full range, by the weights of ITU-R BT.601."""
+    luma, blue, red = unit[0], unit[1] - np.float32(128 / 255), unit[2] - np.float32(128 / 255)
+    return np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue])
 
 
 def _full_scale(level: da.Array, what: str) -> float:

@@ -18,8 +18,9 @@ from hisdiff._keys import ARRAY_COL, ARRAY_ROW
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import section as build_section
-from hisdiff.io._build import unique_genes
+from hisdiff.io._features import unique_genes
 from hisdiff.io._raster import open_raster
+from hisdiff.io._scale import Source, settle_mpp
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -87,8 +88,13 @@ def her2st(path: str | Path, section: str) -> SpatialData:
     counts.obs[ARRAY_COL] = spots["x"].to_numpy()
 
     xy_px = spots[["pixel_x", "pixel_y"]].to_numpy()
-    mpp = array_mpp(xy_px, spots[["new_x", "new_y"]].to_numpy(), PITCH_UM)
+    array = Source(
+        "the pitch of the array (200 um)",
+        array_mpp(xy_px, spots[["new_x", "new_y"]].to_numpy(), PITCH_UM),
+        of_spots=True,
+    )
     raster = open_raster(_image_file(path / "ST-imgs" / section[0] / section))
+    mpp = settle_mpp([array, *raster.sources], f"section {section!r}")
     return build_section(section, raster.levels, mpp, counts, xy_px, radius_um=RADIUS_UM)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,24 @@ import anndata as ad
 import numpy as np
 
 from hisdiff._check import listing, present
+from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._anndata import positions
-from hisdiff.io._build import check_inside, element_name, section, unique_genes, without_noise
+from hisdiff.io._build import section, without_noise
+from hisdiff.io._orient import check_orientation, turned
 from hisdiff.io._raster import open_raster
-from hisdiff.io._scale import TOLERANCE, spot_scale
+from hisdiff.io._scale import (
+    Source,
+    library_of,
+    number_or_none,
+    reported_diameter,
+    settle_mpp,
+    spacing_source,
+    visium_source,
+)
+from hisdiff.io._spaceranger import read_json
+from hisdiff.io._spots import on_image
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -24,7 +35,11 @@ FILES = {"st": "st/{}.h5ad", "wsis": "wsis/{}.tif", "metadata": "metadata/{}.jso
 """What one sample is made of, inside the folder of the collection."""
 
 
-def hest(path: str | Path, sample_id: str) -> SpatialData:
+SPOTS = ("Spatial Transcriptomics", "Visium")
+TOLERANCE = 0.1
+
+
+def hest(path: str | Path, sample_id: str, *, mpp: float | None = None, orient: str | None = None) -> SpatialData:
     """Read one sample of HEST-1k.
 
     Parameters
@@ -33,18 +48,25 @@ def hest(path: str | Path, sample_id: str) -> SpatialData:
         Folder that holds ``st/``, ``wsis/`` and ``metadata/``.
     sample_id
         Such as ``"TENX99"`` or ``"SPA148"``.
+    mpp
+        Micrometres per pixel, where the figures of the sample contradict each other; None for the metadata's.
+    orient
+        How to turn the image; see :func:`visium`.
 
     Returns
     -------
     An object with the image ``{sample_id}_image``, round spots ``{sample_id}`` and the table ``"table"`` of raw counts.
     Micrometres per pixel are the metadata's ``pixel_size_um_estimated``, from the spots, or else
-    ``pixel_size_um_embedded``, from the image file. Samples of Xenium and Visium HD come as the pseudo-spots that the
+    ``pixel_size_um_embedded``, from the image file; they are compared with the pitch of the spots and the image file's own
+    metadata. Samples of Xenium and Visium HD come as the pseudo-spots that the
     collection made of them.
 
     Raises
     ------
     KeyError
         If the folder has no such sample.
+    ValueError
+        If its figures for the pixel size contradict each other, or a file cannot be read.
     FileNotFoundError
         If a file of the sample is missing; :func:`hisdiff.datasets.hest` downloads it.
 
@@ -68,68 +90,69 @@ def hest(path: str | Path, sample_id: str) -> SpatialData:
             f"Sample {sample_id!r} in {path} lacks {listing(missing)}; hd.datasets.hest({sample_id!r}, {str(path)!r}) "
             "downloads what is missing."
         )
-    metadata = _read_json(files["metadata"])
-    mpp = _pixel_size(metadata, files["metadata"])
+    metadata = read_json(files["metadata"], "the scale of the sample")
     try:
         with without_noise():
             table = ad.read_h5ad(files["st"])
-    except OSError as error:
+    except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{files['st']} cannot be read: {error}. Is the file complete?") from error
     xy_px = positions(table)
     table.X = read_counts(table, None, what=str(files["st"]))
-    table.var_names = unique_genes(table.var_names, sample_id)
+    raster = turned(open_raster(files["wsis"]), orient)
+    kept = on_image(xy_px, raster.size, f"sample {sample_id!r}")
+    table, xy_px = table[kept].copy(), xy_px[kept]
+    reference = _reference(table)
+    if reference is not None:
+        check_orientation(raster, reference, str(files["wsis"]))
+    stated = _stated(metadata)
+    if stated is None and mpp is None:
+        raise ValueError(
+            f"{files['metadata']} has neither 'pixel_size_um_estimated' nor 'pixel_size_um_embedded'; its keys are {listing(metadata)}."
+        )
+    pitch = visium_source(table.obs, xy_px) or spacing_source(xy_px, _spacing(metadata))
+    mpp = settle_mpp([stated, pitch, *raster.sources], f"sample {sample_id!r}", mpp)
     radius_um = _diameter(table, xy_px, metadata, mpp, sample_id) / 2
-    raster = open_raster(files["wsis"])
-    table, xy_px = _on_image(table, xy_px, raster.size, sample_id)
     table.uns.pop("spatial", None)  # a reduced copy of the image, of which the object has the full one
-    return section(element_name(sample_id), raster.levels, mpp, table, xy_px, radius_um=radius_um)
+    return section(sample_id, raster.levels, mpp, table, xy_px, radius_um=radius_um)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is no JSON: {error}. Is the file complete?") from error
-
-
-def _number(metadata: dict[str, Any], key: str) -> float | None:
-    """Return a number of the metadata; what is not known is missing, null, NaN or an empty string."""
-    try:
-        value = float(metadata.get(key) or 0)
-    except (TypeError, ValueError):
-        return None
-    return value if value > 0 else None
-
-
-def _pixel_size(metadata: dict[str, Any], file: Path) -> float:
-    for key in ("pixel_size_um_estimated", "pixel_size_um_embedded"):
-        value = _number(metadata, key)
+def _stated(metadata: dict[str, Any]) -> Source | None:
+    """Return the pixel size of the metadata: the collection's estimate replaces what was embedded in the image."""
+    values = {key: number_or_none(metadata.get(f"pixel_size_um_{key}")) for key in ("estimated", "embedded")}
+    for key, value in values.items():
         if value is not None:
-            return value
-    raise ValueError(
-        f"{file} has neither 'pixel_size_um_estimated' nor 'pixel_size_um_embedded'; its keys are {listing(metadata)}."
-    )
+            return Source(f"the metadata ('pixel_size_um_{key}')", value)
+    return None
+
+
+def _spacing(metadata: dict[str, Any]) -> float | None:
+    """Return the distance of spots in um, where the technology has spots; of others pseudo-spots were made."""
+    technology = str(metadata.get("st_technology", ""))
+    return number_or_none(metadata.get("inter_spot_dist")) if technology in SPOTS else None
+
+
+def _reference(table: ad.AnnData) -> np.ndarray | None:
+    """Return the reduced copy of the image that the table holds."""
+    library = library_of(table)
+    images = {} if library is None else library.get("images") or {}
+    return next((np.asarray(pixels) for pixels in images.values() if np.ndim(pixels) == 3), None)
 
 
 def _diameter(table: ad.AnnData, xy_px: np.ndarray, metadata: dict[str, Any], mpp: float, sample_id: str) -> float:
     """Return the width of a spot in um."""
-    stated = _number(metadata, "spot_diameter")
-    drawn = spot_scale(table, xy_px).diameter_px
+    stated = number_or_none(metadata.get("spot_diameter"))
+    drawn = reported_diameter(table)
     if drawn is None and stated is None:
-        raise ValueError(f"Sample {sample_id!r} does not say how wide its spots are (metadata 'spot_diameter').")
+        # Samples of single cells say nothing of width; cells are about as wide as they are apart.
+        apart = pitch_of(xy_px) * mpp
+        if not np.isfinite(apart) or apart <= 0:
+            raise ValueError(f"Sample {sample_id!r} does not say how wide its spots are (metadata 'spot_diameter').")
+        logger.warning(
+            "%s does not say how wide its spots are; they are taken to be as wide as they are apart, %.1f um.",
+            sample_id,
+            apart,
+        )
+        return apart
     if drawn is None or (stated is not None and abs(drawn * mpp / stated - 1) < TOLERANCE):
         return float(stated or 0)
     return drawn * mpp  # pseudo-spots, of which the metadata have the bins they were made of
-
-
-def _on_image(
-    table: ad.AnnData, xy_px: np.ndarray, size: tuple[int, int], sample_id: str
-) -> tuple[ad.AnnData, np.ndarray]:
-    """Leave out the few spots beyond the border of the image that some samples have."""
-    inside = np.all((xy_px >= 0) & (xy_px <= (size[1], size[0])), axis=1)
-    if inside.mean() < 0.9:
-        check_inside(xy_px, size, f"sample {sample_id!r}")
-    if inside.all():
-        return table, xy_px
-    logger.info("%s: left out %d of %d spots, which lie beyond the image.", sample_id, (~inside).sum(), len(inside))
-    return table[inside].copy(), xy_px[inside]

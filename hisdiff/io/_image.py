@@ -6,8 +6,10 @@ from pathlib import Path
 
 from spatialdata import SpatialData
 
-from hisdiff.io._build import element_name, image_element, image_key, transformations
-from hisdiff.io._raster import open_raster, settle_mpp
+from hisdiff.io._build import attrs_of, image_element, image_key, transformations
+from hisdiff.io._names import element_name
+from hisdiff.io._raster import open_raster
+from hisdiff.io._scale import settle_mpp
 
 
 def image(path: str | Path, mpp: float | None = None, *, name: str | None = None) -> SpatialData:
@@ -46,6 +48,8 @@ def image(path: str | Path, mpp: float | None = None, *, name: str | None = None
     """
     path = Path(path).expanduser()
     raster = open_raster(path)
-    mpp = settle_mpp(raster, mpp, str(path))
-    name = element_name(name or path.name.split(".")[0])
-    return SpatialData(images={image_key(name): image_element(raster.levels, transformations(mpp))})
+    mpp = settle_mpp(raster.sources, str(path), mpp)
+    original = name or path.name.split(".")[0]
+    name = element_name(original)
+    element = image_element(raster.levels, transformations(mpp))
+    return SpatialData(images={image_key(name): element}, attrs=attrs_of({name: original}))

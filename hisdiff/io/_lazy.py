@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class Unreadable(ValueError):
+    """A part of a file cannot be decoded."""
+
+
 class FileArray(abc.ABC):
     """A ``(c, y, x)`` array in a file, for :func:`dask.array.from_array`."""
 
@@ -43,7 +47,12 @@ class FileArray(abc.ABC):
                 self._opened, closing = self._open()
                 if closing is not None:
                     weakref.finalize(self, closing.close)
-        return self._read(self._opened, key)
+        try:
+            return self._read(self._opened, key)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a decoder raises, the user has to learn which file it was
+            raise Unreadable(f"{self.path} cannot be decoded: {error}. Is the file complete?") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None, "_lock": None}

@@ -9,13 +9,14 @@ from PIL import Image
 
 from hisdiff.io._colour import Stored
 from hisdiff.io._lazy import FileArray
+from hisdiff.io._scale import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def open_slide(path: Path, reason: str) -> tuple[Stored, float | None]:
-    """Return the levels of a slide, and its micrometres per pixel where it says.
+def open_slide(path: Path, reason: str) -> tuple[Stored, list[Source]]:
+    """Return the levels of a slide, and what it says of its micrometres per pixel.
 
     Parameters
     ----------
@@ -35,7 +36,11 @@ def open_slide(path: Path, reason: str) -> tuple[Stored, float | None]:
     except openslide.OpenSlideError as error:
         raise ValueError(f"{reason}, and OpenSlide cannot read it: {error}. Is the file complete?") from error
     levels = [_SlideLevel(path, k, size, sizes[0]).as_dask() for k, size in enumerate(sizes)]
-    return Stored(levels), None if mpp is None else float(mpp)
+    try:
+        sources = [] if mpp is None else [Source("the OpenSlide properties of the image file", float(mpp))]
+    except ValueError:
+        sources = []
+    return Stored(levels), sources
 
 
 class _SlideLevel(FileArray):

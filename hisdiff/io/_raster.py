@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff._check import positive
 from hisdiff._log import logger
-from hisdiff.io._build import CHUNK, check_mpp, extended, levels_of
+from hisdiff.io._build import CHUNK, extended, levels_of
 from hisdiff.io._colour import Stored, check_channels, to_rgb
+from hisdiff.io._limits import check_decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import dask.array as da
 
+    from hisdiff.io._scale import Source
+
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SLIDE_SUFFIXES = {".mrxs", ".vms", ".vmu", ".czi"}
 """Formats whose main file may be a preview that Pillow reads well, at a fraction of the resolution."""
-MPP_TOLERANCE = 0.05
+PREFERS_OPENSLIDE = {".ndpi"}
+DICOM_MAGIC = b"DICM"
+CONVERTED = ("P", "PA", "CMYK", "YCbCr")
+"""Modes of Pillow that stand for three colours with another number of channels."""
+UNKNOWN_MODES = ("LAB", "HSV")
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Levels ``(3, y, x)`` of uint8 RGB, finest first, and micrometres per pixel of the finest where the file says."""
+    """An image as a pyramid.
+
+    Attributes
+    ----------
+    levels
+        ``(3, y, x)`` of uint8 RGB, finest first.
+    sources
+        What the file says of the finest one's pixel size.
+    n_stored
+        How many levels can be read without reading a finer one.
+    """
 
     levels: list[da.Array]
-    mpp: float | None = None
+    sources: tuple[Source, ...] = ()
+    n_stored: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,53 +60,66 @@ class Raster:
 def open_raster(path: str | Path) -> Raster:
     """Open an image file, whatever its suffix says.
 
-    TIFF (also OME, Aperio svs, ndpi) is read lazily, with the file's own pyramid if it has one; formats without random
-    access (jpg, png) are decoded once; other scanner formats are read through OpenSlide.
+    TIFF (also OME, Aperio svs) is read lazily, with the file's own pyramid if it has one; formats without random access
+    (jpg, png) are decoded once; ndpi, DICOM (a file, or the folder of a slide's files) and other scanner formats are read
+    through OpenSlide.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"There is no image file {path}.")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; an image file is needed.")
-    with path.open("rb") as file:
-        magic = file.read(4)
+    path = _image_path(path)
+    magic = _magic(path)
     if not magic:
         raise ValueError(f"{path} is empty.")
-    if magic in TIFF_MAGIC:
+    suffix = path.suffix.lower()
+    if magic[:4] in TIFF_MAGIC and not (suffix in PREFERS_OPENSLIDE and _has_openslide()):
         from hisdiff.io._tiff import CannotDecode, open_tiff
 
         try:
-            stored, mpp = open_tiff(path)
+            stored, sources = open_tiff(path)
         except CannotDecode as error:
-            stored, mpp = _open_slide(path, str(error))
-        return _raster(stored, mpp, path)
-    if path.suffix.lower() not in SLIDE_SUFFIXES and _is_pillows(path):
-        return Raster(levels_of(decode(path)))
+            stored, sources = _open_slide(path, str(error))
+        return _raster(stored, sources, path)
+    dicom = magic[128:132] == DICOM_MAGIC
+    if suffix not in SLIDE_SUFFIXES and not dicom and magic[:4] not in TIFF_MAGIC and _is_pillows(path):
+        levels = levels_of(decode(path))
+        return Raster(levels, n_stored=len(levels))
     return _raster(*_open_slide(path, f"{path} is no TIFF and no format that Pillow reads"), path)
 
 
-def _open_slide(path: Path, reason: str) -> tuple[Stored, float | None]:
+def _image_path(path: str | Path) -> Path:
+    """Return a file: the one that is named, or the first of a folder of DICOM files."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"There is no image file {path}.")
+    if not path.is_dir():
+        return path
+    dicom = sorted(file for file in path.iterdir() if file.is_file() and _magic(file)[128:132] == DICOM_MAGIC)
+    if not dicom:
+        raise ValueError(f"{path} is a folder; an image file is needed, or a folder of the DICOM files of one slide.")
+    return dicom[0]
+
+
+def _magic(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file; an image file is needed.")
+    try:
+        with path.open("rb") as file:
+            return file.read(132)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _has_openslide() -> bool:
+    return importlib.util.find_spec("openslide") is not None
+
+
+def _open_slide(path: Path, reason: str) -> tuple[Stored, list[Source]]:
     from hisdiff.io._openslide import open_slide
 
     return open_slide(path, reason)
 
 
-def _raster(stored: Stored, mpp: float | None, path: Path) -> Raster:
-    return Raster(extended(to_rgb(stored, str(path))), mpp)
-
-
-def settle_mpp(raster: Raster, mpp: float | None, what: str, remedy: str = "pass mpp=") -> float:
-    """Return the pixel size that is given, else the file's; none is a ``ValueError``, a contradiction is said."""
-    if mpp is None:
-        if raster.mpp is None:
-            raise ValueError(
-                f"{what} does not say how many micrometres a pixel has; {remedy}, such as mpp=0.5 for 20x."
-            )
-        return check_mpp(raster.mpp, what)
-    mpp = check_mpp(positive(mpp, "mpp"), what)
-    if raster.mpp is not None and abs(raster.mpp / mpp - 1) > MPP_TOLERANCE:
-        logger.info("%s says %.4g um per pixel; the given %.4g is used.", what, raster.mpp, mpp)
-    return mpp
+def _raster(stored: Stored, sources: list[Source], path: Path) -> Raster:
+    levels = to_rgb(stored, str(path))
+    return Raster(extended(levels), tuple(sources), len(levels))
 
 
 @contextlib.contextmanager
@@ -115,15 +147,27 @@ def _is_pillows(path: Path) -> bool:
 def decode(path: Path) -> np.ndarray:
     """Return an image in a format without random access (jpg, png, ...) as uint8 ``(3, y, x)``, decoded once.
 
-    Alpha is laid over white, the colour of an empty slide.
+    Opacity is laid over white, the colour of an empty slide, but where it is zero everywhere.
     """
     from PIL import Image
 
     try:
         with _any_size(), Image.open(path) as image:
-            check_channels(len([band for band in image.getbands() if band != "A"]), image.mode, str(path))
+            mode, bands = image.mode, image.getbands()
+            if mode in UNKNOWN_MODES:
+                raise ValueError(
+                    f"{path} has its colours as {mode}; RGB, CMYK and palettes can be read. Convert it to RGB."
+                )
+            if mode not in CONVERTED:
+                check_channels(len([band for band in bands if band not in "Aa"]), mode, str(path))
+            check_decoded(path, (3, image.height, image.width))
             image.load()
-            clear = "A" in image.getbands() or "transparency" in image.info
+            clear = mode == "RGBa" or "A" in bands or "transparency" in image.info
+            if "A" in bands and image.getchannel("A").getextrema()[1] == 0:
+                logger.warning(
+                    "%s: its alpha channel is zero everywhere and was left out; the colours are shown.", path
+                )
+                clear = False
             pixels = np.empty((3, image.height, image.width), dtype=np.uint8)
             for top in range(0, image.height, CHUNK):  # in strips: a whole copy beside Pillow's own doubles the memory
                 bottom = min(top + CHUNK, image.height)
@@ -131,6 +175,6 @@ def decode(path: Path) -> np.ndarray:
                 if clear:
                     strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB")
                 pixels[:, top:bottom] = np.asarray(strip).transpose(2, 0, 1)
-    except (OSError, SyntaxError) as error:  # Pillow has SyntaxError for a broken PNG
+    except (OSError, SyntaxError, EOFError, struct.error) as error:  # Pillow has SyntaxError for a broken PNG
         raise ValueError(f"{path} cannot be read as an image: {error}. Is the file complete?") from error
     return pixels

@@ -1,119 +1,255 @@
-"""Settle micrometres per pixel and the size of spots from what comes with them."""
+"""Settle micrometres per pixel and the size of spots: every source there is says a figure, and all are compared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff._check import listing
-from hisdiff._geometry import fit_array
+from hisdiff._check import listing, positive
+from hisdiff._geometry import fit_array, pitch_of
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
     from anndata import AnnData
 
 VISIUM_PITCH_UM = 100.0
 VISIUM_DIAMETER_UM = 55.0
 VISIUM_REPORTED_UM = (40.0, 80.0)
 """Space Ranger's ``spot_diameter_fullres`` is that of a spot of some 65 um, not of the 55 um that capture."""
-TOLERANCE = 0.1
+FIT_TOLERANCE = 0.1
+"""Share of the pitch that may be left where spots are fitted to an array."""
+MPP_RANGE = (0.01, 20.0)
 COARSE_MPP = 2.0
+IMPLAUSIBLE_MPP = 6.0
+"""No encoder takes coarser images; a figure like this mostly comes from the dots per inch of a flatbed scanner."""
+CLOSE = 0.05
 
 
 @dataclass(frozen=True)
-class SpotScale:
-    """What spots say of their own scale: pixel size if they are a Visium array, and the diameter that was reported."""
+class Source:
+    """One thing that says how many micrometres a pixel has.
 
-    mpp: float | None
-    diameter_px: float | None
+    Attributes
+    ----------
+    name
+        For messages, such as ``"the pitch of the spots"``.
+    mpp
+        Its figure.
+    low, high
+        How far from the figure the truth may be, as shares of it. Two sources contradict each other where these ranges
+        do not meet.
+    of_spots
+        Whether the spots themselves say it, which a figure that is given cannot overrule.
+    """
+
+    name: str
+    mpp: float
+    low: float = 1 - CLOSE
+    high: float = 1 + CLOSE
+    of_spots: bool = False
+
+    def contradicts(self, other: Source) -> bool:
+        """Whether not both figures can be true."""
+        return max(self.mpp * self.low, other.mpp * other.low) > min(self.mpp * self.high, other.mpp * other.high)
 
 
-def spot_scale(adata: AnnData, xy_px: np.ndarray) -> SpotScale:
-    """Return what the spots of a table say of their scale."""
-    return SpotScale(visium_mpp(adata, xy_px), _reported_diameter(adata))
+def check_mpp(mpp: float, what: str) -> float:
+    """Return a pixel size in um that a microscope image can have, else raise."""
+    mpp = positive(mpp, f"mpp of {what}")
+    low, high = MPP_RANGE
+    if not low <= mpp <= high:
+        raise ValueError(
+            f"mpp of {what} is {mpp:g} um per pixel; between {low:g} and {high:g} is expected. Is it in another unit?"
+        )
+    return mpp
 
 
-def visium_mpp(adata: AnnData, xy_px: np.ndarray) -> float | None:
-    """Return micrometres per pixel if the spots lie on a Visium array, which is hexagonal with a pitch of 100 um."""
-    if ARRAY_ROW not in adata.obs or ARRAY_COL not in adata.obs or len(xy_px) < 3:
+def settle_mpp(sources: Sequence[Source | None], what: str, mpp: float | None = None) -> float:
+    """Return micrometres per pixel of the full-resolution image, after comparing everything that says it.
+
+    Parameters
+    ----------
+    sources
+        What was found, the most exact first; that one is taken. None stands for one that is not there.
+    what
+        The section or file, for messages.
+    mpp
+        The figure that the user gives. It goes before all sources; only the spots themselves can refuse it, other sources
+        that contradict it are named in a warning.
+
+    Raises
+    ------
+    ValueError
+        If nothing says it, or sources contradict each other.
+    """
+    found = [source for source in sources if source is not None]
+    if mpp is None:
+        if not found:
+            raise ValueError(
+                f"{what} does not say how many micrometres a pixel has; pass mpp=, such as mpp=0.5 for 20x."
+            )
+        _check_agreement(found, what)
+        known = check_mpp(found[0].mpp, what)
+        source = f" by {found[0].name}"
+    else:
+        known, source = check_mpp(mpp, what), ""
+        _check_given(Source(f"mpp={known:g}", known), found, what)
+    if known > IMPLAUSIBLE_MPP:
+        logger.warning(
+            "%s has %.3g um per pixel%s, coarser than any microscope's image: is that the resolution of a flatbed scanner or a "
+            "printer? Pass mpp= if so.",
+            what, known, source,
+        )  # fmt: skip
+    elif known > COARSE_MPP:
+        logger.info("%s: at %.3g um per pixel single cells cannot be seen; is there a finer image?", what, known)
+    return known
+
+
+def _check_agreement(found: Sequence[Source], what: str) -> None:
+    for i, one in enumerate(found):
+        for other in found[i + 1 :]:
+            if one.contradicts(other):
+                raise ValueError(
+                    f"Figures for the pixel size of {what} contradict each other, per pixel: {_told(found)}. {_remedy(found)}"
+                )
+
+
+def _check_given(given: Source, found: Sequence[Source], what: str) -> None:
+    against = [source for source in found if source.contradicts(given)]
+    if any(source.of_spots for source in against):
+        raise ValueError(f"{given.name} contradicts the spots of {what}, per pixel: {_told(found)}. {_remedy(found)}")
+    for source in against:
+        logger.warning(
+            "%s: %s says %.4g um per pixel; the given %.4g is used.", what, source.name, source.mpp, given.mpp
+        )
+
+
+def _told(found: Sequence[Source]) -> str:
+    return ", ".join(f"{source.mpp:.4g} um by {source.name}" for source in found)
+
+
+def _remedy(found: Sequence[Source]) -> str:
+    if any(source.of_spots for source in found):
+        return (
+            "Either the coordinates are not those of the full-resolution image but were scaled (hires, lowres), or a figure is wrong: "
+            "pass mpp= of the image that the coordinates are of."
+        )
+    return "Pass mpp= with the right one."
+
+
+# Sources
+
+
+def visium_source(obs: pd.DataFrame, xy_px: np.ndarray) -> Source | None:
+    """Return what the pitch of a Visium array says, which is hexagonal with 100 um; None where spots lie on no such array."""
+    array = _array_positions(obs, len(xy_px))
+    if array is None:
         return None
-    row, col = (adata.obs[key].to_numpy(dtype=float) for key in (ARRAY_ROW, ARRAY_COL))
-    if not np.isfinite([row, col]).all() or ((row + col) % 2).any():
+    row, col = array
+    if ((row + col) % 2).any():
         return None
     array_um = np.stack([col / 2, row * np.sqrt(0.75)], axis=1) * VISIUM_PITCH_UM
-    if np.ptp(array_um, axis=0).max() == 0:
+    return _pitch_source(xy_px, array_um, VISIUM_PITCH_UM, "the pitch of the spots (Visium's 100 um)")
+
+
+def bin_source(obs: pd.DataFrame, xy_px: np.ndarray, bin_um: float) -> Source | None:
+    """Return what the pitch of square bins says."""
+    array = _array_positions(obs, len(xy_px))
+    if array is None:
         return None
-    if np.ptp(xy_px, axis=0).max() == 0:
+    return _pitch_source(
+        xy_px, np.stack(array[::-1], axis=1) * bin_um, bin_um, f"the pitch of the bins ({bin_um:g} um)"
+    )
+
+
+def _array_positions(obs: pd.DataFrame, n: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if ARRAY_ROW not in obs or ARRAY_COL not in obs or n < 3:
         return None
-    fit = fit_array(xy_px, array_um, 1.0)
+    try:
+        row, col = (obs[key].to_numpy(dtype=float) for key in (ARRAY_ROW, ARRAY_COL))
+    except (TypeError, ValueError):
+        return None
+    return (row, col) if np.isfinite([row, col]).all() else None
+
+
+def _pitch_source(xy_px: np.ndarray, array_um: np.ndarray, pitch_um: float, name: str) -> Source | None:
+    finite = np.isfinite(xy_px).all(axis=1)
+    xy_px, array_um = xy_px[finite], array_um[finite]
+    if len(xy_px) < 3 or np.ptp(array_um, axis=0).max() == 0 or np.ptp(xy_px, axis=0).max() == 0:
+        return None
+    # A spot that is out of place must not hide what the others say.
+    fit = fit_array(xy_px, array_um, 1.0, trim=0.1)
     # Other arrays have even positions too: an interleaved legacy array leaves 1.5 times the pitch, Visium's a few um.
-    return fit.mpp if fit.residual_um < TOLERANCE * VISIUM_PITCH_UM else None
+    return Source(name, fit.mpp, of_spots=True) if fit.residual_um < FIT_TOLERANCE * pitch_um else None
 
 
-def _reported_diameter(adata: AnnData) -> float | None:
-    libraries = adata.uns.get("spatial") or {}
+def spacing_source(xy_px: np.ndarray, spacing_um: float | None) -> Source | None:
+    """Return what the stated distance of neighbouring spots says; where spots are missing, neighbours are further apart."""
+    pitch_px = pitch_of(xy_px)
+    if not spacing_um or not np.isfinite(pitch_px) or pitch_px <= 0:
+        return None
+    return Source(f"the spots, stated to be {spacing_um:g} um apart", spacing_um / pitch_px, 0.7, 1.3, of_spots=True)
+
+
+def diameter_source(diameter_px: float | None, diameter_um: float | None, *, on_visium: bool) -> Source | None:
+    """Return what the width of a spot says, reported in pixels."""
+    if not diameter_px:
+        return None
+    if on_visium:
+        low, high = (um / VISIUM_DIAMETER_UM for um in VISIUM_REPORTED_UM)
+        name = f"the diameter of a spot ({diameter_px:.1f} px for Visium's 55 um)"
+        return Source(name, VISIUM_DIAMETER_UM / diameter_px, low, high, of_spots=True)
+    if diameter_um is None:
+        return None
+    # Readers of the field take a captured width of 55 um for the 65 um that are reported, and the reverse.
+    name = f"the diameter of a spot ({diameter_px:.1f} px for {diameter_um:g} um)"
+    return Source(name, diameter_um / diameter_px, 0.8, 1.25, of_spots=True)
+
+
+def reported_diameter(adata: AnnData) -> float | None:
+    """Return the diameter of spots in pixels that ``uns["spatial"]`` has."""
+    found = library_of(adata)
+    return None if found is None else number_or_none(found.get("scalefactors", {}).get("spot_diameter_fullres"))
+
+
+def library_of(adata: AnnData) -> Mapping[str, Any] | None:
+    """Return the only library in ``uns["spatial"]``, or None; several are a ``ValueError``."""
+    spatial = adata.uns.get("spatial")
+    if not hasattr(spatial, "items"):
+        return None
+    # The schema of CELLxGENE keeps a flag, is_single, beside the library.
+    libraries = {key: value for key, value in spatial.items() if hasattr(value, "get")}
     if len(libraries) > 1:
         raise ValueError(
             f"The table holds several sections ({listing(libraries)} in uns['spatial']); take the rows of one, and remove "
             "the others from uns['spatial']."
         )
-    for library in libraries.values():
-        diameter = library.get("scalefactors", {}).get("spot_diameter_fullres")
-        return None if diameter is None else float(diameter)
-    return None
+    return next(iter(libraries.values()), None)
 
 
-def resolve_mpp(
-    spots: SpotScale,
-    *,
-    mpp: float | None,
-    image_mpp: float | None = None,
-    spot_diameter_um: float | None = None,
-    what: str,
+def number_or_none(value: Any) -> float | None:
+    """Return a number above zero; what is missing, null, NaN or no number is None."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) and value > 0 else None
+
+
+def resolve_radius(
+    mpp: float, what: str, *, given_um: float | None, on_visium: bool, diameter_px: float | None
 ) -> float:
-    """Return micrometres per pixel.
-
-    A pixel size that is given goes before that of a Visium array, that before the spot diameter in um and in pixels, and
-    that before the image file's. Spots that contradict what is given are a ``ValueError``, since coordinates and
-    image are then not of one resolution.
-    """
-    from_diameter = None
-    if spot_diameter_um is not None and spots.diameter_px:
-        from_diameter = spot_diameter_um / spots.diameter_px
-    known = next((value for value in (mpp, spots.mpp, from_diameter, image_mpp) if value is not None), None)
-    if known is None:
-        raise ValueError(
-            f"Neither {what} nor its image says how many micrometres a pixel has; pass mpp=, such as mpp=0.5 for 20x."
-        )
-    if spots.mpp is not None:
-        if abs(known / spots.mpp - 1) > TOLERANCE:
-            raise ValueError(
-                f"mpp={known:g} contradicts the spots of {what}: Visium's are 100 um apart, which makes {spots.mpp:.4g} um "
-                "per pixel. Are coordinates and image of different resolutions (hires, full)?"
-            )
-        low, high = VISIUM_REPORTED_UM
-        if spots.diameter_px is not None and not low <= spots.diameter_px * spots.mpp <= high:
-            raise ValueError(
-                f"The spots of {what} are {spots.diameter_px:.1f} px wide by their scale factors, which is "
-                f"{spots.diameter_px * spots.mpp:.0f} um where Visium has 55: the coordinates are not those of the "
-                "full-resolution image but were scaled (hires, lowres)."
-            )
-    if image_mpp is not None and abs(image_mpp / known - 1) > TOLERANCE:
-        logger.info("%s: the image file says %.4g um per pixel; %.4g is used.", what, image_mpp, known)
-    if known > COARSE_MPP:
-        logger.info("%s: at %.3g um per pixel single cells cannot be seen; is there a finer image?", what, known)
-    return known
-
-
-def resolve_radius(spots: SpotScale, mpp: float, spot_diameter_um: float | None, what: str) -> float:
     """Return the radius of spots in um: what is given, else Visium's, else what was reported in pixels."""
-    if spot_diameter_um is not None:
-        return spot_diameter_um / 2
-    if spots.mpp is not None:
+    if given_um is not None:
+        return given_um / 2
+    if on_visium:
         return VISIUM_DIAMETER_UM / 2
-    if spots.diameter_px is not None:
-        return spots.diameter_px * mpp / 2
+    if diameter_px is not None:
+        return diameter_px * mpp / 2
     raise ValueError(f"{what} does not say how wide its spots are; pass spot_diameter_um=, 55 for Visium.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -10,49 +9,91 @@ import numpy as np
 import tifffile
 
 from hisdiff._log import logger
-from hisdiff.io._build import MPP_RANGE, chunked
+from hisdiff.io._build import chunked
 from hisdiff.io._colour import Stored, check_channels
-from hisdiff.io._lazy import FileArray
+from hisdiff.io._lazy import FileArray, Unreadable
+from hisdiff.io._limits import check_decoded
+from hisdiff.io._tiff_scale import tiff_sources
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import dask.array as da
 
+    from hisdiff.io._scale import Source
+
 LARGEST_BLOCK = 64 * 2**20
 """Bytes that a stored block may have to be read lazily; an image stored in larger ones is decoded once."""
-TRUSTED_MPP = 10.0
-"""Coarser resolution tags are those of a printer (300 dots per inch are 85 um), not of a microscope."""
-UM_PER = {"µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-
-UM_PER_TAG = {tifffile.RESUNIT.INCH: 25400.0, tifffile.RESUNIT.CENTIMETER: 10000.0}
 
 
 class CannotDecode(Exception):
     """The file is a TIFF, but its compression is not known to tifffile."""
 
 
-def open_tiff(path: Path) -> tuple[Stored, float | None]:
-    """Return the levels of the largest image of a TIFF, and its micrometres per pixel where it says."""
+# Baseline and common values of PhotometricInterpretation that hold colours.
+_KINDS = {
+    tifffile.PHOTOMETRIC.RGB: "rgb",
+    tifffile.PHOTOMETRIC.YCBCR: "ycbcr",
+    tifffile.PHOTOMETRIC.SEPARATED: "cmyk",
+    tifffile.PHOTOMETRIC.PALETTE: "palette",
+}
+_GREY = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
+# These decoders give RGB of YCbCr themselves.
+_JPEG = (6, 7, 34892, 33007)
+_APERIO_YCBCR = 33003
+"""JPEG 2000 of YCbCr, whatever the tag says."""
+
+
+def open_tiff(path: Path) -> tuple[Stored, list[Source]]:
+    """Return the levels of the largest image of a TIFF, and what it says of its micrometres per pixel."""
     try:
         with tifffile.TiffFile(path) as tif:
             index, series = max(enumerate(tif.series), key=lambda item: item[1].size)
             _check_complete(tif, series, path)
-            axes = _check_axes(series, path)
-            levels = [_level(path, index, k, level, axes) for k, level in enumerate(series.levels)]
-            four = levels[0].shape[0] == 4
-            alpha = four and series.keyframe.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
-            mpp = _mpp(tif, index, series)
-    except (tifffile.TiffFileError, struct.error, IndexError) as error:
+            _check_axes(series, path)
+            stored = _stored(path, index, series)
+            sources = tiff_sources(path, tif, index, series)
+        stored.levels[-1][:, :1, :1].compute(scheduler="synchronous")
+    except Unreadable as error:
+        raise CannotDecode(f"tifffile cannot decode {path}: {error.__cause__}") from error
+    except (tifffile.TiffFileError, struct.error, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as a TIFF: {error}. Is the file complete?") from error
-    check_channels(levels[0].shape[0] - alpha, series.axes, str(path))
-    try:
-        levels[-1][:, :1, :1].compute(scheduler="synchronous")
-    except Exception as error:
-        if "imagecodecs" in str(error) or isinstance(error, NotImplementedError):
-            raise CannotDecode(f"tifffile cannot decode {path}: {error}") from error
-        raise
-    return Stored(levels, alpha), mpp
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise CannotDecode(f"tifffile cannot decode {path}: {error}") from error
+    return stored, sources
+
+
+def _stored(path: Path, index: int, series: tifffile.TiffPageSeries) -> Stored:
+    """Return the levels of a series with what their channels stand for."""
+    page = series.keyframe
+    levels = [_level(path, index, k, level, series.axes) for k, level in enumerate(series.levels)]
+    channels = levels[0].shape[0]
+    kind = "ycbcr" if page.compression == _APERIO_YCBCR else _KINDS.get(page.photometric)
+    if kind is None and page.photometric not in _GREY:
+        name = getattr(page.photometric, "name", page.photometric)
+        raise ValueError(
+            f"{path} has its colours as {name} (PhotometricInterpretation {int(page.photometric)}); RGB, YCbCr, CMYK and palettes can be "
+            "read. Convert it to RGB."
+        )
+    if kind == "ycbcr" and (page.compression in _JPEG or channels == 1):
+        kind = "rgb"
+    if kind == "palette":
+        if channels != 1 or page.colormap is None:
+            raise ValueError(f"{path} is a palette image of {channels} channels, or has no palette.")
+        return Stored(levels, "palette", palette=(np.asarray(page.colormap).T >> 8).astype(np.uint8))
+    colours = {"cmyk": 4, "ycbcr": 3, "rgb": 3}.get(kind, channels)
+    if kind is None or channels < colours:
+        check_channels(channels, series.axes, str(path))
+        return Stored(levels)
+    # Samples past the colours are opacity only where the file says so.
+    opacity = [k for k, extra in enumerate(page.extrasamples) if extra in (1, 2)]
+    alpha = colours + opacity[0] if opacity and colours + opacity[0] < channels else None
+    premultiplied = alpha is not None and page.extrasamples[opacity[0]] == 1
+    if alpha is None and channels > colours:
+        logger.info("%s: %d channels that are neither colour nor alpha were left out.", path, channels - colours)
+    return Stored(levels, kind, alpha, premultiplied)
 
 
 def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
@@ -67,17 +108,14 @@ def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, pat
         raise ValueError(f"{path} is truncated: it has {tif.filehandle.size} bytes, but pixels up to {max(ends)}.")
 
 
-def _check_axes(series: tifffile.TiffPageSeries, path: Path) -> str:
-    """Return the axes of a series, of which all but rows, columns and colours have length one."""
+def _check_axes(series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Raise unless all axes of a series but rows, columns and colours have length one."""
     sizes = dict(zip(series.axes, series.shape))
     long = {axis for axis, size in sizes.items() if size > 1 or axis in "YX"}
     if not {"Y", "X"} <= long or len(long) > 3 or long & set("ZT"):
         raise ValueError(
             f"{path} has axes {series.axes} of {series.shape}; one plane of rows, columns and colours is needed."
         )
-    if len(long) == 2:
-        check_channels(1, series.axes, str(path))
-    return series.axes
 
 
 def _level(path: Path, index: int, level: int, series: tifffile.TiffPageSeries, axes: str) -> da.Array:
@@ -86,6 +124,7 @@ def _level(path: Path, index: int, level: int, series: tifffile.TiffPageSeries, 
     planes = series.keyframe.planarconfig == tifffile.PLANARCONFIG.SEPARATE
     tile = (1, 1) if array.contiguous else (stored[-2], stored[-1]) if planes else (stored[0], stored[1])
     if tile[0] * tile[1] * series.dtype.itemsize > LARGEST_BLOCK:
+        check_decoded(path, array.shape, series.dtype.itemsize)
         logger.info("%s is stored in one block and cannot be read in part; it was decoded into memory.", path)
         return chunked(array[:, :, :])
     return array.as_dask(tile)
@@ -114,55 +153,3 @@ class _TiffLevel(FileArray):
         box = np.asarray(opened[tuple(wanted.get(axis, 0) for axis in self.axes)])
         left = [axis for axis in self.axes if axis in wanted]
         return box.transpose([left.index(axis) for axis in (self.colour, "Y", "X")])
-
-
-def _mpp(tif: tifffile.TiffFile, index: int, series: tifffile.TiffPageSeries) -> float | None:
-    for sizes in (_ome_sizes(tif, index), _aperio_sizes(series), _imagej_sizes(tif, series), _tag_sizes(series)):
-        if sizes is not None and all(np.isfinite(sizes)) and MPP_RANGE[0] <= min(sizes) and max(sizes) <= TRUSTED_MPP:
-            if max(sizes) / min(sizes) > 1.01:
-                raise ValueError(
-                    f"{tif.filename} has pixels of {sizes[0]:g} x {sizes[1]:g} um; they have to be square."
-                )
-            return float(np.mean(sizes))
-    return None
-
-
-def _ome_sizes(tif: tifffile.TiffFile, index: int) -> tuple[float, float] | None:
-    if not tif.is_ome or tif.ome_metadata is None:
-        return None
-    images = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", [])
-    images = images if isinstance(images, list) else [images]
-    pixels = images[index]["Pixels"] if index < len(images) else {}
-    try:
-        x, y = (
-            float(pixels[f"PhysicalSize{axis}"]) * UM_PER[pixels.get(f"PhysicalSize{axis}Unit", "µm")] for axis in "XY"
-        )
-    except (KeyError, ValueError):
-        return None
-    return x, y
-
-
-def _aperio_sizes(series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
-    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", series.keyframe.description or "")
-    return (float(found[1]), float(found[1])) if found else None
-
-
-def _imagej_sizes(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
-    unit = (tif.imagej_metadata or {}).get("unit", "").replace("\\u00B5", "µ")
-    return _per_unit(series, UM_PER[unit]) if unit in UM_PER else None
-
-
-def _tag_sizes(series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
-    unit = series.keyframe.tags.get("ResolutionUnit")
-    if unit is None or unit.value not in UM_PER_TAG:
-        return None
-    return _per_unit(series, UM_PER_TAG[unit.value])
-
-
-def _per_unit(series: tifffile.TiffPageSeries, um: float) -> tuple[float, float] | None:
-    tags = series.keyframe.tags
-    values = [tags[name].value if name in tags else (0, 0) for name in ("XResolution", "YResolution")]
-    if any(0 in value for value in values):
-        return None
-    x, y = (um * below / above for above, below in values)
-    return x, y

@@ -110,15 +110,21 @@ class TestScale:
         with pytest.raises(ValueError, match="pass mpp="):
             hd.io.from_anndata(spots, slide)
 
-    def test_the_resolution_tag_of_the_file_is_the_last_resort(
-        self, spots: ad.AnnData, slide: np.ndarray, tmp_path: Path
+    def test_a_tag_that_contradicts_the_spots_is_refused_unless_mpp_is_given(
+        self, spots: ad.AnnData, slide: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         import tifffile
 
         tifffile.imwrite(
             tmp_path / "a.tif", slide, photometric="rgb", resolution=(4e4, 4e4), resolutionunit="CENTIMETER"
         )
-        assert mpp_of(hd.io.from_anndata(spots, tmp_path / "a.tif").images["section_image"]) == pytest.approx(0.5)
+        with pytest.raises(
+            ValueError, match=r"contradict each other.*0\.5 um by the pitch.*0\.25 um by the resolution tags"
+        ):
+            hd.io.from_anndata(spots, tmp_path / "a.tif")
+        sdata = hd.io.from_anndata(spots, tmp_path / "a.tif", mpp=0.5)
+        assert mpp_of(sdata.images["section_image"]) == pytest.approx(0.5)
+        assert "says 0.25 um per pixel; the given 0.5 is used" in caplog.text
         del spots.obs["array_row"]
         sdata = hd.io.from_anndata(spots, tmp_path / "a.tif", spot_diameter_um=55)
         assert mpp_of(sdata.images["section_image"]) == pytest.approx(0.25)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from spatialdata.transformations import get_transformation
 
-from hisdiff.io import _build
+from hisdiff.io import _build, _names, _scale
 
 
 def test_halving_takes_the_mean_of_two_by_two_pixels_and_drops_an_odd_line() -> None:
@@ -44,18 +44,10 @@ def test_a_reduced_image_maps_to_full_resolution_pixels_and_um() -> None:
 @pytest.mark.parametrize("mpp", [0, -1, 1e-4, 250, np.nan])
 def test_a_pixel_size_that_no_microscope_has_is_refused(mpp: float) -> None:
     with pytest.raises(ValueError, match="mpp of slide"):
-        _build.check_mpp(mpp, "slide")
+        _scale.check_mpp(mpp, "slide")
 
 
 def test_names_are_made_fit_for_spatialdata() -> None:
-    assert _build.element_name("my slide (1)") == "my_slide__1_"
-    assert _build.element_name("_hidden") == "hidden"
-    assert _build.element_name("C2") == "C2"
-
-
-def test_swapped_or_scaled_coordinates_are_refused() -> None:
-    _build.check_inside(np.array([[400.0, 300.0]]), (300, 400), "slide")
-    with pytest.raises(ValueError, match=r"1 of 1 spots of slide lie outside.*400 x 300 px"):
-        _build.check_inside(np.array([[300.0, 400.0]]), (300, 400), "slide")
-    with pytest.raises(ValueError, match="no position"):
-        _build.check_inside(np.array([[np.nan, 4.0]]), (300, 400), "slide")
+    assert _names.element_name("my slide (1)") == "my_slide__1_"
+    assert _names.element_name("_hidden") == "hidden"
+    assert _names.element_name("C2") == "C2"

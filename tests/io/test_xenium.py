@@ -105,7 +105,7 @@ def test_a_stretched_alignment_is_refused(folder: Path) -> None:
         hd.io.xenium(folder)
 
 
-@pytest.mark.parametrize("file", ["experiment.xenium", "cell_boundaries.parquet", "cells.parquet"])
+@pytest.mark.parametrize("file", ["experiment.xenium", "cells.parquet"])
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(FileNotFoundError, match=f"no '{file}'"):

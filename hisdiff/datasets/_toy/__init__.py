@@ -23,7 +23,8 @@ from hisdiff.datasets._toy._genes import (
 )
 from hisdiff.datasets._toy._paint import Stain, paint
 from hisdiff.datasets._toy._tissue import CELL_TYPES, make_tissue
-from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, check_mpp, levels_of, section
+from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, levels_of, section
+from hisdiff.io._scale import check_mpp
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

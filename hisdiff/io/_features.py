@@ -1,0 +1,79 @@
+"""One rule for the columns of all readers: gene expression of one genome, without antibodies and controls."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata.utils import make_index_unique
+
+from hisdiff._check import listing, one_of
+from hisdiff._log import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+EXPRESSION = "gene expression"
+TYPES = ("feature_types", "feature_type")
+"""Columns in which the field's readers keep what kind of feature a row of the matrix is."""
+GENOME = "genome"
+# Probes that measure no gene: of Xenium, MERSCOPE and CosMx.
+_CONTROL = re.compile(
+    r"(NegControl(Probe|Codeword)|UnassignedCodeword|DeprecatedCodeword|GenomicControl|BLANK|antisense)_|"
+    r"Blank-\d|NegPrb\d|NegativeControl|SystemControl\d|FalseCode|Intergenic_Region"
+)
+
+
+def expression_only(adata: AnnData, what: str, genome: str | None = None) -> AnnData:
+    """Return the columns that are gene expression of one genome, and say what was left out."""
+    keep = np.ones(adata.n_vars, dtype=bool)
+    for column in TYPES:
+        if column in adata.var:
+            types = adata.var[column].astype(str)
+            of_genes = types.str.lower().eq(EXPRESSION).to_numpy()
+            if of_genes.any() and not of_genes.all():
+                keep &= of_genes
+                left = sorted(types[~of_genes].unique())
+                logger.info(
+                    "%s: left out %d features that are no gene expression: %s.", what, (~of_genes).sum(), listing(left)
+                )
+            break
+    controls = adata.var_names.astype(str).str.match(_CONTROL) & keep
+    if controls.any() and not controls[keep].all():
+        logger.info(
+            "%s: left out %d control probes, such as %s.", what, controls.sum(), listing(adata.var_names[controls], 3)
+        )
+        keep &= ~controls
+    if GENOME in adata.var:
+        genomes = adata.var[GENOME].astype(str).to_numpy()
+        keep &= np.isin(genomes, _genomes(sorted(set(genomes[keep])), genome, what))
+    elif genome is not None:
+        raise ValueError(f"{what} does not say of which genome its genes are (no var['genome']); leave genome= out.")
+    return adata if keep.all() else adata[:, keep].copy()
+
+
+def _genomes(there: list[str], wanted: str | None, what: str) -> list[str]:
+    if wanted is not None:
+        return [one_of(wanted, there, f"genome of {what}")]
+    if len(there) > 1:
+        raise ValueError(
+            f"{what} has genes of several genomes, {listing(there)}; choose one, with genome= of a reader of folders, or the columns "
+            f"adata[:, adata.var['genome'] == {there[0]!r}] of an AnnData."
+        )
+    return there
+
+
+def unique_genes(names: Sequence[str], what: str) -> pd.Index:
+    """Return gene names with their repeats numbered, as scanpy's readers do, and say so."""
+    index = pd.Index(names)
+    repeated = index[index.duplicated()].unique()
+    if len(repeated) == 0:
+        return index
+    logger.info(
+        "%s: %d gene names occur more than once and were numbered: %s", what, len(repeated), listing(repeated, 5)
+    )
+    return make_index_unique(index)

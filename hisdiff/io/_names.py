@@ -1,0 +1,75 @@
+"""Names that SpatialData takes: cleaned before anything else sees them, the original kept in ``sdata.attrs``."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+from spatialdata import sanitize_name
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+SLOTS = ("obsm", "varm", "obsp", "varp", "layers", "uns")
+
+
+def element_name(name: str) -> str:
+    """Return ``name`` with what SpatialData does not take in a name replaced by underscores."""
+    composed = unicodedata.normalize("NFC", str(name))  # macOS gives accents as characters of their own
+    return sanitize_name(composed).lstrip("_.") or "section"
+
+
+def clean_table(adata: AnnData) -> dict[str, str]:
+    """Rename columns and keys of a table that SpatialData does not take, in place.
+
+    Returns
+    -------
+    The original of each name that was changed, by ``"slot/new name"``.
+    """
+    originals: dict[str, str] = {}
+    for slot in ("obs", "var"):
+        frame = getattr(adata, slot)
+        names = _clean(list(frame.columns), column=True)
+        if names != list(frame.columns):
+            originals |= _changed(slot, frame.columns, names)
+            frame.columns = names
+    for slot in SLOTS:
+        values = getattr(adata, slot)
+        keys = [key for key in values if key is not None]  # anndata 0.13 lists X among the layers
+        names = _clean(keys)
+        if names != keys:
+            originals |= _changed(slot, keys, names)
+            taken = {key: values[key] for key in keys}
+            for key in keys:
+                del values[key]
+            for key, name in zip(keys, names):
+                values[name] = taken[key]
+    return originals
+
+
+def _changed(slot: str, before: Any, after: list[str]) -> dict[str, str]:
+    return {f"{slot}/{name}": str(old) for old, name in zip(before, after) if old != name}
+
+
+def _clean(names: list[Any], *, column: bool = False) -> list[str]:
+    """Return names that SpatialData takes, all different when case is ignored; those that are fine stay as they are."""
+    valid = [_valid(name, column) for name in names]
+    taken: set[str] = set()
+    # What is fine already goes first, so that no other name takes its place.
+    for name, new in zip(names, valid):
+        if name == new:
+            taken.add(new.lower())
+    seen: set[str] = set()
+    cleaned = []
+    for name, new in zip(names, valid):
+        free, number = new, 0
+        while free.lower() in seen or (name != new and free.lower() in taken):
+            number += 1
+            free = f"{new}_{number}"
+        seen.add(free.lower())
+        cleaned.append(free)
+    return cleaned
+
+
+def _valid(name: Any, column: bool) -> str:
+    return sanitize_name(unicodedata.normalize("NFC", str(name)), is_dataframe_column=column)

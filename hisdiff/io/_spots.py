@@ -1,0 +1,99 @@
+"""One rule for the spots of all readers: where they may lie, and which are left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hisdiff._check import listing
+from hisdiff._keys import ARRAY_COL, ARRAY_ROW
+from hisdiff._log import logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MOST_OFF_IMAGE = 0.1
+"""Share of spots that may lie beyond the border of the image; they are left out."""
+LIBRARY = "library_id"
+"""Column in which objects of several sections name them."""
+
+
+def check_finite(xy_px: np.ndarray, what: str) -> None:
+    """Raise if a spot has no position, or none of them differs from the others."""
+    lost = int((~np.isfinite(xy_px)).any(axis=1).sum())
+    if lost:
+        raise ValueError(f"{lost} of {len(xy_px)} spots of {what} have no position (NaN).")
+    if len(xy_px) > 1 and np.ptp(xy_px, axis=0).max() == 0:
+        x, y = xy_px[0]
+        raise ValueError(
+            f"All {len(xy_px)} spots of {what} are at one place, ({x:g}, {y:g}); their positions are missing."
+        )
+
+
+def on_image(xy_px: np.ndarray, size: tuple[float, float], what: str) -> np.ndarray:
+    """Return which spots have their centre on an image of ``(height, width)`` full-resolution pixels, bool ``(n,)``.
+
+    A few beyond the border are left out with a warning; more than a tenth is a ``ValueError``, since coordinates and image
+    then do not belong together.
+    """
+    check_finite(xy_px, what)
+    height, width = size
+    inside = _within(xy_px, size)
+    n_outside = int((~inside).sum())
+    if n_outside > MOST_OFF_IMAGE * len(xy_px):
+        x, y = xy_px.max(axis=0)
+        raise ValueError(
+            f"{n_outside} of {len(xy_px)} spots of {what} lie outside the image, which is {width:.0f} x {height:.0f} px; they "
+            f"reach to ({x:.0f}, {y:.0f}). {_reason(xy_px, size)}"
+        )
+    if n_outside:
+        beyond = np.maximum(-xy_px, xy_px - (width, height)).max(axis=1)
+        logger.warning(
+            "%s: left out %d of %d spots, which lie up to %.0f px beyond the image.",
+            what, n_outside, len(xy_px), beyond.max(),
+        )  # fmt: skip
+    return inside
+
+
+def _within(xy_px: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    return ((xy_px >= 0) & (xy_px <= (size[1], size[0]))).all(axis=1)
+
+
+def _reason(xy_px: np.ndarray, size: tuple[float, float]) -> str:
+    if _within(xy_px[:, ::-1], size).mean() >= 1 - MOST_OFF_IMAGE:
+        return "With x and y swapped they lie on it: positions are (x, y), which is (column, row)."
+    return (
+        "Is the image at a lower resolution than the coordinates (a 'hires' image taken for the full-resolution one), or are x "
+        "and y swapped?"
+    )
+
+
+def check_one_section(adata: AnnData, what: str) -> None:
+    """Raise where a table holds the spots of several sections, and say so where spots share a place."""
+    if LIBRARY in adata.obs and adata.obs[LIBRARY].nunique() > 1:
+        raise ValueError(
+            f"{what} holds several sections ({listing(adata.obs[LIBRARY].unique())} in obs[{LIBRARY!r}]); take the rows of one."
+        )
+    if ARRAY_ROW in adata.obs and ARRAY_COL in adata.obs:
+        place = pd.MultiIndex.from_frame(adata.obs[[ARRAY_ROW, ARRAY_COL]])
+        repeated = int(place.duplicated().sum())
+        if repeated > MOST_OFF_IMAGE * adata.n_obs:
+            raise ValueError(
+                f"{repeated} of {adata.n_obs} spots of {what} have an array position (obs[{ARRAY_ROW!r}], obs[{ARRAY_COL!r}]) that "
+                "another one has: it holds several sections; take the rows of one."
+            )
+
+
+def check_radius(radius: np.ndarray, what: str) -> None:
+    """Raise where a spot has no radius, or one that no spot can have."""
+    radius = np.asarray(radius, dtype=float)
+    wrong = ~(np.isfinite(radius) & (radius > 0))
+    if wrong.any():
+        value = radius[wrong][0]
+        value = "NaN" if np.isnan(value) else f"{value:g}"
+        raise ValueError(
+            f"{int(wrong.sum())} of {len(radius)} shapes of {what} have a radius that is NaN, infinite or not above zero, such as "
+            f"{value}; give them one, or leave them out."
+        )

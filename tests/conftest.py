@@ -47,13 +47,13 @@ def make_section():
 
 
 @pytest.fixture
-def coloured_sections(make_section, colour_encoder):
+def colored_sections(make_section, color_encoder):
     """Three sections, selected and embedded: two to train on, one to predict."""
     import hisdiff as hd
 
     made = [make_section(f"s{i}", seed=i, side=8) for i in range(3)]
     hd.pp.select_genes(made[:2])
-    hd.pp.embed(made, colour_encoder)
+    hd.pp.embed(made, color_encoder)
     return made
 
 
@@ -79,11 +79,11 @@ def _make_section(
     size = round((side + 2) * 100 / mpp)
     y, x = np.mgrid[:size, :size] / size
     mix = 0.5 + 0.5 * np.sin(5 * x + seed) * np.cos(4 * y)  # share of the bluish kind
-    colour = (1 - mix)[..., None] * [205, 120, 150] + mix[..., None] * [110, 80, 170]
+    color = (1 - mix)[..., None] * [205, 120, 150] + mix[..., None] * [110, 80, 170]
     cells = rng.normal(0, 18, (size // 8 + 1, size // 8 + 1)).repeat(8, 0).repeat(8, 1)[:size, :size, None]
-    colour = colour + cells
+    color = color + cells
     edge = (np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)) < 0.03)[..., None]
-    pixels = np.clip(np.where(edge, 243, colour), 0, 255).astype(np.uint8)
+    pixels = np.clip(np.where(edge, 243, color), 0, 255).astype(np.uint8)
     row, col = (a.ravel() for a in np.mgrid[:side, :side])
     xy = (np.stack([col, row], axis=1) + 1.5) * 100 / mpp
     local = mix[xy[:, 1].astype(int), xy[:, 0].astype(int)][:, None]
@@ -98,7 +98,7 @@ def _make_section(
     return section(name, levels_of(np.moveaxis(pixels, -1, 0).copy()), mpp, table, xy, radius_um=25.0)
 
 
-class ColourEncoder:
+class ColorEncoder:
     """A ten-line encoder: mean and spread of each colour of a patch."""
 
     def __init__(self, name: str = "colour", revision: str = "1") -> None:
@@ -116,6 +116,6 @@ class ColourEncoder:
 
 
 @pytest.fixture
-def colour_encoder() -> ColourEncoder:
+def color_encoder() -> ColorEncoder:
     """Return a quick encoder that counts the patches it was given."""
-    return ColourEncoder()
+    return ColorEncoder()

@@ -64,8 +64,8 @@ def test_moran_of_a_prediction_is_that_of_its_values(table, layer):
     values = np.asarray(table[:, GENES[0]].X if layer is None else table[:, GENES[0]].layers[layer]).ravel()
     weights = table.obsp["spatial_connectivities"].toarray()
     weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1)
-    centred = values - values.mean()
-    expected = len(values) / weights.sum() * centred @ weights @ centred / (centred @ centred)
+    centerd = values - values.mean()
+    expected = len(values) / weights.sum() * centerd @ weights @ centerd / (centerd @ centerd)
     assert moran[GENES[0]] == pytest.approx(expected, rel=1e-3)
 
 

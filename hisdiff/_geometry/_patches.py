@@ -26,7 +26,7 @@ def is_wide(locations: Locations) -> np.ndarray:
     return _widths(outlines(locations)) > _WIDE_UM
 
 
-def patch_centres(locations: Locations) -> tuple[np.ndarray, sparse.csr_matrix]:
+def patch_centers(locations: Locations) -> tuple[np.ndarray, sparse.csr_matrix]:
     """Return the centres of patches, and how the patches of a footprint are averaged.
 
     A footprint has one around its centre, but where it is much wider than spots are: then each of its parts has one, and

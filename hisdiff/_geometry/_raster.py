@@ -60,8 +60,8 @@ class PointRaster:
         place = np.floor((xy_um - origin) / pixel + 1e-9).astype(int)
         place = np.clip(place[:, ::-1], 0, [rows - 1, columns - 1])
         y, x = np.meshgrid(np.arange(rows) + 0.5, np.arange(columns) + 0.5, indexing="ij")
-        centres = np.stack([x, y], axis=-1) * pixel + origin
-        distance, nearest = cKDTree(xy_um).query(centres, distance_upper_bound=_REACH * max(pitch, pixel))
+        centers = np.stack([x, y], axis=-1) * pixel + origin
+        distance, nearest = cKDTree(xy_um).query(centers, distance_upper_bound=_REACH * max(pitch, pixel))
         return cls(origin, pixel, place, np.where(np.isfinite(distance), nearest, -1))
 
     @property

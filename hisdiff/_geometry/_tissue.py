@@ -53,18 +53,18 @@ def _evidence(rgb: np.ndarray) -> np.ndarray:
 
     Either alone is fooled: stain that has run over the glass is dense but smooth, dust and grids are sharp but pale.
     """
-    grey = rgb.mean(axis=-1)
+    gray = rgb.mean(axis=-1)
     # Pixels that are black or cut off (pen, scanner border) are no measure of light.
-    light = grey[(grey > 100) & (grey < 254.5)] if (grey < 254.5).mean() > 0.2 else grey
-    bright = np.percentile(light if light.size else grey, 90)
-    background = np.median(rgb[grey >= bright - 3], axis=0) if bright > _DARKEST_GLASS else np.full(3, 255.0)
+    light = gray[(gray > 100) & (gray < 254.5)] if (gray < 254.5).mean() > 0.2 else gray
+    bright = np.percentile(light if light.size else gray, 90)
+    background = np.median(rgb[gray >= bright - 3], axis=0) if bright > _DARKEST_GLASS else np.full(3, 255.0)
     density = -np.log10(np.clip(rgb, 1, None) / np.maximum(background, 1))
     total = np.clip(density, 0, None).mean(axis=-1)
-    colour = density.max(axis=-1) - density.min(axis=-1)
+    color = density.max(axis=-1) - density.min(axis=-1)
     contrast = (
-        np.sqrt(np.clip(ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2, 0, None)) / 255
+        np.sqrt(np.clip(ndimage.uniform_filter(gray**2, 5) - ndimage.uniform_filter(gray, 5) ** 2, 0, None)) / 255
     )
-    return np.sqrt((total + colour) * contrast)
+    return np.sqrt((total + color) * contrast)
 
 
 def _threshold(score: np.ndarray) -> float:

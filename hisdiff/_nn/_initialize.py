@@ -18,7 +18,7 @@ class StartsItself(Protocol):
 
 
 @torch.no_grad()
-def initialise(module: M, generator: torch.Generator) -> M:
+def initialize(module: M, generator: torch.Generator) -> M:
     """Give a module its starting weights: linear layers Xavier uniform with biases 0, then what modules ask for themselves.
 
     Parameters

@@ -88,7 +88,7 @@ class StackedMLP(nn.Module):
         super().__init__()
         self.dropout, self.condition_dropout = dropout, condition_dropout
         self.sizes = {"n_values": n_values, "n_condition": n_condition, "width": width, "depth": depth}
-        # Torch's own layers take their first weights from the global generator, which is put back: `initialise` gives
+        # Torch's own layers take their first weights from the global generator, which is put back: `initialize` gives
         # them others.
         with torch.random.fork_rng(devices=[]):
             self.time = TimestepEmbedder(width, 64)

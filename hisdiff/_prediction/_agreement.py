@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MODES = ("shrink", "exact", "none")
 
-_NEIGHBOURS = 6
+_NEIGHBORS = 6
 # In pitches: where the section as a whole weighs as much as a spot, for what is expected and for the noise of a draw.
 _FAR, _FAR_NOISE = 2.0, 0.15
 # Bins further out of all footprints than this part of the pitch differ from their neighbours by less than can be seen.
@@ -125,7 +125,7 @@ class Agreement:
         n = len(self.spots)
         inside = sparse.csr_matrix((inside.T.tocoo().data, (inside.T.tocoo().row, rows[inside.T.tocoo().col])),
                                    shape=(len(bins), n))  # fmt: skip
-        k = min(_NEIGHBOURS, n)
+        k = min(_NEIGHBORS, n)
         free = np.flatnonzero(~touched)
         distance, nearest = self._tree.query(bins.xy_um[free], k=np.arange(1, k + 1))
         to_edge = self._to_edge(bins.xy_um[free], nearest, distance)

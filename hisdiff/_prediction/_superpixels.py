@@ -50,8 +50,8 @@ class Footprints:
 
     @classmethod
     def _discs(cls, spots: Locations, superpixel_um: float) -> Footprints:
-        centres = np.round(spots.xy_um[:, ::-1] / superpixel_um).astype(np.int64)
-        discs = [centre + disc(radius / superpixel_um) for centre, radius in zip(centres, spots.radius_um)]
+        centers = np.round(spots.xy_um[:, ::-1] / superpixel_um).astype(np.int64)
+        discs = [center + disc(radius / superpixel_um) for center, radius in zip(centers, spots.radius_um)]
         every = np.concatenate(discs)
         ij = by_block(np.unique(every, axis=0))
         number = {(int(i), int(j)): k for k, (i, j) in enumerate(ij)}
@@ -130,7 +130,7 @@ class Inputs:
 
     Attributes
     ----------
-    standardise
+    standardize
         Whether vectors are scaled by the section's own mean and standard deviation first, so that a stain of its own
         does not matter.
     center, axes
@@ -138,13 +138,13 @@ class Inputs:
         themselves.
     """
 
-    standardise: bool
+    standardize: bool
     center: np.ndarray | None = None
     axes: np.ndarray | None = None
 
     @classmethod
     def fit(
-        cls, parts: list[np.ndarray], n_components: int | None, *, standardise: bool, whiten: bool = True
+        cls, parts: list[np.ndarray], n_components: int | None, *, standardize: bool, whiten: bool = True
     ) -> Inputs:
         """Find the axes from the scaled vectors of each section's superpixels.
 
@@ -152,7 +152,7 @@ class Inputs:
         together.
         """
         if n_components is None:
-            return cls(standardise)
+            return cls(standardize)
         every = np.concatenate(
             [part[:: max(1, len(part) * len(parts) // _MAX_ROWS)].astype(np.float32) for part in parts]
         )
@@ -160,11 +160,11 @@ class Inputs:
         axes, spread = principal_axes(every - center, n_components)
         unit = spread if whiten else np.full_like(spread, np.sqrt(np.square(spread).sum()))
         scaled = axes / np.maximum(unit, 1e-6 * max(float(spread[0]), 1e-6))
-        return cls(standardise, center.astype(np.float32), scaled.astype(np.float32))
+        return cls(standardize, center.astype(np.float32), scaled.astype(np.float32))
 
     def scaled(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:
         """Return vectors ``(n, D)`` scaled by their section."""
-        if not self.standardise:
+        if not self.standardize:
             return vectors
         std = np.where(np.asarray(dense.std) > 0, dense.std, 1)
         return np.clip((vectors - dense.mean) / std, -_CLIP, _CLIP).astype(np.float32)
@@ -185,7 +185,7 @@ def scaled_under(dense: DenseSource, footprints: Footprints, superpixel_um: floa
 
     Half precision is enough for standardised values, and halves the largest array of a fit.
     """
-    kind = np.float16 if inputs.standardise else np.float32
+    kind = np.float16 if inputs.standardize else np.float32
     out = np.empty((len(footprints.ij), len(dense.mean)), dtype=kind)
     for rows, vectors in dense_rasters(dense, footprints.ij, superpixel_um):
         out[rows] = inputs.scaled(dense, vectors)

@@ -47,7 +47,7 @@ class Area:
     xy_um: np.ndarray
     raster: PointRaster
 
-    def grey(self) -> np.ndarray:
+    def gray(self) -> np.ndarray:
         """Return the mean of the image's channels at the scale of the raster, float ``(rows, columns)``."""
         image = PyramidImage(self.place.sdata.images[self.place.image_key], self.place.mpp, self.place.image_key)
         return image.read(self.raster.box_um, self.raster.pixel_um).mean(axis=-1)

@@ -70,9 +70,9 @@ def label_locations(place: Place, to_um: np.ndarray) -> Locations:
             f"{int((area == 0).sum())} of {len(area)} rows of table {place.table_key!r} have no pixel in {place.region!r}, "
             f"such as {listing(instances[area == 0], 4)}."
         )
-    centres = np.stack([x, y], axis=1) / area[:, None]
+    centers = np.stack([x, y], axis=1) / area[:, None]
     pixel_um2 = abs(np.linalg.det(to_um[:2, :2]))
-    return Locations(centres @ to_um[:2, :2].T + to_um[:2, 2], np.sqrt(area * pixel_um2 / np.pi))
+    return Locations(centers @ to_um[:2, :2].T + to_um[:2, 2], np.sqrt(area * pixel_um2 / np.pi))
 
 
 def label_outlines(element: Any) -> tuple[np.ndarray, np.ndarray]:

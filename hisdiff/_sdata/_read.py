@@ -202,8 +202,8 @@ def _spots(place: Place) -> Locations:
             f"such as {listing(keys[where < 0], 4)}."
         )
     geometry = np.asarray(element.geometry)[where]
-    centres = shapely.get_coordinates(shapely.centroid(geometry))
-    xy = centres @ to_um[:2, :2].T + to_um[:2, 2]
+    centers = shapely.get_coordinates(shapely.centroid(geometry))
+    xy = centers @ to_um[:2, :2].T + to_um[:2, 2]
     scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
     footprint: np.ndarray | float
     if "radius" in element.columns:

@@ -32,12 +32,12 @@ def standard_scores(values: np.ndarray) -> np.ndarray:
     if len(values) == 0:
         return values.copy()
     mean = values.mean(axis=0)
-    centred = values - mean
-    length = np.sqrt(np.einsum("ng,ng->g", centred, centred))
+    centerd = values - mean
+    length = np.sqrt(np.einsum("ng,ng->g", centerd, centerd))
     flat = length <= _CONSTANT * np.maximum(np.abs(mean), 1) * np.sqrt(len(values))
-    centred /= np.where(flat, 1, length)
-    centred[:, flat] = 0
-    return centred
+    centerd /= np.where(flat, 1, length)
+    centerd[:, flat] = 0
+    return centerd
 
 
 def pearson(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:

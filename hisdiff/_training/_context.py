@@ -14,12 +14,12 @@ from hisdiff._section import Locations
 if TYPE_CHECKING:
     from hisdiff._section import FeatureSource, Section
 
-N_NEIGHBOURS = 9
+N_NEIGHBORS = 9
 N_GLOBAL = 49
 # Spots whose pitch is within this factor of the trained one serve as anchors themselves.
 _PITCH_TOLERANCE = 1.25
 
-Scaling = Literal["raw", "standardised", "both"]
+Scaling = Literal["raw", "standardized", "both"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitc
     locations
         Where; often ``section.spots``.
     scaling
-        ``"raw"`` embeddings, ``"standardised"`` by the section's own mean and sd, or ``"both"`` side by side
+        ``"raw"`` embeddings, ``"standardized"`` by the section's own mean and sd, or ``"both"`` side by side
         (``2 D`` columns): the first keeps the absolute look, the second removes stain and scanner.
     pitch_um
         Distance between anchors; None for that of the section's spots. Spots of about that pitch are the anchors,
@@ -75,7 +75,7 @@ def context_of(section: Section, locations: Locations, *, scaling: Scaling, pitc
     own = anchor_values if anchors is locations else features.at(locations)
     scale = lambda values: scaled(values, features, scaling)  # noqa: E731
     wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
-    return Context(scale(own), scale(anchor_values), wide[:, :N_NEIGHBOURS], wide)
+    return Context(scale(own), scale(anchor_values), wide[:, :N_NEIGHBORS], wide)
 
 
 def anchors_of(section: Section, pitch_um: float | None) -> Locations:
@@ -100,4 +100,4 @@ def scaled(values: np.ndarray, features: FeatureSource, scaling: Scaling) -> np.
     if scaling == "raw":
         return values
     standard = (values - features.mean) / np.maximum(features.std, 1e-6)
-    return (standard if scaling == "standardised" else np.concatenate([values, standard], axis=1)).astype(np.float32)
+    return (standard if scaling == "standardized" else np.concatenate([values, standard], axis=1)).astype(np.float32)

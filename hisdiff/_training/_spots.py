@@ -11,7 +11,7 @@ import numpy as np
 from hisdiff._geometry import nearest, pitch_of
 from hisdiff._section import depth_of
 from hisdiff._stats._pca import column_scale, principal_axes
-from hisdiff._training._context import N_GLOBAL, N_NEIGHBOURS, Context, Scaling, anchors_of, context_of, scaled
+from hisdiff._training._context import N_GLOBAL, N_NEIGHBORS, Context, Scaling, anchors_of, context_of, scaled
 from hisdiff._training._folds import folds_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Projection:
         own = around if anchors is locations else self._project(section.features.at(locations), section.features)
         wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
         # The mean of projections is the projection of the mean, and far smaller to take.
-        context = Context(own, around, wide[:, :N_NEIGHBOURS], wide)
+        context = Context(own, around, wide[:, :N_NEIGHBORS], wide)
         return np.concatenate([own, context.mean_over(context.near), context.mean_over(context.wide)], axis=1)
 
     def take(self, k: int) -> Projection:
@@ -111,7 +111,7 @@ class TrainingSpots:
         member has less of everything.
     targets
         The same with the counts of each section scaled to ``depth``.
-    centred
+    centerd
         ``targets`` with the mean of each section moved to the mean of all: what a section has more or less of as a
         whole is mostly how it was handled, and slopes fitted to it mislead elsewhere.
     weight
@@ -134,7 +134,7 @@ class TrainingSpots:
     area: np.ndarray
     measured: np.ndarray
     targets: np.ndarray
-    centred: np.ndarray
+    centerd: np.ndarray
     weight: np.ndarray
     depths: tuple[float, ...]
     depth: float
@@ -170,7 +170,7 @@ class TrainingSpots:
             area=np.concatenate(areas),
             measured=np.log2(1 + np.concatenate(counts)),
             targets=np.concatenate(targets),
-            centred=np.concatenate([t - m for t, m in zip(targets, means)])
+            centerd=np.concatenate([t - m for t, m in zip(targets, means)])
             + np.average(means, axis=0, weights=weights),
             weight=np.repeat(weights, n_spots) * np.minimum(1.0, np.concatenate(areas)),
             depths=depths,

@@ -58,13 +58,13 @@ class Encoder(Protocol):
     Examples
     --------
     >>> import hisdiff as hd
-    >>> class MeanColour:
+    >>> class MeanColor:
     ...     spec = hd.encoders.EncoderSpec("mean-colour", "1", dim=3, input_px=64, mpp=1.0)
     ...
     ...     def encode(self, patches):
     ...         return patches.mean(axis=(1, 2)).astype("float32")
     >>> sdata = hd.datasets.toy(size_um=400)
-    >>> hd.pp.embed(sdata, MeanColour())
+    >>> hd.pp.embed(sdata, MeanColor())
     >>> sdata.tables["table"].obsm["hisdiff_embedding"].shape
     (12, 3)
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from hisdiff._check import positive
 from hisdiff._geometry import lattice_points
-from hisdiff._geometry._patches import patch_centres
+from hisdiff._geometry._patches import patch_centers
 from hisdiff._log import progress as progress_bar
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def embed_footprints(
     -------
     float32 ``(n, D)``.
     """
-    points, share = patch_centres(locations)
+    points, share = patch_centers(locations)
     vectors = embed_locations(
         encoder, image, points, patch_um=patch_um, batch_size=batch_size, device=device, progress=progress
     )

@@ -162,8 +162,8 @@ class HiptEncoder:
         """Embed patches, uint8 ``(B, 256, 256, 3)``, into float32 ``(B, dim)``: means over the tokens of each alone."""
         tokens = self._first_tokens(patches)
         above = self.second(tokens[:, :1, None].float().reshape(len(patches), 1, 1, -1))[:, 1]
-        colour = patches.reshape(len(patches), -1, 3).mean(axis=1) / 255
-        parts = above.cpu().numpy(), tokens[:, 1:].mean(dim=1).cpu().numpy(), colour
+        color = patches.reshape(len(patches), -1, 3).mean(axis=1) / 255
+        parts = above.cpu().numpy(), tokens[:, 1:].mean(dim=1).cpu().numpy(), color
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
@@ -206,7 +206,7 @@ class HiptEncoder:
         out[..., : second + first] /= len(shifts)
         for part, side in ((out[..., :second], _SMOOTH_SECOND), (out[..., second : second + first], _SMOOTH_FIRST)):
             uniform_filter(part, (side, side, 0), output=part, mode="reflect")
-        out[..., -3:] = self._colours(pixels, (top, left), (rows, columns))
+        out[..., -3:] = self._colors(pixels, (top, left), (rows, columns))
         return (top, left), out.astype(np.float16)
 
     @torch.inference_mode()
@@ -239,7 +239,7 @@ class HiptEncoder:
         image = torch.from_numpy(np.ascontiguousarray(patches)).to(self._device).permute(0, 3, 1, 2).float()
         return self.first(image)
 
-    def _colours(self, pixels: ImageSource, first: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def _colors(self, pixels: ImageSource, first: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """Return the mean colour of each token, 0..1."""
         out = np.empty((*size, 3), dtype=np.float32)
         for i in range(0, size[0], _SIDE):

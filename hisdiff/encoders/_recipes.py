@@ -35,7 +35,7 @@ class Recipe:
         Name in timm, or None for a transformers model.
     kwargs
         For ``timm.create_model``; ``mlp_layer`` and ``act_layer`` are names in ``timm.layers`` and ``torch.nn``.
-    colours
+    colors
         Mean and standard deviation of the three colours.
     pool
         ``"own"``: what the network returns (the CLS token of a ViT); ``"cls+mean"``: the CLS token joined with the mean
@@ -48,7 +48,7 @@ class Recipe:
     repo: str
     architecture: str | None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    colours: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    colors: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     pool: Literal["own", "cls+mean"] = "own"
     token_px: int | None = 14
 

@@ -236,8 +236,8 @@ def responses(densities: np.ndarray) -> np.ndarray:
     np.subtract(down, up, out=dy)
     out[_DX.start : _DY.stop] *= np.float32(0.5)
     np.sqrt(dx * dx + dy * dy, out=slope)
-    centre = 2 * s[:, 1:-1, 1:-1]
-    xx, yy = left + right - centre, up + down - centre
+    center = 2 * s[:, 1:-1, 1:-1]
+    xx, yy = left + right - center, up + down - center
     laplacian = xx + yy
     np.maximum(laplacian, 0, out=bright)
     np.subtract(bright, laplacian, out=dark)

@@ -71,8 +71,8 @@ def encode_dense(form: Form, image: ImageSource, box_um: Box, resolution_um: flo
 
     image = anchored(image, form.mpp)
     x0, y0, x1, y1 = box_um
-    ys = _centres(y0, y1, resolution_um) / form.mpp
-    xs = _centres(x0, x1, resolution_um) / form.mpp
+    ys = _centers(y0, y1, resolution_um) / form.mpp
+    xs = _centers(x0, x1, resolution_um) / form.mpp
     out = np.empty((len(ys), len(xs), dense_spec(form).dim), dtype=np.float32)
     tiles = [(rows, columns) for rows in _runs(ys) for columns in _runs(xs)]
 
@@ -86,16 +86,16 @@ def encode_dense(form: Form, image: ImageSource, box_um: Box, resolution_um: flo
     return out
 
 
-def _centres(start_um: float, stop_um: float, resolution_um: float) -> np.ndarray:
+def _centers(start_um: float, stop_um: float, resolution_um: float) -> np.ndarray:
     """Return the centres of bins along an axis, in um."""
     n = round((stop_um - start_um) / resolution_um)
     return start_um + (np.arange(n) + 0.5) * resolution_um
 
 
-def _runs(centres_px: np.ndarray) -> list[slice]:
+def _runs(centers_px: np.ndarray) -> list[slice]:
     """Cut bins along an axis into runs of about the same length, none longer than a tile."""
-    n_tiles = min(int(np.ceil((centres_px[-1] - centres_px[0] + 1) / _TILE)), len(centres_px))
-    cuts = np.linspace(0, len(centres_px), n_tiles + 1).round().astype(int)
+    n_tiles = min(int(np.ceil((centers_px[-1] - centers_px[0] + 1) / _TILE)), len(centers_px))
+    cuts = np.linspace(0, len(centers_px), n_tiles + 1).round().astype(int)
     return [slice(a, b) for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist())]
 
 
@@ -119,14 +119,14 @@ def _encode_tile(form: Form, image: ImageSource, ys: np.ndarray, xs: np.ndarray)
     return out
 
 
-def _whole_blocks(centres_px: np.ndarray, windows: _Windows) -> tuple[int, int]:
-    first, last = np.floor(centres_px[0] / windows.block), np.ceil(centres_px[-1] / windows.block)
+def _whole_blocks(centers_px: np.ndarray, windows: _Windows) -> tuple[int, int]:
+    first, last = np.floor(centers_px[0] / windows.block), np.ceil(centers_px[-1] / windows.block)
     return int(first) * windows.block - windows.halo, int(last) * windows.block + windows.halo
 
 
-def _weights(centres_px: np.ndarray, n_blocks: int, sigma_px: float, block: int) -> np.ndarray:
+def _weights(centers_px: np.ndarray, n_blocks: int, sigma_px: float, block: int) -> np.ndarray:
     """Return the share of each block in the window around each centre, float64 ``(len(centres_px), n_blocks)``."""
-    z = (np.arange(n_blocks) * block - centres_px[:, None]) / sigma_px
+    z = (np.arange(n_blocks) * block - centers_px[:, None]) / sigma_px
     weights = np.where(np.abs(z) <= _REACH, np.exp(-0.5 * z**2), 0.0)
     return weights / weights.sum(axis=1, keepdims=True)
 

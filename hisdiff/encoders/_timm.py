@@ -54,7 +54,7 @@ def from_recipe(recipe: Recipe, free: Sequence[str]) -> TorchEncoder:
     file, commit = fetch_weights(recipe.repo, WEIGHTS, recipe.spec.name, free, gated=recipe.spec.gated)
     spec = replace(recipe.spec, revision=commit[:12])
     tokens = None if recipe.token_px is None else Tokens(recipe.token_dim, recipe.token_px, patch_tokens)
-    return TorchEncoder(spec, partial(build_recipe, recipe, file), _POOLS[recipe.pool], *recipe.colours, tokens)
+    return TorchEncoder(spec, partial(build_recipe, recipe, file), _POOLS[recipe.pool], *recipe.colors, tokens)
 
 
 def build_recipe(recipe: Recipe, weights: Path | None) -> torch.nn.Module:

@@ -108,8 +108,8 @@ class _Axis:
         borders = start + np.arange(bins.start, bins.stop + 1) * side
         # Linear interpolation between the centres of tokens reaches one token beyond a bin.
         first, last = int(np.floor(borders[0] - 0.5)), int(np.ceil(borders[-1] + 0.5))
-        centres = np.arange(first, last) + 0.5
-        weights = np.diff(_hat_integral(borders[:, None] - centres), axis=0) / side
+        centers = np.arange(first, last) + 0.5
+        weights = np.diff(_hat_integral(borders[:, None] - centers), axis=0) / side
         stride = per_side // 2
         windows = range((first - per_side) // stride + 1, (last - 1) // stride + 1)
         return cls(weights.astype(np.float32), first, windows)

@@ -32,7 +32,7 @@ def from_recipe(recipe: Recipe, free: Sequence[str]) -> TorchEncoder:
     fetch_weights(recipe.repo, ("config.json",), recipe.spec.name, free, gated=recipe.spec.gated)
     spec = replace(recipe.spec, revision=commit[:12])
     tokens = None if recipe.token_px is None else Tokens(recipe.token_dim, recipe.token_px, _patch_tokens)
-    return TorchEncoder(spec, partial(_build, str(weights.parent)), _cls, *recipe.colours, tokens)
+    return TorchEncoder(spec, partial(_build, str(weights.parent)), _cls, *recipe.colors, tokens)
 
 
 def _build(folder: str) -> torch.nn.Module:

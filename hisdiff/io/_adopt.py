@@ -34,7 +34,7 @@ from hisdiff._sdata._locate import (
     shared_systems,
 )
 from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, extended, image_element
-from hisdiff.io._colour import Stored, to_rgb
+from hisdiff.io._color import Stored, to_rgb
 from hisdiff.io._scale import Source, check_mpp, settle_mpp, visium_source
 from hisdiff.io._spots import check_radius, on_image
 
@@ -159,11 +159,11 @@ def _mpp_of(sdata: SpatialData, place: Place, mpp: float | None) -> float:
         stated = Source(f"the coordinate system {UM!r} of {place.region!r}", scale)
     pitch = None
     if place.table is not None and place.region in sdata.shapes:
-        pitch = visium_source(place.table.obs.iloc[place.rows], _centres(place))
+        pitch = visium_source(place.table.obs.iloc[place.rows], _centers(place))
     return settle_mpp([stated, pitch], place.name, mpp)
 
 
-def _centres(place: Place) -> np.ndarray:
+def _centers(place: Place) -> np.ndarray:
     """Return the centres of spots in pixels of the image, in the order of the rows of the table."""
     table, shapes = place.sdata.tables[str(place.table_key)], place.sdata.shapes[str(place.region)]
     keys = table.obs[table.uns[TableModel.ATTRS_KEY][TableModel.INSTANCE_KEY]].to_numpy()[place.rows]
@@ -197,7 +197,7 @@ def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) ->
         known[UM] = _transformation(np.diag([mpp, mpp, 1.0]) @ to_px)
         set_transformation(element, known, set_all=True)
     if place.table is not None and place.region in copy.shapes:
-        xy_px = _centres(place)
+        xy_px = _centers(place)
         on_image(xy_px, (image.sizes["y"], image.sizes["x"]), f"{place.region!r}")
         if "radius" in copy.shapes[place.region]:
             check_radius(copy.shapes[place.region]["radius"], repr(place.region))

@@ -14,7 +14,7 @@ from hisdiff._keys import SPATIAL
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import chunked, levels_of, section, without_noise
-from hisdiff.io._colour import Stored, to_rgb
+from hisdiff.io._color import Stored, to_rgb
 from hisdiff.io._orient import check_orientation, fits_size, turned
 from hisdiff.io._raster import Raster, open_raster
 from hisdiff.io._scale import (

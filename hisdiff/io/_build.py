@@ -122,10 +122,10 @@ def image_element(levels: Sequence[da.Array], to: Mapping[str, Any]) -> DataTree
     full = levels[0].shape
     for i, level in enumerate(levels):  # pixel centres in pixels of the finest level, as spatialdata has them
         node = element[f"scale{i}"]
-        centres = {
+        centers = {
             axis: (np.arange(level.shape[k]) + 0.5) * (full[k] / level.shape[k]) for k, axis in ((1, "y"), (2, "x"))
         }
-        node.dataset = node.to_dataset().assign_coords(centres)
+        node.dataset = node.to_dataset().assign_coords(centers)
     Image2DModel.validate(element)
     return element
 

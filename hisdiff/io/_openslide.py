@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hisdiff.io._colour import Stored
+from hisdiff.io._color import Stored
 from hisdiff.io._lazy import FileArray
 from hisdiff.io._scale import Source
 

@@ -61,9 +61,9 @@ def check_orientation(raster: Raster, reference: np.ndarray, what: str) -> None:
     reference
         ``(y, x, 3)`` or ``(y, x)`` of any type, of the same extent.
     """
-    known = _standardised(_shrunk(_grey(np.asarray(reference))))
+    known = _standardized(_shrunk(_gray(np.asarray(reference))))
     seen = _thumbnail(raster)
-    if known is None or _standardised(seen) is None:
+    if known is None or _standardized(seen) is None:
         return
     fit: dict[str, float] = {}
     for name, turn in _TURNS.items():
@@ -76,7 +76,7 @@ def check_orientation(raster: Raster, reference: np.ndarray, what: str) -> None:
         resized = np.asarray(
             Image.fromarray(np.ascontiguousarray(candidate)).resize(known.shape[::-1], Image.Resampling.BOX)
         )
-        fit[name] = float(np.mean(_standardised(resized) * known))
+        fit[name] = float(np.mean(_standardized(resized) * known))
     if not fit:
         return
     best = max(fit, key=lambda name: fit[name])
@@ -92,7 +92,7 @@ def check_orientation(raster: Raster, reference: np.ndarray, what: str) -> None:
         )  # fmt: skip
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _gray(image: np.ndarray) -> np.ndarray:
     image = image.astype(np.float32)
     return image if image.ndim == 2 else image[..., :3].mean(axis=-1)
 
@@ -103,7 +103,7 @@ def _shrunk(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
-def _standardised(image: np.ndarray) -> np.ndarray | None:
+def _standardized(image: np.ndarray) -> np.ndarray | None:
     """Return an image of mean 0 and variance 1, None for one that is the same everywhere."""
     spread = image.std()
     return (image - image.mean()) / spread if spread > 1e-3 * max(abs(float(image.mean())), 1e-6) else None
@@ -113,7 +113,7 @@ def _thumbnail(raster: Raster) -> np.ndarray:
     """Return a grey image of 64 pixels a side, without reading all of a large slide that has no pyramid."""
     stored = raster.levels[raster.n_stored - 1]
     if stored.shape[1] * stored.shape[2] <= _CHEAP_PX:
-        return _shrunk(_grey(np.moveaxis(raster.levels[-1].compute(), 0, -1)))
+        return _shrunk(_gray(np.moveaxis(raster.levels[-1].compute(), 0, -1)))
     return _sampled(stored)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from hisdiff._log import logger
 from hisdiff.io._build import CHUNK, extended, levels_of
-from hisdiff.io._colour import Stored, check_channels, to_rgb
+from hisdiff.io._color import Stored, check_channels, to_rgb
 from hisdiff.io._limits import check_decoded
 
 if TYPE_CHECKING:

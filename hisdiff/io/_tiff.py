@@ -10,7 +10,7 @@ import tifffile
 
 from hisdiff._log import logger
 from hisdiff.io._build import chunked
-from hisdiff.io._colour import Stored, check_channels
+from hisdiff.io._color import Stored, check_channels
 from hisdiff.io._lazy import FileArray, Unreadable
 from hisdiff.io._limits import check_decoded
 from hisdiff.io._tiff_scale import tiff_sources
@@ -83,16 +83,16 @@ def _stored(path: Path, index: int, series: tifffile.TiffPageSeries) -> Stored:
         if channels != 1 or page.colormap is None:
             raise ValueError(f"{path} is a palette image of {channels} channels, or has no palette.")
         return Stored(levels, "palette", palette=(np.asarray(page.colormap).T >> 8).astype(np.uint8))
-    colours = {"cmyk": 4, "ycbcr": 3, "rgb": 3}.get(kind, channels)
-    if kind is None or channels < colours:
+    colors = {"cmyk": 4, "ycbcr": 3, "rgb": 3}.get(kind, channels)
+    if kind is None or channels < colors:
         check_channels(channels, series.axes, str(path))
         return Stored(levels)
     # Samples past the colours are opacity only where the file says so.
     opacity = [k for k, extra in enumerate(page.extrasamples) if extra in (1, 2)]
-    alpha = colours + opacity[0] if opacity and colours + opacity[0] < channels else None
+    alpha = colors + opacity[0] if opacity and colors + opacity[0] < channels else None
     premultiplied = alpha is not None and page.extrasamples[opacity[0]] == 1
-    if alpha is None and channels > colours:
-        logger.info("%s: %d channels that are neither colour nor alpha were left out.", path, channels - colours)
+    if alpha is None and channels > colors:
+        logger.info("%s: %d channels that are neither colour nor alpha were left out.", path, channels - colors)
     return Stored(levels, kind, alpha, premultiplied)
 
 
@@ -135,8 +135,8 @@ class _TiffLevel(FileArray):
 
     def __init__(self, path: Path, index: int, level: int, series: tifffile.TiffPageSeries, axes: str) -> None:
         sizes = dict(zip(axes, series.shape))
-        self.colour = next((axis for axis in axes if axis not in "YX" and sizes[axis] > 1), "")
-        super().__init__(path, (sizes.get(self.colour, 1), sizes["Y"], sizes["X"]), series.dtype)
+        self.color = next((axis for axis in axes if axis not in "YX" and sizes[axis] > 1), "")
+        super().__init__(path, (sizes.get(self.color, 1), sizes["Y"], sizes["X"]), series.dtype)
         self.index, self.level, self.axes = index, level, axes
         self.contiguous = series.dataoffset is not None
 
@@ -149,7 +149,7 @@ class _TiffLevel(FileArray):
         return zarr.open_array(tif.series[self.index].aszarr(level=self.level), mode="r"), tif
 
     def _read(self, opened: Any, key: tuple[slice, ...]) -> np.ndarray:
-        wanted = dict(zip((self.colour, "Y", "X"), key))
+        wanted = dict(zip((self.color, "Y", "X"), key))
         box = np.asarray(opened[tuple(wanted.get(axis, 0) for axis in self.axes)])
         left = [axis for axis in self.axes if axis in wanted]
-        return box.transpose([left.index(axis) for axis in (self.colour, "Y", "X")])
+        return box.transpose([left.index(axis) for axis in (self.color, "Y", "X")])

@@ -133,9 +133,9 @@ def draw_locations(ax: Axes, locations: Locations, values: np.ndarray, **style: 
     return collection
 
 
-def ring_locations(ax: Axes, locations: Locations, colour: str) -> Collection:
+def ring_locations(ax: Axes, locations: Locations, color: str) -> Collection:
     """Draw the outlines of locations."""
-    rings = _footprints(ax, locations, facecolors="none", edgecolors=colour, linewidths=1.2, zorder=3)
+    rings = _footprints(ax, locations, facecolors="none", edgecolors=color, linewidths=1.2, zorder=3)
     ax.add_collection(rings, autolim=False)
     return rings
 

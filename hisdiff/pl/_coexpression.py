@@ -12,7 +12,7 @@ from hisdiff._check import listing, positive
 from hisdiff._sdata._expression import table_of
 from hisdiff._stats._modules import heatmap_order
 from hisdiff.pl import _canvas
-from hisdiff.pl._matrices import NAMES, NO_MODULE, Matrix, colour_of, common_genes, label_of, matrices_of, scaling_of
+from hisdiff.pl._matrices import NAMES, NO_MODULE, Matrix, color_of, common_genes, label_of, matrices_of, scaling_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +129,7 @@ def _norm(matrices: Sequence[np.ndarray], limit: float | None) -> tuple[Normaliz
 def _strip(panel: Axes, result: Matrix, *, with_names: bool) -> None:
     strip = panel.inset_axes((-0.05, 0, 0.035, 1))
     strip.imshow(
-        np.array([[to_rgb(colour_of(label))] for label in result.labels]), aspect="auto", interpolation="nearest"
+        np.array([[to_rgb(color_of(label))] for label in result.labels]), aspect="auto", interpolation="nearest"
     )
     strip.set_xticks([])
     for spine in strip.spines.values():
@@ -147,7 +147,7 @@ def _legend(panel: Axes, shown: Sequence[Matrix]) -> None:
     if n_modules == 0:
         return
     handles = [
-        Patch(color=colour_of(i), label=f"M{i + 1}" if i < n_first else f"other {i - n_first + 1}")
+        Patch(color=color_of(i), label=f"M{i + 1}" if i < n_first else f"other {i - n_first + 1}")
         for i in range(n_modules)
     ]
     if any((result.labels < 0).any() for result in shown):

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from hisdiff._check import listing, present
 from hisdiff.pl import _canvas
-from hisdiff.pl._evaluation import MEAN, NORMALISED
+from hisdiff.pl._evaluation import MEAN, NORMALIZED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_RAW, _NORM = ("", "as it is", MEAN, -0.14), ("_norm", "depth-normalised", NORMALISED, 0.14)
+_RAW, _NORM = ("", "as it is", MEAN, -0.14), ("_norm", "depth-normalised", NORMALIZED, 0.14)
 _COLUMNS = 4
 
 
@@ -113,28 +113,26 @@ def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Fig
     # Numbers at the ends of neighbouring axes would read as one.
     figure.set_layout_engine("constrained", w_pad=0.1)
     for i, (ax, name) in enumerate(zip(axes.flat, names)):
-        _draw(ax, table, methods, name, labelled=i % n_columns == 0)
+        _draw(ax, table, methods, name, labeled=i % n_columns == 0)
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
-    both = [colour for suffix, _, colour, _ in (_NORM,) if any(f"{name}{suffix}" in table for name in names)]
+    both = [color for suffix, _, color, _ in (_NORM,) if any(f"{name}{suffix}" in table for name in names)]
     if both:
-        handles = [
-            axes.flat[0].plot([], [], "o", color=colour, label=label)[0] for _, label, colour, _ in (_RAW, _NORM)
-        ]
+        handles = [axes.flat[0].plot([], [], "o", color=color, label=label)[0] for _, label, color, _ in (_RAW, _NORM)]
         figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize="small")
     return figure
 
 
-def _draw(ax: Axes, table: pd.DataFrame, methods: Sequence[str], name: str, *, labelled: bool) -> None:
+def _draw(ax: Axes, table: pd.DataFrame, methods: Sequence[str], name: str, *, labeled: bool) -> None:
     views = [view for view in (_RAW, _NORM) if name + view[0] in table]
-    for suffix, _, colour, shift in views:
+    for suffix, _, color, shift in views:
         for y, method in enumerate(methods):
             values = table.loc[table["method"] == method, name + suffix].to_numpy(dtype=float)
             values = values[np.isfinite(values)]
             height = y + (shift if len(views) > 1 else 0)
-            ax.plot(values, np.full(len(values), height), "o", color=colour, markersize=2.5, alpha=0.4, linewidth=0)
+            ax.plot(values, np.full(len(values), height), "o", color=color, markersize=2.5, alpha=0.4, linewidth=0)
             if len(values):
-                ax.plot(values.mean(), height, "o", color=colour, markersize=6)
+                ax.plot(values.mean(), height, "o", color=color, markersize=6)
     panel = _PANELS[name]
     if panel.log:
         _whole_decades(ax, table[[name + suffix for suffix, *_ in views]].to_numpy(dtype=float))
@@ -142,7 +140,7 @@ def _draw(ax: Axes, table: pd.DataFrame, methods: Sequence[str], name: str, *, l
         ax.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     ax.set_title(panel.title, fontsize="medium")
     ax.set_xlabel(f"{panel.better} is better", fontsize="small", color="0.35")
-    ax.set_yticks(range(len(methods)), methods if labelled else [""] * len(methods))
+    ax.set_yticks(range(len(methods)), methods if labeled else [""] * len(methods))
     controls = set(table.loc[table["fit_s"].isna(), "method"]) if "fit_s" in table else set()
     for label, method in zip(ax.get_yticklabels(), methods):
         label.set_fontstyle("italic" if method in controls else "normal")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Section
 
-N_COLOURS = 3
+N_COLORS = 3
 REACH_SD = 2.0
 """Standard deviations of a component at which its colour is full."""
 MOST_ROWS = 5_000
@@ -136,7 +136,7 @@ def _columns(
 ) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
     """Yield what each panel of a section shows: words for its title, values of the locations, and how they are coloured."""
     if wanted is None:  # every location has a colour of its own
-        yield "", np.arange(len(scores), dtype=float), {"cmap": ListedColormap(_colours(scores)), "clim": (-0.5, len(scores) - 0.5)}  # fmt: skip
+        yield "", np.arange(len(scores), dtype=float), {"cmap": ListedColormap(_colors(scores)), "clim": (-0.5, len(scores) - 0.5)}  # fmt: skip
         return
     for component, share, values in zip(wanted, shares, scores.T):
         yield (
@@ -158,16 +158,16 @@ def _components(sections: list[Section], wanted: list[int] | None) -> tuple[list
     if len(pooled) > MOST_ROWS:
         pooled = pooled[np.random.default_rng(0).choice(len(pooled), MOST_ROWS, replace=False)]
     center, scale = column_scale(pooled)
-    standardised = (pooled - center) / scale
+    standardized = (pooled - center) / scale
     most = min(len(pooled) - 1, pooled.shape[1])
     for component in wanted or [1]:
         if not 1 <= component <= most:
             raise ValueError(
                 f"There is no component {component}: the {len(pooled)} locations have components 1 to {most}."
             )
-    axes, spread = principal_axes(standardised, max(wanted or [N_COLOURS]))
+    axes, spread = principal_axes(standardized, max(wanted or [N_COLORS]))
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    shares = spread**2 / max(float(standardised.var(axis=0, ddof=1).sum()), np.finfo(float).tiny)
+    shares = spread**2 / max(float(standardized.var(axis=0, ddof=1).sum()), np.finfo(float).tiny)
     columns = np.arange(axes.shape[1]) if wanted is None else np.array(wanted) - 1
     axes, spread = axes[:, columns], np.where(spread > 0, spread, 1.0)[columns]
     # The scale goes to the axes, not to the values, which would be copied.
@@ -175,7 +175,7 @@ def _components(sections: list[Section], wanted: list[int] | None) -> tuple[list
     return [each @ project - center @ project for each in values], shares[columns]
 
 
-def _colours(scores: np.ndarray) -> np.ndarray:
+def _colors(scores: np.ndarray) -> np.ndarray:
     """Return RGB ``(n, 3)`` in 0 to 1 for up to three scores in standard deviations."""
     from skimage.color import lab2rgb
 
@@ -190,7 +190,7 @@ def _legend(panel: Axes, shares: np.ndarray) -> None:
         scores: Any = np.zeros((RAMP_STEPS, len(shares)))
         scores[:, which] = np.linspace(-REACH_SD, REACH_SD, RAMP_STEPS)
         ramp = panel.inset_axes((1.03, 1 - height - which * (height + 0.12), 0.04, height))
-        ramp.imshow(_colours(scores)[:, None], origin="lower", aspect="auto", extent=(0, 1, -REACH_SD, REACH_SD))
+        ramp.imshow(_colors(scores)[:, None], origin="lower", aspect="auto", extent=(0, 1, -REACH_SD, REACH_SD))
         ramp.set_xticks([])
         ramp.yaxis.tick_right()
         labels = [f"\N{MINUS SIGN}{REACH_SD:g} sd", "0", f"{REACH_SD:g} sd"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Okabe-Ito: told apart with any colour vision.
 MEASURED, MEAN, DRAW = "0.2", "#0072b2", "#e69f00"
-NORMALISED = "#e69f00"
+NORMALIZED = "#e69f00"
 
 
 def evaluation(
@@ -168,15 +168,15 @@ def _density(ax: Axes, pair: _Pair) -> None:
     _open(ax)
 
 
-def _histogram(ax: Axes, raw: np.ndarray, normalised: np.ndarray | None) -> None:
+def _histogram(ax: Axes, raw: np.ndarray, normalized: np.ndarray | None) -> None:
     bins = np.linspace(-1, 1, 41).tolist()
-    for values, name, colour in ((raw, "as it is", MEAN), (normalised, "depth-normalised", NORMALISED)):
+    for values, name, color in ((raw, "as it is", MEAN), (normalized, "depth-normalised", NORMALIZED)):
         if values is None or not np.isfinite(values).any():
             continue
         median = float(np.nanmedian(values))
-        ax.hist(values[np.isfinite(values)], bins=bins, color=colour, alpha=0.55, label=f"{name}: median {median:.2f}")
-        ax.axvline(median, color=colour, linewidth=1.2)
-    finite = [v[np.isfinite(v)] for v in (raw, normalised) if v is not None]
+        ax.hist(values[np.isfinite(values)], bins=bins, color=color, alpha=0.55, label=f"{name}: median {median:.2f}")
+        ax.axvline(median, color=color, linewidth=1.2)
+    finite = [v[np.isfinite(v)] for v in (raw, normalized) if v is not None]
     ax.set_xlim(min([-0.2, *(v.min() for v in finite if len(v))]) - 0.05, 1)
     ax.set_xlabel("correlation of the gene (Pearson)")
     ax.set_ylabel("genes")
@@ -190,9 +190,9 @@ def _moments(ax: Axes, pair: _Pair, moment: str) -> None:
     measured = over_spots(pair.measured, axis=0)
     order = np.argsort(measured, kind="stable")
     rank = np.arange(len(order))
-    for values, name, colour in ((pair.mean, "mean of draws", MEAN), (pair.draw, "single draw", DRAW)):
+    for values, name, color in ((pair.mean, "mean of draws", MEAN), (pair.draw, "single draw", DRAW)):
         if values is not None:
-            ax.plot(rank, over_spots(values, axis=0)[order], ".", color=colour, markersize=3, alpha=0.8, label=name)
+            ax.plot(rank, over_spots(values, axis=0)[order], ".", color=color, markersize=3, alpha=0.8, label=name)
     ax.plot(rank, measured[order], color=MEASURED, linewidth=1.4, label="measured")
     ax.set_xlabel(f"genes by measured {moment}")
     ax.set_ylabel(f"{moment} over spots, {LOG_COUNTS}")

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 LOW_ACCURACY = 0.1
 """Below this expected correlation a predicted map is marked: it shows little of the gene."""
 WARNING_SIGN = "\N{WARNING SIGN}"
-WARNING_COLOUR = "#b2182b"
-RING_COLOUR = "#00d5ff"  # neither in the stain nor in the colour maps
+WARNING_COLOR = "#b2182b"
+RING_COLOR = "#00d5ff"  # neither in the stain nor in the colour maps
 
 
 def gene_map(
@@ -215,7 +215,7 @@ def _panels(
             _canvas.scale_bar(panel, box)
             strange = _strange(view, info)
             if strange.any():
-                view.marks.ring(panel, strange, RING_COLOUR)
+                view.marks.ring(panel, strange, RING_COLOR)
             panel.set_title(
                 **_title(view.table, gene, columns[gene], info, bool(strange.any())), loc="left", fontsize="medium"
             )
@@ -242,5 +242,5 @@ def _title(table: AnnData, gene: str, column: int, info: LayerInfo, ringed: bool
         return {"label": title}
     expected = f"expected r = {accuracy:.2f}"
     if accuracy < LOW_ACCURACY:
-        return {"label": f"{WARNING_SIGN} {title} (weak: {expected})", "color": WARNING_COLOUR}
+        return {"label": f"{WARNING_SIGN} {title} (weak: {expected})", "color": WARNING_COLOR}
     return {"label": f"{title} ({expected})"}

@@ -34,7 +34,7 @@ class Marks(Protocol):
     def draw(self, ax: Axes, values: np.ndarray, **style: Any) -> ScalarMappable:
         """Draw them coloured by values ``(n,)``; those with NaN are left out. Style: ``norm``, ``cmap``, ``alpha``."""
 
-    def ring(self, ax: Axes, chosen: np.ndarray, colour: str) -> None:
+    def ring(self, ax: Axes, chosen: np.ndarray, color: str) -> None:
         """Outline those that are chosen, bool ``(n,)``."""
 
 
@@ -51,8 +51,8 @@ class Footprints:
     def draw(self, ax: Axes, values: np.ndarray, **style: Any) -> ScalarMappable:
         return _canvas.draw_locations(ax, self.locations, values, **style)
 
-    def ring(self, ax: Axes, chosen: np.ndarray, colour: str) -> None:
-        _canvas.ring_locations(ax, self.locations.take(chosen), colour)
+    def ring(self, ax: Axes, chosen: np.ndarray, color: str) -> None:
+        _canvas.ring_locations(ax, self.locations.take(chosen), color)
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Raster:
         style |= {"extent": (0, width, height, 0), "origin": "upper", "transform": self._to_panel(ax), "zorder": 2}
         return ax.imshow(np.ma.masked_invalid(pixels), **style)
 
-    def ring(self, ax: Axes, chosen: np.ndarray, colour: str) -> None:
+    def ring(self, ax: Axes, chosen: np.ndarray, color: str) -> None:
         # A frame of nothing closes the outline at the border.
         inside = np.pad(np.append(chosen, False)[self.labels.location], 1)
         y, x = (np.arange(size) - 0.5 for size in inside.shape)
-        style: dict[str, Any] = {"colors": [colour], "linewidths": 1.2, "transform": self._to_panel(ax), "zorder": 3}
+        style: dict[str, Any] = {"colors": [color], "linewidths": 1.2, "transform": self._to_panel(ax), "zorder": 3}
         ax.contour(x, y, inside, levels=[0.5], **style)
 
     def _to_panel(self, ax: Axes) -> Transform:

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # Okabe-Ito and three more: told apart with any colour vision, and named in the legend besides.
-MODULE_COLOURS = (
+MODULE_COLORS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000", "#8c6bb1", "#8c510a", "#80cdc1",
 )  # fmt: skip
 NO_MODULE = "#d9d9d9"
 NAMES = {"spearman": "Spearman's correlation", "pearson": "Pearson's correlation", "lee": "Lee's L"}
 
 
-def colour_of(label: int) -> str:
+def color_of(label: int) -> str:
     """Return the colour of a module, grey for none."""
-    return NO_MODULE if label < 0 else MODULE_COLOURS[label % len(MODULE_COLOURS)]
+    return NO_MODULE if label < 0 else MODULE_COLORS[label % len(MODULE_COLORS)]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hisdiff import _keys
 from hisdiff._check import positive
 from hisdiff._sdata._expression import table_of
 from hisdiff.pl import _canvas
-from hisdiff.pl._matrices import colour_of, common_genes, label_of, matrices_of
+from hisdiff.pl._matrices import color_of, common_genes, label_of, matrices_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,12 +103,12 @@ def coexpression_network(
     nodes = sorted(graph, key=lambda node: -graph.degree[node])
     degree = np.array([graph.degree[node] for node in nodes])
     points = np.array([place[node] for node in nodes])
-    colours = [colour_of(result.labels[node]) for node in nodes]
+    colors = [color_of(result.labels[node]) for node in nodes]
     ax.scatter(
         points[:, 0],
         points[:, 1],
         s=25 + 90 * degree / degree.max(),
-        c=colours,
+        c=colors,
         edgecolors="white",
         linewidths=0.8,
         zorder=2,
@@ -121,9 +121,7 @@ def coexpression_network(
         fontsize="medium",
     )
     handles: list[Any] = [
-        Line2D(
-            [], [], marker="o", linestyle="", color=colour_of(label), label=f"M{label + 1}" if label >= 0 else "none"
-        )
+        Line2D([], [], marker="o", linestyle="", color=color_of(label), label=f"M{label + 1}" if label >= 0 else "none")
         for label in sorted({int(result.labels[node]) for node in nodes}, key=lambda label: (label < 0, label))
     ]
     if any(edge["sign"] < 0 for _, _, edge in graph.edges(data=True)):

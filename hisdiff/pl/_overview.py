@@ -40,8 +40,8 @@ MOST_RINGS = 3_000
 """Spots whose outlines are drawn on the image: more would hide it."""
 MOST_ROWS = 2_000
 """Rows that tell which gene varies most."""
-OUTLINE_COLOUR = "#1a1a1a"
-SPOT_COLOUR = "#0072b2"
+OUTLINE_COLOR = "#1a1a1a"
+SPOT_COLOR = "#0072b2"
 
 
 def overview(
@@ -215,7 +215,7 @@ def _draw(
         if section.tissue is not None:
             _outline(ax, section.tissue)
         if section.spots is not None and len(section.spots) <= MOST_RINGS:
-            _canvas.ring_locations(ax, section.spots, SPOT_COLOUR).set_linewidth(0.6)
+            _canvas.ring_locations(ax, section.spots, SPOT_COLOR).set_linewidth(0.6)
     _canvas.scale_bar(ax, box)
     ax.set_title(panel.title, loc="left", fontsize="medium")
 
@@ -223,7 +223,7 @@ def _draw(
 def _outline(ax: Axes, tissue: Any) -> None:
     rings = [ring for part in shapely.get_parts(tissue) for ring in (part.exterior, *part.interiors)]
     lines = LineCollection(
-        [shapely.get_coordinates(ring) for ring in rings], colors=OUTLINE_COLOUR, linewidths=1.0, zorder=3
+        [shapely.get_coordinates(ring) for ring in rings], colors=OUTLINE_COLOR, linewidths=1.0, zorder=3
     )
     ax.add_collection(lines, autolim=False)
 

@@ -21,7 +21,7 @@ HELD_OUT = "val_"
 CRITERION = "val_score"
 """Value on held-out tissue that decides which weights are kept: those of its lowest point."""
 # Okabe-Ito: told apart with any colour vision.
-TRAINING_COLOUR, HELD_OUT_COLOUR, BEST_COLOUR = "0.45", "#0072b2", "#b2182b"
+TRAINING_COLOR, HELD_OUT_COLOR, BEST_COLOR = "0.45", "#0072b2", "#b2182b"
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps, and the value at each."""
@@ -75,13 +75,13 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
             held_out = key.startswith(HELD_OUT)
             steps, values = curves[key]
             panel.plot(
-                steps, values, color=HELD_OUT_COLOUR if held_out else TRAINING_COLOUR, linewidth=1.2,
+                steps, values, color=HELD_OUT_COLOR if held_out else TRAINING_COLOR, linewidth=1.2,
                 marker="." if len(steps) < 40 else "", label="held-out tissue" if held_out else "training",
             )  # fmt: skip
         if CRITERION in curves:
             steps, values = curves[CRITERION]
             best = steps[np.argmin(values)]
-            panel.axvline(best, color=BEST_COLOUR, linestyle="--", linewidth=1, label=f"best: step {best:g}")
+            panel.axvline(best, color=BEST_COLOR, linestyle="--", linewidth=1, label=f"best: step {best:g}")
         panel.set_xlabel("step")
         panel.set_ylabel(name.replace("_", " "))
         panel.spines[["top", "right"]].set_visible(False)

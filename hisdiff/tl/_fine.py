@@ -63,7 +63,7 @@ class FinePredictor:
 
     def bins(self, ij: np.ndarray) -> Prediction:
         """Predict bins ``(n, 2)``, (row, column)."""
-        return self._summarise(Locations.bins(ij, self.resolution_um), None)
+        return self._summarize(Locations.bins(ij, self.resolution_um), None)
 
     def locations(self, where: Locations) -> Prediction:
         """Predict locations with a footprint, as the sums over the bins in it, by area."""
@@ -71,9 +71,9 @@ class FinePredictor:
         bins = Locations.bins(ij, self.resolution_um)
         if where.z_um is not None:  # one level: see _sdata._at
             bins = replace(bins, z_um=np.full(len(ij), where.z_um[0]))
-        return self._summarise(bins, overlap(where, ij, self.resolution_um))
+        return self._summarize(bins, overlap(where, ij, self.resolution_um))
 
-    def _summarise(self, bins: Locations, share: Any) -> Prediction:
+    def _summarize(self, bins: Locations, share: Any) -> Prediction:
         area = self.resolution_um**2 / self.field.footprint_um2
         blend = None if self.agreement is None else self.agreement.blend(bins)
 

@@ -68,9 +68,9 @@ def label_section(
     gene = np.where(
         inside, unit_range(raster.paint(programme(values, options["n_required"], options["pool"])), inside), 0
     )
-    grey = np.where(inside, unit_range(area.grey(), inside), 0)
+    gray = np.where(inside, unit_range(area.gray(), inside), 0)
     labels = segment(
-        np.stack([grey, gene]),
+        np.stack([gray, gene]),
         n_labels=options["n_labels"],
         continuity_weight=options["continuity"],
         least_px=max(_LEAST_PX, _LEAST_PART * min(inside.shape) ** 2),

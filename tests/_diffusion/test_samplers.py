@@ -9,7 +9,7 @@ from hisdiff._diffusion._samplers import SAMPLERS, denoiser
 from hisdiff._diffusion._schedule import Schedule, linear_betas
 from hisdiff._nn._conditioner import TimestepEmbedder
 from hisdiff._nn._dit import DiT
-from hisdiff._nn._initialize import initialise
+from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._noise import BlockNoise
 
 DIFFUSION = Schedule.from_betas(linear_betas())
@@ -248,7 +248,7 @@ def test_euler_equals_diffusers(diffusers):
 @pytest.fixture(scope="module")
 def network() -> DiT:
     generator = torch.Generator().manual_seed(0)
-    network = initialise(DiT(6, hidden=24, depth=2, heads=4), generator).eval()
+    network = initialize(DiT(6, hidden=24, depth=2, heads=4), generator).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)
     return network.requires_grad_(False)

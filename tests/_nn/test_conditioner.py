@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hisdiff._nn._conditioner import Conditioner, SetAttention, TimestepEmbedder
-from hisdiff._nn._initialize import initialise
+from hisdiff._nn._initialize import initialize
 
 B, D, C = 6, 32, 20
 
@@ -21,7 +21,7 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def made(**kwargs) -> Conditioner:
-    module = initialise(Conditioner(D, C, fusion_hidden=40, **kwargs), generator()).eval()
+    module = initialize(Conditioner(D, C, fusion_hidden=40, **kwargs), generator()).eval()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator(len(parameter)))
@@ -39,7 +39,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def test_set_attention_equals_torch_multi_head_attention():
-    ours = initialise(SetAttention(D, 4), generator())
+    ours = initialize(SetAttention(D, 4), generator())
     nn.init.normal_(ours.in_proj.bias, generator=generator(1))
     theirs = nn.MultiheadAttention(D, 4, batch_first=True)
     theirs.load_state_dict(
@@ -106,7 +106,7 @@ def test_batches_of_any_size_give_the_same_condition(conditioner, size):
 
 @pytest.mark.parametrize(("embedding_dim", "width", "heads"), [(30, 32, 8), (30, None, 6), (32, 16, 8)])
 def test_any_length_of_embedding_is_taken_with_a_width_that_the_heads_divide(embedding_dim, width, heads):
-    module = initialise(Conditioner(embedding_dim, C, width=width, heads=heads), generator())
+    module = initialize(Conditioner(embedding_dim, C, width=width, heads=heads), generator())
     shape = module(randn(B, embedding_dim), randn(B, 9, embedding_dim), randn(B, 49, embedding_dim)).shape
     assert shape == (B, C)
 
@@ -142,6 +142,6 @@ def test_times_are_coded_by_cosines_then_sines():
 
 
 def test_whole_and_fractional_times_are_taken():
-    embedder = initialise(TimestepEmbedder(8), generator())
+    embedder = initialize(TimestepEmbedder(8), generator())
     torch.testing.assert_close(embedder(torch.tensor([5])), embedder(torch.tensor([5.0])))
     assert not torch.equal(embedder(torch.tensor([5.5])), embedder(torch.tensor([5.0])))

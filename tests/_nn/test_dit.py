@@ -6,7 +6,7 @@ from torch import nn
 
 from hisdiff._nn._conditioner import Conditioner
 from hisdiff._nn._dit import DiT
-from hisdiff._nn._initialize import initialise
+from hisdiff._nn._initialize import initialize
 
 G, H = 10, 24
 
@@ -39,7 +39,7 @@ def test_the_published_network_has_the_published_number_of_parameters():
 
 
 def test_the_output_is_zero_at_the_start_and_every_parameter_learns_after_a_few_steps():
-    network = initialise(small(), generator())
+    network = initialize(small(), generator())
     x, t, condition = randn(3, G), torch.tensor([1, 500, 999]), randn(3, H, seed=1)
     assert not network(x, t, condition).any()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -108,7 +108,7 @@ def test_the_generator_alone_decides_the_starting_weights():
     for seed in (0, 0, 1):
         network = small()
         after_construction = torch.random.get_rng_state()
-        networks.append(initialise(network, generator(seed)))
+        networks.append(initialize(network, generator(seed)))
         assert torch.equal(torch.random.get_rng_state(), after_construction)
     torch.random.set_rng_state(torch_state)
     first, again, other = (network.state_dict() for network in networks)
@@ -117,7 +117,7 @@ def test_the_generator_alone_decides_the_starting_weights():
 
 
 def test_linear_layers_start_by_xavier_with_zero_bias():
-    layer = initialise(nn.Sequential(nn.Linear(300, 100)), generator())[0]
+    layer = initialize(nn.Sequential(nn.Linear(300, 100)), generator())[0]
     bound = (6 / 400) ** 0.5
     assert layer.weight.abs().max() <= bound
     assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)

@@ -39,10 +39,10 @@ def test_statistics_are_those_of_the_lattice_inside_the_tissue(embedded):
     np.testing.assert_allclose(section.dense.std, vectors.std(axis=0), rtol=1e-4)
 
 
-def test_without_a_dense_form_or_an_image_there_is_no_source(make_section, colour_encoder):
+def test_without_a_dense_form_or_an_image_there_is_no_source(make_section, color_encoder):
     sdata = make_section(side=4)
     assert read_sections(sdata)[0].section.dense is None  # nothing says which encoder is meant
-    hd.pp.embed(sdata, colour_encoder)
+    hd.pp.embed(sdata, color_encoder)
     section = read_sections(sdata)[0].section
     assert section.dense is None
     assert dense_features(None, None, "texture", section.tissue) is None

@@ -21,8 +21,8 @@ def test_one_section_is_cut_into_contiguous_blocks_of_equal_size():
     xy = lattice(20, 30)
     block = folds_of([xy], n_blocks=5)
     assert set(np.bincount(block)) <= {119, 120, 121}
-    neighbours = cKDTree(xy).query(xy, k=5)[1][:, 1:]
-    assert (block[neighbours] == block[:, None]).mean() > 0.85
+    neighbors = cKDTree(xy).query(xy, k=5)[1][:, 1:]
+    assert (block[neighbors] == block[:, None]).mean() > 0.85
 
 
 def test_blocks_do_not_depend_on_the_order_of_spots():

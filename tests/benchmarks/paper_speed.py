@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from hisdiff._nn._initialize import initialise
+from hisdiff._nn._initialize import initialize
 from hisdiff._section import FeatureSpec, Locations, Section, depth_of
 from hisdiff._training._loop import generator_for
 from hisdiff.encoders import get
@@ -70,7 +70,7 @@ def paper_step_seconds(n_spots: int, n_genes: int, n_steps: int) -> float:
     """Return the time of one step for one draw."""
     config = HisDiffConfig.preset("paper")
     sizes = Sizes.of(config, n_genes, UNI_DIM)
-    network = initialise(GeneNetwork.of(config, sizes), generator_for(0, -1))
+    network = initialize(GeneNetwork.of(config, sizes), generator_for(0, -1))
     model = GeneModel(config, sizes, network, GeneScale.identity(UNI_DIM, n_genes), depth=0.0, pitch_um=None)
     target = section(n_spots, n_genes, UNI_DIM, 0)
     fitted = FittedHisDiff(target.genes, config, model)

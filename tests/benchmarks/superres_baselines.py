@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NEAREST, LINEAR, INVERSE = "nearest spot", "linear interpolation", "inverse distance"
 INTERPOLATIONS = (NEAREST, LINEAR, INVERSE)
-_NEIGHBOURS = 4
+_NEIGHBORS = 4
 _COMPONENTS = 64
 _AROUND = (9, 49)
 _PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -31,7 +31,7 @@ def interpolated(spots: Locations, counts: np.ndarray, targets: Locations) -> di
     """Return the counts of targets, ``(n, G)`` for each kind of interpolation of the counts per area of spots."""
     density = counts / np.square(spots.radius_um)[:, None]
     area = np.square(targets.radius_um)[:, None]
-    distance, index = cKDTree(spots.xy_um).query(targets.xy_um, k=_NEIGHBOURS)
+    distance, index = cKDTree(spots.xy_um).query(targets.xy_um, k=_NEIGHBORS)
     weight = 1 / np.maximum(distance, 1e-6) ** 2
     linear = LinearNDInterpolator(spots.xy_um, density)(targets.xy_um)
     nearest = density[index[:, 0]]
@@ -59,10 +59,10 @@ def rescaled(counts: np.ndarray, spots: Locations, measured: np.ndarray, targets
     factor = np.where(sums > 0, measured / np.where(sums > 0, sums, 1), 1)
     covered = np.asarray(share.sum(axis=0)).ravel()
     inside = (share.T @ factor) / np.where(covered > 0, covered, 1)[:, None]
-    distance, index = cKDTree(spots.xy_um).query(targets.xy_um, k=_NEIGHBOURS)
+    distance, index = cKDTree(spots.xy_um).query(targets.xy_um, k=_NEIGHBORS)
     weight = 1 / np.maximum(distance, 1e-6) ** 2
     weight /= weight.sum(axis=1, keepdims=True)
-    rows = np.repeat(np.arange(len(targets)), _NEIGHBOURS)
+    rows = np.repeat(np.arange(len(targets)), _NEIGHBORS)
     blend = sparse.csr_matrix((weight.ravel(), (rows, index.ravel())), shape=(len(targets), len(spots)))
     return counts * np.where(covered[:, None] > 0, inside, blend @ factor)
 
@@ -100,9 +100,9 @@ class DenseRidge:
     def fit(cls, sections: Sequence[Section], bin_um: float) -> DenseRidge:
         """Fit on sections with spots, counts and a dense embedding; the penalty is chosen by leaving out sections."""
         under = [Footprints.of(section.spots, bin_um) for section in sections]
-        raw = Inputs(standardise=True)
+        raw = Inputs(standardize=True)
         parts = [scaled_under(s.dense, bins, bin_um, raw) for s, bins in zip(sections, under)]
-        inputs = Inputs.fit(parts, _COMPONENTS, standardise=True, whiten=False)
+        inputs = Inputs.fit(parts, _COMPONENTS, standardize=True, whiten=False)
         own = [bins.share @ inputs.projected(part) for bins, part in zip(under, parts)]
         features = [_with_context(values, s.spots, s.spots, values) for values, s in zip(own, sections)]
         area = float(np.mean(np.concatenate([np.square(s.spots.radius_um) for s in sections])))

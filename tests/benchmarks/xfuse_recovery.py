@@ -65,14 +65,14 @@ def two_metagenes(side_px: int = 256, mpp: float = 4.0):
     rng = np.random.default_rng(0)
     field = gaussian_filter(rng.normal(size=(side_px, side_px)), side_px / 16, mode="wrap")
     share = 1 / (1 + np.exp(-4 * field / field.std()))
-    colour = share[..., None] * [200, 110, 150] + (1 - share[..., None]) * [110, 80, 170]
-    pixels = np.clip(colour + rng.normal(0, 12, (side_px, side_px, 3)), 0, 255).astype(np.uint8)
+    color = share[..., None] * [200, 110, 150] + (1 - share[..., None]) * [110, 80, 170]
+    pixels = np.clip(color + rng.normal(0, 12, (side_px, side_px, 3)), 0, 255).astype(np.uint8)
     side_um, radius = side_px * mpp, 27.5
-    centres = np.stack(np.meshgrid(*[np.arange(50, side_um, 100)] * 2), axis=-1).reshape(-1, 2)
-    labels = paint(centres[:, ::-1] / mpp, np.full(len(centres), radius / mpp), share.shape)
+    centers = np.stack(np.meshgrid(*[np.arange(50, side_um, 100)] * 2), axis=-1).reshape(-1, 2)
+    labels = paint(centers[:, ::-1] / mpp, np.full(len(centers), radius / mpp), share.shape)
     profile = rng.gamma(1, 0.05, (2, 40))
     density = np.stack([share, 1 - share], axis=-1) @ profile
-    rate = np.stack([density[labels == k + 1].sum(axis=0) for k in range(len(centres))])
+    rate = np.stack([density[labels == k + 1].sum(axis=0) for k in range(len(centers))])
     counts = csr_matrix(rng.negative_binomial(rate + 1e-6, 0.5).astype(np.float32))
 
     class Image:
@@ -87,7 +87,7 @@ def two_metagenes(side_px: int = 256, mpp: float = 4.0):
 
     genes = np.array([f"G{i}" for i in range(40)])
     made = Section(
-        "simulated", genes, counts, Locations(centres, radius), Image(), tissue=shapely.box(*Image.bounds_um)
+        "simulated", genes, counts, Locations(centers, radius), Image(), tissue=shapely.box(*Image.bounds_um)
     )
     return made.with_panel(genes), share
 

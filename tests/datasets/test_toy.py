@@ -57,8 +57,8 @@ class TestForm:
         table = small.tables["table"]
         assert sparse.issparse(table.X)
         assert (table.X.format, table.X.dtype) == ("csr", np.float32)
-        centres = small.shapes["toy"].loc[table.obs["instance_id"]].geometry.get_coordinates()
-        np.testing.assert_allclose(centres, table.obsm["spatial"])
+        centers = small.shapes["toy"].loc[table.obs["instance_id"]].geometry.get_coordinates()
+        np.testing.assert_allclose(centers, table.obsm["spatial"])
         assert small.shapes["toy"].radius.to_numpy() * 0.5 == pytest.approx(27.5)
 
     def test_spots_are_a_visium_array(self, toy: SpatialData) -> None:
@@ -126,11 +126,11 @@ class TestSections:
         assert len(set(depths)) == 4
         assert all(0.4 <= depth <= 1.6 for depth in depths)
         # Colour of what is neither white nor nucleus.
-        colours = []
+        colors = []
         for i, section in enumerate(sections):
             image = pixels(section, f"toy{i + 1}").reshape(3, -1)
-            colours.append(np.median(image[:, (image[1] > 120) & (image[1] < 190)], axis=1))
-        shift = np.abs(np.diff(colours, axis=0)).max(axis=1)
+            colors.append(np.median(image[:, (image[1] > 120) & (image[1] < 190)], axis=1))
+        shift = np.abs(np.diff(colors, axis=0)).max(axis=1)
         assert (shift > 3).all()
 
 

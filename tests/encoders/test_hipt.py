@@ -30,7 +30,7 @@ class Picture:
         return out
 
 
-def randomised(network: Transformer, seed: int) -> dict[str, torch.Tensor]:
+def randomized(network: Transformer, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in network.state_dict().items()}
 
@@ -39,8 +39,8 @@ def randomised(network: Transformer, seed: int) -> dict[str, torch.Tensor]:
 def folder(tmp_path_factory) -> Path:
     """Small networks in the layout of the released checkpoints: student and teacher, with prefixes and a head."""
     made = tmp_path_factory.mktemp("hipt")
-    first = randomised(Transformer(24, 1, PixelTokens(24)), 0)
-    second = randomised(Transformer(12, 1, VectorTokens(24, 12)), 1)
+    first = randomized(Transformer(24, 1, PixelTokens(24)), 0)
+    second = randomized(Transformer(12, 1, VectorTokens(24, 12)), 1)
     for name, state, old in (
         ("vit256_small_dino.pth", first, "patch_embed.proj."),
         ("vit4k_xs_dino.pth", second, "phi.0."),
@@ -127,8 +127,8 @@ def test_dense_features_are_those_of_the_networks_one_by_one(encoder, image):
     for part, values, side in ((told[..., :12], above, 16), (told[..., 12:36], tokens, 4)):
         smooth = uniform_filter(values[: size[0], : size[1]], (side, side, 0), mode="reflect")
         np.testing.assert_allclose(part, smooth[:37, :43], rtol=2e-3, atol=2e-3)
-    colour = padded[:592, :688].reshape(37, 16, 43, 16, 3).mean(axis=(1, 3)) / 255
-    np.testing.assert_allclose(told[..., 36:], colour, atol=1e-3)
+    color = padded[:592, :688].reshape(37, 16, 43, 16, 3).mean(axis=(1, 3)) / 255
+    np.testing.assert_allclose(told[..., 36:], color, atol=1e-3)
 
 
 def test_box_filters_have_the_published_windows():

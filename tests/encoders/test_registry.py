@@ -26,7 +26,7 @@ NAMES = [
 ]
 
 
-class MeanColour:
+class MeanColor:
     spec = EncoderSpec("mean-colour", "1", 3, 8, 1.0)
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
@@ -38,11 +38,11 @@ def test_names_are_sorted_and_complete():
 
 
 def test_an_object_that_meets_the_protocol_is_returned_as_it_is():
-    own = MeanColour()
+    own = MeanColor()
     assert encoders.get(own) is own
 
 
-@pytest.mark.parametrize("wrong", [3, None, MeanColour, object()])
+@pytest.mark.parametrize("wrong", [3, None, MeanColor, object()])
 def test_what_is_no_encoder_is_a_type_error(wrong):
     with pytest.raises(TypeError, match="encode"):
         encoders.get(wrong)

@@ -66,8 +66,8 @@ def test_patches_of_another_form_are_refused(wrong):
 def test_haematoxylin_and_eosin_are_told_apart():
     for stain in (0, 1):
         density = 0.5 * _texture._STAINS[stain]
-        colour = np.round(256 * 10**-density - 1).astype(np.uint8)
-        level = next(pyramid(np.broadcast_to(colour, (4, 4, 3))))
+        color = np.round(256 * 10**-density - 1).astype(np.uint8)
+        level = next(pyramid(np.broadcast_to(color, (4, 4, 3))))
         np.testing.assert_allclose(level[:2, 0, 0], [0.5, 0.0] if stain == 0 else [0.0, 0.5], atol=0.01)
         np.testing.assert_allclose(level[2], density.mean(), atol=0.01)
 

@@ -86,14 +86,14 @@ def test_what_is_out_of_reach_does_not_count(image):
 
 
 def test_the_windows_have_the_size_that_is_stated():
-    centres = np.array([400.3])
+    centers = np.array([400.3])
     windows = dense._Windows.of(FORMS[0])
     blocks = np.arange(100) * windows.block
     for sigma, side_um in zip(windows.sigmas, FORMS[0].dense_um):
-        weights = dense._weights(centres, 100, sigma, windows.block)[0]
-        spread = np.sqrt(np.sum(weights * (blocks - centres) ** 2)) * 0.7
+        weights = dense._weights(centers, 100, sigma, windows.block)[0]
+        spread = np.sqrt(np.sum(weights * (blocks - centers) ** 2)) * 0.7
         assert spread == pytest.approx(side_um / np.sqrt(12), rel=0.03)
-        assert np.sum(weights * blocks) == pytest.approx(centres[0], abs=0.1)
+        assert np.sum(weights * blocks) == pytest.approx(centers[0], abs=0.1)
 
 
 def test_block_moments_are_means_over_pixels():
@@ -107,10 +107,10 @@ def test_block_moments_are_means_over_pixels():
     np.testing.assert_allclose(moments[:, 1, 2], np.concatenate(expected), rtol=1e-5, atol=1e-7)
 
 
-def test_the_dense_spec_says_what_decides_the_values(colour_encoder):
+def test_the_dense_spec_says_what_decides_the_values(color_encoder):
     spec = dense_spec_of(encoders.get("texture"))
     assert (spec.encoder, spec.dim, spec.mpp, spec.patch_um) == ("texture", 144, 0.7, 32.0)
-    assert dense_spec_of(colour_encoder) is None
+    assert dense_spec_of(color_encoder) is None
 
 
 def test_an_anchored_image_is_read_at_its_own_resolution_only(image):

@@ -216,7 +216,7 @@ class Rounding(torch.nn.Module):
 def test_bfloat16_is_used_only_where_embeddings_stay_within_one_percent(monkeypatch, loss, used):
     monkeypatch.setattr(_torch, "multiplies_bf16", lambda device: True)
     spec = encoders.EncoderSpec("own", "1", 1, 32, 0.5)
-    encoder = TorchEncoder(spec, lambda: Rounding(loss), lambda network, batch: network(batch), *RECIPES["uni"].colours)
+    encoder = TorchEncoder(spec, lambda: Rounding(loss), lambda network, batch: network(batch), *RECIPES["uni"].colors)
     assert encoder.to("cpu").precision == used
 
 

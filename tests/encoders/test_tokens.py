@@ -29,13 +29,13 @@ def image() -> ArrayImage:
     return Array(np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8))
 
 
-def colours(layout: Layout, windows: np.ndarray) -> np.ndarray:
+def colors(layout: Layout, windows: np.ndarray) -> np.ndarray:
     """The mean colour of each token: knows nothing of the window."""
     n, px = layout.per_side, layout.token_px
     return windows.reshape(-1, n, px, n, px, 3).mean(axis=(2, 4)).reshape(len(windows), n * n, 3).astype(np.float32)
 
 
-def dense(layout: Layout, image: ArrayImage, box, resolution, read=colours, batch_size=5) -> np.ndarray:
+def dense(layout: Layout, image: ArrayImage, box, resolution, read=colors, batch_size=5) -> np.ndarray:
     return _tokens.encode_dense(lambda w: read(layout, w), layout, image, box, resolution, batch_size=batch_size)
 
 
@@ -63,9 +63,7 @@ def off_at_the_border(layout: Layout, windows: np.ndarray) -> np.ndarray:
     n = layout.per_side
     place = np.abs(np.linspace(-1, 1, n))
     border = np.maximum(place[:, None], place[None]).reshape(-1)
-    return (
-        colours(layout, windows) / 255 + (border[None] * (1 + windows.mean(axis=(1, 2, 3))[:, None] / 255))[..., None]
-    )
+    return colors(layout, windows) / 255 + (border[None] * (1 + windows.mean(axis=(1, 2, 3))[:, None] / 255))[..., None]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

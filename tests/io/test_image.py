@@ -306,7 +306,7 @@ def test_a_wrong_mpp_is_refused(tmp_path: Path, pixels: np.ndarray, mpp: object,
 
 def test_openslide_reads_the_same_pixels(tmp_path: Path) -> None:
     pytest.importorskip("openslide")
-    from hisdiff.io._colour import to_rgb
+    from hisdiff.io._color import to_rgb
     from hisdiff.io._openslide import open_slide
 
     pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)

@@ -162,8 +162,8 @@ class TestVisiumHD:
         table = sdata.tables["table"]
         assert table.shape == (80, 4)
         assert (table.X.format, table.X.dtype) == ("csr", np.float32)
-        centres = sdata.shapes["crc"].loc[table.obs["instance_id"]].centroid.get_coordinates()
-        np.testing.assert_allclose(centres, table.obsm["spatial"])
+        centers = sdata.shapes["crc"].loc[table.obs["instance_id"]].centroid.get_coordinates()
+        np.testing.assert_allclose(centers, table.obsm["spatial"])
         assert len(sdata.tables) == 1
 
     def test_the_microscope_image_is_found_and_lazy(self, hd_outs: Path) -> None:

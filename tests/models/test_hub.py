@@ -44,15 +44,15 @@ def hub(tmp_path, monkeypatch) -> LocalHub:
 
 
 @pytest.fixture
-def model(coloured_sections):
-    return hd.tl.fit(coloured_sections[:2], method="ridge")
+def model(colored_sections):
+    return hd.tl.fit(colored_sections[:2], method="ridge")
 
 
-def test_a_shared_model_comes_back_the_same(hub, model, coloured_sections) -> None:
+def test_a_shared_model_comes_back_the_same(hub, model, colored_sections) -> None:
     assert model.push_to_hub("lab/breast") == "local://lab/breast"
     loaded = hd.models.load("lab/breast")
     assert loaded.id == model.id
-    a, b = (hd.tl.predict(coloured_sections[2], m, inplace=False) for m in (model, loaded))
+    a, b = (hd.tl.predict(colored_sections[2], m, inplace=False) for m in (model, loaded))
     np.testing.assert_array_equal(a.X, b.X)
 
 
@@ -88,10 +88,10 @@ def test_what_is_nowhere_is_said_to_be_nowhere(hub) -> None:
         hd.models.load("just-a-name")
 
 
-def test_spots_of_the_cohort_are_known_again_whole_cropped_and_reordered(model, coloured_sections) -> None:
-    table = coloured_sections[0].tables["table"][:, list(model.genes)]
+def test_spots_of_the_cohort_are_known_again_whole_cropped_and_reordered(model, colored_sections) -> None:
+    table = colored_sections[0].tables["table"][:, list(model.genes)]
     assert model.cohort.contains(table.X.tocsr(), model.genes)
     assert model.cohort.contains(table.X.tocsr()[5:20], model.genes)
     assert model.cohort.contains(table.X.tocsr()[:, ::-1].tocsr(), model.genes[::-1])
-    other = coloured_sections[2].tables["table"][:, list(model.genes)]
+    other = colored_sections[2].tables["table"][:, list(model.genes)]
     assert not model.cohort.contains(other.X.tocsr(), model.genes)

@@ -15,7 +15,7 @@ from hisdiff._sdata._layers import layer_names
 G, D, WIDTH, HEADS = 12, 8, 24, 4
 
 
-class GreyEncoder:
+class GrayEncoder:
     """Eight values of a patch."""
 
     def __init__(self, dim: int = D) -> None:
@@ -74,17 +74,17 @@ def test_it_has_the_published_setting_and_no_cohort(model, sdata) -> None:
     assert list(model.genes) == list(sdata.tables["table"].var_names)
     chosen = {
         name: model.config[name]
-        for name in ("denoiser", "standardise", "sampler", "n_steps", "width", "depth", "heads")
+        for name in ("denoiser", "standardize", "sampler", "n_steps", "width", "depth", "heads")
     }
     assert chosen == {
-        "denoiser": "dit", "standardise": False, "sampler": "ddpm", "n_steps": 1000, "width": WIDTH, "depth": 1, "heads": HEADS,
+        "denoiser": "dit", "standardize": False, "sampler": "ddpm", "n_steps": 1000, "width": WIDTH, "depth": 1, "heads": HEADS,
     }  # fmt: skip
     assert (model.cohort.sections, model.cohort.features, model.calibration) == ((), None, None)
     assert "12 genes" in repr(model)
 
 
 def test_an_embedded_section_is_predicted(model, sdata) -> None:
-    hd.pp.embed(sdata, GreyEncoder())
+    hd.pp.embed(sdata, GrayEncoder())
     values = predicted(sdata, model)
     assert values.shape == (25, G)
     assert np.isfinite(values).all()
@@ -100,7 +100,7 @@ def test_a_section_that_has_only_an_image_is_predicted_once_it_is_embedded(model
     del sdata.tables["table"]
     with pytest.raises(ValueError, match=r'hd\.pp\.embed\(sdata, "uni"\)'):
         hd.tl.predict(sdata, model, n_draws=1, n_steps=2)
-    hd.pp.embed(sdata, GreyEncoder())
+    hd.pp.embed(sdata, GrayEncoder())
     hd.tl.predict(sdata, model, n_draws=1, n_steps=2)
     assert sdata.tables["lattice"].shape[1] == G
 
@@ -112,14 +112,14 @@ def test_a_section_without_embedding_is_told_which_is_needed(model, sdata) -> No
 
 
 def test_an_embedding_of_another_width_is_refused(model, sdata) -> None:
-    hd.pp.embed(sdata, GreyEncoder(6))
+    hd.pp.embed(sdata, GrayEncoder(6))
     with pytest.raises(ValueError, match="has 6 values, but the model was trained on 8"):
         hd.tl.predict(sdata, model)
     assert not layer_names(sdata.tables["table"])
 
 
 def test_a_saved_model_comes_back_the_same(model, sdata, tmp_path) -> None:
-    hd.pp.embed(sdata, GreyEncoder())
+    hd.pp.embed(sdata, GrayEncoder())
     loaded = hd.models.load(model.save(tmp_path / "model"))
     assert loaded.id == model.id
     assert np.isnan(loaded.cohort.pitch_um)
@@ -158,5 +158,5 @@ def test_the_published_checkpoint_predicts_a_section(real_data, make_section) ->
     model = hd.models.load_reference_checkpoint(
         real_data / "reference" / "0000100.pt", list(sdata.tables["table"].var_names)
     )
-    hd.pp.embed(sdata, GreyEncoder(dim))
+    hd.pp.embed(sdata, GrayEncoder(dim))
     assert predicted(sdata, model).shape == (9, n_genes)

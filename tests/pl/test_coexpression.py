@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 import hisdiff as hd
-from hisdiff.pl._matrices import NO_MODULE, colour_of
+from hisdiff.pl._matrices import NO_MODULE, color_of
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_genes_stand_module_by_module_and_the_strip_shows_it(sdata):
     names = [text.get_text() for text in panel.child_axes[0].get_yticklabels()]
     kinds = "".join(name[0] for name in names)
     assert kinds in ("A" * 6 + "B" * 6, "B" * 6 + "A" * 6)
-    assert strip_of(panel) == [colour_of(0)] * 6 + [colour_of(1)] * 6
+    assert strip_of(panel) == [color_of(0)] * 6 + [color_of(1)] * 6
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["M1", "M2"]
 
 

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 
 import hisdiff as hd
-from hisdiff.pl._embedding_map import REACH_SD, _colours
+from hisdiff.pl._embedding_map import REACH_SD, _colors
 
 
 @pytest.fixture
-def embedded(make_section, colour_encoder):
+def embedded(make_section, color_encoder):
     sections = [make_section(f"s{i}", seed=i) for i in range(2)]
-    hd.pp.embed(sections, colour_encoder)
+    hd.pp.embed(sections, color_encoder)
     return sections
 
 
@@ -17,7 +17,7 @@ def panels(figure):
     return [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
 
 
-def colours_of(ax):
+def colors_of(ax):
     spots = ax.collections[0]
     return spots.to_rgba(spots.get_array())[:, :3]
 
@@ -25,7 +25,7 @@ def colours_of(ax):
 def test_one_colour_for_each_spot_from_three_components(embedded):
     ax = hd.pl.embedding_map(embedded[0])
     assert ax.get_title(loc="left") == "s0, colour"
-    assert len(np.unique(colours_of(ax), axis=0)) == 36
+    assert len(np.unique(colors_of(ax), axis=0)) == 36
     ramps = ax.child_axes
     assert [ramp.get_title(loc="left").split(" (")[0] for ramp in ramps] == [f"component {i}" for i in (1, 2, 3)]
 
@@ -57,12 +57,12 @@ def test_sections_share_components_so_that_colours_can_be_compared(embedded):
 
 def test_a_component_has_a_contrast_of_its_own():
     ends = np.concatenate([REACH_SD * np.eye(3), -REACH_SD * np.eye(3), np.zeros((1, 3))])
-    colours = _colours(ends)
-    assert ((colours >= 0) & (colours <= 1)).all()
-    lightness = colours @ [0.2126, 0.7152, 0.0722]
+    colors = _colors(ends)
+    assert ((colors >= 0) & (colors <= 1)).all()
+    lightness = colors @ [0.2126, 0.7152, 0.0722]
     assert lightness[0] > lightness[6] > lightness[3]
-    assert colours[1][2] < colours[1][:2].min()  # yellow
-    assert colours[4][2] == colours[4].max()  # blue
+    assert colors[1][2] < colors[1][:2].min()  # yellow
+    assert colors[4][2] == colors[4].max()  # blue
 
 
 def test_draws_into_given_axes(embedded):
@@ -74,16 +74,16 @@ def test_draws_into_given_axes(embedded):
 
 def test_constant_embedding_is_drawn_in_one_colour(embedded):
     embedded[0].tables["table"].obsm["hisdiff_embedding"][:] = 1
-    assert len(np.unique(colours_of(hd.pl.embedding_map(embedded[0])), axis=0)) == 1
+    assert len(np.unique(colors_of(hd.pl.embedding_map(embedded[0])), axis=0)) == 1
 
 
-def test_what_is_missing_or_does_not_fit_is_said(embedded, make_section, colour_encoder):
+def test_what_is_missing_or_does_not_fit_is_said(embedded, make_section, color_encoder):
     with pytest.raises(ValueError, match="no embedding; make it with hd.pp.embed"):
         hd.pl.embedding_map(make_section())
     with pytest.raises(ValueError, match="no component 7: the 36 locations have components 1 to 6"):
         hd.pl.embedding_map(embedded[0], components=[1, 7])
     other = make_section("other")
-    hd.pp.embed(other, type(colour_encoder)("paint"))
+    hd.pp.embed(other, type(color_encoder)("paint"))
     with pytest.raises(ValueError, match="different encoders"):
         hd.pl.embedding_map([embedded[0], other])
     assert not plt.get_fignums()

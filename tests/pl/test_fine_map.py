@@ -169,9 +169,9 @@ def test_labels_are_read_as_discs_of_their_area(make_section):
     np.testing.assert_allclose(np.pi * spots.radius_um**2, 60 * (2 * MPP) ** 2)
 
 
-def test_a_table_on_labels_can_be_fitted_and_predicted(make_section, colour_encoder):
+def test_a_table_on_labels_can_be_fitted_and_predicted(make_section, color_encoder):
     sdata = segmented(make_section)
-    hd.pp.embed(sdata, colour_encoder)
+    hd.pp.embed(sdata, color_encoder)
     hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
     sdata.tables["table"].obs["ridge_ood"] = np.arange(36) < 2
     std = panels(hd.pl.uncertainty_map(sdata, "A00", "ridge"))[1]

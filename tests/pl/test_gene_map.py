@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 import hisdiff as hd
 from hisdiff._sdata._layers import layer_names
-from hisdiff.pl._gene_map import WARNING_COLOUR, WARNING_SIGN
+from hisdiff.pl._gene_map import WARNING_COLOR, WARNING_SIGN
 
 N_SPOTS = 36
 MPP = 2.0
@@ -135,8 +135,8 @@ def test_weak_gene_is_marked_only_where_it_is_predicted(sdata):
     measured, predicted = panels(hd.pl.gene_map(sdata, "B01"))
     assert title_of(measured) == "B01, measured"
     assert title_of(predicted) == f"{WARNING_SIGN} B01, predicted (weak: expected r = 0.05)"
-    assert to_hex(predicted._left_title.get_color()) == WARNING_COLOUR
-    assert to_hex(measured._left_title.get_color()) != WARNING_COLOUR
+    assert to_hex(predicted._left_title.get_color()) == WARNING_COLOR
+    assert to_hex(measured._left_title.get_color()) != WARNING_COLOR
 
 
 def test_unknown_accuracy_is_not_made_up(sdata):
@@ -288,16 +288,16 @@ def test_scale_bar_of_a_real_section_agrees_with_the_pitch_of_its_spots(real_dat
     assert tissue.shape[1] <= 1001
 
 
-def test_section_with_only_an_image_shows_its_prediction_on_the_lattice(make_section, colour_encoder):
+def test_section_with_only_an_image_shows_its_prediction_on_the_lattice(make_section, color_encoder):
     import spatialdata as sd
 
     train = [make_section("s1", seed=0, mpp=MPP), make_section("s2", seed=1, mpp=MPP)]
-    hd.pp.embed(train, colour_encoder)
+    hd.pp.embed(train, color_encoder)
     model = hd.tl.fit(train, method="ridge")
     image_only = sd.SpatialData(images=make_section("s3", seed=2, mpp=MPP).images)
     with pytest.raises(ValueError, match=r"no table.*hd\.tl\.predict"):
         hd.pl.gene_map(image_only, "A00")
-    hd.pp.embed(image_only, colour_encoder)
+    hd.pp.embed(image_only, color_encoder)
     hd.tl.predict(image_only, model)
     ax = hd.pl.gene_map(image_only, "A00")
     assert title_of(ax).startswith("A00, predicted by ridge (expected r = ")

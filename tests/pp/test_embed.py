@@ -18,9 +18,9 @@ def stored(sdata, table: str = "table"):
     return sdata.tables[table].obsm["hisdiff_embedding"]
 
 
-def test_embedding_mean_and_sd_are_stored_raw_with_their_record(make_section, colour_encoder) -> None:
+def test_embedding_mean_and_sd_are_stored_raw_with_their_record(make_section, color_encoder) -> None:
     sdata = make_section()
-    hd.pp.embed(sdata, colour_encoder)
+    hd.pp.embed(sdata, color_encoder)
     values = stored(sdata)
     assert values.shape == (36, 6)
     assert values.dtype == np.float32
@@ -32,84 +32,84 @@ def test_embedding_mean_and_sd_are_stored_raw_with_their_record(make_section, co
     np.testing.assert_allclose(section["mean"][:3], values.mean(axis=0)[:3], atol=0.1)
 
 
-def test_what_is_there_already_is_not_computed_again(make_section, colour_encoder) -> None:
+def test_what_is_there_already_is_not_computed_again(make_section, color_encoder) -> None:
     sdata = make_section()
-    hd.pp.embed(sdata, colour_encoder)
-    before, seen = stored(sdata).copy(), colour_encoder.n_patches
-    hd.pp.embed(sdata, colour_encoder)
-    assert colour_encoder.n_patches == seen
+    hd.pp.embed(sdata, color_encoder)
+    before, seen = stored(sdata).copy(), color_encoder.n_patches
+    hd.pp.embed(sdata, color_encoder)
+    assert color_encoder.n_patches == seen
     np.testing.assert_array_equal(stored(sdata), before)
-    hd.pp.embed(sdata, colour_encoder, patch_um=40)
-    assert colour_encoder.n_patches > seen
+    hd.pp.embed(sdata, color_encoder, patch_um=40)
+    assert color_encoder.n_patches > seen
     assert np.abs(stored(sdata) - before).max() > 0
 
 
-def test_another_image_under_the_same_name_is_embedded_anew(make_section, colour_encoder) -> None:
+def test_another_image_under_the_same_name_is_embedded_anew(make_section, color_encoder) -> None:
     sdata, other = make_section(seed=0), make_section(seed=3)
-    hd.pp.embed(sdata, colour_encoder)
+    hd.pp.embed(sdata, color_encoder)
     before = stored(sdata).copy()
     sdata.images["s1_image"] = other.images["s1_image"]
-    hd.pp.embed(sdata, colour_encoder)
+    hd.pp.embed(sdata, color_encoder)
     assert np.abs(stored(sdata) - before).max() > 0.01
 
 
-def test_the_pixel_size_of_the_scan_does_not_matter(make_section, colour_encoder) -> None:
+def test_the_pixel_size_of_the_scan_does_not_matter(make_section, color_encoder) -> None:
     fine, coarse = make_section(mpp=0.5), make_section(mpp=1.0)
     for sdata in (fine, coarse):
-        hd.pp.embed(sdata, colour_encoder)
+        hd.pp.embed(sdata, color_encoder)
     # The colour field is the same; noise is drawn per pixel, so only means can agree.
     assert np.corrcoef(stored(fine)[:, 0], stored(coarse)[:, 0])[0, 1] > 0.99
 
 
-def test_statistics_of_the_section_do_not_change_when_spots_are_left_out(make_section, colour_encoder) -> None:
+def test_statistics_of_the_section_do_not_change_when_spots_are_left_out(make_section, color_encoder) -> None:
     whole, part = make_section(), make_section()
     table = part.tables["table"][:10].copy()
     del part.tables["table"]
     part.tables["table"] = table
     for sdata in (whole, part):
-        hd.pp.embed(sdata, colour_encoder)
+        hd.pp.embed(sdata, color_encoder)
     a, b = (s.tables["table"].uns["hisdiff"]["embedding"]["sections"]["s1"] for s in (whole, part))
     np.testing.assert_array_equal(a["mean"], b["mean"])
     np.testing.assert_allclose(stored(whole)[:10], stored(part), rtol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_the_batch_size_changes_nothing(make_section, colour_encoder, batch_size: int) -> None:
-    first = hd.pp.embed(make_section(), colour_encoder, inplace=False)
-    again = hd.pp.embed(make_section(), colour_encoder, batch_size=batch_size, inplace=False)
+def test_the_batch_size_changes_nothing(make_section, color_encoder, batch_size: int) -> None:
+    first = hd.pp.embed(make_section(), color_encoder, inplace=False)
+    again = hd.pp.embed(make_section(), color_encoder, batch_size=batch_size, inplace=False)
     np.testing.assert_allclose(again, first, rtol=1e-6)
 
 
-def test_without_inplace_nothing_is_written(make_section, colour_encoder) -> None:
+def test_without_inplace_nothing_is_written(make_section, color_encoder) -> None:
     sdata = make_section()
-    both = hd.pp.embed([sdata, make_section("s2")], colour_encoder, inplace=False)
+    both = hd.pp.embed([sdata, make_section("s2")], color_encoder, inplace=False)
     assert [v.shape for v in both] == [(36, 6)] * 2
     assert "hisdiff_embedding" not in sdata.tables["table"].obsm
     assert "tissue" not in sdata.shapes
 
 
-def test_a_section_with_only_an_image_gets_a_lattice(make_section, colour_encoder) -> None:
+def test_a_section_with_only_an_image_gets_a_lattice(make_section, color_encoder) -> None:
     sdata = make_section()
     only = sd.SpatialData(images={"he": sdata.images["s1_image"]})
-    hd.pp.embed(only, colour_encoder)
+    hd.pp.embed(only, color_encoder)
     table = only.tables["lattice"]
     assert table.n_vars == 0
     assert table.obsm["hisdiff_embedding"].shape == (table.n_obs, 6)
     spots = read_sections(only)[0].section.spots
     assert spots.footprint == pytest.approx(27.5)
     assert table.n_obs > 20
-    hd.pp.embed(only, colour_encoder)  # running the cell twice is normal
+    hd.pp.embed(only, color_encoder)  # running the cell twice is normal
     assert only.tables["lattice"].n_obs == table.n_obs
 
 
-def test_embedding_survives_zarr(make_section, colour_encoder, tmp_path) -> None:
+def test_embedding_survives_zarr(make_section, color_encoder, tmp_path) -> None:
     sdata = make_section()
-    hd.pp.embed(sdata, colour_encoder)
+    hd.pp.embed(sdata, color_encoder)
     sdata.write(tmp_path / "s.zarr")
     again = sd.read_zarr(tmp_path / "s.zarr")
-    seen = colour_encoder.n_patches
-    hd.pp.embed(again, colour_encoder)
-    assert colour_encoder.n_patches == seen
+    seen = color_encoder.n_patches
+    hd.pp.embed(again, color_encoder)
+    assert color_encoder.n_patches == seen
     np.testing.assert_array_equal(stored(again), stored(sdata))
 
 
@@ -151,17 +151,17 @@ def without_scale(sdata) -> None:
     ],
 )
 def test_images_that_cannot_be_embedded_are_named_and_nothing_is_written(
-    make_section, colour_encoder, spoil, message
+    make_section, color_encoder, spoil, message
 ) -> None:
     sdata = make_section()
     spoil(sdata)
     before = snapshot(sdata)
     with pytest.raises(ValueError, match=message):
-        hd.pp.embed(sdata, colour_encoder)
+        hd.pp.embed(sdata, color_encoder)
     assert snapshot(sdata) == before
 
 
-def test_sixteen_bit_float_and_transparent_images_are_embedded_as_their_colours(make_section, colour_encoder) -> None:
+def test_sixteen_bit_float_and_transparent_images_are_embedded_as_their_colours(make_section, color_encoder) -> None:
     embedded = []
     for same in (
         lambda rgb: rgb,
@@ -171,26 +171,26 @@ def test_sixteen_bit_float_and_transparent_images_are_embedded_as_their_colours(
     ):
         sdata = make_section()
         with_pixels(same)(sdata)
-        hd.pp.embed(sdata, colour_encoder)
+        hd.pp.embed(sdata, color_encoder)
         embedded.append(stored(sdata))
     for values in embedded[1:]:
         np.testing.assert_allclose(values, embedded[0], atol=1e-6)
 
 
-def test_one_bad_section_or_a_wrong_argument_stops_all_before_the_encoder_runs(make_section, colour_encoder) -> None:
+def test_one_bad_section_or_a_wrong_argument_stops_all_before_the_encoder_runs(make_section, color_encoder) -> None:
     good, bad = make_section(), make_section("s2")
     del bad.images["s2_image"]
     before = snapshot(good)
     for data, encoder, options, error, message in (
-        ([good, bad], colour_encoder, {}, ValueError, "no image for 's2'"),
-        (good, colour_encoder, {"patch_um": 0}, ValueError, "patch_um"),
-        (good, colour_encoder, {"batch_size": 0}, ValueError, "batch_size"),
-        (good, colour_encoder, {"device": "gpu"}, ValueError, "gpu"),
+        ([good, bad], color_encoder, {}, ValueError, "no image for 's2'"),
+        (good, color_encoder, {"patch_um": 0}, ValueError, "patch_um"),
+        (good, color_encoder, {"batch_size": 0}, ValueError, "batch_size"),
+        (good, color_encoder, {"device": "gpu"}, ValueError, "gpu"),
         (good, "textur", {}, (ValueError, KeyError), "textur"),
     ):
         with pytest.raises(error, match=message):
             hd.pp.embed(data, encoder, **options)
-    assert colour_encoder.n_patches == 0
+    assert color_encoder.n_patches == 0
     assert snapshot(good) == before
 
 
@@ -205,11 +205,11 @@ def test_an_encoder_without_access_leaves_the_object_as_it_was(make_section, mon
     assert snapshot(sdata) == before
 
 
-def test_merged_spots_have_the_mean_embedding_of_their_members(make_section, colour_encoder) -> None:
+def test_merged_spots_have_the_mean_embedding_of_their_members(make_section, color_encoder) -> None:
     sdata = make_section()
     coarse = coarsen(sdata, 3)
     for one in (sdata, coarse.sdata):
-        hd.pp.embed(one, colour_encoder)
+        hd.pp.embed(one, color_encoder)
     merged, own = stored(coarse.sdata), stored(sdata)
     for row in range(len(merged)):
         np.testing.assert_allclose(merged[row], own[coarse.parent == row].mean(axis=0), rtol=1e-4)
@@ -217,7 +217,7 @@ def test_merged_spots_have_the_mean_embedding_of_their_members(make_section, col
     # A place in the middle of a merged spot is no merged spot.
     (bound,) = read_sections(coarse.sdata, needs=("features",))
     spots = bound.section.spots
-    bound.section.features._encoder = colour_encoder
+    bound.section.features._encoder = color_encoder
     np.testing.assert_array_equal(bound.section.features.at(spots.take(slice(0, 3))), merged[:3])
     narrow = bound.section.features.at(Locations(spots.xy_um[:3], 25.0))
     assert np.abs(narrow - merged[:3]).max() > 1e-3
@@ -282,11 +282,11 @@ def test_subsets_and_crops_keep_their_embedding(make_section, caplog) -> None:
 
 
 def test_an_embedding_of_an_encoder_that_its_name_does_not_lead_to_cannot_be_made_again(
-    make_section, colour_encoder
+    make_section, color_encoder
 ) -> None:
     sdata = make_section()
     hd.pp.select_genes(sdata)
-    hd.pp.embed(sdata, colour_encoder)
+    hd.pp.embed(sdata, color_encoder)
     model = hd.tl.fit(sdata, method="ridge")
     moved_spots(sdata)
     before = snapshot(sdata)

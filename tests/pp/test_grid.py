@@ -20,7 +20,7 @@ AXES = ("x", "y")
 KEY, EMBEDDING = "grid_20um", "grid_20um_embedding"
 
 
-class DenseColour:
+class DenseColor:
     """Mean colour of every bin."""
 
     def __init__(self, dim: int = 3) -> None:
@@ -40,8 +40,8 @@ class DenseColour:
         rows, columns = round((y1 - y0) / resolution_um), round((x1 - x0) / resolution_um)
         pixels = image.read(box_um, 2.0).astype(np.float32)
         px = round(resolution_um / 2.0)
-        colour = pixels.reshape(rows, px, columns, px, 3).mean(axis=(1, 3))
-        return np.tile(colour, self.dense_spec.dim // 3 + 1)[..., : self.dense_spec.dim]
+        color = pixels.reshape(rows, px, columns, px, 3).mean(axis=(1, 3))
+        return np.tile(color, self.dense_spec.dim // 3 + 1)[..., : self.dense_spec.dim]
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_labels_number_the_bins_of_the_tissue_and_lie_where_they_are(sdata):
     to_um = get_transformation(labels, "um").to_affine_matrix(AXES, AXES)
     for number in (1, len(ij) // 2, len(ij)):
         (row,), (column,) = np.nonzero(values == number)
-        centre = to_um @ [column + 0.5, row + 0.5, 1]
-        np.testing.assert_allclose(centre[:2], (ij[number - 1][::-1] + 0.5) * 20)
+        center = to_um @ [column + 0.5, row + 0.5, 1]
+        np.testing.assert_allclose(center[:2], (ij[number - 1][::-1] + 0.5) * 20)
 
 
 def test_the_embedding_lies_over_the_labels_in_the_systems_of_the_image(sdata):
@@ -97,7 +97,7 @@ def test_the_embedding_lies_over_the_labels_in_the_systems_of_the_image(sdata):
 
 
 def test_the_embedding_holds_what_the_encoder_gives_for_each_place(sdata, in_pieces):
-    hd.pp.grid(sdata, 20, encoder=DenseColour())
+    hd.pp.grid(sdata, 20, encoder=DenseColor())
     labels, embedding = sdata.labels[KEY], sdata.images[EMBEDDING].values
     to_px = get_transformation(labels, "global").to_affine_matrix(AXES, AXES)
     image = sdata.images["s1_image"]["scale0"]["image"].values
@@ -120,19 +120,19 @@ def test_a_grid_in_the_store_equals_one_in_memory_and_is_found_again(sdata, back
 
 
 def test_a_second_run_replaces_its_own_result(backed):
-    hd.pp.grid(backed, 20, encoder=DenseColour())
+    hd.pp.grid(backed, 20, encoder=DenseColor())
     hd.pp.grid(backed, 20)
     assert backed.images[EMBEDDING].shape[0] == 144
     assert spatialdata.read_zarr(backed.path).images[EMBEDDING].shape[0] == 144
 
 
 def test_an_interrupted_grid_leaves_nothing_in_the_object_and_goes_on(backed, in_pieces):
-    encoder = DenseColour()
+    encoder = DenseColor()
     hd.pp.grid(backed, 20, encoder=encoder)
     whole, n_boxes = backed.images[EMBEDDING].values, len(encoder.boxes)
     hd.pp.grid(backed, 20)  # something else in the meantime
     before = backed.images[EMBEDDING].values
-    encoder = DenseColour()
+    encoder = DenseColor()
     encoder.stop_at = 3
     with pytest.raises(KeyboardInterrupt):
         hd.pp.grid(backed, 20, encoder=encoder)
@@ -155,18 +155,18 @@ def test_a_full_disk_leaves_the_object_as_it_was(backed, monkeypatch, when):
     else:
         monkeypatch.setattr(_store, "_move", full)
     with pytest.raises(OSError, match="No space left on device.*GB are free"):
-        hd.pp.grid(backed, 20, encoder=DenseColour())
+        hd.pp.grid(backed, 20, encoder=DenseColor())
     assert KEY not in backed
     assert EMBEDDING not in backed
     assert not backed.attrs.get("hisdiff", {}).get("written")
     assert not [key for key in spatialdata.read_zarr(backed.path).elements_paths_in_memory() if "grid" in key]
     monkeypatch.undo()
-    hd.pp.grid(backed, 20, encoder=DenseColour())
+    hd.pp.grid(backed, 20, encoder=DenseColor())
     assert not beside(backed)
 
 
 def test_what_is_stored_is_not_computed_again(sdata):
-    encoder = DenseColour()
+    encoder = DenseColor()
     hd.pp.grid(sdata, 20, encoder=encoder)
     bound = read_sections(sdata)[0]
     stored = DenseFeatures(encoder, bound.section.image, bound.section.tissue, bound.place)
@@ -188,28 +188,28 @@ def test_what_is_stored_is_not_computed_again(sdata):
     assert len(encoder.boxes) == 1
 
 
-def test_the_encoder_of_the_embedding_is_the_default(sdata, colour_encoder):
-    hd.pp.embed(sdata, colour_encoder)
+def test_the_encoder_of_the_embedding_is_the_default(sdata, color_encoder):
+    hd.pp.embed(sdata, color_encoder)
     with pytest.raises(ValueError, match="encoder is one of"):
         hd.pp.grid(sdata, 20)  # known by its object only
     with pytest.raises(ValueError, match=r"'colour' has no dense form.*'texture'"):
-        hd.pp.grid(sdata, 20, encoder=colour_encoder)
+        hd.pp.grid(sdata, 20, encoder=color_encoder)
     hd.pp.embed(sdata)
     hd.pp.grid(sdata, 20)
     assert sdata.attrs["hisdiff"]["written"][EMBEDDING]["encoder"] == "texture"
 
 
 def test_long_vectors_are_stored_in_half_precision(sdata):
-    hd.pp.grid(sdata, 20, encoder=DenseColour(300))
+    hd.pp.grid(sdata, 20, encoder=DenseColor(300))
     assert sdata.images[EMBEDDING].dtype == np.float16
 
 
 def test_several_images_have_grids_of_their_own(sdata, make_section):
     sdata.images["other"] = make_section("s2", seed=1, side=4).images["s2_image"]
-    hd.pp.grid(sdata, 20, image_key="s1_image", encoder=DenseColour())
-    hd.pp.grid(sdata, 20, image_key="other", encoder=DenseColour())
+    hd.pp.grid(sdata, 20, image_key="s1_image", encoder=DenseColor())
+    hd.pp.grid(sdata, 20, image_key="other", encoder=DenseColor())
     # Three channels, and yet no image of a section.
-    hd.pp.grid(sdata, 40, image_key="other", encoder=DenseColour())
+    hd.pp.grid(sdata, 40, image_key="other", encoder=DenseColor())
     for name in ("grid_20um_s1_image", "grid_20um_other", "grid_40um_other"):
         assert name in sdata.labels
         assert f"{name}_embedding" in sdata.images
@@ -265,7 +265,7 @@ def test_a_name_that_is_taken_is_an_error(sdata, backed, name):
     del backed.images[name]
     with pytest.raises(ValueError, match="in the object's store"):
         hd.pp.grid(backed, 20)
-    hd.pp.grid(sdata, 20, encoder=DenseColour(), key_added="mine")
+    hd.pp.grid(sdata, 20, encoder=DenseColor(), key_added="mine")
     assert "mine_embedding" in sdata.images
 
 
@@ -273,5 +273,5 @@ def test_what_does_not_fit_into_memory_is_to_be_written_first(sdata, backed, mon
     monkeypatch.setattr(_store, "LARGEST_IN_MEMORY", 1000)
     with pytest.raises(ValueError, match="sdata.write"):
         hd.pp.grid(sdata, 20)
-    hd.pp.grid(backed, 20, encoder=DenseColour())
+    hd.pp.grid(backed, 20, encoder=DenseColor())
     assert KEY in backed

@@ -13,10 +13,10 @@ import hisdiff as hd
 
 
 @pytest.fixture
-def sdata(make_section, colour_encoder):
+def sdata(make_section, color_encoder):
     made = make_section()
     hd.pp.select_genes(made)
-    hd.pp.embed(made, colour_encoder)
+    hd.pp.embed(made, color_encoder)
     return made
 
 
@@ -96,13 +96,13 @@ def test_fit_refuses_no_section_the_same_one_twice_and_one_that_is_also_validati
         hd.tl.fit([sdata], validation=sdata)
 
 
-def test_fit_refuses_sections_that_were_prepared_differently(make_section, colour_encoder, sdata) -> None:
+def test_fit_refuses_sections_that_were_prepared_differently(make_section, color_encoder, sdata) -> None:
     other = make_section("s2", seed=1)
     hd.pp.select_genes(other)
-    hd.pp.embed(other, colour_encoder, patch_um=40)
+    hd.pp.embed(other, color_encoder, patch_um=40)
     with pytest.raises(ValueError, match="embedded differently"):
         hd.tl.fit([sdata, other], method="ridge")
-    hd.pp.embed(other, colour_encoder)
+    hd.pp.embed(other, color_encoder)
     hd.pp.select_genes(other, genes=["A00"])
     with pytest.raises(ValueError, match="different selections of genes"):
         hd.tl.fit([sdata, other], method="ridge")
@@ -132,19 +132,19 @@ def test_predict_refuses_wrong_arguments(sdata, model, arguments, error, message
 
 
 def test_predict_refuses_an_embedding_of_another_encoder_and_says_how_to_mend_it(
-    make_section, colour_encoder, model
+    make_section, color_encoder, model
 ) -> None:
     other = make_section("s2")
-    hd.pp.embed(other, colour_encoder, patch_um=40)
+    hd.pp.embed(other, color_encoder, patch_um=40)
     before = snapshot(other)
     with pytest.raises(ValueError, match="patch 40 um.*hd.pp.embed"):
         hd.tl.predict(other, model)
     assert snapshot(other) == before
 
 
-def test_predict_refuses_a_table_of_other_gene_names(make_section, colour_encoder, model) -> None:
+def test_predict_refuses_a_table_of_other_gene_names(make_section, color_encoder, model) -> None:
     other = make_section("s2", genes=[f"ENSG{i}" for i in range(12)])
-    hd.pp.embed(other, colour_encoder)
+    hd.pp.embed(other, color_encoder)
     before = snapshot(other)
     with pytest.raises(ValueError, match="Only 0 of the model's .* symbols"):
         hd.tl.predict(other, model)
@@ -180,17 +180,17 @@ def test_files_of_different_models_in_one_folder_are_refused(sdata, model, tmp_p
         hd.models.load(tmp_path / "m")
 
 
-def test_a_section_without_counts_cannot_be_fitted(make_section, colour_encoder) -> None:
+def test_a_section_without_counts_cannot_be_fitted(make_section, color_encoder) -> None:
     import spatialdata as sd
 
     only = sd.SpatialData(images={"he": make_section().images["s1_image"]})
-    hd.pp.embed(only, colour_encoder)
+    hd.pp.embed(only, color_encoder)
     with pytest.raises(ValueError, match="no counts"):
         hd.tl.fit(only, method="ridge")
 
 
 @pytest.mark.parametrize("kind", [sparse.csc_matrix, lambda x: x.toarray(), lambda x: x.astype(np.int64)])
-def test_any_storage_of_counts_fits_the_same_model(make_section, colour_encoder, sdata, kind) -> None:
+def test_any_storage_of_counts_fits_the_same_model(make_section, color_encoder, sdata, kind) -> None:
     expected = hd.tl.fit(sdata, method="ridge").id
     sdata.tables["table"].X = kind(sdata.tables["table"].X)
     assert hd.tl.fit(sdata, method="ridge").id == expected
@@ -212,10 +212,10 @@ def test_empty_spots_and_constant_genes_are_no_obstacle(sdata) -> None:
     assert np.isfinite(table.layers["ridge"][:, table.var["ridge_modelled"]]).all()
 
 
-def test_fewer_spots_than_the_context_are_handled(make_section, colour_encoder) -> None:
+def test_fewer_spots_than_the_context_are_handled(make_section, color_encoder) -> None:
     sdata = make_section(side=3)
     hd.pp.select_genes(sdata)
-    hd.pp.embed(sdata, colour_encoder)
+    hd.pp.embed(sdata, color_encoder)
     hd.tl.fit(sdata, method="ridge")
     hd.tl.predict(sdata)
     assert "ridge" in sdata.tables["table"].layers

@@ -13,9 +13,9 @@ from hisdiff._stats._structure import normalize_depth
 
 
 @pytest.fixture
-def predicted(coloured_sections):
+def predicted(colored_sections):
     """A section with a prediction of three kept draws, and the training sections."""
-    *train, test = coloured_sections
+    *train, test = colored_sections
     hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=8, keep_draws=3)
     return test, train
 

@@ -26,11 +26,11 @@ def merged_table(make_section, tmp_path_factory):
     return table
 
 
-def test_an_unseen_section_is_judged_as_evaluate_judges_it(coloured_sections) -> None:
-    train, test = coloured_sections[:2], coloured_sections[2]
-    before = [snapshot(sdata) for sdata in coloured_sections]
+def test_an_unseen_section_is_judged_as_evaluate_judges_it(colored_sections) -> None:
+    train, test = colored_sections[:2], colored_sections[2]
+    before = [snapshot(sdata) for sdata in colored_sections]
     table = hd.tl.compare(train, test, ["ridge"], n_seeds=1, n_draws=4, rng=3)
-    assert [snapshot(sdata) for sdata in coloured_sections] == before
+    assert [snapshot(sdata) for sdata in colored_sections] == before
     assert list(table["method"]) == ["ridge", RANDOM_SPOTS]
     assert table.attrs["train"] == ["s0", "s1"]
     assert table.attrs["test"] == ["s2"]

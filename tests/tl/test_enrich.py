@@ -28,8 +28,8 @@ def section(make_section):
 
 
 @pytest.fixture
-def predicted(coloured_sections):
-    *train, test = coloured_sections
+def predicted(colored_sections):
+    *train, test = colored_sections
     hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=8, keep_draws=3)
     return test, train
 

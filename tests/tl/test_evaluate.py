@@ -10,9 +10,9 @@ from hisdiff._stats._yardstick import SCORES
 
 
 @pytest.fixture
-def predicted(coloured_sections):
+def predicted(colored_sections):
     """A section with a prediction of four kept draws, and the training sections."""
-    *train, test = coloured_sections
+    *train, test = colored_sections
     hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=8, keep_draws=4)
     return test, train
 
@@ -94,23 +94,23 @@ def test_an_anndata_is_enough(predicted) -> None:
     )
 
 
-def test_figures_on_training_sections_are_marked_as_such(coloured_sections, caplog) -> None:
-    train = coloured_sections[0]
+def test_figures_on_training_sections_are_marked_as_such(colored_sections, caplog) -> None:
+    train = colored_sections[0]
     hd.tl.predict(train, hd.tl.fit(train, method="ridge"))
     result = hd.tl.evaluate(train, layer="ridge")
     assert result.attrs["in_sample"]
     assert "say nothing about new tissue" in caplog.text
 
 
-def test_figures_of_a_method_that_was_given_the_counts_are_marked_as_such(coloured_sections, caplog) -> None:
-    test = coloured_sections[2]
+def test_figures_of_a_method_that_was_given_the_counts_are_marked_as_such(colored_sections, caplog) -> None:
+    test = colored_sections[2]
     hd.tl.predict(test, hd.tl.fit(test, method="tesla"), depth=9.0)
     assert hd.tl.evaluate(test, layer="tesla").attrs["uses_section_counts"]
     assert "say nothing about skill" in caplog.text
 
 
-def test_a_single_draw_has_no_coverage(coloured_sections) -> None:
-    *train, test = coloured_sections
+def test_a_single_draw_has_no_coverage(colored_sections) -> None:
+    *train, test = colored_sections
     hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)
     result = hd.tl.evaluate(test, layer="ridge")
     assert np.isnan(result.attrs["summary"]["mean"]["coverage_90"])
@@ -129,12 +129,12 @@ def test_messages_about_counts_name_the_argument_that_takes_them(predicted) -> N
         hd.tl.evaluate(test, layer="ridge", truth="raw", control=train)
 
 
-def test_a_section_with_only_an_image_has_nothing_to_be_judged_by(predicted, colour_encoder) -> None:
+def test_a_section_with_only_an_image_has_nothing_to_be_judged_by(predicted, color_encoder) -> None:
     import spatialdata as sd
 
     _, train = predicted
     only = sd.SpatialData(images={"he": train[0].images["s0_image"]})
-    hd.pp.embed(only, colour_encoder)
+    hd.pp.embed(only, color_encoder)
     hd.tl.predict(only, hd.tl.fit(train, method="ridge"))
     for judge in (hd.tl.evaluate, hd.pl.evaluation):
         with pytest.raises(ValueError, match="nothing measured in X.*truth="):

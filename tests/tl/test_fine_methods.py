@@ -14,7 +14,7 @@ OPTIONS = {
 }
 
 
-class DenseColour:
+class DenseColor:
     """The colour of every place, read at 4 um."""
 
     mean, std = np.full(3, 150.0, np.float32), np.full(3, 40.0, np.float32)
@@ -32,21 +32,21 @@ class DenseColour:
 def method(request, monkeypatch) -> str:
     from hisdiff._sdata import _read
 
-    monkeypatch.setattr(_read, "dense_features", lambda place, image, *_: DenseColour(image))
+    monkeypatch.setattr(_read, "dense_features", lambda place, image, *_: DenseColor(image))
     return request.param
 
 
-def prepared(make_section, colour_encoder, name: str, seed: int):
+def prepared(make_section, color_encoder, name: str, seed: int):
     made = make_section(name, seed=seed)
     hd.pp.select_genes(made)
-    hd.pp.embed(made, colour_encoder)
+    hd.pp.embed(made, color_encoder)
     return made
 
 
 def test_bins_add_up_to_spots_and_sections_without_counts_get_maps_too(
-    make_section, colour_encoder, method, tmp_path
+    make_section, color_encoder, method, tmp_path
 ) -> None:
-    sections = [prepared(make_section, colour_encoder, f"s{i}", i) for i in (1, 2)]
+    sections = [prepared(make_section, color_encoder, f"s{i}", i) for i in (1, 2)]
     model = hd.tl.fit(sections, method=method, config=OPTIONS[method])
     first = sections[0]
     hd.tl.predict(first, model, resolution_um=25, calibrate="exact", n_draws=2)
@@ -63,7 +63,7 @@ def test_bins_add_up_to_spots_and_sections_without_counts_get_maps_too(
 
     bare = sd.SpatialData(images={"he": make_section("s3", seed=3).images["s3_image"]})
     if method == "istar":
-        hd.pp.embed(bare, colour_encoder)
+        hd.pp.embed(bare, color_encoder)
     model.save(tmp_path / "m")
     told = [
         hd.tl.predict(bare, source, resolution_um=50, n_draws=1, inplace=False) for source in (model, tmp_path / "m")
@@ -72,10 +72,10 @@ def test_bins_add_up_to_spots_and_sections_without_counts_get_maps_too(
     assert told[0].n_vars == 12
 
 
-def test_an_interrupted_fit_goes_on_to_the_same_model(make_section, colour_encoder, method, monkeypatch) -> None:
+def test_an_interrupted_fit_goes_on_to_the_same_model(make_section, color_encoder, method, monkeypatch) -> None:
     from hisdiff._training import _loop as _training
 
-    made = prepared(make_section, colour_encoder, "s1", 1)
+    made = prepared(make_section, color_encoder, "s1", 1)
     options = {**OPTIONS[method], "most_steps" if method == "istar" else "n_steps": 6}
     straight = hd.tl.fit(made, method=method, config=options)
     advance = _training._Run.advance

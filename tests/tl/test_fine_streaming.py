@@ -19,10 +19,10 @@ OPTIONS = {"resolution_um": 20, "n_draws": 2, "keep_draws": 1}
 
 
 @pytest.fixture
-def plain(make_section, colour_encoder):
+def plain(make_section, color_encoder):
     made = make_section("s1", seed=1)
     hd.pp.select_genes(made)
-    hd.pp.embed(made, colour_encoder)
+    hd.pp.embed(made, color_encoder)
     return made
 
 

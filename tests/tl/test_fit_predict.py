@@ -9,8 +9,8 @@ from hisdiff._sdata._layers import layer_names
 
 
 @pytest.fixture
-def sections(coloured_sections):
-    return coloured_sections
+def sections(colored_sections):
+    return colored_sections
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def test_without_inplace_the_result_is_returned_and_the_object_untouched(section
     assert list(result.obs_names) == list(sections[2].tables["table"].obs_names)
 
 
-def test_without_inplace_a_missing_embedding_is_made_and_not_kept(sections, model, colour_encoder, monkeypatch) -> None:
+def test_without_inplace_a_missing_embedding_is_made_and_not_kept(sections, model, color_encoder, monkeypatch) -> None:
     expected = hd.tl.predict(sections[2], model, inplace=False)
     test = sections[2]
     table = test.tables["table"]
     del table.obsm["hisdiff_embedding"], table.uns["hisdiff"]
     del test.shapes["tissue"]
     before = {*table.obsm, *table.uns, *test.shapes, *test.tables, *test.attrs}
-    monkeypatch.setattr("hisdiff.encoders.get", lambda name: colour_encoder)
+    monkeypatch.setattr("hisdiff.encoders.get", lambda name: color_encoder)
     got = hd.tl.predict(test, model, inplace=False)
     assert {*table.obsm, *table.uns, *test.shapes, *test.tables, *test.attrs} == before
     np.testing.assert_array_equal(got.X, expected.X)
@@ -134,9 +134,9 @@ def test_saved_and_loaded_models_predict_the_same(sections, model, tmp_path) -> 
     np.testing.assert_array_equal(a.X, b.X)
 
 
-def test_a_section_with_only_an_image_is_predicted_on_a_lattice(sections, model, colour_encoder) -> None:
+def test_a_section_with_only_an_image_is_predicted_on_a_lattice(sections, model, color_encoder) -> None:
     only = sd.SpatialData(images={"he": sections[2].images["s2_image"]})
-    hd.pp.embed(only, colour_encoder)
+    hd.pp.embed(only, color_encoder)
     hd.tl.predict(only, model)
     table = only.tables["lattice"]
     assert list(table.var_names) == list(model.genes)
@@ -146,9 +146,9 @@ def test_a_section_with_only_an_image_is_predicted_on_a_lattice(sections, model,
 
 
 @pytest.fixture
-def only_image(sections, colour_encoder):
+def only_image(sections, color_encoder):
     only = sd.SpatialData(images={"he": sections[2].images["s2_image"]})
-    hd.pp.embed(only, colour_encoder)
+    hd.pp.embed(only, color_encoder)
     return only
 
 
@@ -202,10 +202,10 @@ def test_the_only_prediction_of_a_lattice_gives_way_to_another_panel_and_it_is_s
         hd.pl.coexpression(only_image)
 
 
-def test_one_table_with_two_regions_is_two_sections(sections, model, colour_encoder) -> None:
+def test_one_table_with_two_regions_is_two_sections(sections, model, color_encoder) -> None:
     a, b = sections[0], sections[2]
     both = merged(a, b)
-    hd.pp.embed(both, colour_encoder)
+    hd.pp.embed(both, color_encoder)
     hd.tl.predict(both, model)
     one = hd.tl.predict(b, model, inplace=False)
     rows = both.tables["table"].obs["region"].to_numpy() == "s2"
@@ -270,8 +270,8 @@ def test_depth_can_be_set_and_is_the_sections_own_by_default(sections, model) ->
     assert (record["depth"], record["depth_from"]) == ([3.0], ["given"])
 
 
-def test_a_table_that_lacks_genes_is_predicted_at_the_depth_of_the_whole_panel(coloured_sections) -> None:
-    *train, test = coloured_sections
+def test_a_table_that_lacks_genes_is_predicted_at_the_depth_of_the_whole_panel(colored_sections) -> None:
+    *train, test = colored_sections
     model = hd.tl.fit(train, method="ridge")
     hd.tl.predict(test, model)
     table = test.tables["table"]
@@ -283,31 +283,31 @@ def test_a_table_that_lacks_genes_is_predicted_at_the_depth_of_the_whole_panel(c
     np.testing.assert_allclose(few.layers["ridge"].mean(), whole.mean(), rtol=0.05)
 
 
-def test_predictions_whose_names_begin_alike_lie_side_by_side(coloured_sections) -> None:
-    *train, test = coloured_sections
+def test_predictions_whose_names_begin_alike_lie_side_by_side(colored_sections) -> None:
+    *train, test = colored_sections
     model = hd.tl.fit(train, method="ridge")
     for key in ("a", "a_drawn", "a"):
         hd.tl.predict(test, model, key_added=key)
     assert {"a", "a_draw0", "a_drawn", "a_drawn_draw0"} <= set(test.tables["table"].layers)
 
 
-def test_a_section_of_one_spot_leaves_pitch_and_depth_of_the_cohort_known(make_section, colour_encoder) -> None:
+def test_a_section_of_one_spot_leaves_pitch_and_depth_of_the_cohort_known(make_section, color_encoder) -> None:
     sections = [make_section(f"s{i}", seed=i) for i in (1, 2)]
     hd.pp.select_genes(sections)
     sections[1].tables["table"] = sections[1].tables["table"][:1].copy()
-    hd.pp.embed(sections, colour_encoder)
+    hd.pp.embed(sections, color_encoder)
     model = hd.tl.fit(sections, method="ridge")
     assert model.cohort.pitch_um == pytest.approx(100)
     assert np.isfinite(model.cohort.depth)
 
 
-def test_sections_with_symbols_and_with_ids_are_fitted_together(make_section, colour_encoder) -> None:
+def test_sections_with_symbols_and_with_ids_are_fitted_together(make_section, color_encoder) -> None:
     sections = [make_section(f"s{i}", seed=i) for i in (1, 2)]
     table = sections[1].tables["table"]
     table.var["gene_symbols"] = table.var_names.to_numpy(str)
     table.var_names = [f"ENSG{i:011d}" for i in range(table.n_vars)]
     hd.pp.select_genes(sections)
-    hd.pp.embed(sections, colour_encoder)
+    hd.pp.embed(sections, color_encoder)
     model = hd.tl.fit(sections, method="ridge")
     assert list(model.genes) == sorted(sections[0].tables["table"].var_names)
 
@@ -327,8 +327,8 @@ def test_predictions_of_a_section_with_an_image_only_lie_side_by_side(make_secti
     np.testing.assert_array_equal(table.X, first)
 
 
-def test_one_draw_has_no_coverage(coloured_sections) -> None:
-    *train, test = coloured_sections
+def test_one_draw_has_no_coverage(colored_sections) -> None:
+    *train, test = colored_sections
     hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)
     assert np.isnan(hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["coverage_90"])
 

@@ -7,15 +7,15 @@ from hisdiff._settings import settings
 from hisdiff._training import _loop as _training
 
 TINY = {
-    "scalings": ["standardised"], "gammas": [0.3], "penalties": [1.0, 5.0], "n_components": 4, "n_factors": 2,
+    "scalings": ["standardized"], "gammas": [0.3], "penalties": [1.0, 5.0], "n_components": 4, "n_factors": 2,
     "width": 8, "depth": 1, "n_members": 1, "train_steps": 20, "validate_every": 5, "n_steps": 2, "patience": None,
 }  # fmt: skip
 
 
 def test_an_interrupted_fit_leaves_a_checkpoint_that_the_same_call_goes_on_from(
-    coloured_sections, monkeypatch, caplog
+    colored_sections, monkeypatch, caplog
 ) -> None:
-    train = coloured_sections[:2]
+    train = colored_sections[:2]
     expected = hd.tl.fit(train, config=TINY)
     advance, calls = _training._Run.advance, []
 

@@ -28,11 +28,11 @@ def method(request, monkeypatch) -> str:
     if request.param == "istar":
         from hisdiff._sdata import _read
 
-        monkeypatch.setattr(_read, "dense_features", lambda place, image, *_: DenseColour(image))
+        monkeypatch.setattr(_read, "dense_features", lambda place, image, *_: DenseColor(image))
     return request.param
 
 
-class DenseColour:
+class DenseColor:
     """The colour of every place: a dense embedding that costs nothing."""
 
     mean, std = np.full(3, 150.0, np.float32), np.full(3, 40.0, np.float32)
@@ -47,11 +47,11 @@ class DenseColour:
 
 
 @pytest.fixture
-def sdata(make_section, colour_encoder, method):
+def sdata(make_section, color_encoder, method):
     made = make_section()
     hd.pp.select_genes(made)
     if "features" in method_named(method).needs:
-        hd.pp.embed(made, colour_encoder)
+        hd.pp.embed(made, color_encoder)
     return made
 
 
@@ -210,10 +210,10 @@ def test_empty_spots_and_constant_genes_are_no_obstacle(sdata, method) -> None:
     assert np.isfinite(table.layers[method][:, table.var[f"{method}_modelled"]]).all()
 
 
-def test_few_spots_are_enough(make_section, colour_encoder, method) -> None:
+def test_few_spots_are_enough(make_section, color_encoder, method) -> None:
     sdata = make_section(side=3)
     hd.pp.select_genes(sdata)
     if "features" in method_named(method).needs:
-        hd.pp.embed(sdata, colour_encoder)
+        hd.pp.embed(sdata, color_encoder)
     hd.tl.predict(sdata, fit(sdata, method))
     assert method in sdata.tables["table"].layers

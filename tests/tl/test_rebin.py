@@ -121,8 +121,8 @@ def test_coarser_bins_keep_the_whole(fine, side):
     raster = fine.labels[f"hisdiff_10um_in_{side:g}um_bins"].to_numpy()
     assert sorted(raster[raster > 0]) == table.obs["instance_id"].tolist()
     row, column = np.argwhere(raster == 1)[0]
-    centre = sd.transform(sd.get_centroids(fine[f"hisdiff_10um_in_{side:g}um_bins"]), to_coordinate_system="global")
-    found = centre.compute().loc[1, ["x", "y"]].to_numpy(dtype=float)
+    center = sd.transform(sd.get_centroids(fine[f"hisdiff_10um_in_{side:g}um_bins"]), to_coordinate_system="global")
+    found = center.compute().loc[1, ["x", "y"]].to_numpy(dtype=float)
     np.testing.assert_allclose(found, table.obsm["spatial"][0], rtol=1e-6)
     assert hd.pl.gene_map(fine, "B", table_key=f"hisdiff_10um_in_{side:g}um").get_title(loc="left") == "B, predicted"
 

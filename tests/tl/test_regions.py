@@ -17,7 +17,7 @@ def sdata(make_section):
 
 @pytest.fixture
 def fine(sdata):
-    hd.tl.fit(sdata, method="tesla", config={"step_um": 50, "n_neighbours": 64})
+    hd.tl.fit(sdata, method="tesla", config={"step_um": 50, "n_neighbors": 64})
     hd.tl.predict(sdata, resolution_um=25)
     return sdata
 
@@ -156,7 +156,7 @@ def test_markers_that_are_measured_but_not_chosen_or_not_predicted_are_treated_a
     table.var["hisdiff_selected"] = table.var_names != "A10"
     hd.tl.marker_regions(sdata, A_GENES, working_px=40)
     assert sdata.tables["table"].uns["hisdiff"]["regions"]["hisdiff_region"]["markers"] == A_GENES
-    hd.tl.predict(sdata, hd.tl.fit(sdata, method="tesla", config={"step_um": 50, "n_neighbours": 64}))
+    hd.tl.predict(sdata, hd.tl.fit(sdata, method="tesla", config={"step_um": 50, "n_neighbors": 64}))
     programmes = {"red": A_GENES, "blue": ["B09"]}
     hd.tl.tls_score(sdata, programmes, layer="tesla", n_required=2, working_px=40)
     record = table.uns["hisdiff"]["regions"]["hisdiff_tls"]

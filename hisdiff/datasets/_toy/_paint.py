@@ -28,8 +28,8 @@ class Stain:
 
     def shifted(self, rng: Generator) -> Stain:
         """Return what another batch of dyes and another scanner make of it."""
-        shift = lambda colour, strength: tuple(  # noqa: E731
-            np.array(colour) * np.exp(strength + rng.normal(0, 0.06, 3))
+        shift = lambda color, strength: tuple(  # noqa: E731
+            np.array(color) * np.exp(strength + rng.normal(0, 0.06, 3))
         )
         strengths = rng.choice([-1, 1], 2) * rng.uniform(0.08, 0.25, 2)
         white = tuple(np.array(self.white) - rng.uniform(0, 12, 3))
@@ -147,12 +147,12 @@ def _add_nuclei(
     batch = max(1, 2_000_000 // step.size**2)
     for first in range(0, len(cells.xy), batch):
         rows = slice(first, first + batch)
-        centre = cells.xy[rows] / mpp
-        corner = np.floor(centre).astype(int)
+        center = cells.xy[rows] / mpp
+        corner = np.floor(center).astype(int)
         x = corner[:, 0, None] + step.astype(int)
         y = corner[:, 1, None] + step.astype(int)
-        dx = ((x + 0.5 - centre[:, 0, None]) * mpp).astype(np.float32)[:, None, :]
-        dy = ((y + 0.5 - centre[:, 1, None]) * mpp).astype(np.float32)[:, :, None]
+        dx = ((x + 0.5 - center[:, 0, None]) * mpp).astype(np.float32)[:, None, :]
+        dy = ((y + 0.5 - center[:, 1, None]) * mpp).astype(np.float32)[:, :, None]
         cos, sin = (f(cells.angle[rows]).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
         long, short = (cells.axes[rows, i].astype(np.float32)[:, None, None] for i in (0, 1))
         u = (dx * cos + dy * sin) / long
@@ -202,12 +202,12 @@ def _vacuoles(tissue: Tissue) -> np.ndarray:
     """Return how deep each point of a grid of ``VACUOLE_UM`` lies in a vacuole, in um; negative outside all."""
     n = round(tissue.size_um / VACUOLE_UM)
     depth = np.full((n, n), -10, dtype=np.float32)
-    centres, radius = tissue.cells["fat"].xy, tissue.cells["fat"].axes[:, 0]
+    centers, radius = tissue.cells["fat"].xy, tissue.cells["fat"].axes[:, 0]
     row, col = np.nonzero(enlarge(tissue.fat, (n, n)) > -1)
-    if len(centres) < 2 or len(row) == 0:
+    if len(centers) < 2 or len(row) == 0:
         return depth
     points = np.stack([col + 0.5, row + 0.5], axis=1) * VACUOLE_UM
-    distance, near = cKDTree(centres).query(points, k=2)
+    distance, near = cKDTree(centers).query(points, k=2)
     wall, rim = (distance[:, 1] - distance[:, 0]) / 2, radius[near[:, 0]] - distance[:, 0]
     # A soft minimum rounds the corners where three cells meet.
     depth[row, col] = np.clip(-3 * np.logaddexp(-wall / 3, -rim / 3) - 0.3, -10, 10)

@@ -90,8 +90,8 @@ def make_tissue(rng: Generator, size_um: float) -> Tissue:
     def noise(scale_um: float) -> np.ndarray:
         return smooth_noise(rng, shape, scale_um / BASE_UM)
 
-    centre = (np.arange(n) + 0.5) / n * 2 - 1
-    radius = np.hypot(centre[None] * rng.uniform(0.9, 1.1), centre[:, None] * rng.uniform(0.9, 1.1))
+    center = (np.arange(n) + 0.5) / n * 2 - 1
+    radius = np.hypot(center[None] * rng.uniform(0.9, 1.1), center[:, None] * rng.uniform(0.9, 1.1))
     outline = 4 * (0.88 - radius) + 0.45 * noise(110) + 0.18 * noise(25)
     tears = 6 * (2.5 - noise(38))
     inside = np.minimum(outline, tears)

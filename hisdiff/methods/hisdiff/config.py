@@ -26,7 +26,7 @@ class HisDiffConfig(Options):
         ``"dit"``: diffusion over the gene vector with one token per gene and attention to the surroundings.
     scalings
         How embeddings are scaled; ``"mlp"`` averages over them, ``"dit"`` takes the first.
-    standardise
+    standardize
         ``"dit"``: whether genes are standardised and depth is part of the condition.
     n_components
         ``"mlp"``: principal components of the embedding that the mean depends on.
@@ -55,8 +55,8 @@ class HisDiffConfig(Options):
     method_name: ClassVar[str] = "hisdiff"
 
     denoiser: Denoiser = "mlp"
-    scalings: tuple[Scaling, ...] = ("raw", "standardised", "both")
-    standardise: bool = True
+    scalings: tuple[Scaling, ...] = ("raw", "standardized", "both")
+    standardize: bool = True
     n_components: int = 64
     linear: float = 0.3
     gammas: tuple[float, ...] = (0.3, 0.6, 1.5)
@@ -149,7 +149,7 @@ class HisDiffConfig(Options):
         paper = cls(
             denoiser="dit",
             scalings=("raw",),
-            standardise=False,
+            standardize=False,
             width=384,
             depth=12,
             heads=12,
@@ -171,8 +171,8 @@ class HisDiffConfig(Options):
             return paper
         return replace(
             paper,
-            scalings=("standardised",),
-            standardise=True,
+            scalings=("standardized",),
+            standardize=True,
             width=64,
             depth=3,
             heads=4,

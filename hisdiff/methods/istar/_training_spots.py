@@ -25,10 +25,10 @@ def gather(
 ) -> tuple[Inputs, np.ndarray, np.ndarray, np.ndarray]:
     """Return the inputs, and what the loss needs of all sections: rows of superpixels, their shares, their features."""
     whole = config.reference_compat
-    inputs = Inputs(standardise=not whole)
+    inputs = Inputs(standardize=not whole)
     footprints = [Footprints.of(part, config.superpixel_um, whole_discs=whole and are_discs(part)) for part in spots]
     scaled = [scaled_under(s.dense, f, config.superpixel_um, inputs) for s, f in zip(sections, footprints)]
-    inputs = Inputs.fit(scaled, config.n_components, standardise=not whole)
+    inputs = Inputs.fit(scaled, config.n_components, standardize=not whole)
     padded = [f.padded() for f in footprints]
     longest = max(bins.shape[1] for bins, _ in padded)
     offsets = np.cumsum([0, *(len(part) for part in scaled)])

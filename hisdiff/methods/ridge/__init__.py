@@ -38,7 +38,7 @@ class RidgeConfig(Options):
     Attributes
     ----------
     scalings
-        Embeddings as they are (``"raw"``), by the section's own mean and sd (``"standardised"``), or ``"both"``, in the
+        Embeddings as they are (``"raw"``), by the section's own mean and sd (``"standardized"``), or ``"both"``, in the
         order of preference: a later one has to be better by .005, which is less than chance makes of a few sections.
     n_components
         Numbers of principal components of the embedding.
@@ -52,7 +52,7 @@ class RidgeConfig(Options):
 
     method_name: ClassVar[str] = "ridge"
 
-    scalings: tuple[Scaling, ...] = ("both", "raw", "standardised")
+    scalings: tuple[Scaling, ...] = ("both", "raw", "standardized")
     n_components: tuple[int, ...] = (32, 64, 128)
     alphas: tuple[float, ...] = tuple(float(f"{10**e:.3g}") for e in np.arange(-1.5, 2.51, 0.25))
     n_blocks: int = 5

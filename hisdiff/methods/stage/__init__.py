@@ -249,7 +249,7 @@ class Stage:
         frame = Frame.of(sections, masks, config.section_spacing_um)
         x, c = _training_data(sections, frame)
         network = _network(x.shape[1], frame.n_dims, config)
-        network.initialise(seed, x, c)
+        network.initialize(seed, x, c)
         batch = min(config.batch_size, len(x))
         n_steps = config.n_epochs * -(-len(x) // batch)
         options = TrainingOptions(
@@ -318,14 +318,14 @@ def _splits(sections: Sequence[Section], fraction: float, seed: int) -> list[np.
     return masks
 
 
-def _normalised(section: Section, rows: np.ndarray) -> np.ndarray:
+def _normalized(section: Section, rows: np.ndarray) -> np.ndarray:
     """Return log1p of counts scaled to 1e4 per spot, float32 ``(n, G)``."""
     counts = section.counts[rows].toarray().astype(np.float32)
     return np.log1p(counts * (_TARGET / counts.sum(axis=1, keepdims=True)))
 
 
 def _training_data(sections: Sequence[Section], frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
-    x = np.concatenate([_normalised(s, known.trained) for s, known in zip(sections, frame.sections)])
+    x = np.concatenate([_normalized(s, known.trained) for s, known in zip(sections, frame.sections)])
     c = np.concatenate([frame.scaled(known.xy_um[known.trained], known.z_um) for known in frame.sections])
     return torch.from_numpy(x), torch.from_numpy(c)
 
@@ -351,7 +351,7 @@ def _calibration(fitted: FittedStage, sections: Sequence[Section]) -> Calibratio
         predicted.append(prediction.mean[near])
         number.append(np.full(int(near.sum()), i))
         own = fitted.decode(fitted.frame.of_locations(known, places), torch.device("cpu"))
-        scaled.append(pearson(_normalised(section, rows), own))
+        scaled.append(pearson(_normalized(section, rows), own))
     if not measured:
         return None
     pooled = np.concatenate(scaled)

@@ -63,7 +63,7 @@ class StageNetwork(nn.Module):
         self.decoder = chain((n_dims, *reversed(_WIDTHS), n_genes), last_relu=last_relu)
 
     @torch.no_grad()
-    def initialise(self, seed: int, x: Tensor, c: Tensor) -> None:
+    def initialize(self, seed: int, x: Tensor, c: Tensor) -> None:
         """Draw weights from a seed, and start both parts at the mean of what they are to give.
 
         Behind a ReLU, an output that starts below zero for all spots would never learn anything.

@@ -18,7 +18,7 @@ _POINTS = 4096
 
 
 @dataclass(frozen=True)
-class ColourRaster:
+class ColorRaster:
     """Image of a section at a coarse scale, in which means over windows are quick.
 
     Attributes
@@ -39,7 +39,7 @@ class ColourRaster:
     window_um: float
 
     @classmethod
-    def read(cls, image: ImageSource, box_um: Box, window_um: float) -> ColourRaster:
+    def read(cls, image: ImageSource, box_um: Box, window_um: float) -> ColorRaster:
         """Read the part of an image in which windows around places inside a box lie."""
         pixel = max(window_um / _PIXELS_PER_WINDOW, image.mpp)
         _, _, width, height = image.bounds_um
@@ -64,10 +64,10 @@ class ColourRaster:
 
     def _means(self, xy_um: np.ndarray) -> np.ndarray:
         limit = np.array(self.pixels.shape[:2])
-        centre = xy_um[:, ::-1] / self.pixel_um - self.first
+        center = xy_um[:, ::-1] / self.pixel_um - self.first
         half = self.window_um / self.pixel_um / 2
-        low = np.clip(centre - half, 0, limit - 1)
-        high = np.clip(centre + half, low + 1, limit)
+        low = np.clip(center - half, 0, limit - 1)
+        high = np.clip(center + half, low + 1, limit)
         # Sums over the part of the raster that these windows need: integers, so that they do not depend on the part.
         start, stop = np.floor(low.min(axis=0)).astype(int), np.ceil(high.max(axis=0)).astype(int)
         part = self.pixels[start[0] : stop[0], start[1] : stop[1]].astype(np.float64)
@@ -87,43 +87,43 @@ def _at(sums: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ColourDepth:
+class ColorDepth:
     """The line from colour to the coordinate z: ``z = scale_um * (weights . colour - centre) / spread``.
 
     Attributes
     ----------
     weights
         ``(3,)``, adding up to 1.
-    centre, spread
+    center, spread
         Mean and sd of the weighted colour over the points that fix the line.
     scale_um
         What one sd of colour is worth as a distance.
     """
 
     weights: np.ndarray
-    centre: float
+    center: float
     spread: float
     scale_um: float
 
     @classmethod
-    def by_variance(cls, colours: np.ndarray, scale_um: float) -> ColourDepth:
+    def by_variance(cls, colors: np.ndarray, scale_um: float) -> ColorDepth:
         """Weigh channels by their variance over the points, ``(n, 3)``."""
-        variance = colours.var(axis=0)
+        variance = colors.var(axis=0)
         total = variance.sum()
-        return cls._of(colours, variance / total if total > 0 else np.full(3, 1 / 3), scale_um)
+        return cls._of(colors, variance / total if total > 0 else np.full(3, 1 / 3), scale_um)
 
     @classmethod
-    def of_grey(cls, colours: np.ndarray, scale_um: float) -> ColourDepth:
+    def of_gray(cls, colors: np.ndarray, scale_um: float) -> ColorDepth:
         """Weigh channels alike, as the published code does for spots."""
-        return cls._of(colours, np.full(3, 1 / 3), scale_um)
+        return cls._of(colors, np.full(3, 1 / 3), scale_um)
 
     @classmethod
-    def _of(cls, colours: np.ndarray, weights: np.ndarray, scale_um: float) -> ColourDepth:
-        values = colours @ weights
+    def _of(cls, colors: np.ndarray, weights: np.ndarray, scale_um: float) -> ColorDepth:
+        values = colors @ weights
         return cls(weights, float(values.mean()), float(values.std()), scale_um)
 
-    def __call__(self, colours: np.ndarray) -> np.ndarray:
+    def __call__(self, colors: np.ndarray) -> np.ndarray:
         """Return z in um, ``(n,)``; zero where all points have one colour."""
         if self.spread < 1e-9:
-            return np.zeros(len(colours))
-        return self.scale_um * (colours @ self.weights - self.centre) / self.spread
+            return np.zeros(len(colors))
+        return self.scale_um * (colors @ self.weights - self.center) / self.spread

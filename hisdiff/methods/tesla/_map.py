@@ -12,8 +12,8 @@ from hisdiff._geometry import find_tissue
 from hisdiff._geometry._grid import bins_within
 from hisdiff._log import logger
 from hisdiff._section import Locations
-from hisdiff.methods.tesla._color import ColourDepth, ColourRaster
-from hisdiff.methods.tesla._weights import distance_threshold, neighbour_weights, neighbours_of
+from hisdiff.methods.tesla._color import ColorDepth, ColorRaster
+from hisdiff.methods.tesla._weights import distance_threshold, neighbor_weights, neighbors_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -53,21 +53,21 @@ class TeslaMap:
         if config.reference_compat:
             factor = _REFERENCE_ENLARGEMENT
             tissue = affinity.scale(tissue, factor, factor, origin=shapely.centroid(tissue))
-        centres = Locations.bins(bins_within(tissue, config.step_um), config.step_um).xy_um
-        if not len(centres):
+        centers = Locations.bins(bins_within(tissue, config.step_um), config.step_um).xy_um
+        if not len(centers):
             raise ValueError(
                 f"No superpixel of {config.step_um:g} um lies inside the tissue of {section.name!r}; a smaller step_um is needed."
             )
-        self.config, self.n_superpixels = config, len(centres)
-        self._raster = ColourRaster.read(section.image, _box(np.concatenate([centres, xy])), config.step_um)
-        colours = self._raster.at(centres)
-        scale = config.colour_weight * float(centres.std(axis=0).max())
-        self.depth = ColourDepth.by_variance(colours, scale)
+        self.config, self.n_superpixels = config, len(centers)
+        self._raster = ColorRaster.read(section.image, _box(np.concatenate([centers, xy])), config.step_um)
+        colors = self._raster.at(centers)
+        scale = config.color_weight * float(centers.std(axis=0).max())
+        self.depth = ColorDepth.by_variance(colors, scale)
         at_spots = self._raster.at(xy)
-        self.spot_depth = ColourDepth.of_grey(at_spots, scale) if config.reference_compat else self.depth
+        self.spot_depth = ColorDepth.of_gray(at_spots, scale) if config.reference_compat else self.depth
         self.spots = np.column_stack([xy, self.spot_depth(at_spots)])
-        superpixels = np.column_stack([centres, self.depth(colours)])
-        self.threshold = distance_threshold(superpixels, self.spots, config.n_neighbours)
+        superpixels = np.column_stack([centers, self.depth(colors)])
+        self.threshold = distance_threshold(superpixels, self.spots, config.n_neighbors)
         self._offset = _OFFSET * (section.image.mpp if config.reference_compat else 1.0)
 
     def weights(self, xy_um: np.ndarray, *, leave_out_self: bool = False) -> csr_matrix:
@@ -77,8 +77,8 @@ class TeslaMap:
         ``leave_out_self``: the places are the spots, and each is left out of its own.
         """
         points = np.column_stack([xy_um, self.depth(self._raster.at(xy_um))])
-        rows = neighbours_of(points, self.spots, self.config.n_neighbours, without_self=leave_out_self)
-        return neighbour_weights(
+        rows = neighbors_of(points, self.spots, self.config.n_neighbors, without_self=leave_out_self)
+        return neighbor_weights(
             points,
             self.spots,
             rows,

@@ -18,8 +18,8 @@ _SAMPLED_PAIRS = 1_000_000
 _ROUNDING = 1 + 1e-12
 
 
-def distance_threshold(superpixels: np.ndarray, spots: np.ndarray, n_neighbours: int) -> float:
-    """Return the quantile at ``n_neighbours / n_spots`` of all distances between superpixels and spots.
+def distance_threshold(superpixels: np.ndarray, spots: np.ndarray, n_neighbors: int) -> float:
+    """Return the quantile at ``n_neighbors / n_spots`` of all distances between superpixels and spots.
 
     From a million pairs drawn with a fixed seed where there are more than four million.
 
@@ -27,10 +27,10 @@ def distance_threshold(superpixels: np.ndarray, spots: np.ndarray, n_neighbours:
     ----------
     superpixels, spots
         ``(P, 3)`` and ``(N, 3)``, x, y and z in um.
-    n_neighbours
+    n_neighbors
         Spots that a superpixel has at most.
     """
-    level = min(n_neighbours / len(spots), 1.0)
+    level = min(n_neighbors / len(spots), 1.0)
     if len(superpixels) * len(spots) <= _EXACT_PAIRS:
         return float(np.quantile(cdist(superpixels, spots), level))
     rng = np.random.default_rng(0)
@@ -38,23 +38,21 @@ def distance_threshold(superpixels: np.ndarray, spots: np.ndarray, n_neighbours:
     return float(np.quantile(np.linalg.norm(superpixels[first] - spots[second], axis=1), level))
 
 
-def neighbours_of(
-    points: np.ndarray, spots: np.ndarray, n_neighbours: int, *, without_self: bool = False
-) -> np.ndarray:
-    """Return the rows of the nearest spots of each point, int64 ``(n, n_neighbours)``, -1 where there are fewer.
+def neighbors_of(points: np.ndarray, spots: np.ndarray, n_neighbors: int, *, without_self: bool = False) -> np.ndarray:
+    """Return the rows of the nearest spots of each point, int64 ``(n, n_neighbors)``, -1 where there are fewer.
 
     ``without_self``: the points are the spots, and none is its own neighbour.
     """
     if not without_self:
-        return nearest(points, spots, n_neighbours)
-    rows = nearest(points, spots, n_neighbours + 1)
+        return nearest(points, spots, n_neighbors)
+    rows = nearest(points, spots, n_neighbors + 1)
     own = rows == np.arange(len(points))[:, None]
     # Of spots in one place, a spot itself may not be among the first.
     own[~own.any(axis=1), -1] = True
-    return rows[~own].reshape(len(points), n_neighbours)
+    return rows[~own].reshape(len(points), n_neighbors)
 
 
-def neighbour_weights(
+def neighbor_weights(
     points: np.ndarray,
     spots: np.ndarray,
     rows: np.ndarray,
@@ -71,7 +69,7 @@ def neighbour_weights(
     points, spots
         ``(n, 3)`` and ``(N, 3)`` in um.
     rows
-        ``(n, k)`` neighbours of each point (``neighbours_of``).
+        ``(n, k)`` neighbours of each point (``neighbors_of``).
     threshold
         Farthest distance of a neighbour, in um.
     offset

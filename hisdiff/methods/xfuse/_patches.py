@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hisdiff.methods.xfuse._slides import Slide
 
-_SCALE, _SHEAR, _COLOUR = 0.05, math.radians(10), 0.05
+_SCALE, _SHEAR, _COLOR = 0.05, math.radians(10), 0.05
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Slides:
             "image": [torch.from_numpy(s.image) for s in slides],
             "labels": [torch.from_numpy(s.labels).long() for s in slides],
             "background": [torch.from_numpy(s.background) for s in slides],
-            "centres": [torch.from_numpy(s.centres).float() for s in slides],
+            "centers": [torch.from_numpy(s.centers).float() for s in slides],
             "radii": [torch.from_numpy(s.radii).float() for s in slides],
             "areas": [torch.cat([torch.from_numpy(s.areas) for s in slides])],
             "counts": [torch.cat([torch.from_numpy(s.counts) for s in slides])],
@@ -88,8 +88,8 @@ class Slides:
             return patches
         # A random colour transformation close to none: brightness, contrast, saturation and hue in one.
         b, device = len(sections), patches.image.device
-        matrix = torch.eye(3, device=device) + _COLOUR * _uniform((b, 3, 3), generator, device)
-        shift = _COLOUR * _uniform((b, 3, 1, 1), generator, device)
+        matrix = torch.eye(3, device=device) + _COLOR * _uniform((b, 3, 3), generator, device)
+        shift = _COLOR * _uniform((b, 3, 1, 1), generator, device)
         image = (torch.einsum("bij,bjhw->bihw", matrix, patches.image) + shift).clamp(-0.99, 0.99)
         return Patches(image, *(getattr(patches, name) for name in list(Patches.__dataclass_fields__)[1:]))
 
@@ -112,9 +112,9 @@ class Slides:
         size = torch.tensor(self.shapes[section], dtype=torch.float32, device=device)
         u = torch.rand(2, generator=generator, device=device)
         half = torch.minimum(torch.full_like(size, patch_px / 2), size / 2)
-        centre = half + u * (size - 2 * half)
+        center = half + u * (size - 2 * half)
         if not augment:
-            return (centre - patch_px / 2).round() + patch_px / 2, torch.eye(2, device=device)
+            return (center - patch_px / 2).round() + patch_px / 2, torch.eye(2, device=device)
         angle, log_scale, shear_y, shear_x, flip = _uniform((5,), generator, device).tolist()
         c, s = math.cos(math.pi * angle), math.sin(math.pi * angle)
         turn = torch.tensor([[c, -s], [s, c]], device=device)
@@ -122,7 +122,7 @@ class Slides:
             [[1, math.tan(_SHEAR * shear_x)], [math.tan(_SHEAR * shear_y), 1]], device=device
         ) * math.exp(_SCALE * log_scale)
         mirror = torch.tensor([1.0, -1.0 if flip > 0 else 1.0], device=device)
-        return centre, turn @ shear @ torch.diag(mirror)
+        return center, turn @ shear @ torch.diag(mirror)
 
     def _cut(self, sections: Tensor, frames: Sequence[tuple[Tensor, Tensor]], p: int) -> Patches:
         """Cut patches of side ``p``: the image bilinear, labels from the nearest pixel."""
@@ -133,10 +133,10 @@ class Slides:
         before = [sum(self.n_spots[:s]) for s in range(len(self.n_spots))]
         images, seen, pixels, of, zero, patch = [], [], [], [], [], []
         spots: list[Tensor] = []
-        for b, (section, (centre, matrix)) in enumerate(zip(sections.tolist(), frames)):
-            centre, matrix = centre.to(device), matrix.to(device)
+        for b, (section, (center, matrix)) in enumerate(zip(sections.tolist(), frames)):
+            center, matrix = center.to(device), matrix.to(device)
             h, w = self.shapes[section]
-            place = centre + grid @ matrix.T
+            place = center + grid @ matrix.T
             unit = 2 * place.flip(-1) / torch.tensor([w, h], device=device) - 1
             image = held["image"][section][None]
             images.append(
@@ -149,7 +149,7 @@ class Slides:
             dark = held["background"][section][index[..., 0], index[..., 1]] & inside
             zero.append(dark.flatten().nonzero()[:, 0] + b * p * p)
             label = torch.where(inside, held["labels"][section][index[..., 0], index[..., 1]], 0).flatten()
-            whole = self._whole(held, section, centre, matrix, p)
+            whole = self._whole(held, section, center, matrix, p)
             mine = label.nonzero()[:, 0]
             mine = mine[whole[label[mine] - 1]]
             found, number = torch.unique(label[mine], return_inverse=True)
@@ -162,10 +162,10 @@ class Slides:
             torch.cat(spots), torch.cat(patch),
         )  # fmt: skip
 
-    def _whole(self, held: dict[str, list[Tensor]], section: int, centre: Tensor, matrix: Tensor, p: int) -> Tensor:
+    def _whole(self, held: dict[str, list[Tensor]], section: int, center: Tensor, matrix: Tensor, p: int) -> Tensor:
         """Return which spots of a slide lie whole inside a patch."""
         inverse = torch.linalg.inv(matrix)
-        place = (held["centres"][section] - centre) @ inverse.T
+        place = (held["centers"][section] - center) @ inverse.T
         # A disc becomes an ellipse; its half sides are the lengths of the rows of the inverse.
         reach = held["radii"][section][:, None] * inverse.norm(dim=1)
         return (place.abs() + reach <= p / 2 + 0.5).all(dim=-1)

@@ -41,7 +41,7 @@ class Slide:
         int32 ``(h, w)``: 1 + row of the spot that a pixel belongs to, 0 for none.
     background
         bool ``(h, w)``: neither tissue nor spot; counts are known to be zero there.
-    centres, radii
+    centers, radii
         ``(n, 2)`` row and column, and ``(n,)``, of the spots in pixels, from ``origin``.
     areas
         float32 ``(n,)`` areas of the spots in pixels.
@@ -55,7 +55,7 @@ class Slide:
     image: np.ndarray
     labels: np.ndarray
     background: np.ndarray
-    centres: np.ndarray
+    centers: np.ndarray
     radii: np.ndarray
     areas: np.ndarray
     counts: np.ndarray
@@ -83,21 +83,21 @@ class Slide:
         image = section.image.read((x0 * mpp, y0 * mpp, (x0 + w) * mpp, (y0 + h) * mpp), mpp)
         spots = section.spots if section.counts is not None else None
         n = 0 if spots is None else len(spots)
-        centres = np.zeros((0, 2)) if spots is None else spots.xy_um[:, ::-1] / mpp - (y0, x0)
+        centers = np.zeros((0, 2)) if spots is None else spots.xy_um[:, ::-1] / mpp - (y0, x0)
         radii = np.zeros(0) if spots is None else np.asarray(spots.radius_um) / mpp
-        labels = paint(centres, radii, (h, w))
+        labels = paint(centers, radii, (h, w))
         counts = np.zeros((0, len(section.genes))) if n == 0 else section.counts.toarray()
         return cls(
             section.name, mpp, (y0, x0), _scaled(image), labels, _off_tissue(tissue, labels, mpp, (y0, x0)),
-            centres, radii, (np.pi * radii**2).astype(np.float32), counts.astype(np.float32),
+            centers, radii, (np.pi * radii**2).astype(np.float32), counts.astype(np.float32),
         )  # fmt: skip
 
 
-def paint(centres: np.ndarray, radii: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def paint(centers: np.ndarray, radii: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return int32 labels: 1 + row of the disc that a pixel's centre lies in (the nearest one's), 0 for none."""
     labels = np.zeros(shape, dtype=np.int32)
     nearest = np.full(shape, np.inf)
-    for number, ((y, x), radius) in enumerate(zip(centres, radii), 1):
+    for number, ((y, x), radius) in enumerate(zip(centers, radii), 1):
         rows = slice(max(int(y - radius - 1), 0), max(int(y + radius + 2), 0))
         columns = slice(max(int(x - radius - 1), 0), max(int(x + radius + 2), 0))
         part, best = labels[rows, columns], nearest[rows, columns]

@@ -21,7 +21,7 @@ def test_paper_is_the_published_setting():
     assert (paper.sampler, paper.n_steps, paper.learning_rate, paper.batch_size) == ("ddpm", 1000, 1e-4, 128)
     assert (paper.ema, paper.weight_decay, paper.clip, paper.patience) == (0.0, 0.0, None, None)
     assert paper.scalings == ("raw",)
-    assert not paper.standardise
+    assert not paper.standardize
 
 
 def test_options_change_a_preset():

@@ -238,7 +238,7 @@ def test_reference_compat_uses_raw_embeddings_whole_discs_and_raw_counts():
     config = IStarConfig.from_dict({"preset": "paper", "reference_compat": True, "epochs": 1, "n_members": 2})
     shallow = section("B", 1, depth=0.25)
     both = IStar().fit([section(), shallow], config, progress=False)
-    assert not both.inputs.standardise
+    assert not both.inputs.standardize
     assert both.inputs.axes is None
     every = np.concatenate([section().counts.toarray(), shallow.counts.toarray()])
     np.testing.assert_allclose(both.low + both.span, every.max(axis=0), rtol=1e-6)
@@ -264,9 +264,9 @@ def test_a_section_without_a_dense_embedding_is_refused(fitted):
 
 def test_principal_components_are_of_unit_variance_and_flat_columns_are_harmless():
     values = np.random.default_rng(0).normal(size=(500, 5)).astype(np.float32) * [1, 2, 3, 4, 0]
-    inputs = Inputs.fit([values], 3, standardise=True)
+    inputs = Inputs.fit([values], 3, standardize=True)
     np.testing.assert_allclose(inputs.projected(values).std(axis=0), 1, rtol=0.01)
-    flat = Inputs.fit([np.ones((9, 4), np.float32)], 3, standardise=True)
+    flat = Inputs.fit([np.ones((9, 4), np.float32)], 3, standardize=True)
     assert np.isfinite(flat.projected(np.ones((2, 4), np.float32))).all()
 
 

@@ -129,8 +129,8 @@ def test_nothing_is_below_zero(fitted):
 
 def test_standardising_is_chosen_where_stain_differs():
     stained = [section(str(i), i, stain=s) for i, s in enumerate([0.0, 40.0, -30.0])]
-    fitted = Ridge().fit(stained, RidgeConfig(scalings=("raw", "standardised")))
-    assert fitted.projection.scaling == "standardised"
+    fitted = Ridge().fit(stained, RidgeConfig(scalings=("raw", "standardized")))
+    assert fitted.projection.scaling == "standardized"
 
 
 def test_one_section_is_cut_into_blocks():

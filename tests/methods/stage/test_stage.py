@@ -79,7 +79,7 @@ def test_no_output_starts_dead_behind_its_relu() -> None:
     for seed in range(5):
         network = StageNetwork(8, 2, last_relu=True, decoder_only=False, n_directions=10)
         x, c = torch.rand(50, 8), torch.rand(50, 2)
-        network.initialise(seed, x, c)
+        network.initialize(seed, x, c)
         assert (network.encoder(x) > 0).any(dim=0).all()
         assert (network.decoder(c) > 0).any(dim=0).all()
 
@@ -94,7 +94,7 @@ def test_coordinates_among_the_genes_are_read_off(section) -> None:
     # Two noiseless columns hold the place itself: the latent loss has nothing to stop at but the rate.
     c = torch.rand(64, 2, generator=torch.Generator().manual_seed(0))
     network = StageNetwork(2, 2, last_relu=True, decoder_only=False, n_directions=20)
-    network.initialise(0, c, c)
+    network.initialize(0, c, c)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     losses = []
     for step in range(120):

@@ -34,9 +34,9 @@ def two_blobs(side: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     y, x = np.mgrid[:side, :side]
     first, second = (np.hypot(y - c, x - c) < 13 for c in (17, 46))
     noise = np.random.default_rng(0).normal(0, 0.02, (2, side, side))
-    grey = np.where(first | second, 0.3, 0.8) + noise[0]
+    gray = np.where(first | second, 0.3, 0.8) + noise[0]
     gene = np.where(first, 0.9, 0.05) + noise[1]
-    return np.clip(np.stack([grey, gene]), 0, 1), first, second
+    return np.clip(np.stack([gray, gene]), 0, 1), first, second
 
 
 def test_two_blobs_with_one_marker_give_the_blob_of_the_marker() -> None:

@@ -7,8 +7,8 @@ from shapely import box
 from hisdiff._section import Locations, Section
 from hisdiff.methods._base import method
 from hisdiff.methods.tesla import FittedTesla, Tesla, TeslaConfig
-from hisdiff.methods.tesla._color import ColourDepth, ColourRaster
-from hisdiff.methods.tesla._weights import distance_threshold, neighbour_weights, neighbours_of
+from hisdiff.methods.tesla._color import ColorDepth, ColorRaster
+from hisdiff.methods.tesla._weights import distance_threshold, neighbor_weights, neighbors_of
 
 GENES = np.array(["G0", "G1", "G2"])
 STEP = 40.0
@@ -50,7 +50,7 @@ def brute_force(section: Section, xy: np.ndarray, config: TeslaConfig, tissue) -
     """Evaluate the formulas place by place, without any of the package's code."""
     pixels = section.image.pixels.astype(float)
 
-    def colour(x, y):
+    def color(x, y):
         half = round(config.step_um / 2)
         part = pixels[
             max(int(y) - half, 0) : min(int(y) + half, SIDE), max(int(x) - half, 0) : min(int(x) + half, SIDE)
@@ -66,26 +66,26 @@ def brute_force(section: Section, xy: np.ndarray, config: TeslaConfig, tissue) -
             if x0 <= (j + 0.5) * STEP < x1 and y0 <= (i + 0.5) * STEP < y1
         ]
     )
-    at_grid = np.array([colour(x, y) for x, y in grid])
-    at_spots = np.array([colour(x, y) for x, y in section.spots.xy_um])
+    at_grid = np.array([color(x, y) for x, y in grid])
+    at_spots = np.array([color(x, y) for x, y in section.spots.xy_um])
     v = at_grid.var(axis=0)
-    scale = config.colour_weight * max(grid[:, 0].std(), grid[:, 1].std())
+    scale = config.color_weight * max(grid[:, 0].std(), grid[:, 1].std())
     c = at_grid @ v / v.sum()
     z = scale * (c - c.mean()) / c.std()
     if config.reference_compat:
-        grey = at_spots.mean(axis=1)
-        z_spots = scale * (grey - grey.mean()) / grey.std()
+        gray = at_spots.mean(axis=1)
+        z_spots = scale * (gray - gray.mean()) / gray.std()
     else:
         z_spots = scale * (at_spots @ v / v.sum() - c.mean()) / c.std()
     spots = np.column_stack([section.spots.xy_um, z_spots])
     every = np.array([[np.sqrt(((p - s) ** 2).sum()) for s in spots] for p in np.column_stack([grid, z])])
-    threshold = np.quantile(every, config.n_neighbours / len(spots))
+    threshold = np.quantile(every, config.n_neighbors / len(spots))
     log_counts = np.log1p(section.counts.toarray().astype(float))
     out = []
     for x, y in xy:
-        here = np.array([x, y, scale * (colour(x, y) @ v / v.sum() - c.mean()) / c.std()])
+        here = np.array([x, y, scale * (color(x, y) @ v / v.sum() - c.mean()) / c.std()])
         d = np.sqrt(((spots - here) ** 2).sum(axis=1))
-        near = [n for n in np.argsort(d)[: config.n_neighbours] if d[n] <= threshold]
+        near = [n for n in np.argsort(d)[: config.n_neighbors] if d[n] <= threshold]
         if not near:
             out.append(np.full(len(GENES), 0.0 if config.reference_compat else np.nan))
             continue
@@ -97,10 +97,10 @@ def brute_force(section: Section, xy: np.ndarray, config: TeslaConfig, tissue) -
 
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("kernel", ["power", "exponential"])
-@pytest.mark.parametrize("neighbours", [3, 10])
-def test_agrees_with_a_brute_force_evaluation_of_the_formulas(compat, kernel, neighbours) -> None:
+@pytest.mark.parametrize("neighbors", [3, 10])
+def test_agrees_with_a_brute_force_evaluation_of_the_formulas(compat, kernel, neighbors) -> None:
     section = make()
-    config = TeslaConfig(step_um=STEP, n_neighbours=neighbours, kernel=kernel, reference_compat=compat)
+    config = TeslaConfig(step_um=STEP, n_neighbors=neighbors, kernel=kernel, reference_compat=compat)
     x0, y0, x1, y1 = section.tissue.bounds
     if compat:
         x0, x1, y0, y1 = (m + 1.05 * (e - m) for e, m in ((x0, 400), (x1, 400), (y0, 380), (y1, 380)))
@@ -115,13 +115,13 @@ def test_agrees_with_a_brute_force_evaluation_of_the_formulas(compat, kernel, ne
     exact = weights @ np.log1p(section.counts.toarray().astype(float))
     covered = np.diff(weights.indptr) > 0
     np.testing.assert_allclose(exact[covered], expected[covered], atol=1e-9)
-    if neighbours == 3:
+    if neighbors == 3:
         assert 0 < covered.sum() < len(covered)
 
 
 def test_colour_is_the_mean_over_the_window_clipped_at_the_border() -> None:
     image = Blocks(np.random.default_rng(0).integers(0, 256, (SIDE // 10, SIDE // 10, 3)))
-    raster = ColourRaster.read(image, (0, 0, SIDE, SIDE), STEP)
+    raster = ColorRaster.read(image, (0, 0, SIDE, SIDE), STEP)
     points = np.array([[3.0, 5.0], [400.0, 20.0], [333.0, 333.0], [799.0, 797.0]])
     for (x, y), got in zip(points.astype(int), raster.at(points)):
         window = image.pixels[max(y - 20, 0) : y + 20, max(x - 20, 0) : x + 20]
@@ -152,7 +152,7 @@ def test_weights_are_convex_and_largest_for_the_spot_in_the_very_place() -> None
 def test_constant_expression_stays_constant_wherever_there_is_a_neighbour() -> None:
     section = make(counts=np.full((30, 3), 7))
     bins = Locations.bins(np.array([(i, j) for i in range(3, 16) for j in range(3, 16)]), STEP)
-    (values,) = FittedTesla(GENES, TeslaConfig(step_um=STEP, n_neighbours=3)).field(section, n_draws=1).draws(bins)
+    (values,) = FittedTesla(GENES, TeslaConfig(step_um=STEP, n_neighbors=3)).field(section, n_draws=1).draws(bins)
     known = np.isfinite(values).all(axis=1)
     assert 0 < known.sum() < len(known)
     np.testing.assert_allclose(values[known], 7, rtol=1e-5)
@@ -160,7 +160,7 @@ def test_constant_expression_stays_constant_wherever_there_is_a_neighbour() -> N
 
 def test_without_colour_it_is_inverse_distance_weighting() -> None:
     section = make()
-    config = TeslaConfig(step_um=STEP, colour_weight=0, n_neighbours=30)
+    config = TeslaConfig(step_um=STEP, color_weight=0, n_neighbors=30)
     bins = Locations.bins(np.array([(i, j) for i in range(3, 16) for j in range(3, 16)]), STEP)
     (values,) = FittedTesla(GENES, config).field(section, n_draws=1).draws(bins)
     distance, rows = cKDTree(section.spots.xy_um).query(bins.xy_um, k=30)
@@ -200,7 +200,7 @@ def test_the_quantile_of_many_distances_is_sampled_and_close_to_the_exact_one(mo
 
 def test_spots_in_one_place_are_each_left_out_of_their_own() -> None:
     spots = np.zeros((6, 3))
-    rows = neighbours_of(spots, spots, 3, without_self=True)
+    rows = neighbors_of(spots, spots, 3, without_self=True)
     assert rows.shape == (6, 3)
     assert not (rows == np.arange(6)[:, None]).any()
 
@@ -208,15 +208,15 @@ def test_spots_in_one_place_are_each_left_out_of_their_own() -> None:
 def test_fewer_spots_than_neighbours_are_all_used() -> None:
     spots = np.array([[0.0, 0, 0], [10, 0, 0]])
     threshold = distance_threshold(np.array([[1.0, 0, 0]]), spots, 10)
-    rows = neighbours_of(np.array([[1.0, 0, 0]]), spots, 10)
-    weights = neighbour_weights(
+    rows = neighbors_of(np.array([[1.0, 0, 0]]), spots, 10)
+    weights = neighbor_weights(
         np.array([[1.0, 0, 0]]), spots, rows, threshold=threshold, offset=0.0, kernel="power", power=2.0
     )
     np.testing.assert_allclose(weights.toarray(), [[81 / 82, 1 / 82]])
 
 
 def test_an_even_image_has_no_depth() -> None:
-    assert not ColourDepth.by_variance(np.full((5, 3), 200.0), 100.0)(np.full((2, 3), 200.0)).any()
+    assert not ColorDepth.by_variance(np.full((5, 3), 200.0), 100.0)(np.full((2, 3), 200.0)).any()
 
 
 def test_what_a_fit_knows_comes_from_left_out_spots_and_draws_are_not_pretended() -> None:
@@ -266,9 +266,9 @@ def test_configuration() -> None:
     for options, error, text in (
         ({"step": 3}, ValueError, "Did you mean 'step_um'"),
         ({"step_um": 0}, ValueError, "step_um"),
-        ({"n_neighbours": 2.5}, TypeError, "n_neighbours"),
+        ({"n_neighbors": 2.5}, TypeError, "n_neighbors"),
         ({"kernel": "gauss"}, ValueError, "kernel is one of"),
-        ({"colour_weight": -1}, ValueError, "colour_weight"),
+        ({"color_weight": -1}, ValueError, "color_weight"),
         ({"reference_compat": "yes"}, TypeError, "reference_compat"),
     ):
         with pytest.raises(error, match=text):

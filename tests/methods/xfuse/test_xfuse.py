@@ -55,17 +55,17 @@ def planted(side_um: float = SIDE_UM, seed: int = 0, name: str = "A", *, tissue=
     n = round(side_um / MPP)
     field = gaussian_filter(rng.normal(size=(n, n)), n / 12, mode="wrap")
     share = 1 / (1 + np.exp(-4 * field / field.std()))
-    colour = share[..., None] * [200, 110, 150] + (1 - share[..., None]) * [110, 80, 170]
-    pixels = np.clip(colour + rng.normal(0, 12, (n, n, 3)), 0, 255).astype(np.uint8)
+    color = share[..., None] * [200, 110, 150] + (1 - share[..., None]) * [110, 80, 170]
+    pixels = np.clip(color + rng.normal(0, 12, (n, n, 3)), 0, 255).astype(np.uint8)
     profile = np.array([[8, 8, 8, 8, 1, 1, 1, 1], [1, 1, 1, 1, 8, 8, 8, 8]]) * 0.02 * depth
     density = np.stack([share, 1 - share], axis=-1) @ profile
-    centres = np.stack(np.meshgrid(*[np.arange(pitch / 2, side_um, pitch)] * 2), axis=-1).reshape(-1, 2)
+    centers = np.stack(np.meshgrid(*[np.arange(pitch / 2, side_um, pitch)] * 2), axis=-1).reshape(-1, 2)
     radius = 0.4 * pitch
-    labels = paint(centres[:, ::-1] / MPP, np.full(len(centres), radius / MPP), (n, n))
-    rate = np.stack([density[labels == k + 1].sum(axis=0) for k in range(len(centres))])
+    labels = paint(centers[:, ::-1] / MPP, np.full(len(centers), radius / MPP), (n, n))
+    rate = np.stack([density[labels == k + 1].sum(axis=0) for k in range(len(centers))])
     counts = csr_matrix(rng.negative_binomial(rate / 0.5, 1 / 1.5).astype(np.float32))
     outline = shapely.box(0, 0, side_um, side_um) if tissue else None
-    section = Section(name, GENES, counts, Locations(centres, radius), Picture(pixels), tissue=outline)
+    section = Section(name, GENES, counts, Locations(centers, radius), Picture(pixels), tissue=outline)
     return section.with_panel(GENES), share
 
 
@@ -127,7 +127,7 @@ def test_a_slide_keeps_its_place_and_knows_what_is_empty(section):
     assert cut.shape[0] % 4 == cut.shape[1] % 4 == 0
     assert cut.shape < (96, 96)
     assert np.abs(cut.image).max() == pytest.approx(0.9)
-    np.testing.assert_allclose((cut.centres[0] + cut.origin) * MPP, inner.spots.xy_um[0, ::-1])
+    np.testing.assert_allclose((cut.centers[0] + cut.origin) * MPP, inner.spots.xy_um[0, ::-1])
     assert cut.background.any()
     assert not (cut.background & (cut.labels > 0)).any()
     row, col = np.argwhere(cut.background)[0] + cut.origin
@@ -350,8 +350,8 @@ def test_histology_alone_is_enough_and_depth_scales_the_counts(section, quick):
     plain = quick.predict(bare, bare.spots, n_draws=1, units="counts", depth=section.depth).mean
     deeper = quick.predict(bare, bare.spots, n_draws=1, units="counts", depth=section.depth + 1).mean
     np.testing.assert_allclose(deeper, 2 * plain, rtol=1e-5)
-    unlabelled = XFuse().fit([section, replace(bare, depth=None)], SMALL, progress=False)
-    assert unlabelled.model.n_sections == 2
+    unlabeled = XFuse().fit([section, replace(bare, depth=None)], SMALL, progress=False)
+    assert unlabeled.model.n_sections == 2
 
 
 def test_sections_have_effects_of_their_own(section):

@@ -11,7 +11,7 @@ import torch
 from hisdiff._device import one_thread
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
-from hisdiff._nn._initialize import initialise
+from hisdiff._nn._initialize import initialize
 from hisdiff._stats._proper import energy_score
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._loop import Validation, generator_for, train
@@ -82,7 +82,7 @@ def fit_factor_model(
     folds = np.unique(spots.fold)
     left_out = folds if len(folds) > 1 else np.empty(0, dtype=np.int64)
     member_folds = torch.from_numpy(np.concatenate([left_out, np.full(config.n_members, -1)]).astype(np.int64))
-    flow = initialise(
+    flow = initialize(
         new_flow(config, len(factors.loadings), summary.axes.shape[1], member_folds), generator_for(seed, -1)
     )
     usual = float(np.median(spots.depths))

@@ -143,10 +143,10 @@ def fit_local(
         own = chosen[(chosen >= first) & (chosen < first + len(rows))] - first
         first += len(rows)
         under = Footprints.of(section.spots.take(rows[own]), bin_um)
-        parts.append(scaled_under(section.dense, under, bin_um, Inputs(standardise=True)))
+        parts.append(scaled_under(section.dense, under, bin_um, Inputs(standardize=True)))
         footprints.append(under)
         dense.append(section.dense)
-    inputs = Inputs.fit(parts, n_components, standardise=True, whiten=False)
+    inputs = Inputs.fit(parts, n_components, standardize=True, whiten=False)
     values = [inputs.projected(part) for part in parts]
     pooled = np.concatenate(values)
     rng = np.random.default_rng(seed)

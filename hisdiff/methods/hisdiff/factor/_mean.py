@@ -229,16 +229,16 @@ def cross_fit(
     n_landmarks
         Spots that carry the kernels at most; those are drawn with ``seed``.
     """
-    n = len(spots.centred)
+    n = len(spots.centerd)
     rows = np.arange(n)
     if n > n_landmarks:
         rows = np.sort(np.random.default_rng(seed).choice(n, n_landmarks, replace=False))
-    intercept = np.average(spots.centred, axis=0, weights=spots.weight)
-    centred = spots.centred - intercept
-    spread = np.maximum(np.sqrt(np.average(np.square(centred), axis=0, weights=spots.weight)), _LEAST_SPREAD)
-    weighed = np.sqrt(spots.weight)[:, None] * centred / spread
+    intercept = np.average(spots.centerd, axis=0, weights=spots.weight)
+    centerd = spots.centerd - intercept
+    spread = np.maximum(np.sqrt(np.average(np.square(centerd), axis=0, weights=spots.weight)), _LEAST_SPREAD)
+    weighed = np.sqrt(spots.weight)[:, None] * centerd / spread
     axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MOST_COMPONENTS]
-    targets, components = centred / spread @ axes.T, axes * spread
+    targets, components = centerd / spread @ axes.T, axes * spread
     families = ((Kernel(1.0, None),), tuple(Kernel(linear, gamma) for gamma in gammas))
     members, scores, explained = [], np.zeros_like(targets), []
     for scaling in scalings:

@@ -10,7 +10,7 @@ import torch
 
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
-from hisdiff._nn._initialize import initialise
+from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._context import context_of
@@ -175,9 +175,9 @@ def _new_model(rows: _Rows, config: HisDiffConfig, seed: int) -> GeneModel:
     embeddings, n_genes = rows.embeddings(config), spots.measured.shape[1]
     sizes = Sizes.of(config, n_genes, embeddings.shape[1])
     scale = GeneScale.identity(sizes.embedding_dim, n_genes)
-    if config.standardise:
+    if config.standardize:
         scale = GeneScale.fit(embeddings, rows.counts, rows.depths)
-    network = initialise(GeneNetwork.of(config, sizes), generator_for(seed, -1))
+    network = initialize(GeneNetwork.of(config, sizes), generator_for(seed, -1))
     return GeneModel(
         config,
         sizes,

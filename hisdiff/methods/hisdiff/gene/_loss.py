@@ -56,7 +56,7 @@ class GeneLoss(nn.Module):
     def __init__(self, model: GeneModel, anchors: Anchors) -> None:
         super().__init__()
         self.network, self.anchors = model.network, anchors
-        self.standardise = model.config.standardise
+        self.standardize = model.config.standardize
         self.prediction_type = prediction_type_of(model.config)
         self.diffusion = GaussianDiffusion(linear_betas())
         self.depth = model.depth
@@ -77,7 +77,7 @@ class GeneLoss(nn.Module):
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
         """Return the mean loss of a batch."""
         counts, depth = batch["counts"], batch["depth"]
-        if self.standardise:
+        if self.standardize:
             counts, depth = thin(counts, depth, generator)
         place = torch.rand(len(counts), generator=generator, device=counts.device)
         terms = self.terms({**batch, "counts": counts, "depth": depth}, self.anchors, place, generator)
@@ -102,13 +102,13 @@ class GeneLoss(nn.Module):
         """
         # Held-out sections may be deeper than all that the network is trained on.
         depth = batch["depth"].clamp(self.depths[0], self.depths[-1])
-        x0 = self._standardised(torch.log2(1 + batch["counts"]), depth)
+        x0 = self._standardized(torch.log2(1 + batch["counts"]), depth)
         condition = self.network.conditioner.at(
             batch["own"],
             anchors.on(x0.device),
             batch["near"],
             batch["wide"],
-            depth - self.depth if self.standardise else None,
+            depth - self.depth if self.standardize else None,
         )
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         t = (place * len(self.diffusion)).long().clamp(max=len(self.diffusion) - 1)
@@ -123,7 +123,7 @@ class GeneLoss(nn.Module):
         output = self.network.denoiser(x_t, time, condition).float()
         return {"mse": (output - target(self.prediction_type, x0, noise, alpha, sigma)).square().mean(-1)}
 
-    def _standardised(self, values: Tensor, depth: Tensor) -> Tensor:
+    def _standardized(self, values: Tensor, depth: Tensor) -> Tensor:
         """Standardise log2(1 + count) ``(B, G)`` as ``GeneScale.at`` says for each row's depth."""
         last = len(self.depths) - 1
         if last == 0:

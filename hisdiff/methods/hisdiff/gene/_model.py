@@ -57,7 +57,7 @@ class Sizes:
     @classmethod
     def of(cls, config: HisDiffConfig, n_genes: int, embedding_dim: int) -> Sizes:
         """Return the published sizes, or without raw targets those of a conditioner as narrow as the network."""
-        if config.standardise:
+        if config.standardize:
             return cls(n_genes, embedding_dim, config.width, config.heads, 4 * config.width, learn_variance=False)
         width = -(-embedding_dim // PUBLISHED_FUSION_HEADS) * PUBLISHED_FUSION_HEADS
         return cls(n_genes, embedding_dim, width, PUBLISHED_FUSION_HEADS, 1024)
@@ -78,7 +78,7 @@ class GeneNetwork(nn.Module):
             config.width,
             width=sizes.attention_width,
             heads=sizes.attention_heads,
-            with_depth=config.standardise,
+            with_depth=config.standardize,
             fusion_hidden=sizes.fusion_hidden,
         )
         denoiser = DENOISERS[config.denoiser](
@@ -143,7 +143,7 @@ class GeneModel:
         network = self.network.to(where).eval()
         schedule = schedule_of(self.config, n_steps)
         # Beyond the depths of training counts are scaled: the network knows nothing there.
-        depth = depth if self.config.standardise else 0.0
+        depth = depth if self.config.standardize else 0.0
         inside = self.scale.inside(depth)
         center, scale = self.scale.at(inside)
         condition = self.condition(section, locations, inside, where)
@@ -165,7 +165,7 @@ class GeneModel:
                 torch.from_numpy(values[first : first + _CONTEXT_ROWS]).to(device)
                 for values in (context.own, context.near, context.wide)
             )
-            told = torch.full((len(own),), depth - self.depth, device=device) if self.config.standardise else None
+            told = torch.full((len(own),), depth - self.depth, device=device) if self.config.standardize else None
             parts.append(network.conditioner.at(own, anchors, near, wide, told))
         return torch.cat(parts)
 
@@ -262,7 +262,7 @@ def prediction_type_of(config: HisDiffConfig) -> PredictionType:
     """
     if config.sampler in FLOW_SAMPLERS:
         return "velocity"
-    return "v_prediction" if config.standardise else "epsilon"
+    return "v_prediction" if config.standardize else "epsilon"
 
 
 def schedule_of(config: HisDiffConfig, n_steps: int) -> Schedule:

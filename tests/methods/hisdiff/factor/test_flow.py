@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hisdiff._diffusion._samplers import SAMPLERS
-from hisdiff._nn._initialize import initialise
+from hisdiff._nn._initialize import initialize
 from hisdiff._nn._mlp import StackedMLP, seeded_dropout
 from hisdiff._training._loop import TrainingOptions, generator_for, train
 from hisdiff.methods.hisdiff.factor._flow import FactorFlow, gaussian_velocity
@@ -14,7 +14,7 @@ K, C = 3, 2
 def flow(folds=(-1, -1), **sizes) -> FactorFlow:
     options = {"width": 16, "depth": 1, **sizes}
     network = StackedMLP(len(folds), K, C, **options)
-    return initialise(FactorFlow(network, torch.tensor(folds)), generator_for(0, -1))
+    return initialize(FactorFlow(network, torch.tensor(folds)), generator_for(0, -1))
 
 
 def disturbed(folds=(-1, -1)) -> FactorFlow:

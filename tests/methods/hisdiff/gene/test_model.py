@@ -11,7 +11,7 @@ from scipy import sparse
 import hisdiff as hd
 from hisdiff._diffusion._gaussian import GaussianDiffusion
 from hisdiff._diffusion._schedule import linear_betas
-from hisdiff._nn._initialize import initialise
+from hisdiff._nn._initialize import initialize
 from hisdiff._section import FeatureSpec, Locations, Section, depth_of
 from hisdiff._training._loop import generator_for
 from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
@@ -56,12 +56,12 @@ def config(preset: str = "dit", **options) -> HisDiffConfig:
 def random_model(settings: HisDiffConfig, *, seed: int = 0, dim: int = D) -> GeneModel:
     """A network with random weights everywhere, so that nothing is zero."""
     sizes = Sizes.of(settings, G, dim)
-    network = initialise(GeneNetwork.of(settings, sizes), generator_for(seed, -1))
+    network = initialize(GeneNetwork.of(settings, sizes), generator_for(seed, -1))
     for k, parameter in enumerate(network.parameters()):
         torch.nn.init.normal_(parameter, std=0.1, generator=generator_for(seed, k))
     s = section()
     scale = GeneScale.identity(dim, G)
-    if settings.standardise:
+    if settings.standardize:
         scale = GeneScale.fit(s.features.at(s.spots), s.counts.toarray(), np.full(25, s.depth))
     return GeneModel(settings, sizes, network, scale, depth=s.depth, pitch_um=100.0)
 
@@ -184,7 +184,7 @@ def test_training_standardises_as_prediction_does():
     for depth in (low, 0.3 * low + 0.7 * high, high):
         center, spread = model.scale.at(float(depth))
         values = torch.rand(1, G, generator=generator_for(0, 0))
-        ours = loss._standardised(values, torch.tensor([depth]))
+        ours = loss._standardized(values, torch.tensor([depth]))
         np.testing.assert_allclose(ours[0].numpy(), (values[0].numpy() - center) / spread, rtol=1e-4, atol=1e-5)
 
 
@@ -290,8 +290,8 @@ def test_a_killed_fit_goes_on_to_the_same_model(tmp_path, monkeypatch, killed_at
 
 
 @pytest.mark.parametrize("preset", ["dit", "paper"])
-def test_a_fit_is_saved_and_predicts_spots_and_the_lattice_of_an_image(coloured_sections, tmp_path, preset):
-    *training, other = coloured_sections
+def test_a_fit_is_saved_and_predicts_spots_and_the_lattice_of_an_image(colored_sections, tmp_path, preset):
+    *training, other = colored_sections
     model = hd.tl.fit(training, config={"preset": preset, **TINY}, save=tmp_path / "model", device="cpu")
     values = hd.tl.predict(other, model, n_draws=2, inplace=False).X
     assert np.isfinite(values).all()
@@ -300,13 +300,13 @@ def test_a_fit_is_saved_and_predicts_spots_and_the_lattice_of_an_image(coloured_
     assert loaded.id == model.id
     np.testing.assert_array_equal(hd.tl.predict(other, loaded, n_draws=2, inplace=False).X, values)
     del other.tables["table"]
-    hd.pp.embed(other, ColourlessEncoder())
+    hd.pp.embed(other, ColorlessEncoder())
     hd.tl.predict(other, loaded, n_draws=2)
     assert other.tables["lattice"].shape[1] == len(model.genes)
 
 
-class ColourlessEncoder:
-    """What ``colour_encoder`` calls itself, so that the model takes its embeddings."""
+class ColorlessEncoder:
+    """What ``color_encoder`` calls itself, so that the model takes its embeddings."""
 
     spec = hd.encoders.EncoderSpec("colour", "1", dim=6, input_px=32, mpp=2.0, licence="CC0-1.0", derivatives=True)
 

@@ -99,15 +99,15 @@ def _convert(
     if kind == "palette":
         return np.moveaxis(palette[np.minimum(block[0], len(palette) - 1)], -1, 0)
     unit = block.astype(np.float32) / np.float32(full)
-    colour = unit[: CHANNELS[kind]]
+    color = unit[: CHANNELS[kind]]
     if kind == "cmyk":
-        colour = (1 - colour[:3]) * (1 - colour[3])
+        color = (1 - color[:3]) * (1 - color[3])
     elif kind == "ycbcr":
-        colour = _from_ycbcr(colour)
+        color = _from_ycbcr(color)
     if alpha is not None:
         opacity = unit[alpha]
-        colour = colour + (1 - opacity) if premultiplied else colour * opacity + (1 - opacity)
-    return np.clip(colour * WHITE + 0.5, 0, WHITE).astype(np.uint8)
+        color = color + (1 - opacity) if premultiplied else color * opacity + (1 - opacity)
+    return np.clip(color * WHITE + 0.5, 0, WHITE).astype(np.uint8)
 
 
 def _from_ycbcr(unit: np.ndarray) -> np.ndarray:

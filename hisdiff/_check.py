@@ -50,6 +50,19 @@ def positive(value: Any, what: str, *, integer: bool = False) -> Any:
     return int(value) if integer else float(value)
 
 
+def check_radii(radius: np.ndarray, what: str) -> np.ndarray:
+    """Return the radii of shapes if all of them are finite and above zero, else raise."""
+    radius = np.asarray(radius, dtype=float)
+    wrong = ~(np.isfinite(radius) & (radius > 0))
+    if wrong.any():
+        value = "NaN" if np.isnan(radius[wrong][0]) else f"{radius[wrong][0]:g}"
+        raise ValueError(
+            f"{int(wrong.sum())} of {len(radius)} shapes of {what} have a radius that is NaN, infinite or not above zero, such as "
+            f"{value}; give them one, or leave them out."
+        )
+    return radius
+
+
 def seed_of(rng: int | np.random.Generator) -> int:
     """Return the seed that ``rng`` stands for; a Generator is drained once to one integer."""
     if isinstance(rng, np.random.Generator):

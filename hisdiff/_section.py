@@ -184,9 +184,12 @@ class Section:
         """Return the section with its spots from above and from the left: what is fitted to it does not depend on rows."""
         if self.spots is None:
             return self
-        rows = np.lexsort(self.spots.xy_um.T)
+        return self.take(np.lexsort(self.spots.xy_um.T))
+
+    def take(self, rows: np.ndarray) -> Section:
+        """Return the section with the given rows of its spots (integers or a mask)."""
         counts = None if self.counts is None else self.counts[rows]
-        return replace(self, spots=self.spots.take(rows), counts=counts)
+        return replace(self, spots=None if self.spots is None else self.spots.take(rows), counts=counts)
 
     def with_panel(self, panel: Names) -> Section:
         """Return the section with its counts on the genes of a panel, in the panel's order; depth is taken over them.

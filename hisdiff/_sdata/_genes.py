@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,18 +16,35 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Names
 
-# Columns in which readers of the field put the other kind of name.
+# Columns in which the field puts the other kind of name, lower case.
 _ALTERNATIVES = (
     "gene_ids",
     "gene_id",
+    "geneid",
     "ensembl_id",
+    "ensembl_ids",
     "ensembl",
+    "ensemblid",
+    "feature_id",
+    "id",
     "gene_symbols",
     "gene_symbol",
     "gene_name",
     "gene_names",
+    "gene_short_name",
+    "feature_name",
+    "genename",
+    "gene",
+    "genes",
     "symbol",
+    "symbols",
+    "hgnc_symbol",
+    "mgi_symbol",
+    "name",
+    "names",
 )
+_VERSIONED = re.compile(r"(ENS[A-Z]*[GT]\d{6,})\.\d+")
+"""An Ensembl id with the number of its version, which changes from release to release."""
 
 
 def gene_names(table: AnnData, like: Names | None = None) -> np.ndarray:
@@ -36,20 +54,32 @@ def gene_names(table: AnnData, like: Names | None = None) -> np.ndarray:
     ----------
     like
         Names to agree with, such as the panel of a model. Where another column of ``var`` (Ensembl ids beside symbols)
-        names more of them than the index does, that column is used.
+        names more of them than the index does, that column is used; versions of Ensembl ids are ignored where that helps.
     """
     names = table.var_names.to_numpy().astype(str)
     if like is None:
         return names
     wanted = set(like)
+    others = [column for column in table.var if str(column).lower() in _ALTERNATIVES]
     best, most = names, len(wanted.intersection(names))
-    for column in _ALTERNATIVES:
-        if column in table.var and most < len(wanted):
-            other = table.var[column].astype(str).to_numpy()
-            shared = len(wanted.intersection(other))
+    for candidate in (names, *(table.var[column].astype(str).to_numpy() for column in others)):
+        for other in (candidate, _as_versioned(candidate, wanted)):
+            shared = len(wanted.intersection(other)) if most < len(wanted) else 0
             if shared > most:
                 best, most = other, shared
     return best
+
+
+def _as_versioned(names: np.ndarray, wanted: set[str]) -> np.ndarray:
+    """Return names in which Ensembl ids have the version, or none, that the wanted ones have."""
+    known = {unversioned(name): name for name in wanted}
+    return np.array([known.get(unversioned(name), name) for name in names], dtype=str)
+
+
+def unversioned(name: str) -> str:
+    """Return an Ensembl id without its version, any other name as it is."""
+    found = _VERSIONED.fullmatch(name)
+    return name if found is None else found[1]
 
 
 def shared_genes(tables: Sequence[AnnData]) -> list[np.ndarray]:
@@ -81,8 +111,13 @@ def rows_of(panel: Names, names: Names) -> np.ndarray:
 def check_panel_present(panel: Names, names: Names, what: str) -> None:
     """Raise where fewer than half of a panel's genes are among ``names``."""
     found = int((rows_of(panel, names) >= 0).sum())
-    if found < len(panel) / 2:
-        raise ValueError(
-            f"Only {found} of the model's {len(panel)} genes are in {what}: the model has {listing(panel, 3)}, the table {listing(names, 3)}. "
-            f"Are the one symbols and the other Ensembl ids, or is it another species?"
-        )
+    if found >= len(panel) / 2:
+        return
+    plain = {unversioned(str(name)) for name in names}
+    if sum(unversioned(str(gene)) in plain for gene in panel) > max(found, len(panel) / 2):
+        told = "They differ in the version suffix of Ensembl ids (such as '.3'): take it off, name.split('.')[0]."
+    else:
+        told = "Are the one symbols and the other Ensembl ids, or is it another species?"
+    raise ValueError(
+        f"Only {found} of the model's {len(panel)} genes are in {what}: the model has {listing(panel, 3)}, the table {listing(names, 3)}. {told}"
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from spatialdata import get_pyramid_levels
 from spatialdata.transformations import get_transformation
 
@@ -120,6 +121,14 @@ def regions_of(table: AnnData) -> list[str]:
     if regions is None:
         return []
     return [regions] if isinstance(regions, str) else list(regions)
+
+
+def on_tissue(table: AnnData) -> np.ndarray:
+    """Return which rows of a table lie on tissue, bool: all where ``obs["in_tissue"]`` does not tell."""
+    if _keys.IN_TISSUE not in table.obs:
+        return np.ones(table.n_obs, dtype=bool)
+    values = pd.to_numeric(table.obs[_keys.IN_TISSUE].replace({"True": 1, "False": 0}), errors="coerce")
+    return (values.fillna(1) != 0).to_numpy()
 
 
 def mark_made_here(table: AnnData) -> None:

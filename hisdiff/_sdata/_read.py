@@ -11,7 +11,7 @@ from scipy import sparse
 from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
-from hisdiff._check import listing, present
+from hisdiff._check import check_radii, listing, present
 from hisdiff._sdata._dense import dense_features
 from hisdiff._sdata._features import stored_features
 from hisdiff._sdata._genes import gene_names
@@ -152,7 +152,12 @@ def read_counts(table: AnnData, layer: str | None, *, what: str, argument: str |
     if hasattr(values, "to_memory"):
         values = values.to_memory()
     counts = sparse.csr_matrix(values)
-    check_counts(counts.data, where, layer_names(table), argument)
+    try:
+        check_counts(counts.data, where, layer_names(table), argument)
+    except ValueError as error:
+        if layer is not None or table.raw is None:
+            raise
+        raise ValueError(f"{error} adata.raw may hold them: take adata.raw.to_adata() instead.") from None
     return counts.astype(np.float32)
 
 
@@ -207,7 +212,7 @@ def _spots(place: Place) -> Locations:
     scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
     footprint: np.ndarray | float
     if "radius" in element.columns:
-        radii = element["radius"].to_numpy(dtype=float)[where] * scale
+        radii = check_radii(element["radius"].to_numpy(dtype=float)[where], repr(place.region)) * scale
         footprint = float(radii[0]) if len(radii) and np.ptp(radii) < 1e-6 * radii[0] else radii
     else:
         footprint = np.asarray(shapely.transform(geometry, lambda p: p @ to_um[:2, :2].T + to_um[:2, 2]))

@@ -18,7 +18,7 @@ from spatialdata.transformations import (
     set_transformation,
 )
 
-from hisdiff._check import listing, positive, present
+from hisdiff._check import check_radii, listing, positive, present
 from hisdiff._geometry import similarity_scale
 from hisdiff._keys import GLOBAL, SPATIAL, UM
 from hisdiff._sdata._image import levels_of
@@ -36,7 +36,7 @@ from hisdiff._sdata._locate import (
 from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, extended, image_element
 from hisdiff.io._color import Stored, to_rgb
 from hisdiff.io._scale import Source, check_mpp, settle_mpp, visium_source
-from hisdiff.io._spots import check_radius, on_image
+from hisdiff.io._spots import on_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -200,7 +200,7 @@ def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) ->
         xy_px = _centers(place)
         on_image(xy_px, (image.sizes["y"], image.sizes["x"]), f"{place.region!r}")
         if "radius" in copy.shapes[place.region]:
-            check_radius(copy.shapes[place.region]["radius"], repr(place.region))
+            check_radii(copy.shapes[place.region]["radius"], repr(place.region))
         spatial = place.table.obsm.get(SPATIAL)
         spatial = np.full((place.table.n_obs, 2), np.nan) if spatial is None else np.array(spatial, dtype=float)[:, :2]
         spatial[place.rows] = xy_px

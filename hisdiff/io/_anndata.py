@@ -15,6 +15,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import chunked, levels_of, section, without_noise
 from hisdiff.io._color import Stored, to_rgb
+from hisdiff.io._features import genes_of
 from hisdiff.io._orient import check_orientation, fits_size, turned
 from hisdiff.io._raster import Raster, open_raster
 from hisdiff.io._scale import (
@@ -107,6 +108,7 @@ def from_anndata(
     with without_noise():
         table = adata.copy()
     table.X = counts
+    table = genes_of(table, name)
     return section(name, raster.levels, mpp, table, xy_px, radius_um=radius_um, reduction=reduction)
 
 

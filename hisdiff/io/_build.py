@@ -19,11 +19,11 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 from xarray import DataArray, Dataset, DataTree
 
+from hisdiff._check import check_radii
 from hisdiff._keys import GLOBAL, NAMES, SPATIAL, STEM, UM
-from hisdiff.io._features import expression_only, unique_genes
 from hisdiff.io._names import clean_table, element_name
 from hisdiff.io._scale import check_mpp
-from hisdiff.io._spots import check_one_section, check_radius, on_image
+from hisdiff.io._spots import check_one_section, on_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -182,7 +182,7 @@ def section(
     outlines: GeoDataFrame | None = None,
     reduction: float = 1.0,
 ) -> SpatialData:
-    """Return a section: image, spots and table. Here all readers share the rules for names, spots and features.
+    """Return a section: image, spots and table. Here all readers share the rules for names and spots.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def section(
     mpp
         Micrometres per full-resolution pixel.
     adata
-        Counts, names and ``obs``; it becomes the table (and is changed).
+        Counts of genes (:func:`~hisdiff.io._features.genes_of`), names and ``obs``; it becomes the table (and is changed).
     xy_px
         ``(n, 2)`` centres in full-resolution pixels.
     radius_um, outlines
@@ -209,11 +209,9 @@ def section(
         adata, xy_px = adata[kept].copy(), xy_px[kept]
         outlines = outlines if outlines is None else outlines[kept]
         radius_um = radius_um[kept] if isinstance(radius_um, np.ndarray) else radius_um
-    adata = expression_only(adata, what)
-    adata.var_names = unique_genes(adata.var_names, name)
     names = {name: original, **clean_table(adata)}
     if outlines is None:
-        check_radius(np.atleast_1d(radius_um), what)
+        check_radii(np.atleast_1d(radius_um), what)
         shapes = circles(xy_px, radius_um / mpp, adata.obs_names.to_numpy(), mpp)
     else:
         outlines = outlines.copy(deep=False)

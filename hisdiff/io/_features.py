@@ -28,8 +28,14 @@ _CONTROL = re.compile(
 )
 
 
-def expression_only(adata: AnnData, what: str, genome: str | None = None) -> AnnData:
-    """Return the columns that are gene expression of one genome, and say what was left out."""
+def genes_of(adata: AnnData, what: str, genome: str | None = None) -> AnnData:
+    """Return the columns that are gene expression of one genome, by names that are all different; say what was left out."""
+    adata = _expression_only(adata, what, genome)
+    adata.var_names = unique_genes(adata.var_names, what)
+    return adata
+
+
+def _expression_only(adata: AnnData, what: str, genome: str | None) -> AnnData:
     keep = np.ones(adata.n_vars, dtype=bool)
     for column in TYPES:
         if column in adata.var:

@@ -14,6 +14,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._anndata import positions
 from hisdiff.io._build import section, without_noise
+from hisdiff.io._features import genes_of
 from hisdiff.io._orient import check_orientation, turned
 from hisdiff.io._raster import open_raster
 from hisdiff.io._scale import (
@@ -98,6 +99,7 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None, orient: 
         raise ValueError(f"{files['st']} cannot be read: {error}. Is the file complete?") from error
     xy_px = positions(table)
     table.X = read_counts(table, None, what=str(files["st"]))
+    table = genes_of(table, sample_id)
     raster = turned(open_raster(files["wsis"]), orient)
     kept = on_image(xy_px, raster.size, f"sample {sample_id!r}")
     table, xy_px = table[kept].copy(), xy_px[kept]

@@ -15,7 +15,7 @@ from hisdiff._keys import ARRAY_COL, ARRAY_ROW, IN_TISSUE, SPATIAL
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import without_noise
-from hisdiff.io._features import expression_only
+from hisdiff.io._features import genes_of
 from hisdiff.io._orient import check_orientation, fits_size, turned
 from hisdiff.io._raster import decode, open_raster
 
@@ -114,7 +114,7 @@ def read_matrix(file: Path, what: str, genome: str | None = None) -> AnnData:
     if not table.obs_names.is_unique:
         repeated = table.obs_names[table.obs_names.duplicated()]
         raise ValueError(f"{file} has {len(repeated)} barcodes more than once, such as {listing(repeated, 3)}.")
-    table = expression_only(table, what, genome)
+    table = genes_of(table, what, genome)
     table.X = read_counts(table, None, what=str(file), argument=None)
     return table
 

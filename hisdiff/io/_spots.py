@@ -84,16 +84,3 @@ def check_one_section(adata: AnnData, what: str) -> None:
                 f"{repeated} of {adata.n_obs} spots of {what} have an array position (obs[{ARRAY_ROW!r}], obs[{ARRAY_COL!r}]) that "
                 "another one has: it holds several sections; take the rows of one."
             )
-
-
-def check_radius(radius: np.ndarray, what: str) -> None:
-    """Raise where a spot has no radius, or one that no spot can have."""
-    radius = np.asarray(radius, dtype=float)
-    wrong = ~(np.isfinite(radius) & (radius > 0))
-    if wrong.any():
-        value = radius[wrong][0]
-        value = "NaN" if np.isnan(value) else f"{value:g}"
-        raise ValueError(
-            f"{int(wrong.sum())} of {len(radius)} shapes of {what} have a radius that is NaN, infinite or not above zero, such as "
-            f"{value}; give them one, or leave them out."
-        )

@@ -19,6 +19,7 @@ from hisdiff._keys import GLOBAL, UM
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import TABLE, section, without_noise
+from hisdiff.io._features import genes_of
 from hisdiff.io._raster import open_raster
 from hisdiff.io._scale import Source, settle_mpp
 from hisdiff.io._spaceranger import contents, number, read_json
@@ -104,6 +105,7 @@ def xenium(
     found = _read(path, kwargs)
     table = found.tables[TABLE]
     table.X = read_counts(table, None, what=name, argument=None)
+    table = genes_of(table, name)
     to_px = np.linalg.inv(to_um)
     if BOUNDARIES in found.shapes:
         outlines = found.shapes[BOUNDARIES]

@@ -14,7 +14,7 @@ from hisdiff import _keys
 from hisdiff._check import listing, positive
 from hisdiff._log import logger
 from hisdiff._sdata._genes import rows_of, shared_genes
-from hisdiff._sdata._locate import check_sdata, resolve_table
+from hisdiff._sdata._locate import check_sdata, on_tissue, resolve_table
 from hisdiff._sdata._read import as_list, read_counts
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _table(sdata: SpatialData, table_key: str | None) -> AnnData:
 
 
 def _counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
-    counts = read_counts(table, layer, what="the table")
+    counts = read_counts(table, layer, what="the table")[on_tissue(table)]
     return counts[np.asarray(counts.sum(axis=1)).ravel() > 0]
 
 

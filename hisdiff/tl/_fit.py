@@ -16,7 +16,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record
 from hisdiff._sdata._genes import gene_names, rows_of, shared_genes
 from hisdiff._sdata._image import fingerprint
-from hisdiff._sdata._locate import resolve_table
+from hisdiff._sdata._locate import on_tissue, resolve_table
 from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._settings import settings
 from hisdiff._stats._gene_modules import GeneModules
@@ -214,10 +214,28 @@ def _sections(
 ) -> list[Bound]:
     found = []
     for bound in read_sections(sdata, **where, layer=layer, needs=needs):
-        section = bound.section.renamed(gene_names(bound.place.table, like=panel)).with_panel(panel).in_order_of_place()
+        section = (
+            _on_tissue(bound).renamed(gene_names(bound.place.table, like=panel)).with_panel(panel).in_order_of_place()
+        )
         # An embedding that the method does not look at is no condition for using the model later.
         found.append(Bound(section if "features" in needs else replace(section, features=None), bound.place))
     return found
+
+
+def _on_tissue(bound: Bound) -> Section:
+    """Return the section without the spots that do not lie on tissue, which teach nothing of it."""
+    kept = on_tissue(bound.place.table)[bound.place.rows]
+    if kept.all():
+        return bound.section
+    if not kept.any():
+        raise ValueError(
+            f"No spot of {bound.place.name!r} is on the tissue: obs[{_keys.IN_TISSUE!r}] is 0 for all of them."
+        )
+    logger.info(
+        "%s: %d of %d spots are off the tissue (obs[%r]) and are not fitted on",
+        bound.place.name, (~kept).sum(), len(kept), _keys.IN_TISSUE,
+    )  # fmt: skip
+    return bound.section.take(kept)
 
 
 def _check_embeddings(bounds: Sequence[Bound]) -> None:

@@ -140,3 +140,18 @@ def test_the_regions_of_a_table_count_as_sections(make_section, caplog) -> None:
     table.uns["spatialdata_attrs"]["region"] = ["s1", "s2"]
     hd.pp.select_genes(sdata)
     assert "chosen on 2 section(s)" in caplog.text
+
+
+def test_spots_off_the_tissue_take_no_part(make_section, caplog) -> None:
+    sdata = make_section()
+    table = sdata.tables["table"]
+    off = np.arange(table.n_obs) < 6
+    table.obs["in_tissue"] = (~off).astype(int)
+    hd.pp.select_genes(sdata)
+    model = hd.tl.fit(sdata, method="ridge")
+    assert "6 of 36 spots are off the tissue" in caplog.text
+    counts = table.X.toarray()
+    counts[off] = 1e4
+    table.X = sparse.csr_matrix(counts)
+    hd.pp.select_genes(sdata)
+    assert hd.tl.fit(sdata, method="ridge").id == model.id

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 RANDOM_SPOTS, PSEUDO_SPOT = "random spots", "pseudo-spot"
 """Rows of the table that no method made."""
 _STEM = "compared"  # of results that are never written
+_PRESETS = {"ridge": "baseline"}  # of methods that are not compared with their default
 
 
 def compare(
@@ -77,7 +78,8 @@ def compare(
     test
         Sections to predict, with counts to judge by.
     methods
-        Names, or a mapping of labels to names or to ``(name, config)``. None for all that can do the job.
+        Names, or a mapping of labels to names or to ``(name, config)``. None for all that can do the job, ``ridge`` with
+        its preset ``"baseline"``.
     coarsen
         Spots to merge along a side, or None for the spots of an unseen section.
     n_seeds
@@ -198,8 +200,8 @@ class _Entry:
 def _entries(methods: Any, *, own_counts: bool) -> list[_Entry]:
     """Check methods and their settings; with ``own_counts`` those take part that refine a section's own counts."""
     if methods is None:
-        able = [_Entry(name, name, "fast") for name in METHODS]
-        methods = [entry.name for entry in able if own_counts or not entry.own_counts]
+        able = [_Entry(name, name, _PRESETS.get(name, "fast")) for name in METHODS]
+        methods = {e.label: (e.name, e.config) for e in able if own_counts or not e.own_counts}
     if isinstance(methods, str):
         methods = [methods]
     if not hasattr(methods, "items"):

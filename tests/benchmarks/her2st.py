@@ -62,7 +62,8 @@ class Entry:
     def parse(cls, text: str) -> Entry:
         label, _, rest = text.partition("=") if "=" in text.split(":")[0] else (text.split(":")[0], "", text)
         method, _, config = rest.partition(":")
-        return cls(label, method, json.loads(config) if config.startswith("{") else config or "fast")
+        usual = "baseline" if method == BASELINE else "fast"
+        return cls(label, method, json.loads(config) if config.startswith("{") else config or usual)
 
 
 @dataclass

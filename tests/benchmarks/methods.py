@@ -23,7 +23,7 @@ import hisdiff as hd
 SECTIONS = ("C2", "C3", "C4", "C5")
 SETTINGS: dict[str, tuple[str, object]] = {
     "hisdiff": ("hisdiff", "fast"),
-    "ridge": ("ridge", "fast"),
+    "ridge": ("ridge", "baseline"),
     "istar": ("istar", "fast"),
     "xfuse": ("xfuse", {"image_mpp": 8, "levels": 3, "channels": 8, "patch_px": 64, "n_steps": 400}),
     "tesla": ("tesla", "fast"),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Locations, Section
 
+__all__ = ["FittedIStar", "IStar", "IStarConfig"]
+
 # Superpixels that the networks see at a time.
 _CHUNK = 4096
 # Training spots whose footprints they see at a time.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy.special import ndtr
 
-from hisdiff._check import one_of, positive, seed_of
+from hisdiff._check import positive, seed_of
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._prediction._draws import DrawAccumulator
@@ -16,10 +16,9 @@ from hisdiff._prediction._field import PatchField
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._stats._ridge_path import solve
 from hisdiff._training._calibration import Calibration
-from hisdiff._training._context import Scaling
-from hisdiff._training._options import Options
 from hisdiff._training._spots import Projection, TrainingSpots
 from hisdiff.methods.ridge._fit import choose, moments_of, out_of_fold, residuals_of
+from hisdiff.methods.ridge.config import RidgeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,52 +26,10 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Locations, Prediction, Section
 
+__all__ = ["FittedRidge", "Ridge", "RidgeConfig"]
+
 # Draws per spot from which the spread of out-of-fold predictions is taken, as many as `predict` makes at spots.
 _CALIBRATION_DRAWS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class RidgeConfig(Options):
-    """Settings of the ridge baseline; what has several values is chosen by cross-validation.
-
-    Attributes
-    ----------
-    scalings
-        Embeddings as they are (``"raw"``), by the section's own mean and sd (``"standardized"``), or ``"both"``, in the
-        order of preference: a later one has to be better by .005, which is less than chance makes of a few sections.
-    n_components
-        Numbers of principal components of the embedding.
-    alphas
-        Penalties, in units of the mean square length of a feature vector.
-    n_blocks
-        Blocks of tissue that a single training section is cut into.
-    n_residuals
-        Most residual vectors that are kept to draw from.
-    """
-
-    method_name: ClassVar[str] = "ridge"
-
-    scalings: tuple[Scaling, ...] = ("both", "raw", "standardized")
-    n_components: tuple[int, ...] = (32, 64, 128)
-    alphas: tuple[float, ...] = tuple(float(f"{10**e:.3g}") for e in np.arange(-1.5, 2.51, 0.25))
-    n_blocks: int = 5
-    n_residuals: int = 4096
-
-    def __post_init__(self) -> None:
-        for name in ("scalings", "n_components", "alphas"):
-            value = getattr(self, name)
-            value = (value,) if isinstance(value, (str, int, float)) else tuple(value)
-            if not value:
-                raise ValueError(f"{name} of the ridge configuration is empty; there has to be a value to choose.")
-            object.__setattr__(self, name, value)
-        for scaling in self.scalings:
-            one_of(scaling, get_args(Scaling), "scalings")
-        for count in self.n_components:
-            positive(count, "n_components", integer=True)
-        for alpha in self.alphas:
-            positive(alpha, "alphas")
-        positive(self.n_blocks, "n_blocks", integer=True)
-        positive(self.n_residuals, "n_residuals", integer=True)
 
 
 class FittedRidge:

@@ -12,7 +12,7 @@ from hisdiff._training._spots import Projection, TrainingSpots
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hisdiff.methods.ridge import RidgeConfig
+    from hisdiff.methods.ridge.config import RidgeConfig
 
 # A correlation that is better by less is no reason to prefer another scaling.
 _TIE = 0.005

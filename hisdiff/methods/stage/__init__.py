@@ -5,7 +5,6 @@ Li et al. (2024), Nucleic Acids Research; written anew from its equations (docs/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,9 +20,9 @@ from hisdiff._prediction._point import point_prediction
 from hisdiff._stats._accuracy import pearson
 from hisdiff._training._calibration import Calibration, cv_pcc_of
 from hisdiff._training._loop import TrainingOptions, train
-from hisdiff._training._options import Options
 from hisdiff.methods.stage._frame import Frame, levels_of
 from hisdiff.methods.stage._network import StageNetwork
+from hisdiff.methods.stage.config import StageConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,62 +31,13 @@ if TYPE_CHECKING:
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff.methods.stage._frame import Known
 
+__all__ = ["FittedStage", "Stage", "StageConfig", "StageField"]
+
 # Total that every spot is scaled to before the logarithm.
 _TARGET = 1e4
 _LEAST_SPOTS = 4
 # Places decoded at once, and rows of the history.
 _CHUNK, _ROWS = 8192, 50
-
-
-@dataclass(frozen=True, slots=True)
-class StageConfig(Options):
-    """Settings of STAGE.
-
-    Attributes
-    ----------
-    n_epochs, batch_size, learning_rate
-        Training: as many steps as epochs over the spots take, with batches drawn anew for each.
-    n_directions
-        Directions of the sliced Wasserstein distance in a step; 1000 in the published code, of the same expectation.
-    train_fraction
-        Part of the spots that is trained on. The others tell how well expression between spots is recovered; with 1
-        that stays unknown.
-    last_relu
-        Whether encoder and decoder end with a ReLU.
-    decoder_only
-        Train the decoder alone, on true coordinates: the ablation of the paper.
-    section_spacing_um
-        Distance of several sections, given from bottom to top and aligned; None where the spots state their height.
-    reach_pitches
-        Places farther than this from every spot, in distances between spots, are not predicted (NaN).
-    """
-
-    method_name: ClassVar[str] = "stage"
-
-    n_epochs: int = 2000
-    batch_size: int = 512
-    learning_rate: float = 1e-3
-    n_directions: int = 100
-    train_fraction: float = 0.8
-    last_relu: bool = True
-    decoder_only: bool = False
-    section_spacing_um: float | None = None
-    reach_pitches: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name in ("n_epochs", "batch_size", "n_directions"):
-            positive(getattr(self, name), name, integer=True)
-        for name in ("learning_rate", "train_fraction", "reach_pitches"):
-            positive(getattr(self, name), name)
-        if self.batch_size < 2:
-            raise ValueError("batch_size is at least 2, since batches are normalised.")
-        if self.train_fraction > 1:
-            raise ValueError(f"train_fraction is above 0 and at most 1, not {self.train_fraction!r}.")
-        if self.section_spacing_um is not None:
-            positive(self.section_spacing_um, "section_spacing_um")
-        for name in ("last_relu", "decoder_only"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}.")
 
 
 class StageField:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shapely import Polygon
 
     from hisdiff._section import Box, Section
-    from hisdiff.methods.tesla import TeslaConfig
+    from hisdiff.methods.tesla.config import TeslaConfig
 
 # Where no outline is stored it is found as `hd.pp.tissue_mask` finds it.
 _TISSUE_MPP, _MIN_AREA_UM2, _MIN_HOLE_UM2 = 8.0, 50_000.0, 20_000.0

@@ -199,6 +199,7 @@ def test_config_survives_a_round_trip_and_names_what_is_wrong():
     assert RidgeConfig.from_dict(config.to_dict()) == config
     assert RidgeConfig.from_dict({"alphas": [1]}).alphas == (1,)
     assert RidgeConfig.preset("fast") == RidgeConfig()
+    assert RidgeConfig.preset("baseline").n_residuals == 4096
     for options, error, message in (
         ({"alpha": 1}, ValueError, r"'alpha'.*Did you mean 'alphas'"),
         ({"scalings": ["row"]}, ValueError, r"'row'.*raw"),

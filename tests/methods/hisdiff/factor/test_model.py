@@ -241,7 +241,7 @@ def test_no_worse_than_ridge_on_a_left_out_section(real_data):
     figures = {}
     # Few steps of the flow, which take the most time and change the least here; nothing below the spots is looked at.
     short = {"train_steps": 10, "validate_every": 10, "fine": False}
-    for name, config in (("hisdiff", short), ("ridge", "fast")):
+    for name, config in (("hisdiff", short), ("ridge", "baseline")):
         hd.tl.predict(test, hd.tl.fit(training, method=name, config=config), keep_draws=16)
         figures[name] = hd.tl.evaluate(test, layer=name).attrs["summary"]["mean"]
     assert figures["hisdiff"]["pcc_all"] > figures["ridge"]["pcc_all"] - 0.005

@@ -91,7 +91,7 @@ def gene_modules(stem: str = STEM) -> str:
 
 
 def gene_modules_norm(stem: str = STEM) -> str:
-    """Name of the ``varm`` array with their weights in the modules of depth-normalised expression."""
+    """Name of the ``varm`` array with their weights in the modules of library-size normalised expression."""
     return f"{stem}_gene_modules_norm"
 
 

@@ -5,6 +5,7 @@ Everything above this module knows SpatialData; nothing below it does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -162,6 +163,8 @@ class Section:
         Sources, or None where the section has none.
     tissue
         Polygons in um, or None.
+    library_size
+        Median total count of a spot over the panel, or None where that is not known.
     dense
         Dense embedding, or None where the encoder has none.
     """
@@ -173,8 +176,13 @@ class Section:
     image: ImageSource | None = None
     features: FeatureSource | None = None
     tissue: Polygon | MultiPolygon | None = None
-    depth: float | None = field(default=None)
+    library_size: float | None = None
     dense: DenseSource | None = None
+
+    @property
+    def log2_size(self) -> float:
+        """log2 of the library size; NaN where that is not known."""
+        return math.nan if self.library_size is None else math.log2(self.library_size)
 
     def renamed(self, genes: np.ndarray) -> Section:
         """Return the section with other names for the same columns of ``counts``."""
@@ -192,13 +200,13 @@ class Section:
         return replace(self, spots=None if self.spots is None else self.spots.take(rows), counts=counts)
 
     def with_panel(self, panel: Names) -> Section:
-        """Return the section with its counts on the genes of a panel, in the panel's order; depth is taken over them.
+        """Return the section with its counts on the genes of a panel, in the panel's order; the library size is taken over them.
 
         Genes that the section lacks are a ``KeyError``.
         """
         genes = np.asarray(panel, dtype=str)
         if self.counts is None:
-            return replace(self, genes=genes, depth=None)
+            return replace(self, genes=genes, library_size=None)
         where = {gene: i for i, gene in enumerate(self.genes)}
         missing = [gene for gene in panel if gene not in where]
         if missing:
@@ -206,14 +214,14 @@ class Section:
                 f"Section {self.name!r} lacks {len(missing)} of {len(panel)} genes of the panel, such as {missing[:5]}."
             )
         counts = self.counts[:, [where[gene] for gene in panel]].tocsr()
-        return replace(self, genes=genes, counts=counts, depth=depth_of(counts))
+        return replace(self, genes=genes, counts=counts, library_size=library_size_of(counts))
 
 
-def depth_of(counts: csr_matrix) -> float:
-    """Return log2 of the median total count over the panel, of spots that have any."""
+def library_size_of(counts: csr_matrix) -> float | None:
+    """Return the median total count over the panel of the spots that have any count; None where no spot has."""
     totals = np.asarray(counts.sum(axis=1)).ravel()
     totals = totals[totals > 0]
-    return float(np.log2(np.median(totals))) if len(totals) else float("nan")
+    return float(np.median(totals)) if len(totals) else None
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _make_section(
     n_genes: int = 12,
     mpp: float = 1.0,
     genes: list[str] | None = None,
-    depth: float = 1.0,
+    size_factor: float = 1.0,
 ):
     """Spots of radius 25 um at 100 um pitch on a ``side`` x ``side`` square lattice; gene i is of kind A or B by i % 2."""
     import anndata as ad
@@ -88,7 +88,7 @@ def _make_section(
     xy = (np.stack([col, row], axis=1) + 1.5) * 100 / mpp
     local = mix[xy[:, 1].astype(int), xy[:, 0].astype(int)][:, None]
     kind = np.arange(n_genes) % 2
-    rate = np.where(kind == 0, 1 - local, local) * (10 + 5 * np.arange(n_genes)) * depth
+    rate = np.where(kind == 0, 1 - local, local) * (10 + 5 * np.arange(n_genes)) * size_factor
     names = genes or [f"{'AB'[k]}{i:02d}" for i, k in enumerate(kind)]
     table = ad.AnnData(
         sparse.csr_matrix(rng.poisson(rate).astype(np.float32)),

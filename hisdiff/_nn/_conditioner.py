@@ -69,8 +69,8 @@ class Conditioner(nn.Module):
         Width of the attention; None for D. Another width than D puts a linear layer in front.
     heads
         Number of heads; divides the width.
-    with_depth
-        Whether the sequencing depth is part of the condition.
+    with_library_size
+        Whether the library size is part of the condition.
     fusion_hidden
         Hidden width of the fusion network.
     """
@@ -82,7 +82,7 @@ class Conditioner(nn.Module):
         *,
         width: int | None = None,
         heads: int = 8,
-        with_depth: bool = False,
+        with_library_size: bool = False,
         fusion_hidden: int = 1024,
     ) -> None:
         super().__init__()
@@ -96,8 +96,10 @@ class Conditioner(nn.Module):
         self.near = SetAttention(inner, heads)
         self.wide = SetAttention(inner, heads)
         self.fuse = nn.Sequential(nn.Linear(inner, fusion_hidden), nn.ReLU(), nn.Linear(fusion_hidden, cond_dim))
-        self.depth = (
-            nn.Sequential(nn.Linear(1, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)) if with_depth else None
+        self.size = (
+            nn.Sequential(nn.Linear(1, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
+            if with_library_size
+            else None
         )
 
     def forward(
@@ -107,7 +109,7 @@ class Conditioner(nn.Module):
         anchors_wide: Tensor,
         near_mask: Tensor | None = None,
         wide_mask: Tensor | None = None,
-        depth: Tensor | None = None,
+        log2_size: Tensor | None = None,
     ) -> Tensor:
         """Return the condition ``(B, cond_dim)``.
 
@@ -119,13 +121,13 @@ class Conditioner(nn.Module):
             ``(B, 9, D)`` and ``(B, 49, D)`` embeddings of the anchors around them, in any order, or fewer.
         near_mask, wide_mask
             Boolean ``(B, 9)`` and ``(B, 49)``, True where there is an anchor; None for everywhere.
-        depth
-            ``(B,)`` sequencing depth, centred to the order of 1; needed if and only if the conditioner takes it.
+        log2_size
+            ``(B,)`` log2 of the library size, centred to the order of 1; needed if and only if the conditioner takes it.
         """
         near, wide = self.project(anchors_near), self.project(anchors_wide)
-        return self._fuse(self.project(own), near, wide, near_mask, wide_mask, depth)
+        return self._fuse(self.project(own), near, wide, near_mask, wide_mask, log2_size)
 
-    def at(self, own: Tensor, anchors: Tensor, near: Tensor, wide: Tensor, depth: Tensor | None = None) -> Tensor:
+    def at(self, own: Tensor, anchors: Tensor, near: Tensor, wide: Tensor, log2_size: Tensor | None = None) -> Tensor:
         """Return the condition from indices: every anchor in use is projected once, however many locations share it.
 
         Parameters
@@ -136,14 +138,14 @@ class Conditioner(nn.Module):
             ``(m, D)`` embeddings of all anchors.
         near, wide
             ``(B, 9)`` and ``(B, 49)`` rows of ``anchors``, negative where there is none.
-        depth
+        log2_size
             As in ``forward``.
         """
         rows, places = torch.cat([near, wide], dim=1).clamp(min=0).unique(return_inverse=True)
         projected = self.project(anchors[rows])
         near_places, wide_places = places.split([near.shape[1], wide.shape[1]], dim=1)
         return self._fuse(
-            self.project(own), projected[near_places], projected[wide_places], near >= 0, wide >= 0, depth
+            self.project(own), projected[near_places], projected[wide_places], near >= 0, wide >= 0, log2_size
         )
 
     def _fuse(
@@ -153,13 +155,13 @@ class Conditioner(nn.Module):
         wide: Tensor,
         near_mask: Tensor | None,
         wide_mask: Tensor | None,
-        depth: Tensor | None,
+        log2_size: Tensor | None,
     ) -> Tensor:
-        if (depth is None) != (self.depth is None):
-            raise ValueError("A depth is given if and only if the conditioner was made with_depth.")
+        if (log2_size is None) != (self.size is None):
+            raise ValueError("A library size is given if and only if the conditioner was made with_library_size.")
         condition = self.fuse(self.near(query, near, near_mask) + self.wide(query, wide, wide_mask))
-        if self.depth is not None and depth is not None:
-            condition = condition + self.depth(depth[:, None].to(condition.dtype))
+        if self.size is not None and log2_size is not None:
+            condition = condition + self.size(log2_size[:, None].to(condition.dtype))
         return condition
 
 

@@ -23,11 +23,11 @@ def point_prediction(
     return Prediction(mean, np.full_like(mean, np.nan), genes, units, None, dict(obs or {}))
 
 
-def depth_factor(section: Section, depth: float | None) -> float:
-    """Return the factor that brings a section's expected counts to a depth; None is the section's own."""
-    if depth is None or section.depth is None or not np.isfinite(section.depth):
+def size_factor(section: Section, library_size: float | None) -> float:
+    """Return the factor that brings a section's expected counts to a library size; None is the section's own."""
+    if library_size is None or section.library_size is None:
         return 1.0
-    return float(2.0 ** (depth - section.depth))
+    return library_size / section.library_size
 
 
 def columns_of(genes: np.ndarray, available: np.ndarray) -> np.ndarray:

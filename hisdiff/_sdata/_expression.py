@@ -92,7 +92,7 @@ def read_expression(
     layers: str | None | Sequence[str | None],
     *,
     genes: Sequence[str] | None = None,
-    normalize: str | None = "depth",
+    normalize: str | None = "library_size",
     at_least: tuple[int, int] = (3, 2),
 ) -> list[Expression]:
     """Read layers at the locations and genes that all of them cover.
@@ -107,7 +107,7 @@ def read_expression(
         Names, of all genes that ``layers`` cover; None for the panel: the genes that the predictions among ``layers`` cover,
         else those that the table's predictions cover, else the selected ones, else all.
     normalize
-        ``"depth"`` scales every location to the same total over the panel, whatever ``genes`` is.
+        ``"library_size"`` scales every location to the same total over the panel, whatever ``genes`` is.
     at_least
         Least number of locations and of genes.
     """
@@ -128,7 +128,7 @@ def read_expression(
     wanted = panel if genes is None else _named(table, genes, names)
     if len(wanted) < at_least[1]:
         raise ValueError(f"At least {at_least[1]} genes are needed, not {len(wanted)}.")
-    read = np.union1d(panel, wanted)  # depth is that of the panel, also for genes outside it
+    read = np.union1d(panel, wanted)  # library size is that of the panel, also for genes outside it
     chosen, of_panel = np.searchsorted(read, wanted), np.isin(read, panel)
     matrices = [_matrix(table, name, read) for name in names]
     logs = [_in_counts(table, name, matrix) for name, matrix in zip(names, matrices)]
@@ -141,7 +141,7 @@ def read_expression(
     for name, matrix, log in zip(names, matrices, logs):
         matrix = matrix if len(rows) == table.n_obs else matrix[rows]
         whole = matrix if of_panel.all() else matrix[:, np.flatnonzero(of_panel)]
-        scale = _depth_scale(whole, log, name) if normalize == "depth" else None
+        scale = _size_scale(whole, log, name) if normalize == "library_size" else None
         found.append(Expression(name, table.var_names[wanted].to_numpy(str), rows, matrix, chosen, log, scale))
     return found
 
@@ -299,7 +299,7 @@ def _row_blocks(matrix: np.ndarray) -> list[np.ndarray]:
     return [matrix[start : start + height] for start in range(0, matrix.shape[0], height)]
 
 
-def _depth_scale(matrix: Any, in_counts: bool, name: str) -> np.ndarray:
+def _size_scale(matrix: Any, in_counts: bool, name: str) -> np.ndarray:
     """Return the factor that brings every location to the median total, float32 ``(n, 1)``; 0 where there is nothing."""
     if in_counts:
         totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BLOCK_VALUES = 2**24
 # A gene whose sd is below this part of its mean (or of 1) is constant: what is left is rounding in float32.
 _CONSTANT = 1e-6
-# Decimals of log2(1 + count) that ranks look at: equal values differ by rounding after depth is taken out.
+# Decimals of log2(1 + count) that ranks look at: equal values differ by rounding after library size is taken out.
 _DECIMALS = 4
 
 

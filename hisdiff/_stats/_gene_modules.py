@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import eigh
 
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._structure import normalize_library_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ class GeneModules:
         """
         flat = np.empty(measured.shape)
         for name in np.unique(section):
-            flat[section == name] = normalize_depth(measured[section == name])
+            flat[section == name] = normalize_library_size(measured[section == name])
         return cls(_axes(measured, section, n), _axes(flat, section, n))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Structure between genes, and the depth that must be taken out before it means biology."""
+"""Structure between genes, and the library size that must be taken out before it means biology."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy as np
 from hisdiff._stats._accuracy import same_shape, standard_scores
 
 
-def normalize_depth(log2_values: np.ndarray, total: float | None = None) -> np.ndarray:
+def normalize_library_size(log2_values: np.ndarray, total: float | None = None) -> np.ndarray:
     """Scale every location to the same total count.
 
-    Much of the correlation between genes of spots is depth: a spot with more cells, or read more deeply, has more of
+    Much of the correlation between genes of spots is library size: a spot with more cells, or read more deeply, has more of
     everything. The values are taken back to counts, scaled, and brought to log2(1 + count) again.
 
     Parameters

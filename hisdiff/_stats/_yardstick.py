@@ -1,4 +1,4 @@
-"""What predictions of some spots are measured against: the counts there, as they are and depth-normalised."""
+"""What predictions of some spots are measured against: the counts there, as they are and library-size normalised."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hisdiff._stats._figures import figures
 from hisdiff._stats._gene_modules import centered
 from hisdiff._stats._proper import crps, energy_score
 from hisdiff._stats._resample import half_molecules
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._structure import normalize_library_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -80,9 +80,13 @@ class Yardstick:
         modules = self.modules
         yield _View("", np.asarray, None if modules is None else modules.raw)
         if self.normalize:
-            # A single gene is all of the depth: nothing is left of it when that is taken out.
+            # A single gene is all of the library size: nothing is left of it when that is taken out.
             single = self.counts.shape[1] == 1
-            look = partial(np.full_like, fill_value=np.nan) if single else partial(normalize_depth, total=self.total)
+            look = (
+                partial(np.full_like, fill_value=np.nan)
+                if single
+                else partial(normalize_library_size, total=self.total)
+            )
             yield _View("_norm", look, None if modules is None else modules.normalized)
 
     def correlations(self, predicted: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from hisdiff._geometry import nearest, pitch_of
-from hisdiff._section import depth_of
+from hisdiff._section import library_size_of
 from hisdiff._stats._pca import column_scale, principal_axes
 from hisdiff._training._context import N_GLOBAL, N_NEIGHBORS, Context, Scaling, anchors_of, context_of, scaled
 from hisdiff._training._folds import folds_of
@@ -110,16 +110,16 @@ class TrainingSpots:
         ``(n, G)``, log2(1 + count), where counts are brought to the median footprint: a merged spot on the rim that lacks a
         member has less of everything.
     targets
-        The same with the counts of each section scaled to ``depth``.
+        The same with the counts of each section scaled to ``log2_size``.
     centerd
         ``targets`` with the mean of each section moved to the mean of all: what a section has more or less of as a
         whole is mostly how it was handled, and slopes fitted to it mislead elsewhere.
     weight
-        ``(n,)`` 1 in a section of this depth, less in shallower ones and in small footprints: the relative variance of a
+        ``(n,)`` 1 in a section of this library size, less in shallower ones and in small footprints: the relative variance of a
         count is one over it.
-    depths
+    log2_sizes
         log2 of the median total count over the panel, one for each section.
-    depth
+    log2_size
         That of the deepest section unless given: noise can be added to deep sections, not taken from shallow ones.
     pitch_um
         Median distance between spots; None where no section has two.
@@ -136,13 +136,13 @@ class TrainingSpots:
     targets: np.ndarray
     centerd: np.ndarray
     weight: np.ndarray
-    depths: tuple[float, ...]
-    depth: float
+    log2_sizes: tuple[float, ...]
+    log2_size: float
     pitch_um: float | None
     radius_um: float
 
     @classmethod
-    def of(cls, sections: Sequence[Section], *, depth: float | None = None, n_blocks: int = 5) -> TrainingSpots:
+    def of(cls, sections: Sequence[Section], *, log2_size: float | None = None, n_blocks: int = 5) -> TrainingSpots:
         """Gather the spots of sections that share one panel; sections without any count are left out."""
         counted = [(s, np.flatnonzero(np.asarray(s.counts.sum(axis=1)).ravel() > 0)) for s in sections]
         counted = [(s, rows) for s, rows in counted if len(rows)]
@@ -152,13 +152,13 @@ class TrainingSpots:
                 f"To learn from, at least {_LEAST_SPOTS} spots with counts of the panel are needed; "
                 f"section(s) {[s.name for s in sections]} have {n}."
             )
-        depths = tuple(depth_of(s.counts[rows]) for s, rows in counted)
-        depth = max(depths) if depth is None else depth
+        log2_sizes = tuple(float(np.log2(library_size_of(s.counts[rows]))) for s, rows in counted)
+        log2_size = max(log2_sizes) if log2_size is None else log2_size
         areas = [_relative_area(s.spots)[rows] for s, rows in counted]
         counts = [s.counts[rows].toarray().astype(np.float64) / a[:, None] for (s, rows), a in zip(counted, areas)]
-        targets = [np.log2(1 + c * 2.0 ** (depth - own)) for c, own in zip(counts, depths)]
+        targets = [np.log2(1 + c * 2.0 ** (log2_size - own)) for c, own in zip(counts, log2_sizes)]
         means = [t.mean(axis=0) for t in targets]
-        weights = [min(1.0, 2.0 ** (own - depth)) for own in depths]
+        weights = [min(1.0, 2.0 ** (own - log2_size)) for own in log2_sizes]
         n_spots = [len(rows) for _, rows in counted]
         xy = [s.spots.xy_um[rows] for s, rows in counted]
         pitches = [pitch_of(p) for p in xy if len(p) > 1]
@@ -173,8 +173,8 @@ class TrainingSpots:
             centerd=np.concatenate([t - m for t, m in zip(targets, means)])
             + np.average(means, axis=0, weights=weights),
             weight=np.repeat(weights, n_spots) * np.minimum(1.0, np.concatenate(areas)),
-            depths=depths,
-            depth=depth,
+            log2_sizes=log2_sizes,
+            log2_size=log2_size,
             pitch_um=float(np.median(pitches)) if pitches else None,
             radius_um=float(np.median(np.concatenate([s.spots.radius_um for s, _ in counted]))),
         )

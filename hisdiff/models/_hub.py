@@ -83,7 +83,7 @@ hd.tl.predict(sdata, model)
 | encoder | {encoder} |
 | cohort | {len(cohort.sections)} section(s): {", ".join(cohort.sections)} |
 | image | {pixel_sizes} um per pixel |
-| spots | radius {cohort.radius_um:.3g} um, pitch {cohort.pitch_um:.3g} um, depth 2^{cohort.depth:.1f} counts over the panel |
+| spots | radius {cohort.radius_um:.3g} um, pitch {cohort.pitch_um:.3g} um, library size {cohort.library_size:.0f} counts over the panel |
 | hisdiff | {model.version} |
 {accuracy}
 Predictions are estimates from morphology. They follow what the training sections showed, and are no measurement.

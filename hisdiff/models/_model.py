@@ -53,8 +53,8 @@ class Cohort:
         ``(G,)`` part of each gene in all counts, mean over sections; None in models of before it was kept.
     pitch_um, radius_um
         Median distance between spots, and their median radius.
-    depth
-        Median over sections of log2 of the median total count over the panel.
+    library_size
+        Geometric middle of the sections' library sizes; NaN where none is known.
     spots
         uint64, one hash for each spot: sections are known again by them, whole or cropped.
     """
@@ -66,15 +66,15 @@ class Cohort:
     mpp: tuple[float, ...]
     pitch_um: float
     radius_um: float
-    depth: float
+    library_size: float
     spots: np.ndarray = field(repr=False)
     expression: np.ndarray | None = field(default=None, repr=False)
 
-    def missing_depth(self, there: np.ndarray) -> float:
-        """Return by how many octaves the panel is deeper than those of its genes that are ``there``, ``(G,)`` bool."""
+    def missing_factor(self, there: np.ndarray) -> float:
+        """Return how many times larger the library size of the panel is than that of its genes that are ``there``, ``(G,)`` bool."""
         if self.expression is None or not self.expression[there].sum() > 0:
-            return 0.0
-        return float(-np.log2(self.expression[there].sum()))
+            return 1.0
+        return float(1 / self.expression[there].sum())
 
     def contains(self, counts: csr_matrix, genes: Names) -> bool | None:
         """Whether spots of a section, with counts of the whole panel, are among those of the cohort; None: cannot be told."""

@@ -71,7 +71,7 @@ def _unknown_cohort() -> Cohort:
         mpp=(),
         pitch_um=nan,
         radius_um=nan,
-        depth=nan,
+        library_size=nan,
         spots=np.empty(0, dtype=np.uint64),
         **unknown,
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_RAW, _NORM = ("", "as it is", MEAN, -0.14), ("_norm", "depth-normalised", NORMALIZED, 0.14)
+_RAW, _NORM = ("", "as it is", MEAN, -0.14), ("_norm", "library-size normalised", NORMALIZED, 0.14)
 _COLUMNS = 4
 
 

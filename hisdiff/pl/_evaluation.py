@@ -14,7 +14,7 @@ from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import truth_counts
 from hisdiff._sdata._write import in_sample_of, records
 from hisdiff._stats._accuracy import pearson
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._structure import normalize_library_size
 from hisdiff.pl import _canvas
 from hisdiff.pl._values import LOG_COUNTS
 
@@ -78,7 +78,7 @@ def evaluation(
     figure, axes = _canvas.new_figure(2, 2, figsize=(7.6, 6.4), layout="constrained")
     _density(axes[0, 0], pair)
     _histogram(
-        axes[0, 1], pearson(pair.measured, pair.mean), pearson(*map(normalize_depth, (pair.measured, pair.mean)))
+        axes[0, 1], pearson(pair.measured, pair.mean), pearson(*map(normalize_library_size, (pair.measured, pair.mean)))
     )
     _moments(axes[1, 0], pair, "mean")
     _moments(axes[1, 1], pair, "variance")
@@ -170,7 +170,7 @@ def _density(ax: Axes, pair: _Pair) -> None:
 
 def _histogram(ax: Axes, raw: np.ndarray, normalized: np.ndarray | None) -> None:
     bins = np.linspace(-1, 1, 41).tolist()
-    for values, name, color in ((raw, "as it is", MEAN), (normalized, "depth-normalised", NORMALIZED)):
+    for values, name, color in ((raw, "as it is", MEAN), (normalized, "library-size normalised", NORMALIZED)):
         if values is None or not np.isfinite(values).any():
             continue
         median = float(np.nanmedian(values))

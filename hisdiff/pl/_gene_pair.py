@@ -27,7 +27,7 @@ def gene_pair(
     y: str,
     *,
     layers: str | None | Sequence[str | None] = None,
-    normalize: str | None = "depth",
+    normalize: str | None = "library_size",
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
@@ -51,7 +51,7 @@ def gene_pair(
         Layer names, one row each; None or ``"X"`` is the table's X. Default: measured counts and ``"hisdiff"``, as far
         as they exist. Name a draw: the mean of draws is smooth, and genes look more alike in it.
     normalize
-        ``"depth"``: every spot is scaled to the same total count over the modelled genes, as in
+        ``"library_size"``: every spot is scaled to the same total count over the modelled genes, as in
         :func:`hisdiff.tl.coexpression`; None: as it is.
     table_key, image_key, shapes_key
         Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
@@ -82,7 +82,7 @@ def gene_pair(
     >>> figure = hd.pl.gene_pair(sdata, "TUM01", "IMM02")
     """
     if normalize is not None:
-        one_of(normalize, ("depth",), "normalize")
+        one_of(normalize, ("library_size",), "normalize")
     if x == y:
         raise ValueError(f"Two different genes are needed, not {x!r} twice.")
     view = view_of(sdata, table_key, image_key, shapes_key, mpp)
@@ -99,7 +99,7 @@ def gene_pair(
     norms = [_canvas.shared_norm([each[:, gene] for each in values], ends) for gene in (0, 1)]
     low, high = np.min(values, axis=(0, 1)), np.max(values, axis=(0, 1))
     pad = 0.05 * np.maximum(high - low, 1e-3)
-    unit = LOG_COUNTS + (", depth-normalised" if normalize else "")
+    unit = LOG_COUNTS + (", library-size normalised" if normalize else "")
 
     aspect = (box[3] - box[1]) / (box[2] - box[0])
     size = (_canvas.MAP_INCH * 3 + 1.6, (_canvas.MAP_INCH * min(max(aspect, 0.8), 1.5) + 0.5) * len(values))

@@ -101,8 +101,8 @@ def label_of(record: dict[str, Any]) -> str:
 
 
 def scaling_of(record: dict[str, Any]) -> str:
-    """Return what was done about depth."""
-    return "depth-normalised" if record["normalize"] == "depth" else "not normalised"
+    """Return what was done about library size."""
+    return "library-size normalised" if record["normalize"] == "library_size" else "not normalised"
 
 
 def common_genes(results: Sequence[Matrix], genes: Sequence[str] | None) -> list[str]:

@@ -37,7 +37,7 @@ def coexpression(
     *,
     layer: str | None | Sequence[str | None],
     method: str = "spearman",
-    normalize: str | None = "depth",
+    normalize: str | None = "library_size",
     modules: str | None = "leiden",
     resolution: float = 1.0,
     min_genes: int = 3,
@@ -67,8 +67,8 @@ def coexpression(
         ``"spearman"``, ``"pearson"``, or ``"lee"``: Lee's L, the correlation between what the neighbours of a location
         have of the two genes, on squidpy's graph ``obsp["spatial_connectivities"]`` (without one: the 6 nearest).
     normalize
-        ``"depth"``: every location is scaled to the same total count over the modelled genes first. None: as it is; most
-        correlation is then sequencing depth and cell density.
+        ``"library_size"``: every location is scaled to the same total count over the modelled genes first. None: as it is; most
+        correlation is then library size and cell density.
     modules
         ``"leiden"``: modularity on the graph of each gene's strongest positive and negative partners, where negative
         ones are pushed apart. ``"hierarchical"``: average linkage, cut where the silhouette is highest. None: no modules.
@@ -125,7 +125,7 @@ def coexpression(
     """
     one_of(method, METHODS, "method")
     if normalize is not None:
-        one_of(normalize, ("depth",), "normalize")
+        one_of(normalize, ("library_size",), "normalize")
     if modules is not None:
         one_of(modules, MODULES, "modules")
     positive(resolution, "resolution")

@@ -15,7 +15,7 @@ from hisdiff._sdata._write import records
 from hisdiff._stats._coexpression import correlations, matrix_agreement, unit_columns
 from hisdiff._stats._modules import leiden_modules
 from hisdiff._stats._resample import random_spots
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._structure import normalize_library_size
 from hisdiff.tl._evaluate import control_values
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def coexpression_agreement(
     layers: str | Sequence[str] | None = None,
     truth: str | None = None,
     method: str = "spearman",
-    normalize: str | None = "depth",
+    normalize: str | None = "library_size",
     resolution: float = 1.0,
     control: SpatialData | Sequence[SpatialData] | None = None,
     table_key: str | None = None,
@@ -58,7 +58,7 @@ def coexpression_agreement(
     method
         ``"spearman"`` or ``"pearson"``.
     normalize
-        ``"depth"`` adds the figures after scaling every location to the same total count; None leaves them out.
+        ``"library_size"`` adds the figures after scaling every location to the same total count; None leaves them out.
     resolution
         Of the modules, as in :func:`coexpression`.
     control
@@ -78,7 +78,7 @@ def coexpression_agreement(
     - ``r``, ``mae``: correlation and mean absolute difference of the entries off the diagonal, over genes that vary in
       the measurement; a gene that is constant in the prediction counts as correlated with none;
     - ``module_ari``: adjusted Rand index of the modules;
-    - ``r_norm``, ``mae_norm``, ``module_ari_norm``: the same, depth-normalised.
+    - ``r_norm``, ``mae_norm``, ``module_ari_norm``: the same, library-size normalised.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def coexpression_agreement(
     """
     one_of(method, METHODS, "method")
     if normalize is not None:
-        one_of(normalize, ("depth",), "normalize")
+        one_of(normalize, ("library_size",), "normalize")
     positive(resolution, "resolution")
     seed = seed_of(rng)
     table = table_of(data, table_key, "coexpression")
@@ -131,7 +131,7 @@ def coexpression_agreement(
         groups = [_compared(parts, view, matrices) for _, view, parts in views]
         if random is not None:
             values = random_spots(random[1], shape[0], 1, seed)[0]
-            values = normalize_depth(values) if scaling else values
+            values = normalize_library_size(values) if scaling else values
             values = values[:, pd.Index(random[0]).get_indexer(base.genes)]
             groups.append([matrix(_reader(values))])
         again = np.random.default_rng(seed).integers(shape[0], size=shape[0])

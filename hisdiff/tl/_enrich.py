@@ -41,7 +41,7 @@ def enrich(
     layer: str | None | Sequence[str | None],
     by: str | Mapping[str, Sequence[str]] | pd.Series | None = None,
     method: str = "ora",
-    normalize: str | None = "depth",
+    normalize: str | None = "library_size",
     background: Sequence[str] | None = None,
     n_markers: int = 50,
     min_size: int = 5,
@@ -69,7 +69,7 @@ def enrich(
     layer
         Layer, or several draws of a prediction, whose statistics or scores are averaged; None or ``"X"`` for measured
         counts. See :func:`coexpression`. Name draws rather than their mean: that is a mean of logarithms, and scaling it to
-        one depth misleads for genes that are rarely seen.
+        one library size misleads for genes that are rarely seen.
     by
         What is asked of.
 
@@ -84,7 +84,7 @@ def enrich(
         scores, the mean difference between the running shares of genes in and out of the set, -1 to 1. ``"zscore"``: mean
         standard score of the set's genes, for large tables.
     normalize
-        ``"depth"`` scales every location to the same total count over the panel first. It decides nothing for
+        ``"library_size"`` scales every location to the same total count over the panel first. It decides nothing for
         ``"ssgsea"``, which looks at ranks within a location.
     background
         Genes to take as background in place of the panel, for ``"ora"``.
@@ -195,7 +195,7 @@ def _check(
 ) -> None:
     one_of(method, METHODS, "method")
     if normalize is not None:
-        one_of(normalize, ("depth",), "normalize")
+        one_of(normalize, ("library_size",), "normalize")
     for value, name in ((n_markers, "n_markers"), (min_size, "min_size"), (max_size, "max_size"), (n_perms, "n_perms")):
         positive(value, name, integer=True)
     if min_size > max_size:

@@ -36,14 +36,14 @@ def evaluate(
     *,
     layer: str = _keys.STEM,
     truth: str | None = None,
-    normalize: str | None = "depth",
+    normalize: str | None = "library_size",
     control: SpatialData | Sequence[SpatialData] | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
     """Measure a prediction against measured counts.
 
-    Everything is computed on log2(1 + count). Much of the correlation between genes and places is sequencing depth and
-    cell density, so every figure is also given after scaling each spot to the same total count (``"depth"``).
+    Everything is computed on log2(1 + count). Much of the correlation between genes and places is library size and
+    cell density, so every figure is also given after scaling each spot to the same total count (``"library_size"``).
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def evaluate(
     truth
         Layer with the raw counts, or a table with the same observations; None for ``X``.
     normalize
-        ``"depth"``, or None to leave out the depth-normalised figures.
+        ``"library_size"``, or None to leave out the library-size normalised figures.
     control
         Training sections: adds the figures that their measured spots reach when they are drawn at random, the image
         ignored. What this control reaches is no skill.
@@ -76,7 +76,7 @@ def evaluate(
       a score where a spot's own rates are known, from half of the molecules and the other half;
     - ``"notes"``: why a metric is missing (``coverage_90``: NaN), by its name: scores of draws need two draws or more (``keep_draws``);
     - ``"in_sample"``: whether the model was trained on these spots (None: it cannot be told); ``"uses_section_counts"``:
-      whether their counts, beyond their depth, went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
+      whether their counts, beyond their library size, went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def evaluate(
     True
     """
     if normalize is not None:
-        one_of(normalize, ("depth",), "normalize")
+        one_of(normalize, ("library_size",), "normalize")
     table = _table(data, table_key)
     record = _record(table, layer)
     counts, names = _truth(data, table, truth)

@@ -279,14 +279,14 @@ def _cohort(training: Sequence[Bound]) -> Cohort:
         mpp=tuple(float(bound.place.mpp) for bound in training),
         pitch_um=_median([pitch_of(section.spots.xy_um) for section in sections]),
         radius_um=float(np.median(np.concatenate([section.spots.radius_um for section in sections]))),
-        depth=_median([section.depth for section in sections]),
+        library_size=2.0 ** _median([section.log2_size for section in sections]),
         expression=np.mean([_shares(section.counts) for section in sections if section.counts.sum() > 0], axis=0),
         spots=np.unique(np.concatenate([spot_hashes(section.counts, section.genes) for section in sections])),
     )
 
 
 def _median(values: Sequence[float]) -> float:
-    """Return the median over the sections that have a value: one spot has no pitch, and no count no depth."""
+    """Return the median over the sections that have a value: one spot has no pitch, and no count no library size."""
     known = np.asarray(values, dtype=float)
     known = known[np.isfinite(known)]
     return float(np.median(known)) if len(known) else float("nan")

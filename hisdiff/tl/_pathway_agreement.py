@@ -12,7 +12,7 @@ from hisdiff._sdata._expression import X, panel_columns, read_expression, table_
 from hisdiff._sdata._genes import gene_names
 from hisdiff._stats._accuracy import pearson, spearman
 from hisdiff._stats._resample import random_spots
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._structure import normalize_library_size
 from hisdiff.tl._coexpression_agreement import layer_views
 from hisdiff.tl._evaluate import control_values
 from hisdiff.tl._gene_sets import in_panel, read_gene_sets
@@ -34,7 +34,7 @@ def pathway_agreement(
     truth: str | None = None,
     method: str = "ssgsea",
     per: str = "pathway",
-    normalize: str | None = "depth",
+    normalize: str | None = "library_size",
     control: SpatialData | Sequence[SpatialData] | None = None,
     min_size: int = 5,
     max_size: int = 500,
@@ -58,7 +58,7 @@ def pathway_agreement(
     per
         ``"pathway"``: one row per set. ``"spot"``: one row per location.
     normalize
-        ``"depth"`` scales every location to the same total count first; it decides nothing for ``"ssgsea"``.
+        ``"library_size"`` scales every location to the same total count first; it decides nothing for ``"ssgsea"``.
     control
         Training sections: adds what their measured spots reach, drawn at random.
     min_size, max_size
@@ -96,7 +96,7 @@ def pathway_agreement(
     one_of(method, SCORES, "method")
     one_of(per, ("pathway", "spot"), "per")
     if normalize is not None:
-        one_of(normalize, ("depth",), "normalize")
+        one_of(normalize, ("library_size",), "normalize")
     positive(min_size, "min_size", integer=True)
     positive(max_size, "max_size", integer=True)
     seed = seed_of(rng)
@@ -118,7 +118,7 @@ def pathway_agreement(
     if control is not None:
         panel = table.var_names[panel_columns(table, names)].to_numpy(str)
         values = random_spots(control_values(control, table_key, panel), len(true), 1, seed)[0]
-        values = normalize_depth(values) if normalize else values
+        values = normalize_library_size(values) if normalize else values
         compared.append(("control", "random spots", [pathway_scores(values, found, method)]))
     spots = table.obs_names[read[measured].rows].to_numpy()
     frames = []

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 N_DRAWS = 16
 KEEP_DRAWS = 1
 FINE_DRAWS = 4
-MAX_DEPTH = 40
-"""log2 of more counts than any location has."""
+MAX_LIBRARY_SIZE = 1e12
+"""More counts than any location has."""
 
 
 def predict(
@@ -62,7 +62,7 @@ def predict(
     keep_draws: int | None = None,
     units: str | None = None,
     calibrate: str | None = None,
-    depth: float | None = None,
+    library_size: float | None = None,
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
@@ -105,13 +105,13 @@ def predict(
         each gene from the training sections and s a factor that all genes of the spot share; draws are scaled by draws
         from the distributions of which these are the means. ``"exact"``: they add up to the count, where no bin lies in
         two footprints. ``"none"``.
-    depth
-        log2 of the median total count over the panel to predict at; None for the section's own where it has counts,
-        else the median of the training sections.
+    library_size
+        Median total count of a spot over the panel to predict at, such as 3000; None for the section's own where it has
+        counts, else the median of the training sections.
     table_key, image_key, shapes_key
         What to use where several could be meant; ``image_key`` may map regions to images.
     layer
-        Layer with raw counts, from which a section's depth is taken; None for ``X``.
+        Layer with raw counts, from which a section's library size is taken; None for ``X``.
     mpp
         Micrometres per pixel, where the image has no coordinate system ``um``.
     key_added
@@ -175,7 +175,7 @@ def predict(
         "n_draws": positive(usual if n_draws is None else n_draws, "n_draws", integer=True),
         "n_steps": None if n_steps is None else positive(n_steps, "n_steps", integer=True),
         "units": one_of(units or (_keys.COUNTS if fine else _keys.LOG2), (_keys.LOG2, _keys.COUNTS), "units"),
-        "depth": _checked_depth(depth),
+        "library_size": _checked_library_size(library_size),
         "seed": seed_of(rng),
     }
     options["keep_draws"] = _kept(keep_draws, options["n_draws"], 0 if fine else KEEP_DRAWS)
@@ -195,17 +195,15 @@ def predict(
     return results if isinstance(data, (list, tuple)) else results[0]
 
 
-def _checked_depth(depth: Any) -> float | None:
-    if depth is None:
+def _checked_library_size(library_size: Any) -> float | None:
+    if library_size is None:
         return None
-    if isinstance(depth, bool) or not isinstance(depth, (int, float, np.integer, np.floating)):
-        raise TypeError(f"depth is a number, log2 of a total count, not {type(depth).__name__} {depth!r}.")
-    if not 0 <= depth <= MAX_DEPTH:  # nor NaN
+    size = float(positive(library_size, "library_size"))
+    if not 1 <= size <= MAX_LIBRARY_SIZE:
         raise ValueError(
-            f"depth is log2 of the median total count over the panel, from 0 to {MAX_DEPTH}, not {depth!r}; for a total count t "
-            f"give np.log2(t)."
+            f"library_size is the median total count of a spot over the panel, from 1 to {MAX_LIBRARY_SIZE:.0e}, not {library_size!r}."
         )
-    return float(depth)
+    return size
 
 
 def _kept(keep_draws: int | None, n_draws: int, usual: int) -> int:
@@ -343,7 +341,7 @@ def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
     except ValueError as error:
         if layer is not None:
             raise
-        logger.warning("%s: its depth is taken from the training sections (%s)", bound.place.name, error)
+        logger.warning("%s: its library size is taken from the training sections (%s)", bound.place.name, error)
         return bound
     names = gene_names(table, like=model.genes)
     there = [gene for gene, column in zip(model.genes, rows_of(model.genes, names)) if column >= 0]
@@ -352,13 +350,14 @@ def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
         logger.warning("%s: %d of the model's %d genes are not in the table and are left out: %s",
                        bound.place.name, len(missing), len(model.genes), listing(missing, 6))  # fmt: skip
     known = replace(section, genes=names, counts=counts).with_panel(there)
-    # Depth is that of the whole panel, whatever part of it a table has.
-    whole = known.depth + model.cohort.missing_depth(np.isin(model.genes, there))
-    return Bound(replace(known, depth=whole), bound.place)
+    if known.library_size is not None:  # it is that of the whole panel, whatever part of it a table has
+        whole = known.library_size * model.cohort.missing_factor(np.isin(model.genes, there))
+        known = replace(known, library_size=whole)
+    return Bound(known, bound.place)
 
 
 def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any], n_draws: int) -> dict[str, Any]:
-    depths = [_depth_of(bound.section, model, options["depth"]) for bound in bounds]
+    sizes = [_library_size_of(bound.section, model, options["library_size"]) for bound in bounds]
     known = [_is_known(bound.section, model) for bound in bounds]
     n_steps = model.fitted.n_steps  # 0: a method without steps takes none, whatever is asked for
     return {
@@ -366,8 +365,8 @@ def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any], n
         "model": model.id,
         "n_genes": len(model.genes),
         "units": options["units"],
-        "depth": [float(depth) for depth, _ in depths],
-        "depth_from": [source for _, source in depths],
+        "library_size": [float(size) for size, _ in sizes],
+        "library_size_from": [source for _, source in sizes],
         "seed": int(options["seed"]),
         "n_draws": int(n_draws),
         "n_steps": int((options["n_steps"] or n_steps) if n_steps else 0),
@@ -378,13 +377,13 @@ def _record(bounds: Sequence[Bound], model: Model, options: Mapping[str, Any], n
     }
 
 
-def _depth_of(section: Section, model: Model, asked: float | None) -> tuple[float, str]:
-    """Return the depth that is predicted at, and where it comes from: ``given``, ``section`` or ``training``."""
+def _library_size_of(section: Section, model: Model, asked: float | None) -> tuple[float, str]:
+    """Return the library size that is predicted at, and where it comes from: ``given``, ``section`` or ``training``."""
     if asked is not None:
         return asked, "given"
-    if section.depth is not None and np.isfinite(section.depth):
-        return section.depth, "section"
-    return model.cohort.depth, "training"
+    if section.library_size is not None:
+        return section.library_size, "section"
+    return model.cohort.library_size, "training"
 
 
 def _is_known(section: Section, model: Model) -> bool | None:

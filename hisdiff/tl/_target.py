@@ -138,7 +138,7 @@ class Target:
             section,
             n_draws=options["n_draws"],
             n_steps=options["n_steps"],
-            depth=options["depth"],
+            library_size=options["library_size"],
             seed=options["seed"],
             **run,
         )

@@ -116,19 +116,19 @@ def test_a_width_that_the_heads_do_not_divide_is_an_error():
         Conditioner(30, C)
 
 
-def test_depth_changes_the_condition_of_its_location_only(inputs):
-    module, depth = made(with_depth=True), torch.zeros(B)
-    before = module(*inputs, depth=depth)
-    depth[1] = 1.5
-    changed = (module(*inputs, depth=depth) - before).abs().sum(1) > 1e-3
+def test_library_size_changes_the_condition_of_its_location_only(inputs):
+    module, log2_size = made(with_library_size=True), torch.zeros(B)
+    before = module(*inputs, log2_size=log2_size)
+    log2_size[1] = 1.5
+    changed = (module(*inputs, log2_size=log2_size) - before).abs().sum(1) > 1e-3
     assert changed.tolist() == [False, True, False, False, False, False]
 
 
-def test_depth_is_given_if_and_only_if_it_is_taken(conditioner, inputs):
-    with pytest.raises(ValueError, match="with_depth"):
-        conditioner(*inputs, depth=torch.zeros(B))
-    with pytest.raises(ValueError, match="with_depth"):
-        made(with_depth=True)(*inputs)
+def test_library_size_is_given_if_and_only_if_it_is_taken(conditioner, inputs):
+    with pytest.raises(ValueError, match="with_library_size"):
+        conditioner(*inputs, log2_size=torch.zeros(B))
+    with pytest.raises(ValueError, match="with_library_size"):
+        made(with_library_size=True)(*inputs)
 
 
 def test_times_are_coded_by_cosines_then_sines():

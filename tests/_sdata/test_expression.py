@@ -7,7 +7,7 @@ from scipy import sparse
 
 from hisdiff._sdata._expression import draw_layers, read_expression, stem_of, table_of
 from hisdiff._sdata._layers import layer_names
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._structure import normalize_library_size
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def test_counts_and_predictions_come_on_one_scale_over_the_genes_that_all_cover(
 
 
 @pytest.mark.parametrize("layer", ["X", "hisdiff", "other"])
-def test_depth_is_taken_out_over_the_panel_whatever_genes_are_asked(table, layer) -> None:
+def test_library_size_is_taken_out_over_the_panel_whatever_genes_are_asked(table, layer) -> None:
     layers = [layer, "hisdiff_draw0"]
-    whole = read_expression(table, layers, normalize="depth")[0]
-    part = read_expression(table, layers, genes=["B03", "A00"], normalize="depth")[0]
+    whole = read_expression(table, layers, normalize="library_size")[0]
+    part = read_expression(table, layers, genes=["B03", "A00"], normalize="library_size")[0]
     factor = 1.5 if layer == "other" else 1
     np.testing.assert_allclose(
-        whole.values(), normalize_depth(np.log2(1 + factor * dense(table)[:, :11])), rtol=1e-4, atol=1e-4
+        whole.values(), normalize_library_size(np.log2(1 + factor * dense(table)[:, :11])), rtol=1e-4, atol=1e-4
     )
     np.testing.assert_allclose(part.values(), whole.values()[:, [3, 0]], rtol=1e-5)
 
@@ -144,7 +144,7 @@ def test_values_that_cannot_be_expression_are_named(table, monkeypatch) -> None:
         table_of(table, "table", "this")
 
 
-def test_measured_genes_outside_the_choice_can_be_named_and_depth_is_still_that_of_the_choice(table) -> None:
+def test_measured_genes_outside_the_choice_can_be_named_and_library_size_is_still_that_of_the_choice(table) -> None:
     for slot in ("hisdiff_modelled", "other_modelled"):
         del table.var[slot]
     del table.uns["hisdiff"]

@@ -1,28 +1,28 @@
 import numpy as np
 import pytest
 
-from hisdiff._stats._structure import coexpression_agreement, gene_correlations, normalize_depth
+from hisdiff._stats._structure import coexpression_agreement, gene_correlations, normalize_library_size
 
 
-def test_depth_normalisation_gives_every_location_the_median_total():
+def test_library_size_normalisation_gives_every_location_the_median_total():
     counts = np.array([[1.0, 3], [10, 30], [0, 8]])
-    normal = np.exp2(normalize_depth(np.log2(1 + counts))) - 1
+    normal = np.exp2(normalize_library_size(np.log2(1 + counts))) - 1
     np.testing.assert_allclose(normal, [[2, 6], [2, 6], [0, 8]])
 
 
-def test_depth_normalisation_removes_depth_and_nothing_else():
+def test_library_size_normalisation_removes_library_size_and_nothing_else():
     rng = np.random.default_rng(0)
     counts = rng.poisson(5, (30, 6)) + 1.0
     deeper = counts * rng.uniform(1, 20, (30, 1))
-    a, b = (normalize_depth(np.log2(1 + c), total=100) for c in (counts, deeper))
+    a, b = (normalize_library_size(np.log2(1 + c), total=100) for c in (counts, deeper))
     np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
 def test_location_without_counts_stays_zero_and_draws_are_each_normalised():
     values = np.log2(1 + np.array([[[0.0, 0], [1, 1]], [[4, 4], [0, 2]]]))
-    normal = np.exp2(normalize_depth(values)) - 1
+    normal = np.exp2(normalize_library_size(values)) - 1
     np.testing.assert_allclose(normal, [[[0, 0], [1, 1]], [[1, 1], [0, 2]]])
-    np.testing.assert_array_equal(normalize_depth(np.zeros((3, 2))), np.zeros((3, 2)))
+    np.testing.assert_array_equal(normalize_library_size(np.zeros((3, 2))), np.zeros((3, 2)))
 
 
 def test_correlations_are_those_of_numpy_with_zeros_for_constant_genes():

@@ -29,7 +29,7 @@ HEADINGS = {
     "r": "coex r", "mae": "MAE", "module_ari": "ARI", "r_norm": "r norm", "mae_norm": "MAE norm", "module_ari_norm": "ARI norm",
     "zscore": "z raw", "zscore_norm": "z norm", "ssgsea": "ssGSEA",
 }  # fmt: skip
-SCORES = {"zscore": ("zscore", None), "zscore_norm": ("zscore", "depth"), "ssgsea": ("ssgsea", "depth")}
+SCORES = {"zscore": ("zscore", None), "zscore_norm": ("zscore", "library_size"), "ssgsea": ("ssgsea", "library_size")}
 ORDER = ("mean", "draw", "draws", "random spots", "resampled")
 
 
@@ -88,7 +88,7 @@ def verdicts(rows: dict[str, pd.DataFrame]) -> list[tuple[str, float, float, boo
     value = lambda label, figure: float(rows[label].loc[figure, "mean"])  # noqa: E731
     ours, theirs = "hisdiff, draw", "ridge, draw"
     found = []
-    for end, kind in (("", "raw"), ("_norm", "depth-normalised")):
+    for end, kind in (("", "raw"), ("_norm", "library-size normalised")):
         for figure, sign in (("mae", -1), ("r", 1)):
             a, b = value(ours, figure + end), value(theirs, figure + end)
             found.append(

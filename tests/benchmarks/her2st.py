@@ -27,7 +27,7 @@ import hisdiff as hd
 from hisdiff._stats._accuracy import mse, pearson
 from hisdiff._stats._proper import energy_score
 from hisdiff._stats._resample import paired_bootstrap, random_spots
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._structure import normalize_library_size
 
 SPLITS = {"C5": ("C2", "C3", "C4"), "B4": ("C2", "C3", "C4", "C5")}
 N_DRAWS = 16
@@ -111,11 +111,11 @@ def average(runs: list[Run]) -> dict[str, dict[str, list[float]]]:
 def compare(runs: list[Run], baseline: list[Run]) -> dict[str, list[float]]:
     """Return bootstrap intervals over spots of method minus ridge (of energy scores, the ratio), averaged over seeds."""
     measured = runs[0].measured
-    flat = normalize_depth(measured)
+    flat = normalize_library_size(measured)
     correlation = lambda y, x: np.nanmean(pearson(y, x))  # noqa: E731
     figures = {
         "PCC": (correlation, measured, lambda run: run.mean),
-        "PCC norm": (correlation, flat, lambda run: normalize_depth(run.mean)),
+        "PCC norm": (correlation, flat, lambda run: normalize_library_size(run.mean)),
         "MSE": (lambda y, x: mse(y, x).mean(), measured, lambda run: run.mean),
         "draw PCC": (correlation, measured, lambda run: run.draw),
     }

@@ -20,7 +20,7 @@ import torch
 from scipy import sparse
 
 from hisdiff._nn._initialize import initialize
-from hisdiff._section import FeatureSpec, Locations, Section, depth_of
+from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
 from hisdiff._training._loop import generator_for
 from hisdiff.encoders import get
 from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
@@ -49,7 +49,12 @@ def section(n_spots: int, n_genes: int, dim: int, seed: int) -> Section:
     counts = sparse.csr_matrix(rng.poisson(rng.gamma(1, 4, n_genes), (n_spots, n_genes)).astype(np.float32))
     genes = np.array([f"gene{i}" for i in range(n_genes)])
     return Section(
-        f"s{seed}", genes, counts, spots, features=RandomFeatures(dim, n_spots, seed), depth=depth_of(counts)
+        f"s{seed}",
+        genes,
+        counts,
+        spots,
+        features=RandomFeatures(dim, n_spots, seed),
+        library_size=library_size_of(counts),
     )
 
 
@@ -71,7 +76,7 @@ def paper_step_seconds(n_spots: int, n_genes: int, n_steps: int) -> float:
     config = HisDiffConfig.preset("paper")
     sizes = Sizes.of(config, n_genes, UNI_DIM)
     network = initialize(GeneNetwork.of(config, sizes), generator_for(0, -1))
-    model = GeneModel(config, sizes, network, GeneScale.identity(UNI_DIM, n_genes), depth=0.0, pitch_um=None)
+    model = GeneModel(config, sizes, network, GeneScale.identity(UNI_DIM, n_genes), log2_size=0.0, pitch_um=None)
     target = section(n_spots, n_genes, UNI_DIM, 0)
     fitted = FittedHisDiff(target.genes, config, model)
     once = min(timed(fitted, target, 1, 1) for _ in range(2))

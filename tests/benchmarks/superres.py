@@ -8,7 +8,7 @@ counts are known. `2x2`, `3x3`: neighbouring spots of the real sections are merg
 sections, and predict the spots. `unknown`: the same without the pseudo-spots of the section (models see the other sections,
 and nothing is rescaled). `split`: half of every spot's molecules are known, merged 2 x 2, and the other half is predicted,
 so that what is judged shares no noise with what is known. `thinned`: every molecule of the 2 x 2 pseudo-spots is kept with
-probability .065, for fitting and for agreement; what is predicted is brought to the full depth and compared with all counts.
+probability .065, for fitting and for agreement; what is predicted is brought to the full library size and compared with all counts.
 
 Real figures are on log2(1 + count), of spots of whole pseudo-spots; `norm`: every spot scaled to the same total first.
 Toy figures are on expected counts. PCC: mean over genes; inside: of what differs from the mean of the (pseudo-)spot; ES: energy
@@ -39,7 +39,7 @@ from hisdiff._stats._figures import within_groups
 from hisdiff._stats._proper import LEVEL, energy_score
 from hisdiff._stats._resample import paired_bootstrap, with_counting_noise
 from hisdiff._stats._spatial import knn_weights, moran
-from hisdiff._stats._structure import coexpression_agreement, normalize_depth
+from hisdiff._stats._structure import coexpression_agreement, normalize_library_size
 from hisdiff._training._calibration import Dispersion
 
 TESTS = ("toy", "2x2", "3x3", "unknown", "split", "thinned")
@@ -118,7 +118,7 @@ def figures(job: Job, mean: np.ndarray, draws: np.ndarray | None, seed: int) -> 
     else:
         view = np.log2(1 + mean)
         found = dict(zip(("pcc", "inside"), correlations(log2, view, job.group)))
-        normed = correlations(normalize_depth(log2), normalize_depth(view), job.group)
+        normed = correlations(normalize_library_size(log2), normalize_library_size(view), job.group)
         found |= dict(zip(("pcc_norm", "inside_norm"), normed))
     if draws is None:
         return found
@@ -142,7 +142,7 @@ def covered(counts: np.ndarray, rates: np.ndarray) -> float:
 def differences(job: Job, predicted: Predictions, against: str, labels: list[str]) -> dict[str, dict[str, list[float]]]:
     """Return 95 % bootstrap intervals over spots of the difference of methods in each correlation."""
     result: dict[str, dict[str, list[float]]] = {}
-    for end, view in (("", np.asarray), ("_norm", normalize_depth)):
+    for end, view in (("", np.asarray), ("_norm", normalize_library_size)):
         truth, base = (view(np.log2(1 + values)) for values in (job.truth, predicted[against][0]))
         for label in labels:
             other = view(np.log2(1 + predicted[label][0]))
@@ -188,7 +188,7 @@ def run_merged(test: str, jobs: list[Job], seed: int) -> tuple[list[dict], list[
         predicted = baselines(job, ridge, seed, own=own)
         for mode in ("shrink", "exact") if own else ("none",):
             label = "hisdiff" if mode != "exact" else "hisdiff, exact"
-            predicted[label] = job.predicted(model, mode, seed, None if own else model.cohort.depth)
+            predicted[label] = job.predicted(model, mode, seed, None if own else model.cohort.library_size)
         predicted = {name: (mean * full, None if d is None else d * full) for name, (mean, d) in predicted.items()}
         of = {label: figures(job, *both, seed) for label, both in predicted.items()}
         rows += [{"test": test, "section": job.name, "seed": seed, "method": m, **found} for m, found in of.items()]

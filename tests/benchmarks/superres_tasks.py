@@ -108,14 +108,14 @@ class Job:
         section = _section(other, self.section.name, self.genes, self.section.features)
         return replace(self, sdata=other, section=section)
 
-    def predicted(self, model: Model, calibrate: str, seed: int, depth: float | None = None):
+    def predicted(self, model: Model, calibrate: str, seed: int, library_size: float | None = None):
         """Return expected counts ``(n, G)`` and draws of them ``(k, n, G)`` as ``hd.tl.predict`` makes them.
 
         Its parts are called one by one, so that embeddings are computed once for all predictions of a section."""
         section, columns = self.section.with_panel(model.genes), rows_of(self.genes, model.genes)
         size = self.targets.bin_um or MERGED_UM
         field = model.fitted.field(
-            section, n_draws=N_DRAWS, n_steps=None, depth=depth, seed=seed, device=None, progress=False
+            section, n_draws=N_DRAWS, n_steps=None, library_size=library_size, seed=seed, device=None, progress=False
         )
         predictor = fine_predictor(
             section, field, size, calibrate=calibrate, units="counts", keep_draws=N_DRAWS, seed=seed

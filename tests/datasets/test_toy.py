@@ -87,7 +87,7 @@ class TestForm:
         small.write(tmp_path / "toy.zarr")
         again = sd.read_zarr(tmp_path / "toy.zarr")
         assert fingerprint(again) == fingerprint(small)
-        assert again.tables["truth"].uns["toy"]["depth"] == 1
+        assert again.tables["truth"].uns["toy"]["size_factor"] == 1
         assert list(again.tables["truth"].obsm["cell_types"].columns) == list(_tissue.CELL_TYPES)
 
 
@@ -120,11 +120,11 @@ class TestSections:
         assert len(together.images) == 4
         assert together.tables["table"].n_obs == sum(s.tables["table"].n_obs for s in sections)
 
-    def test_stain_and_depth_shift_between_them(self, sections: list[SpatialData]) -> None:
-        depths = [s.tables["truth"].uns["toy"]["depth"] for s in sections]
-        assert depths[0] == 1
-        assert len(set(depths)) == 4
-        assert all(0.4 <= depth <= 1.6 for depth in depths)
+    def test_stain_and_library_size_shift_between_them(self, sections: list[SpatialData]) -> None:
+        factors = [s.tables["truth"].uns["toy"]["size_factor"] for s in sections]
+        assert factors[0] == 1
+        assert len(set(factors)) == 4
+        assert all(0.4 <= factor <= 1.6 for factor in factors)
         # Colour of what is neither white nor nucleus.
         colors = []
         for i, section in enumerate(sections):
@@ -189,10 +189,10 @@ class TestTruth:
         assert drawn.mean() == pytest.approx(20, rel=0.01)
         assert drawn.var() == pytest.approx(20 + 0.25 * 400, rel=0.03)
 
-    def test_depth_scales_the_truth(self) -> None:
+    def test_library_size_scales_the_truth(self) -> None:
         tissue = _tissue.make_tissue(np.random.default_rng(0), 400.0)
         genes = _genes.make_programmes(60)
-        one, two = (_genes.make_truth(np.random.default_rng(1), tissue, genes, depth) for depth in (1.0, 2.0))
+        one, two = (_genes.make_truth(np.random.default_rng(1), tissue, genes, factor) for factor in (1.0, 2.0))
         np.testing.assert_allclose(two.expected, 2 * one.expected, rtol=1e-5)
 
     def test_composition_sums_to_one_where_there_are_cells(self, toy: SpatialData) -> None:

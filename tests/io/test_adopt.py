@@ -162,7 +162,7 @@ def test_a_table_that_annotates_nothing_is_connected(foreign: SpatialData) -> No
     assert hd.io.adopt(foreign, shapes_key="others").tables["table"].obs["region"].iloc[0] == "others"
 
 
-def test_alpha_and_depth_of_the_image_are_brought_to_eight_bits(foreign: SpatialData) -> None:
+def test_alpha_and_library_size_of_the_image_are_brought_to_eight_bits(foreign: SpatialData) -> None:
     rgba = np.full((4, *SIZE), 65535, dtype=np.uint16)
     rgba[0] = 0
     rgba[3, :, :700] = 0

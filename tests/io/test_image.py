@@ -187,7 +187,7 @@ class TestColour:
             np.testing.assert_array_equal(seen[:, 100:], pixels[:, 100:])
 
     @pytest.mark.parametrize("bits", [8, 12, 16])
-    def test_sixteen_bit_values_are_scaled_from_the_depth_they_use(
+    def test_sixteen_bit_values_are_scaled_from_the_library_size_they_use(
         self, tmp_path: Path, pixels: np.ndarray, bits: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         top = 2**bits - 1

@@ -33,7 +33,7 @@ def test_every_figure_has_a_panel_with_the_means_of_the_methods(table) -> None:
     means = table.groupby("method", sort=False)["pcc_all"].mean().to_numpy()
     large = [line for line in shown[0].lines if line.get_markersize() == 6 and len(line.get_xdata()) == 1]
     np.testing.assert_allclose([line.get_xdata()[0] for line in large[:3]], means)
-    assert len(large) == 6  # raw and depth-normalised
+    assert len(large) == 6  # raw and library-size normalised
     assert [label.get_text() for label in shown[0].get_yticklabels()] == ["hisdiff", "ridge", "random spots"]
     assert [label.get_fontstyle() for label in shown[0].get_yticklabels()] == ["normal", "normal", "italic"]
     assert shown[-1].get_xscale() == "log"

@@ -32,7 +32,7 @@ def test_sections_get_one_common_choice_from_the_genes_that_all_have(make_sectio
 
 
 def test_only_the_sections_given_decide(make_section) -> None:
-    train, other = make_section("s1"), make_section("s2", seed=5, depth=30)
+    train, other = make_section("s1"), make_section("s2", seed=5, size_factor=30)
     alone = hd.pp.select_genes(train, n_top=5, inplace=False)
     table = other.tables["table"]
     table.X = table.X[:, ::-1]

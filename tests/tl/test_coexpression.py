@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.stats import spearmanr
 
 import hisdiff as hd
-from hisdiff._stats._structure import normalize_depth
+from hisdiff._stats._structure import normalize_library_size
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def table(sdata):
     return sdata.tables["table"]
 
 
-def test_the_matrix_is_that_of_scipy_on_depth_normalised_counts(section) -> None:
+def test_the_matrix_is_that_of_scipy_on_library_size_normalised_counts(section) -> None:
     log2 = np.log2(1 + table(section).X.toarray())
-    for normalize, values in (("depth", normalize_depth(log2)), (None, log2)):
+    for normalize, values in (("library_size", normalize_library_size(log2)), (None, log2)):
         hd.tl.coexpression(section, layer="X", normalize=normalize)
         np.testing.assert_allclose(
             table(section).varp["hisdiff_coexpression"], spearmanr(values.round(4))[0], atol=1e-3

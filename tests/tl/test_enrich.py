@@ -120,8 +120,10 @@ def test_single_sample_scores_tell_the_sides_apart(section) -> None:
 
 def test_ssgsea_is_the_mean_difference_of_running_shares(section) -> None:
     scores = hd.tl.enrich(section, SETS, layer="X", method="ssgsea", normalize=None, inplace=False)
-    again = hd.tl.enrich(section, SETS, layer="X", method="ssgsea", normalize="depth", inplace=False)
-    np.testing.assert_allclose(scores, again, atol=0.02)  # ranks within a spot know no depth, but for rounding at ties
+    again = hd.tl.enrich(section, SETS, layer="X", method="ssgsea", normalize="library_size", inplace=False)
+    np.testing.assert_allclose(
+        scores, again, atol=0.02
+    )  # ranks within a spot know no library size, but for rounding at ties
     assert (scores["A"].to_numpy() * scores["B"].to_numpy() < 0).mean() > 0.9
 
 

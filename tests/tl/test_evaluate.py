@@ -41,7 +41,7 @@ def test_a_perfect_prediction_scores_perfectly(predicted) -> None:
     assert summary["mean"]["energy_score"] == pytest.approx(0, abs=1e-5)
 
 
-def test_mean_draw_control_and_their_depth_normalised_views_are_summarised(predicted) -> None:
+def test_mean_draw_control_and_their_library_size_normalised_views_are_summarised(predicted) -> None:
     test, train = predicted
     summary = hd.tl.evaluate(test, layer="ridge", control=train).attrs["summary"]
     assert set(summary) == {"mean", "draw", "random_spots", "mean_norm", "draw_norm", "random_spots_norm"}
@@ -104,7 +104,7 @@ def test_figures_on_training_sections_are_marked_as_such(colored_sections, caplo
 
 def test_figures_of_a_method_that_was_given_the_counts_are_marked_as_such(colored_sections, caplog) -> None:
     test = colored_sections[2]
-    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), depth=9.0)
+    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), library_size=512)
     assert hd.tl.evaluate(test, layer="tesla").attrs["uses_section_counts"]
     assert "say nothing about skill" in caplog.text
 

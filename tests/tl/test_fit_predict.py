@@ -46,7 +46,7 @@ def test_slots_shapes_types_and_record_are_those_of_the_contract(sections, model
     record = table.uns["hisdiff"]["predictions"]["ridge"]
     assert record["model"] == model.id
     assert (record["seed"], record["n_draws"], record["units"], record["method"]) == (7, 5, "log2", "ridge")
-    assert (record["depth_from"], record["uses_section_counts"]) == (["section"], False)
+    assert (record["library_size_from"], record["uses_section_counts"]) == (["section"], False)
     assert record["in_sample"] is False
 
 
@@ -211,7 +211,7 @@ def test_one_table_with_two_regions_is_two_sections(sections, model, color_encod
     rows = both.tables["table"].obs["region"].to_numpy() == "s2"
     panel = both.tables["table"][rows][:, list(model.genes)]
     np.testing.assert_allclose(panel.layers["ridge"], one[panel.obs_names].X, rtol=1e-4, atol=1e-4)
-    assert len(both.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["depth"]) == 2
+    assert len(both.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["library_size"]) == 2
 
 
 def merged(a, b):
@@ -260,17 +260,17 @@ def test_genes_that_the_target_lacks_are_left_out_and_said(sections, model, capl
     assert test.tables["table"].var["ridge_modelled"].sum() == len(model.genes) - 1
 
 
-def test_depth_can_be_set_and_is_the_sections_own_by_default(sections, model) -> None:
+def test_library_size_can_be_set_and_is_the_sections_own_by_default(sections, model) -> None:
     hd.tl.predict(sections[2], model)
     record = sections[2].tables["table"].uns["hisdiff"]["predictions"]["ridge"]
     counts = sections[2].tables["table"][:, list(model.genes)].X.sum(axis=1)
-    assert record["depth"][0] == pytest.approx(float(np.log2(np.median(np.asarray(counts)))), abs=1e-4)
-    hd.tl.predict(sections[2], model, depth=3.0)
+    assert record["library_size"][0] == pytest.approx(float(np.median(np.asarray(counts))), rel=1e-4)
+    hd.tl.predict(sections[2], model, library_size=8)
     record = sections[2].tables["table"].uns["hisdiff"]["predictions"]["ridge"]
-    assert (record["depth"], record["depth_from"]) == ([3.0], ["given"])
+    assert (record["library_size"], record["library_size_from"]) == ([8.0], ["given"])
 
 
-def test_a_table_that_lacks_genes_is_predicted_at_the_depth_of_the_whole_panel(colored_sections) -> None:
+def test_a_table_that_lacks_genes_is_predicted_at_the_library_size_of_the_whole_panel(colored_sections) -> None:
     *train, test = colored_sections
     model = hd.tl.fit(train, method="ridge")
     hd.tl.predict(test, model)
@@ -291,14 +291,14 @@ def test_predictions_whose_names_begin_alike_lie_side_by_side(colored_sections) 
     assert {"a", "a_draw0", "a_drawn", "a_drawn_draw0"} <= set(test.tables["table"].layers)
 
 
-def test_a_section_of_one_spot_leaves_pitch_and_depth_of_the_cohort_known(make_section, color_encoder) -> None:
+def test_a_section_of_one_spot_leaves_pitch_and_library_size_of_the_cohort_known(make_section, color_encoder) -> None:
     sections = [make_section(f"s{i}", seed=i) for i in (1, 2)]
     hd.pp.select_genes(sections)
     sections[1].tables["table"] = sections[1].tables["table"][:1].copy()
     hd.pp.embed(sections, color_encoder)
     model = hd.tl.fit(sections, method="ridge")
     assert model.cohort.pitch_um == pytest.approx(100)
-    assert np.isfinite(model.cohort.depth)
+    assert np.isfinite(model.cohort.library_size)
 
 
 def test_sections_with_symbols_and_with_ids_are_fitted_together(make_section, color_encoder) -> None:
@@ -353,14 +353,14 @@ def test_a_cropped_section_is_predicted_on_its_image_only(make_section) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "error"), [(5000, ValueError), (800.0, ValueError), (-1, ValueError), (np.nan, ValueError),
+    ("library_size", "error"), [(0, ValueError), (1e30, ValueError), (-1, ValueError), (np.nan, ValueError),
                          ("10", TypeError), (True, TypeError)]
 )  # fmt: skip
-def test_a_depth_that_is_no_log2_of_a_count_is_refused_before_anything_is_written(
-    sections, model, depth, error
+def test_a_library_size_that_is_no_count_is_refused_before_anything_is_written(
+    sections, model, library_size, error
 ) -> None:
-    with pytest.raises(error, match="log2"):
-        hd.tl.predict(sections[2], model, depth=depth)
+    with pytest.raises(error, match="library_size"):
+        hd.tl.predict(sections[2], model, library_size=library_size)
     assert layers(sections[2]) == set()
 
 
@@ -410,11 +410,11 @@ def test_counts_of_one_gene_do_not_make_a_section_a_known_one(sections) -> None:
 
 def test_a_record_says_what_was_made_not_what_was_asked_for(sections) -> None:
     test = sections[2]
-    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), n_draws=8, n_steps=5, depth=6.0)
+    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), n_draws=8, n_steps=5, library_size=64)
     hd.tl.predict(test, hd.tl.fit(sections[:2], config={"train_steps": 5, "n_steps": 3, "fine": False}), n_draws=2)
     made = test.tables["table"].uns["hisdiff"]["predictions"]
     assert [(r["n_draws"], r["n_steps"]) for r in (made["tesla"], made["hisdiff"])] == [(1, 0), (2, 3)]
-    assert made["tesla"]["uses_section_counts"]  # whatever the depth
+    assert made["tesla"]["uses_section_counts"]  # whatever the library size
     assert not made["hisdiff"]["uses_section_counts"]
 
 

@@ -59,10 +59,10 @@ def toy(
     Parameters
     ----------
     seed
-        Decides tissue, stain, depth and counts. The genes and their programmes are the same for every seed.
+        Decides tissue, stain, library size and counts. The genes and their programmes are the same for every seed.
     n_sections
         None for one section, a number for a list of so many; the first is stained and sequenced in the same way
-        whatever the seed, the others differ in stain (colour and strength, white level) and depth (0.4 to 1.6 times).
+        whatever the seed, the others differ in stain (colour and strength, white level) and library size (0.4 to 1.6 times).
     size_um
         Side of the image, at least 300, rounded to 20. The default has about 180 spots.
     mpp
@@ -74,9 +74,9 @@ def toy(
     -------
     One section, or a list: image ``toy_image``, spots ``toy`` (55 um wide, 100 um apart, hexagonal), table ``"table"`` of
     counts, labels ``toy_truth`` (bins of 10 um inside the tissue) and table ``"truth"`` with their expected counts at the
-    section's depth: the expected count of a spot is the sum over its footprint by area, and the counts are
+    section's library size: the expected count of a spot is the sum over its footprint by area, and the counts are
     negative-binomial around it. ``tables["truth"].obsm["cell_types"]`` has the share of each cell type,
-    ``obsm["hidden"]`` the fields that the image does not show, ``uns["toy"]["depth"]`` the depth, and
+    ``obsm["hidden"]`` the fields that the image does not show, ``uns["toy"]["size_factor"]`` it relative to the first section's, and
     ``var["programme"]`` the programme of each gene. In a list the sections are called ``toy1``, ``toy2``, ...
 
     Examples
@@ -111,10 +111,10 @@ def _section(name: str, seed: int, index: int, programmes: Programmes, size_um: 
     for_tissue, for_stain, for_image, for_truth, for_counts = (np.random.default_rng(stream) for stream in streams)
     size_um = round(size_um / SIZE_STEP_UM) * SIZE_STEP_UM
     tissue = make_tissue(for_tissue, size_um)
-    stain, depth = Stain(), 1.0
+    stain, size_factor = Stain(), 1.0
     if index > 0:
-        stain, depth = stain.shifted(for_stain), float(np.exp(for_stain.uniform(np.log(0.4), np.log(1.6))))
-    truth = make_truth(for_truth, tissue, programmes, depth)
+        stain, size_factor = stain.shifted(for_stain), float(np.exp(for_stain.uniform(np.log(0.4), np.log(1.6))))
+    truth = make_truth(for_truth, tissue, programmes, size_factor)
     xy_um, array = spot_lattice(tissue, PITCH_UM, RADIUS_UM)
     expected = covered(truth, xy_um, RADIUS_UM) @ truth.expected
 
@@ -127,7 +127,7 @@ def _section(name: str, seed: int, index: int, programmes: Programmes, size_um: 
     )
     levels = levels_of(paint(for_image, tissue, mpp, stain))
     sdata = section(name, levels, mpp, counts, xy_um / mpp, radius_um=RADIUS_UM)
-    _add_truth(sdata, f"{name}_truth", truth, programmes, mpp, depth)
+    _add_truth(sdata, f"{name}_truth", truth, programmes, mpp, size_factor)
     return sdata
 
 
@@ -135,7 +135,9 @@ def _var(programmes: Programmes) -> pd.DataFrame:
     return pd.DataFrame({"programme": pd.Categorical(programmes.programme)}, index=programmes.names)
 
 
-def _add_truth(sdata: SpatialData, name: str, truth: Truth, programmes: Programmes, mpp: float, depth: float) -> None:
+def _add_truth(
+    sdata: SpatialData, name: str, truth: Truth, programmes: Programmes, mpp: float, size_factor: float
+) -> None:
     from spatialdata.models import Labels2DModel, TableModel
     from spatialdata.transformations import Scale
 
@@ -152,5 +154,5 @@ def _add_truth(sdata: SpatialData, name: str, truth: Truth, programmes: Programm
     table.obsm[SPATIAL] = (np.stack([truth.col, truth.row], axis=1) + 0.5) * TRUTH_UM / mpp
     table.obsm["cell_types"] = pd.DataFrame(truth.composition, index=index, columns=list(CELL_TYPES))
     table.obsm["hidden"] = truth.hidden
-    table.uns["toy"] = {"depth": depth, "bin_um": TRUTH_UM}
+    table.uns["toy"] = {"size_factor": size_factor, "bin_um": TRUTH_UM}
     sdata.tables[TRUTH_TABLE] = TableModel.parse(table, region=name, region_key=REGION_KEY, instance_key=INSTANCE_KEY)

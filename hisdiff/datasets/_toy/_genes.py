@@ -25,8 +25,8 @@ PROGRAMMES = {"TUM": 0.26, "STR": 0.18, "IMM": 0.18, "PRO": 0.10, "HKG": 0.10, "
 """Share of the genes: tumour, stroma, immune, proliferation (tumour of high grade), every cell, hidden, fat."""
 MASS = {"tumour": 1.0, "stroma": 1.3, "immune": 0.5, "fat": 8.0}
 """Transcripts of one cell of a type, relative."""
-CELL_DEPTH = 110.0
-"""Transcripts over all genes that a tumour cell gives, at depth 1 and 120 genes."""
+CELL_COUNTS = 110.0
+"""Transcripts over all genes that a tumour cell gives, at size factor 1 and 120 genes."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Truth:
     hidden: np.ndarray
 
 
-def make_truth(rng: Generator, tissue: Tissue, programmes: Programmes, depth: float) -> Truth:
-    """Return the true expression of a section at its depth."""
+def make_truth(rng: Generator, tissue: Tissue, programmes: Programmes, size_factor: float) -> Truth:
+    """Return the true expression of a section at its size factor."""
     n = round(tissue.size_um / TRUTH_UM)
     shape = (n, n)
     amount = np.stack([_amount(tissue, kind, n) for kind in CELL_TYPES], axis=-1)
@@ -115,7 +115,7 @@ def make_truth(rng: Generator, tissue: Tissue, programmes: Programmes, depth: fl
     mass = np.concatenate([amount * list(MASS.values()), area], axis=1)
     change = grade[:, None] * programmes.grade + hidden @ programmes.hidden
     change -= (programmes.grade**2 + (programmes.hidden**2).sum(axis=0)) / 2  # the mean of exp(normal) is then 1
-    per_cell = CELL_DEPTH * depth / programmes.loading[0].sum()
+    per_cell = CELL_COUNTS * size_factor / programmes.loading[0].sum()
     expected = per_cell * (mass @ programmes.loading) * np.exp(change)
     nuclei = amount.sum(axis=1, keepdims=True)
     composition = amount / np.where(nuclei > 0, nuclei, 1)

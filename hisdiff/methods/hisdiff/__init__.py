@@ -29,7 +29,7 @@ class HisDiff:
     2. scores of the common factors of what the mean leaves, from a flow (flow matching, residual MLP with adaptive norm)
        that sees the predicted mean; it starts at the Gaussian factor model and is kept as far as it improves the energy
        score of left-out tissue, which on a few hundred spots may be not at all,
-    3. counts, Poisson around the rates. Another depth scales the rates, so that the noise of shallow counts needs no
+    3. counts, Poisson around the rates. Another library size scales the rates, so that the noise of shallow counts needs no
        learning.
 
     Regression first and a generative model for what it leaves is the plan of CorrDiff (Mardani et al., 2025). With the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 class Generator(Protocol):
     """What makes draws: ``FactorModel`` or ``GeneModel``."""
 
-    depth: float
+    log2_size: float
 
     def draws(
         self,
         section: Section,
         locations: Locations,
         *,
-        depth: float,
+        log2_size: float,
         n_draws: int,
         n_steps: int,
         units: str,
@@ -92,7 +93,7 @@ class FittedHisDiff:
         keep_draws: int = 0,
         n_steps: int | None = None,
         units: str = LOG2,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -106,7 +107,7 @@ class FittedHisDiff:
         made = self.generator.draws(
             section,
             locations,
-            depth=self._depth_for(section, depth),
+            log2_size=self._log2_size(section, library_size),
             n_draws=positive(n_draws, "n_draws", integer=True),
             n_steps=self.config.n_steps if n_steps is None else positive(n_steps, "n_steps", integer=True),
             units=units,
@@ -121,12 +122,10 @@ class FittedHisDiff:
         result = draws.result(self.genes)
         return result if total is None else replace(result, mean=(total / n_draws).astype(np.float32))
 
-    def _depth_for(self, section: Section, depth: float | None) -> float:
-        """Return the depth to predict at: the one asked for, the section's own, or the usual one."""
-        if depth is not None:
-            return float(depth)
-        known = section.depth is not None and np.isfinite(section.depth)
-        return float(section.depth if known else self.generator.depth)
+    def _log2_size(self, section: Section, library_size: float | None) -> float:
+        """Return log2 of the library size to predict at: the one asked for, the section's own, or the usual one."""
+        wanted = section.library_size if library_size is None else library_size
+        return self.generator.log2_size if wanted is None else math.log2(wanted)
 
     def field(
         self,
@@ -134,7 +133,7 @@ class FittedHisDiff:
         *,
         n_draws: int,
         n_steps: int | None = None,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -154,13 +153,13 @@ class FittedHisDiff:
                 genes=self.genes,
                 dispersion=None if self.calibration is None else self.calibration.dispersion,
                 radius_um=radius,
-                depth=self._depth_for(section, depth),
+                log2_size=self._log2_size(section, library_size),
                 n_draws=positive(n_draws, "n_draws", integer=True),
                 n_steps=self.config.n_steps if n_steps is None else positive(n_steps, "n_steps", integer=True),
                 seed=seed_of(seed),
                 device=device,
             )
-        options = {"n_steps": n_steps, "depth": depth, "seed": seed, "device": device, "progress": False}
+        options = {"n_steps": n_steps, "library_size": library_size, "seed": seed, "device": device, "progress": False}
         return PatchField(self, section, np.pi * radius**2, n_draws, options)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -27,7 +27,7 @@ class HisDiffConfig(Options):
     scalings
         How embeddings are scaled; ``"mlp"`` averages over them, ``"dit"`` takes the first.
     standardize
-        ``"dit"``: whether genes are standardised and depth is part of the condition.
+        ``"dit"``: whether genes are standardised and the library size is part of the condition.
     n_components
         ``"mlp"``: principal components of the embedding that the mean depends on.
     linear, gammas, penalties, n_landmarks
@@ -140,7 +140,7 @@ class HisDiffConfig(Options):
 
         ``"fast"``, the default: seconds to a few minutes on two cores. ``"paper"``: the published setting in full (raw
         log2 targets, 12 blocks of width 384, 1000 ancestral steps), for a GPU. ``"dit"``: the published network made
-        small, with standardised genes, depth and fewer steps.
+        small, with standardised genes, library size and fewer steps.
         """
         one_of(name, _PRESETS, f"preset of method {cls.method_name!r}")
         if name == "fast":

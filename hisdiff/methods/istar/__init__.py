@@ -45,10 +45,10 @@ class FittedIStar:
     config, network, inputs
         Settings, the ensemble, and what it sees of a dense embedding.
     low, span
-        ``(G,)`` lowest count of a training spot, and highest minus lowest, at ``depth``.
+        ``(G,)`` lowest count of a training spot, and highest minus lowest, at ``log2_size``.
     footprint_um2
         Area of the footprint that counts refer to.
-    depth
+    log2_size
         log2 of the median total count over the panel that ``low`` and ``span`` belong to.
     dispersion
         Of the counts of training spots around what is predicted for them.
@@ -65,11 +65,11 @@ class FittedIStar:
         low: np.ndarray,
         span: np.ndarray,
         footprint_um2: float,
-        depth: float,
+        log2_size: float,
     ) -> None:
         self.genes, self.config, self.network, self.inputs = np.asarray(genes), config, network.eval(), inputs
         self.low, self.span = np.asarray(low, dtype=np.float32), np.asarray(span, dtype=np.float32)
-        self.footprint_um2, self.depth = footprint_um2, depth
+        self.footprint_um2, self.log2_size = footprint_um2, log2_size
         self.dispersion: Dispersion | None = None
         self.calibration: Calibration | None = None
         self.history: list[dict[str, float]] = []
@@ -83,7 +83,7 @@ class FittedIStar:
         keep_draws: int = 0,
         n_steps: int | None = None,
         units: str = LOG2,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -107,7 +107,7 @@ class FittedIStar:
             for e in range(members):
                 means[e, touched] += part[touched] @ each[e]
         area = np.pi * locations.radius_um**2 / self.footprint_um2
-        counts = self._counts(means, self._factor(section, depth)) * area[:, None].astype(np.float32)
+        counts = self._counts(means, self._factor(section, library_size)) * area[:, None].astype(np.float32)
         values = np.log2(1 + counts) if units == LOG2 else counts
         std = values.std(axis=0, ddof=1) if members > 1 else np.full_like(values[0], np.nan)
         kept = values[:keep_draws] if keep_draws else None
@@ -119,22 +119,21 @@ class FittedIStar:
         *,
         n_draws: int,
         n_steps: int | None = None,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
     ) -> EnsembleField:
         """Prepare predictions finer than the spots; draws are members of the ensemble."""
         check_dense(section)
-        return EnsembleField(self, section, min(n_draws, self.network.n_members), self._factor(section, depth), device)
+        return EnsembleField(
+            self, section, min(n_draws, self.network.n_members), self._factor(section, library_size), device
+        )
 
-    def _factor(self, section: Section, depth: float | None) -> float:
-        """Return what counts at the depth of the fit are multiplied by."""
-        if depth is None:
-            if self.config.reference_compat:
-                return 1.0
-            depth = self.depth if section.depth is None or not np.isfinite(section.depth) else section.depth
-        return float(2.0 ** (depth - self.depth))
+    def _factor(self, section: Section, library_size: float | None) -> float:
+        """Return what counts at the library size of the fit are multiplied by."""
+        wanted = section.library_size if library_size is None and not self.config.reference_compat else library_size
+        return 1.0 if wanted is None else float(wanted / 2.0**self.log2_size)
 
     def _counts(self, scaled: np.ndarray, factor: float) -> np.ndarray:
         """Return expected counts of a footprint for predictions between 0 and 1."""
@@ -161,7 +160,7 @@ class FittedIStar:
         settings = {
             "config": self.config.to_dict(),
             "footprint_um2": self.footprint_um2,
-            "depth": self.depth,
+            "log2_size": self.log2_size,
             "n_inputs": int(self.network.weights[0].shape[1]),
         }
         return arrays, settings
@@ -177,7 +176,14 @@ class FittedIStar:
         network.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
         inputs = Inputs(not config.reference_compat, arrays.get("center"), arrays.get("axes"))
         fitted = cls(
-            genes, config, network, inputs, arrays["low"], arrays["span"], settings["footprint_um2"], settings["depth"]
+            genes,
+            config,
+            network,
+            inputs,
+            arrays["low"],
+            arrays["span"],
+            settings["footprint_um2"],
+            settings["log2_size"],
         )
         fitted.dispersion = Dispersion.from_arrays(arrays)
         return fitted
@@ -224,7 +230,7 @@ class EnsembleField:
 class IStar:
     """An ensemble of superpixel networks, trained so that the mean over each spot's footprint is its scaled count.
 
-    Counts of all sections are brought to one depth and one footprint area and scaled gene by gene to 0..1 over all
+    Counts of all sections are brought to one library size and one footprint area and scaled gene by gene to 0..1 over all
     training spots together: a section that has less of a gene keeps having less. (Scaling each section alone, the other
     choice, would teach that the highest spot of every section has the same expression.)
     """
@@ -255,14 +261,16 @@ class IStar:
         for section in (*sections, *validation):
             check_dense(section)
         kept = [kept_rows(section) for section in sections]
-        depth = float(np.median([s.depth for s in sections if np.isfinite(s.depth)] or [0.0]))
+        log2_size = float(np.median([s.log2_size for s in sections if np.isfinite(s.log2_size)] or [0.0]))
         spots = [s.spots.take(rows) for s, rows in zip(sections, kept)]
         areas = [np.pi * part.radius_um**2 for part in spots]
         footprint_um2 = float(np.median(np.concatenate(areas)))
         counts = [s.counts[rows].toarray() for s, rows in zip(sections, kept)]
         if not config.reference_compat:
             counts = [
-                c * 2.0 ** (depth - (s.depth if np.isfinite(s.depth) else depth)) * (footprint_um2 / area)[:, None]
+                c
+                * 2.0 ** (log2_size - (s.log2_size if np.isfinite(s.log2_size) else log2_size))
+                * (footprint_um2 / area)[:, None]
                 for s, c, area in zip(sections, counts, areas)
             ]
         every = np.concatenate(counts).astype(np.float32)
@@ -289,7 +297,7 @@ class IStar:
             desc="fitting istar",
         )
         told = _means(module, bins, share)
-        fitted = FittedIStar(sections[0].genes, config, network.cpu(), inputs, low, span, footprint_um2, depth)
+        fitted = FittedIStar(sections[0].genes, config, network.cpu(), inputs, low, span, footprint_um2, log2_size)
         fitted.dispersion = Dispersion.from_counts(every, fitted._counts(told, 1.0))
         fitted.history = result.history
         if validation:

@@ -41,7 +41,7 @@ class IStarConfig(Options):
         Superpixels of each footprint that a step looks at, drawn in proportion to their area; None for all of them.
     reference_compat
         Follow the published code where it differs: raw embedding, footprints that are discs of whole superpixels around
-        a rounded centre, counts that are not brought to a common depth.
+        a rounded centre, counts that are not brought to a common library size.
     precision
         Of the training: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,7 +36,7 @@ _CALIBRATION_DRAWS = 16
 class FittedRidge:
     """A fitted ridge.
 
-    Expression is modelled as log2(1 + count) at one depth, that of the deepest training section. For another depth the
+    Expression is modelled as log2(1 + count) at one library size, that of the deepest training section. For another library size the
     counts are scaled; draws for a shallower one also get the noise of the counts that were not read.
 
     Attributes
@@ -48,9 +49,9 @@ class FittedRidge:
         ``(3 k, G)``, ``(G,)``.
     residuals
         ``(m, G)``, out of fold, log2.
-    depth
+    log2_size
         log2 of the median total count over the panel that ``intercept`` and ``residuals`` belong to.
-    usual_depth
+    usual_log2_size
         That of the median training section, which a section without counts is predicted at.
     radius_um
         Of a training spot.
@@ -65,12 +66,12 @@ class FittedRidge:
         slopes: np.ndarray,
         intercept: np.ndarray,
         residuals: np.ndarray,
-        depth: float,
-        usual_depth: float,
+        log2_size: float,
+        usual_log2_size: float,
         radius_um: float,
     ) -> None:
         self.genes, self.projection = np.asarray(genes), projection
-        self.depth, self.usual_depth, self.radius_um = depth, usual_depth, radius_um
+        self.log2_size, self.usual_log2_size, self.radius_um = log2_size, usual_log2_size, radius_um
         self.slopes, self.intercept, self.residuals = slopes, intercept, residuals
         self.calibration: Calibration | None = None
         self.history: list[dict[str, float]] = []
@@ -84,7 +85,7 @@ class FittedRidge:
         keep_draws: int = 0,
         n_steps: int | None = None,
         units: str = LOG2,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -96,11 +97,11 @@ class FittedRidge:
         enough for a progress bar.
         """
         mean = self._regression(section, locations)
-        if depth is None:
-            depth = self.usual_depth if section.depth is None or not np.isfinite(section.depth) else section.depth
+        wanted = section.library_size if library_size is None else library_size
+        log2_size = self.usual_log2_size if wanted is None else math.log2(wanted)
         spots = section.spots
         whole = mean if spots is None or spots is locations else self._regression(section, spots)
-        return self._around(mean, whole, depth, n_draws, keep_draws, units, BlockNoise.at(seed_of(seed), locations))
+        return self._around(mean, whole, log2_size, n_draws, keep_draws, units, BlockNoise.at(seed_of(seed), locations))
 
     def field(
         self,
@@ -108,13 +109,15 @@ class FittedRidge:
         *,
         n_draws: int,
         n_steps: int | None = None,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
     ) -> PatchField:
         """Return predictions anywhere: every bin like a spot around it."""
-        return PatchField(self, section, np.pi * self.radius_um**2, n_draws, {"depth": depth, "seed": seed})
+        return PatchField(
+            self, section, np.pi * self.radius_um**2, n_draws, {"library_size": library_size, "seed": seed}
+        )
 
     def _regression(self, section: Section, locations: Locations) -> np.ndarray:
         return self.projection.features(section, locations) @ self.slopes + self.intercept
@@ -124,37 +127,37 @@ class FittedRidge:
         factor = np.exp2(self.residuals).mean(axis=0, dtype=np.float64)
         return np.maximum(np.exp2(mean) * factor - 1, 0)
 
-    def _depth_of(self, mean: np.ndarray) -> float:
-        """Return the depth that regression values at a section's spots amount to.
+    def _log2_size_of(self, mean: np.ndarray) -> float:
+        """Return the library size that regression values at a section's spots amount to.
 
         A stain that the training sections do not have moves all values of a section up or down together; measured
-        against its own depth, as depth is defined, that falls out.
+        against its own library size, as library size is defined, that falls out.
         """
         totals = self._expected_counts(mean).sum(axis=1)
-        return float(np.log2(np.median(totals[totals > 0]))) if (totals > 0).any() else self.depth
+        return float(np.log2(np.median(totals[totals > 0]))) if (totals > 0).any() else self.log2_size
 
     def _around(
         self,
         mean: np.ndarray,
         whole: np.ndarray,
-        depth: float,
+        log2_size: float,
         n_draws: int,
         keep_draws: int,
         units: str,
         noise: BlockNoise,
     ) -> Prediction:
         """Draw around regression values, scaled so that those of the ``whole`` section are as deep as asked."""
-        shift, read = depth - self._depth_of(whole), depth - self.depth
+        shift, read = log2_size - self._log2_size_of(whole), log2_size - self.log2_size
         rows = np.arange(len(mean))
         draws = DrawAccumulator(units, keep_draws)
         for draw in range(positive(n_draws, "n_draws", integer=True)):
             pick = ndtr(noise.normal(draw, 0, rows, 1)[:, 0].astype(np.float64))
             chosen = np.minimum((pick * len(self.residuals)).astype(np.int64), len(self.residuals) - 1)
-            values = at_depth(mean + self.residuals[chosen], shift)
+            values = at_size(mean + self.residuals[chosen], shift)
             if read < 0:
                 values = unread(values, read, noise.normal(draw, 1, rows, mean.shape[1]))
             draws.add(values)
-        expected = at_depth(mean, shift) if units == LOG2 else self._expected_counts(mean) * 2.0**shift
+        expected = at_size(mean, shift) if units == LOG2 else self._expected_counts(mean) * 2.0**shift
         return replace(draws.result(self.genes), mean=expected.astype(np.float32))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -169,7 +172,11 @@ class FittedRidge:
             "residuals": self.residuals,
         }
         settings = {"scaling": projection.scaling, "pitch_um": projection.pitch_um}
-        return arrays, settings | {"depth": self.depth, "usual_depth": self.usual_depth, "radius_um": self.radius_um}
+        return arrays, settings | {
+            "log2_size": self.log2_size,
+            "usual_log2_size": self.usual_log2_size,
+            "radius_um": self.radius_um,
+        }
 
     @classmethod
     def from_state(
@@ -183,7 +190,7 @@ class FittedRidge:
         return cls(genes, projection, arrays["slopes"], arrays["intercept"], arrays["residuals"], **settings)
 
 
-def at_depth(log2_values: np.ndarray, shift: float) -> np.ndarray:
+def at_size(log2_values: np.ndarray, shift: float) -> np.ndarray:
     """Scale counts by ``2 ** shift``: log2(1 + count) in and out, clipped at zero expression."""
     return np.log2(1 + (np.exp2(np.maximum(log2_values, 0)) - 1) * 2.0**shift)
 
@@ -204,7 +211,7 @@ class Ridge:
 
     Scaling, number of components and penalty are those with the best mean correlation over genes on left-out tissue:
     whole sections, one at a time, or contiguous blocks of a single section. Correlation, since the squared error on a
-    left-out section is mostly its offset in depth and stain, which the penalty cannot mend but does react to.
+    left-out section is mostly its offset in library size and stain, which the penalty cannot mend but does react to.
     Residuals are out of fold, so that their spread is that of new tissue.
     """
 
@@ -232,15 +239,15 @@ class Ridge:
         seconds on the CPU, so ``device``, ``progress``, ``checkpoint`` and ``resume`` have no use here.
         """
         training = TrainingSpots.of(sections, n_blocks=config.n_blocks)
-        watched = TrainingSpots.of(validation, depth=training.depth) if validation else None
+        watched = TrainingSpots.of(validation, log2_size=training.log2_size) if validation else None
         projection, alpha, history = choose(training, watched, config)
         features = training.features(projection)
         held_out = out_of_fold(features, training, alpha)
         residuals = residuals_of(training, held_out, config.n_residuals, seed)
         slopes, intercept = solve(moments_of(features, training), alpha)
-        usual = float(np.median(training.depths))
+        usual = float(np.median(training.log2_sizes))
         fitted = FittedRidge(
-            sections[0].genes, projection, slopes, intercept, residuals, training.depth, usual, training.radius_um
+            sections[0].genes, projection, slopes, intercept, residuals, training.log2_size, usual, training.radius_um
         )
         fitted.history = history
         fitted.calibration = _calibration(fitted, training, held_out, seed)
@@ -254,8 +261,8 @@ def _calibration(fitted: FittedRidge, training: TrainingSpots, held_out: np.ndar
     """Predict the training spots out of fold, as deep as each section is, and compare."""
     parts = [held_out[training.section == i] for i in range(len(training.sections))]
     predicted = [
-        fitted._around(part, part, depth, _CALIBRATION_DRAWS, 0, LOG2, BlockNoise.for_rows(seed, len(part)))
-        for part, depth in zip(parts, training.depths)
+        fitted._around(part, part, log2_size, _CALIBRATION_DRAWS, 0, LOG2, BlockNoise.for_rows(seed, len(part)))
+        for part, log2_size in zip(parts, training.log2_sizes)
     ]
     return Calibration.from_held_out(
         training.measured,

@@ -47,14 +47,16 @@ class StageField:
     fitted_to_section = True
     dispersion = None
 
-    def __init__(self, fitted: FittedStage, known: Known, section: Section, depth: float | None, device: Any) -> None:
+    def __init__(
+        self, fitted: FittedStage, known: Known, section: Section, library_size: float | None, device: Any
+    ) -> None:
         self.genes = fitted.genes
         self.footprint_um2 = float(np.pi * np.median(section.spots.radius_um) ** 2)
         self._fitted, self._known, self._device = fitted, known, device
         self._spots = cKDTree(known.xy_um)
         self._reach = fitted.config.reach_pitches * pitch_of(known.xy_um)
-        own = float(np.log2(np.median(known.totals[known.totals > 0])))
-        self._factor = 2.0 ** (own if depth is None else depth) / _TARGET
+        own = float(np.median(known.totals[known.totals > 0]))
+        self._factor = (own if library_size is None else library_size) / _TARGET
 
     def mean(self, bins: Locations) -> None:
         """Return None: the one value is all there is."""
@@ -114,7 +116,7 @@ class FittedStage:
         keep_draws: int = 0,
         n_steps: int | None = None,
         units: str = LOG2,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -124,7 +126,7 @@ class FittedStage:
         There is one value, so that no draws are kept and the spread is NaN. ``obs["generated"]`` flags locations that
         no spot was measured at, ``obs["held_out"]`` spots that were not trained on.
         """
-        field = self.field(section, n_draws=n_draws, depth=depth, device=device)
+        field = self.field(section, n_draws=n_draws, library_size=library_size, device=device)
         known = self.frame.find(section, self.genes)
         distance, row = cKDTree(known.xy_um).query(locations.xy_um)
         generated = distance > 1e-3
@@ -137,14 +139,14 @@ class FittedStage:
         *,
         n_draws: int,
         n_steps: int | None = None,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
     ) -> StageField:
         """Prepare predictions anywhere in a section it was trained on."""
         positive(n_draws, "n_draws", integer=True)
-        return StageField(self, self.frame.find(section, self.genes), section, depth, resolve_device(device))
+        return StageField(self, self.frame.find(section, self.genes), section, library_size, resolve_device(device))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""

@@ -12,7 +12,7 @@ import numpy as np
 from hisdiff._check import positive
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
-from hisdiff._prediction._point import columns_of, depth_factor, point_prediction
+from hisdiff._prediction._point import columns_of, point_prediction, size_factor
 from hisdiff._training._calibration import Calibration, cv_pcc_of
 from hisdiff.methods.tesla._map import TeslaMap
 from hisdiff.methods.tesla.config import TeslaConfig
@@ -35,11 +35,11 @@ class TeslaField:
     fitted_to_section = True
     dispersion = None
 
-    def __init__(self, section: Section, genes: np.ndarray, config: TeslaConfig, depth: float | None) -> None:
+    def __init__(self, section: Section, genes: np.ndarray, config: TeslaConfig, library_size: float | None) -> None:
         self.genes, self.map = genes, TeslaMap(section, config)
         self.footprint_um2 = float(np.pi * np.median(section.spots.radius_um) ** 2)
         self._absent = 0.0 if config.reference_compat else np.nan
-        self._factor = depth_factor(section, depth)
+        self._factor = size_factor(section, library_size)
         columns = columns_of(genes, section.genes)
         self._known = columns >= 0
         # Dense: spots are few, and a sparse product with ten neighbours each fills in most of it anyway, ten times slower.
@@ -92,7 +92,7 @@ class FittedTesla:
         keep_draws: int = 0,
         n_steps: int | None = None,
         units: str = LOG2,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -102,7 +102,7 @@ class FittedTesla:
         There is one value, so that no draws are kept and the spread is NaN; no steps, no seed, no device.
         ``obs["no_neighbour"]`` flags locations that no spot is near enough to.
         """
-        field = self.field(section, n_draws=n_draws, depth=depth)
+        field = self.field(section, n_draws=n_draws, library_size=library_size)
         weights = field.map.weights(locations.xy_um)
         alone = np.diff(weights.indptr) == 0
         return point_prediction(field.of(weights), self.genes, units, {"no_neighbour": alone})
@@ -113,7 +113,7 @@ class FittedTesla:
         *,
         n_draws: int,
         n_steps: int | None = None,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -121,7 +121,7 @@ class FittedTesla:
         """Prepare the map of a section from its own counts and image."""
         positive(n_draws, "n_draws", integer=True)
         check_has_counts(section)
-        return TeslaField(section, self.genes, self.config, depth)
+        return TeslaField(section, self.genes, self.config, library_size)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""

@@ -83,8 +83,8 @@ class XFuse:
         )  # fmt: skip
         model.cpu()
         area = float(np.median(np.concatenate([s.areas for s in slides]))) * config.image_mpp**2
-        known = {digest_of(s): (i, float(_depth(s))) for i, s in enumerate(sections) if s.counts is not None}
-        fitted = FittedXFuse(sections[0].genes, config, model, area, _plain_depth(model, sections), known)
+        known = {digest_of(s): (i, float(_log2_size(s))) for i, s in enumerate(sections) if s.counts is not None}
+        fitted = FittedXFuse(sections[0].genes, config, model, area, _plain_log2_size(model, sections), known)
         fitted.history = history
         fitted.dispersion = _dispersion(fitted, sections, seed, device)
         if validation:
@@ -92,16 +92,16 @@ class XFuse:
         return fitted
 
 
-def _depth(section: Section) -> float:
-    return section.depth if section.depth is not None and np.isfinite(section.depth) else 0.0
+def _log2_size(section: Section) -> float:
+    return section.log2_size if section.library_size is not None else 0.0
 
 
-def _plain_depth(model: XFuseModel, sections: Sequence[Section]) -> float:
-    """Return the depth of a section without effects: that of the training sections less what their effects add."""
+def _plain_log2_size(model: XFuseModel, sections: Sequence[Section]) -> float:
+    """Return the library size of a section without effects: that of the training sections less what their effects add."""
     mean = (model.baseline + model.logit).detach().exp()
     effects = model.effects(None)
     added = ((effects.rate + effects.logit).detach().exp() @ mean / mean.sum()).log2()
-    own = [_depth(s) - float(added[i]) for i, s in enumerate(sections) if s.counts is not None]
+    own = [_log2_size(s) - float(added[i]) for i, s in enumerate(sections) if s.counts is not None]
     return float(np.mean(own))
 
 

@@ -44,10 +44,10 @@ class FittedXFuse:
         Settings and network.
     footprint_um2
         Area of the median training spot.
-    depth
+    log2_size
         log2 of the median total count over the panel of a section without effects of its own.
     known
-        By what training sections are known by (``digest_of``): their number and depth.
+        By what training sections are known by (``digest_of``): their number and library size.
     dispersion
         Of the counts of training spots around what is predicted for them.
     """
@@ -60,11 +60,11 @@ class FittedXFuse:
         config: XFuseConfig,
         model: XFuseModel,
         footprint_um2: float,
-        depth: float,
+        log2_size: float,
         known: Mapping[str, tuple[int, float]],
     ) -> None:
         self.genes, self.config, self.model = np.asarray(genes), config, model.eval()
-        self.footprint_um2, self.depth, self.known = footprint_um2, depth, dict(known)
+        self.footprint_um2, self.log2_size, self.known = footprint_um2, log2_size, dict(known)
         self.dispersion: Dispersion | None = None
         self.calibration: Calibration | None = None
         self.history: list[dict[str, float]] = []
@@ -78,7 +78,7 @@ class FittedXFuse:
         keep_draws: int = 0,
         n_steps: int | None = None,
         units: str = LOG2,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -88,7 +88,7 @@ class FittedXFuse:
         A draw is one of all latent variables and of the counts given them. The mean is that over draws, of several
         countings each; in units ``"counts"``, of expected counts.
         """
-        field = self.field(section, n_draws=n_draws, depth=depth, seed=seed, device=device)
+        field = self.field(section, n_draws=n_draws, library_size=library_size, seed=seed, device=device)
         exposure = field.exposure(locations)
         draws, mean = DrawAccumulator(units, keep_draws), np.zeros((len(locations), len(self.genes)))
         noise = BlockNoise.at(seed, locations)
@@ -113,7 +113,7 @@ class FittedXFuse:
         *,
         n_draws: int,
         n_steps: int | None = None,
-        depth: float | None = None,
+        library_size: float | None = None,
         seed: int = 0,
         device: str | None = None,
         progress: bool | None = None,
@@ -124,7 +124,7 @@ class FittedXFuse:
         slide = Slide.of(section, self.config.image_mpp, self.config.step_px)
         model = self.model.to(resolve_device(device))
         return PixelField(
-            self, Canvas(model, slide, n_draws, seed), self._trained_on(section), self._factor(section, depth)
+            self, Canvas(model, slide, n_draws, seed), self._trained_on(section), self._factor(section, library_size)
         )
 
     def profiles(self) -> tuple[np.ndarray, np.ndarray]:
@@ -138,14 +138,11 @@ class FittedXFuse:
         found = self.known.get(digest_of(section))
         return None if found is None else found[0]
 
-    def _factor(self, section: Section, depth: float | None) -> float:
-        """Return what expected counts are multiplied by: the depth wanted over that which the model has for the section."""
+    def _factor(self, section: Section, library_size: float | None) -> float:
+        """Return what expected counts are multiplied by: the library size wanted over that which the model has for the section."""
         found = self.known.get(digest_of(section))
-        own = section.depth if section.depth is not None and np.isfinite(section.depth) else None
-        wanted = own if depth is None else depth
-        if found is not None:
-            return 1.0 if depth is None else float(2.0 ** (depth - found[1]))
-        return 1.0 if wanted is None else float(2.0 ** (wanted - self.depth))
+        wanted = section.library_size if library_size is None and found is None else library_size
+        return 1.0 if wanted is None else float(wanted / 2.0 ** (self.log2_size if found is None else found[1]))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
@@ -158,7 +155,7 @@ class FittedXFuse:
             "n_sections": self.model.n_sections,
             "covariates": [[c.name, list(c.levels), list(c.codes)] for c in self.model.covariates],
             "footprint_um2": self.footprint_um2,
-            "depth": self.depth,
+            "log2_size": self.log2_size,
             "known": {name: list(of) for name, of in self.known.items()},
         }
         return arrays, settings
@@ -174,7 +171,7 @@ class FittedXFuse:
         named = {name.removeprefix("model."): a for name, a in arrays.items() if name.startswith("model.")}
         model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
         known = {name: (int(of[0]), float(of[1])) for name, of in settings["known"].items()}
-        fitted = cls(genes, config, model, settings["footprint_um2"], settings["depth"], known)
+        fitted = cls(genes, config, model, settings["footprint_um2"], settings["log2_size"], known)
         fitted.dispersion = Dispersion.from_arrays(arrays)
         return fitted
 
@@ -255,7 +252,7 @@ class PixelField:
         return out * np.where(covered > 0, area / np.maximum(covered, 1e-9), 0)[:, None]
 
     def rates(self, exposure: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the rates of a draw ``(n, G)``, mean over rate ``(G,)``, and the factor of depth."""
+        """Return the rates of a draw ``(n, G)``, mean over rate ``(G,)``, and the factor of library size."""
         profile, odds = self._genes[k]
         return exposure @ profile + 1e-8, odds, self._factor
 

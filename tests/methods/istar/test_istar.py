@@ -56,13 +56,13 @@ def rates(xy: np.ndarray) -> np.ndarray:
     return 40 * np.exp(mixed)
 
 
-def section(name: str = "A", seed: int = 0, *, depth: float = 1.0, dense=None, side: int = 9) -> Section:
+def section(name: str = "A", seed: int = 0, *, size_factor: float = 1.0, dense=None, side: int = 9) -> Section:
     rng = np.random.default_rng(seed)
     row, col = (a.ravel() for a in np.mgrid[:side, :side])
     xy = np.stack([col, row], axis=1) * 100.0 + rng.uniform(40, 60, 2) + 13.0 * seed
     footprints = Footprints.of(Locations(xy, 25.0), 8.0)
     mean = footprints.share @ rates((footprints.ij[:, ::-1] + 0.5) * 8)
-    counts = csr_matrix(rng.poisson(mean * depth).astype(np.float32))
+    counts = csr_matrix(rng.poisson(mean * size_factor).astype(np.float32))
     made = Section(name, GENES, counts, Locations(xy, 25.0), Frame(side * 100.0 + 200), dense=dense or Waves())
     return made.with_panel(GENES)
 
@@ -151,7 +151,7 @@ def test_superpixels_follow_the_truth_between_and_inside_spots(fitted):
 
 def test_new_sections_with_another_stain_and_no_counts_are_predicted(fitted):
     new = section("B", 3, dense=Waves(shift=5.0, scale=2.0))
-    bare = replace(new, counts=None, depth=None)
+    bare = replace(new, counts=None, library_size=None)
     told = fitted.predict(bare, bare.spots, n_draws=3, keep_draws=2)
     assert pearson(np.log2(1 + new.counts.toarray()), told.mean)[:-1].min() > 0.6
     assert told.draws.shape == (2, 81, 6)
@@ -171,14 +171,14 @@ def test_bins_do_not_depend_on_which_are_asked_for_together_nor_do_coarse_ones_o
     assert list(next(field.draws(Locations.bins(np.empty((0, 2), int), 8.0))).shape) == [0, 6]
 
 
-def test_sections_of_different_depth_are_brought_to_one(fitted):
-    deep, shallow = section("A", 0), section("B", 1, depth=0.25)
+def test_sections_of_different_library_size_are_brought_to_one(fitted):
+    deep, shallow = section("A", 0), section("B", 1, size_factor=0.25)
     both = IStar().fit([deep, shallow], QUICK, progress=False)
-    assert both.depth == pytest.approx((deep.depth + shallow.depth) / 2)
+    assert both.log2_size == pytest.approx((deep.log2_size + shallow.log2_size) / 2)
     for one in (deep, shallow):
         told = both.predict(one, one.spots, n_draws=3, units="counts")
         assert told.mean.sum() == pytest.approx(one.counts.sum(), rel=0.15)
-    asked = both.predict(deep, deep.spots, n_draws=3, units="counts", depth=deep.depth + 1)
+    asked = both.predict(deep, deep.spots, n_draws=3, units="counts", library_size=2 * deep.library_size)
     np.testing.assert_allclose(
         asked.mean, 2 * both.predict(deep, deep.spots, n_draws=3, units="counts").mean, rtol=1e-5
     )
@@ -236,7 +236,7 @@ def test_the_same_seed_fits_the_same_and_state_rebuilds_it(fitted):
 
 def test_reference_compat_uses_raw_embeddings_whole_discs_and_raw_counts():
     config = IStarConfig.from_dict({"preset": "paper", "reference_compat": True, "epochs": 1, "n_members": 2})
-    shallow = section("B", 1, depth=0.25)
+    shallow = section("B", 1, size_factor=0.25)
     both = IStar().fit([section(), shallow], config, progress=False)
     assert not both.inputs.standardize
     assert both.inputs.axes is None

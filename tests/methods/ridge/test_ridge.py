@@ -8,7 +8,7 @@ from hisdiff._section import Section
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import coverage
 from hisdiff.methods._base import method
-from hisdiff.methods.ridge import FittedRidge, Ridge, RidgeConfig, at_depth, unread
+from hisdiff.methods.ridge import FittedRidge, Ridge, RidgeConfig, at_size, unread
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def test_interval_covers_nine_in_ten_of_a_new_section(fitted):
 def test_draws_carry_the_residuals_of_one_spot_across_genes(fitted):
     test = section("T", 7)
     whole = fitted._regression(test, test.spots)
-    draws = fitted.predict(test, test.spots, n_draws=3, keep_draws=3, depth=fitted.depth).draws
-    possible = at_depth(whole[0] + fitted.residuals, fitted.depth - fitted._depth_of(whole))
+    draws = fitted.predict(test, test.spots, n_draws=3, keep_draws=3, library_size=2**fitted.log2_size).draws
+    possible = at_size(whole[0] + fitted.residuals, fitted.log2_size - fitted._log2_size_of(whole))
     for draw in draws:
         assert np.abs(possible - draw[0]).max(axis=1).min() < 1e-4
 
@@ -75,12 +75,12 @@ def test_saved_state_predicts_the_same(fitted):
 
 def test_predictions_are_as_deep_as_asked(fitted):
     test = section("T", 7)
-    for depth in (fitted.depth - 3, fitted.depth + 1):
-        counts = fitted.predict(test, test.spots, n_draws=2, units="counts", depth=depth).mean
-        assert np.log2(np.median(counts.sum(1))) == pytest.approx(depth, abs=0.02)
+    for log2_size in (fitted.log2_size - 3, fitted.log2_size + 1):
+        counts = fitted.predict(test, test.spots, n_draws=2, units="counts", library_size=2**log2_size).mean
+        assert np.log2(np.median(counts.sum(1))) == pytest.approx(log2_size, abs=0.02)
 
 
-def test_a_shallower_section_gets_its_own_depth_and_keeps_the_ranking(fitted):
+def test_a_shallower_section_gets_its_own_library_size_and_keeps_the_ranking(fitted):
     shallow = section("T", 7, level=1.0)
     prediction = fitted.predict(shallow, shallow.spots, n_draws=16)
     measured = log2(shallow)
@@ -93,7 +93,7 @@ def test_a_shallower_section_gets_its_own_depth_and_keeps_the_ranking(fitted):
 def test_a_shallow_section_in_the_cohort_does_not_spoil_draws_of_deep_ones(cohort):
     test = section("T", 7)
     mixed = Ridge().fit([*cohort[:2], section("S", 3, level=-1.0)], RidgeConfig())
-    assert mixed.depth == pytest.approx(max(s.depth for s in cohort[:2]))
+    assert mixed.log2_size == pytest.approx(max(s.log2_size for s in cohort[:2]))
     prediction = mixed.predict(test, test.spots, n_draws=1, keep_draws=1)
     measured = log2(test)
     assert pearson(measured, prediction.mean)[:6].min() > 0.8
@@ -105,8 +105,8 @@ def test_a_section_without_counts_is_predicted_as_deep_as_the_median_section(coh
     test = section("T", 7)
     bare = Section("T", GENES, None, test.spots, None, test.features)
     counts = fitted.predict(bare, bare.spots, n_draws=1, units="counts").mean
-    assert np.log2(np.median(counts.sum(1))) == pytest.approx(fitted.usual_depth, abs=0.02)
-    assert fitted.usual_depth < fitted.depth
+    assert np.log2(np.median(counts.sum(1))) == pytest.approx(fitted.usual_log2_size, abs=0.02)
+    assert fitted.usual_log2_size < fitted.log2_size
 
 
 def test_counts_are_expected_counts_not_the_transform_of_a_mean(fitted):
@@ -160,7 +160,7 @@ def test_spots_without_counts_do_not_take_part(cohort):
     first = cohort[0]
     counts = first.counts.toarray()
     counts[::2] = 0
-    holed = Section("A", GENES, csr_matrix(counts), first.spots, None, first.features, depth=first.depth)
+    holed = Section("A", GENES, csr_matrix(counts), first.spots, None, first.features, library_size=first.library_size)
     fitted = Ridge().fit([holed, *cohort[1:]], RidgeConfig())
     assert fitted.calibration.cv_pcc[:6].min() > 0.75
 

@@ -14,14 +14,14 @@ from hisdiff.methods.stage._network import StageNetwork, sliced_wasserstein
 GENES = np.array([f"G{i}" for i in range(8)])
 
 
-def make(name: str = "s", seed: int = 0, side: int = 9, z: float | None = None, depth: float = 1.0) -> Section:
+def make(name: str = "s", seed: int = 0, side: int = 9, z: float | None = None, size_factor: float = 1.0) -> Section:
     """Genes that rise and fall over the section in smooth waves, and as many that do the opposite: totals are even."""
     rng = np.random.default_rng(seed)
     xy = 150 + 100 * np.array([(i, j) for j in range(side) for i in range(side)], dtype=float)
     u, v = (xy / (100 * side)).T
     waves = np.column_stack([np.sin(3 * u + k) * np.cos(2 * v - k) for k in range(len(GENES) // 2)])
     rate = 200 * (1 + np.concatenate([waves, -waves], axis=1)) + 5
-    counts = rng.poisson(depth * rate)
+    counts = rng.poisson(size_factor * rate)
     spots = Locations(xy, 27.5, z_um=None if z is None else np.full(len(xy), z))
     return Section(name, GENES, csr_matrix(counts.astype(np.float32)), spots).with_panel(GENES)
 
@@ -120,8 +120,10 @@ def test_held_out_spots_are_recovered_and_the_split_is_kept(section, fitted) -> 
 
 def test_counts_are_those_of_the_median_spot(section, fitted) -> None:
     counts = fitted.predict(section, section.spots, n_draws=1, units="counts").mean
-    assert np.median(counts.sum(axis=1)) == pytest.approx(2**section.depth, rel=0.1)
-    deeper = fitted.predict(section, section.spots, n_draws=1, units="counts", depth=section.depth + 2).mean
+    assert np.median(counts.sum(axis=1)) == pytest.approx(section.library_size, rel=0.1)
+    deeper = fitted.predict(
+        section, section.spots, n_draws=1, units="counts", library_size=4 * section.library_size
+    ).mean
     np.testing.assert_allclose(deeper, 4 * counts, rtol=1e-4)
 
 
@@ -169,7 +171,7 @@ def test_nothing_of_a_section_changes() -> None:
 def test_refuses_sections_it_does_not_know(section, fitted) -> None:
     for other, text in (
         (make("other"), "'other' is none of them"),
-        (make("s", depth=0.5, seed=1), "'s' is none of them"),
+        (make("s", size_factor=0.5, seed=1), "'s' is none of them"),
     ):
         with pytest.raises(ValueError, match=text):
             fitted.predict(other, other.spots, n_draws=1)

@@ -240,7 +240,9 @@ def test_genes_that_a_section_lacks_are_nan_and_their_order_does_not_matter() ->
     part = fitted.predict(section.with_panel(["G2", "G0"]), section.spots, n_draws=1, units="counts").mean
     np.testing.assert_array_equal(part[:, [0, 2]], whole[:, [0, 2]])
     assert np.isnan(part[:, 1]).all()
-    deeper = fitted.predict(section, section.spots, n_draws=1, units="counts", depth=section.depth + 1).mean
+    deeper = fitted.predict(
+        section, section.spots, n_draws=1, units="counts", library_size=2 * section.library_size
+    ).mean
     np.testing.assert_allclose(deeper, 2 * whole, rtol=1e-6)
 
 

@@ -49,7 +49,9 @@ class Picture:
         return out
 
 
-def planted(side_um: float = SIDE_UM, seed: int = 0, name: str = "A", *, tissue=True, pitch: float = 40.0, depth=1.0):
+def planted(
+    side_um: float = SIDE_UM, seed: int = 0, name: str = "A", *, tissue=True, pitch: float = 40.0, size_factor=1.0
+):
     """Two kinds of tissue, told by colour; each has genes of its own. Returns the section and the share of the first."""
     rng = np.random.default_rng(seed)
     n = round(side_um / MPP)
@@ -57,7 +59,7 @@ def planted(side_um: float = SIDE_UM, seed: int = 0, name: str = "A", *, tissue=
     share = 1 / (1 + np.exp(-4 * field / field.std()))
     color = share[..., None] * [200, 110, 150] + (1 - share[..., None]) * [110, 80, 170]
     pixels = np.clip(color + rng.normal(0, 12, (n, n, 3)), 0, 255).astype(np.uint8)
-    profile = np.array([[8, 8, 8, 8, 1, 1, 1, 1], [1, 1, 1, 1, 8, 8, 8, 8]]) * 0.02 * depth
+    profile = np.array([[8, 8, 8, 8, 1, 1, 1, 1], [1, 1, 1, 1, 8, 8, 8, 8]]) * 0.02 * size_factor
     density = np.stack([share, 1 - share], axis=-1) @ profile
     centers = np.stack(np.meshgrid(*[np.arange(pitch / 2, side_um, pitch)] * 2), axis=-1).reshape(-1, 2)
     radius = 0.4 * pitch
@@ -227,7 +229,7 @@ def test_with_one_metagene_spots_begin_at_the_fit_without_an_image(section, slid
     alone = start(replace(SMALL, start="single"), [slide], seed=0).eval()
     log_rate, logit = fit_spots(slide.counts, seed=0)
     np.testing.assert_allclose(np.exp(log_rate + logit), slide.counts.mean(axis=0), rtol=0.15)
-    fitted = FittedXFuse(GENES, SMALL, alone, float(slide.areas[0]) * MPP**2, section.depth, {})
+    fitted = FittedXFuse(GENES, SMALL, alone, float(slide.areas[0]) * MPP**2, section.log2_size, {})
     told = fitted.field(section, n_draws=1).exposure(section.spots)[0]
     np.testing.assert_allclose(told, 1, rtol=5e-3)
 
@@ -345,17 +347,17 @@ def test_predictions_follow_seed_and_state(section, quick):
         np.testing.assert_array_equal(array, again[name])
 
 
-def test_histology_alone_is_enough_and_depth_scales_the_counts(section, quick):
+def test_histology_alone_is_enough_and_library_size_scales_the_counts(section, quick):
     bare = Section("N", GENES, None, section.spots, section.image, tissue=section.tissue)
-    plain = quick.predict(bare, bare.spots, n_draws=1, units="counts", depth=section.depth).mean
-    deeper = quick.predict(bare, bare.spots, n_draws=1, units="counts", depth=section.depth + 1).mean
+    plain = quick.predict(bare, bare.spots, n_draws=1, units="counts", library_size=section.library_size).mean
+    deeper = quick.predict(bare, bare.spots, n_draws=1, units="counts", library_size=2 * section.library_size).mean
     np.testing.assert_allclose(deeper, 2 * plain, rtol=1e-5)
-    unlabeled = XFuse().fit([section, replace(bare, depth=None)], SMALL, progress=False)
+    unlabeled = XFuse().fit([section, replace(bare, library_size=None)], SMALL, progress=False)
     assert unlabeled.model.n_sections == 2
 
 
 def test_sections_have_effects_of_their_own(section):
-    shallow = planted(seed=1, name="B", depth=0.25)[0]
+    shallow = planted(seed=1, name="B", size_factor=0.25)[0]
     slides = [Slide.of(s, MPP, 4) for s in (section, shallow)]
     assert [c.name for c in covariates_of(SMALL, ["A", "A"])] == ["section"]
     assert len(covariates_of(SMALL, ["A", "A"])[0].levels) == 2

@@ -71,7 +71,7 @@ def fit_factors(
     Parameters
     ----------
     targets, held_out
-        ``(n, G)``, log2(1 + count) at the cohort's depth, measured and predicted out of fold.
+        ``(n, G)``, log2(1 + count) at the cohort's library size, measured and predicted out of fold.
     section
         ``(n,)`` section of each spot, numbered from zero.
     n_factors
@@ -147,11 +147,11 @@ def count(mean: np.ndarray, normal: np.ndarray, shift: float = 0.0) -> np.ndarra
     Parameters
     ----------
     mean
-        ``(n, G)``, E log2(1 + count) at the depth of the cohort.
+        ``(n, G)``, E log2(1 + count) at the library size of the cohort.
     normal
         ``(n, G)``.
     shift
-        log2 of the depth wanted over that of the cohort.
+        log2 of the library size wanted over that of the cohort.
 
     Notes
     -----

@@ -77,7 +77,7 @@ class TwoScaleField:
         See ``Field``.
     radius_um
         Of a training spot.
-    depth, n_draws, n_steps, seed, device
+    log2_size, n_draws, n_steps, seed, device
         As in ``predict``.
     """
 
@@ -92,7 +92,7 @@ class TwoScaleField:
         genes: np.ndarray,
         dispersion: Dispersion | None,
         radius_um: float,
-        depth: float,
+        log2_size: float,
         n_draws: int,
         n_steps: int,
         seed: int,
@@ -102,7 +102,7 @@ class TwoScaleField:
         self.footprint_um2 = float(np.pi * radius_um**2)
         self._model, self._local, self._section, self._radius_um = model, local, section, radius_um
         self._n_steps, self._seed, self._device = n_steps, seed, device
-        self._shift = depth - model.gauge.depth
+        self._shift = log2_size - model.gauge.log2_size
         spots = section.spots
         self._align, self._level = 0.0, None  # without spots, how much a section has of each gene is not known
         if spots is not None and len(spots):

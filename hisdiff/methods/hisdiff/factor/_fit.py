@@ -21,7 +21,7 @@ from hisdiff.methods.hisdiff.factor._factors import fit_factors
 from hisdiff.methods.hisdiff.factor._flow import FactorFlow
 from hisdiff.methods.hisdiff.factor._local import fit_local
 from hisdiff.methods.hisdiff.factor._mean import cross_fit
-from hisdiff.methods.hisdiff.factor._model import DepthGauge, FactorModel, Summary, new_flow
+from hisdiff.methods.hisdiff.factor._model import FactorModel, SizeGauge, Summary, new_flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,11 +69,11 @@ def fit_factor_model(
         seed=seed,
     )
     sections_of = [spots.section == s for s in range(len(spots.sections))]
-    gauge = DepthGauge.fit([fitted.held_out[rows] for rows in sections_of], spots.depth)
+    gauge = SizeGauge.fit([fitted.held_out[rows] for rows in sections_of], spots.log2_size)
     held_out = np.empty_like(fitted.held_out)
     for rows in sections_of:
         held_out[rows] = gauge.align(fitted.held_out[rows], fitted.held_out[rows])
-    # Counts of shallow sections, scaled up, are noisier than counting at the cohort's depth is.
+    # Counts of shallow sections, scaled up, are noisier than counting at the cohort's library size is.
     deep = spots.weight >= _DEEP * spots.weight.max()
     section = np.unique(spots.section[deep], return_inverse=True)[1]
     factors, scores = fit_factors(spots.targets[deep], held_out[deep], section, config.n_factors)
@@ -85,7 +85,7 @@ def fit_factor_model(
     flow = initialize(
         new_flow(config, len(factors.loadings), summary.axes.shape[1], member_folds), generator_for(seed, -1)
     )
-    usual = float(np.median(spots.depths))
+    usual = float(np.median(spots.log2_sizes))
     local = None
     if config.fine:
         local = fit_local(
@@ -129,14 +129,14 @@ class _Part:
         Indices of those members.
     center, measured
         ``(n, G)`` aligned mean, by a fit that has not seen the spots either, and log2(1 + count).
-    depth, section
-        Depth and index of the section.
+    log2_size, section
+        Library size and index of the section.
     """
 
     members: np.ndarray
     center: np.ndarray
     measured: np.ndarray
-    depth: float
+    log2_size: float
     section: int
 
 
@@ -154,12 +154,12 @@ class _Watched:
         folds = model.flow.member_folds.cpu().numpy()
         parts: list[_Part] = []
         if validation:
-            known = TrainingSpots.of(validation, depth=model.gauge.depth)
+            known = TrainingSpots.of(validation, log2_size=model.gauge.log2_size)
             members = np.flatnonzero(folds < 0)
             center = [model.means(s, s.spots)[rows] for s, rows in zip(known.sections, known.kept)]
             for s, own in enumerate(center):
                 measured = known.measured[known.section == s]
-                parts.append(_Part(members, model.gauge.align(own, own), measured, known.depths[s], s))
+                parts.append(_Part(members, model.gauge.align(own, own), measured, known.log2_sizes[s], s))
             return cls(model, parts)
         for section in np.unique(spots.section):
             for fold in np.unique(spots.fold[spots.section == section]):
@@ -167,7 +167,7 @@ class _Watched:
                 members = np.flatnonzero(folds == fold)
                 if not len(members):  # too few spots to leave any out
                     members = np.flatnonzero(folds < 0)
-                parts.append(_Part(members, held_out[rows], spots.measured[rows], spots.depths[section], section))
+                parts.append(_Part(members, held_out[rows], spots.measured[rows], spots.log2_sizes[section], section))
         return cls(model, parts)
 
     def score(self, flow: nn.Module) -> Validation:
@@ -193,10 +193,10 @@ class _Watched:
         model = self.model
         if not isinstance(flow, FactorFlow):
             raise TypeError(f"A flow makes draws, not a {type(flow).__name__}.")
-        own = FactorModel(model.config, model.mean, model.gauge, model.summary, model.factors, flow, model.depth)
+        own = FactorModel(model.config, model.mean, model.gauge, model.summary, model.factors, flow, model.log2_size)
         return own.draws_around(
             part.center,
-            depth=part.depth,
+            log2_size=part.log2_size,
             n_draws=n_draws,
             n_steps=model.config.n_steps,
             units=LOG2,

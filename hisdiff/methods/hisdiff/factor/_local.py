@@ -191,7 +191,7 @@ def _choose_say(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, lo
 def _relative(counts: np.ndarray) -> np.ndarray:
     """Return counts ``(n, G)`` over each gene's mean; 1 for a gene that the section does not have.
 
-    What a section has more or less of as a whole is depth and handling, and no matter of where inside it.
+    What a section has more or less of as a whole is library size and handling, and no matter of where inside it.
     """
     mean = counts.mean(axis=0)
     return np.where(mean > 0, counts / np.where(mean > 0, mean, 1), 1.0)

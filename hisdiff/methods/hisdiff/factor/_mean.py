@@ -121,7 +121,7 @@ class KernelMean:
 
 @dataclass(frozen=True)
 class ConditionalMean:
-    """Mean of log2(1 + count) at the cohort's depth, given morphology.
+    """Mean of log2(1 + count) at the cohort's library size, given morphology.
 
     Attributes
     ----------
@@ -209,7 +209,7 @@ def cross_fit(
     """Fit the mean.
 
     Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
-    best on left-out tissue, or no say where none does: how much is cut in common (depth, density) is easily told from
+    best on left-out tissue, or no say where none does: how much is cut in common (library size, density) is easily told from
     the image, what sets cell types apart less so, and one penalty for both would blur the one or let in noise with the
     other. This is done for each scaling of the embedding, with a linear kernel and with Gaussian ones, and the results
     are averaged: they err differently, the most so in tissue unlike that of the training.

@@ -48,39 +48,39 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DepthGauge:
-    """Measures the depth of a section by its predicted means.
+class SizeGauge:
+    """Measures the library size of a section by its predicted means.
 
-    A stain that the training sections do not have moves all means of a section up or down together. Where the depth of
-    a section is known, that falls out when the means are first brought to the depth they are meant to be at.
+    A stain that the training sections do not have moves all means of a section up or down together. Where the library size of
+    a section is known, that falls out when the means are first brought to the library size they are meant to be at.
 
     Attributes
     ----------
-    depth
+    log2_size
         log2 of the median total count over the panel that means are meant to be at.
     bias
         By how much left-out training sections are deeper than their means say, on average.
     """
 
-    depth: float
+    log2_size: float
     bias: float
 
     @classmethod
-    def fit(cls, means: Sequence[np.ndarray], depth: float) -> DepthGauge:
-        """Calibrate on out-of-fold means ``(n_s, G)`` of sections whose counts were scaled to ``depth``."""
-        return cls(depth, float(np.mean([depth - cls(depth, 0.0).read(mean) for mean in means])))
+    def fit(cls, means: Sequence[np.ndarray], log2_size: float) -> SizeGauge:
+        """Calibrate on out-of-fold means ``(n_s, G)`` of sections whose counts were scaled to ``log2_size``."""
+        return cls(log2_size, float(np.mean([log2_size - cls(log2_size, 0.0).read(mean) for mean in means])))
 
     def read(self, mean: np.ndarray) -> float:
-        """Return the depth that means ``(n, G)`` at a section's spots amount to."""
+        """Return the library size that means ``(n, G)`` at a section's spots amount to."""
         totals = count_rate(mean).sum(axis=1)
-        return float(np.log2(np.median(totals[totals > 0]))) + self.bias if (totals > 0).any() else self.depth
+        return float(np.log2(np.median(totals[totals > 0]))) + self.bias if (totals > 0).any() else self.log2_size
 
     def shift(self, spots_mean: np.ndarray) -> float:
-        """Return what brings means to ``depth``, in octaves, from those at the section's spots."""
-        return float(np.clip(self.depth - self.read(spots_mean), -_MOST_SHIFT, _MOST_SHIFT))
+        """Return what brings means to ``log2_size``, in octaves, from those at the section's spots."""
+        return float(np.clip(self.log2_size - self.read(spots_mean), -_MOST_SHIFT, _MOST_SHIFT))
 
     def align(self, mean: np.ndarray, spots_mean: np.ndarray) -> np.ndarray:
-        """Bring means to ``depth``, by what those at the section's spots amount to."""
+        """Bring means to ``log2_size``, by what those at the section's spots amount to."""
         return count_mean(mean, self.shift(spots_mean))
 
 
@@ -117,7 +117,7 @@ class FactorModel:
     ----------
     mean, gauge, summary, factors, flow
         The parts.
-    depth
+    log2_size
         log2 of the median total count over the panel of a usual section, to predict at where nothing else is known.
     local
         How expression is spread inside footprints; None where no dense embedding was to be had.
@@ -127,22 +127,22 @@ class FactorModel:
         self,
         config: HisDiffConfig,
         mean: ConditionalMean,
-        gauge: DepthGauge,
+        gauge: SizeGauge,
         summary: Summary,
         factors: Factors,
         flow: FactorFlow,
-        depth: float,
+        log2_size: float,
         local: LocalRates | None = None,
     ) -> None:
         self.config, self.mean, self.gauge, self.summary = config, mean, gauge, summary
-        self.factors, self.flow, self.depth, self.local = factors, flow, depth, local
+        self.factors, self.flow, self.log2_size, self.local = factors, flow, log2_size, local
 
     def draws(
         self,
         section: Section,
         locations: Locations,
         *,
-        depth: float,
+        log2_size: float,
         n_draws: int,
         n_steps: int,
         units: str,
@@ -156,11 +156,18 @@ class FactorModel:
         center = self.gauge.align(center, whole)
         noise = BlockNoise.at(seed, locations)
         yield from self.draws_around(
-            center, depth=depth, n_draws=n_draws, n_steps=n_steps, units=units, seed=seed, noise=noise, device=device
+            center,
+            log2_size=log2_size,
+            n_draws=n_draws,
+            n_steps=n_steps,
+            units=units,
+            seed=seed,
+            noise=noise,
+            device=device,
         )
 
     def means(self, section: Section, locations: Locations) -> np.ndarray:
-        """Return means ``(n, G)`` at the cohort's depth, not aligned."""
+        """Return means ``(n, G)`` at the cohort's library size, not aligned."""
         parts = np.split(np.arange(len(locations)), range(_CHUNK, len(locations), _CHUNK))
         return np.concatenate([self.mean(section, locations.take(part)) for part in parts])
 
@@ -181,7 +188,7 @@ class FactorModel:
         self,
         center: np.ndarray,
         *,
-        depth: float,
+        log2_size: float,
         n_draws: int,
         n_steps: int,
         units: str,
@@ -200,7 +207,7 @@ class FactorModel:
         if noise is None:
             noise = BlockNoise.for_rows(seed, len(center))
         condition = torch.from_numpy(self.summary(center)).to(where)
-        shift = depth - self.gauge.depth
+        shift = log2_size - self.gauge.log2_size
         k = len(self.factors.loadings)
         for first in range(0, n_draws, len(members)):
             group = range(first, min(first + len(members), n_draws))
@@ -244,8 +251,8 @@ class FactorModel:
         arrays, settings = self.mean.state()
         arrays |= {"summary/center": self.summary.center, "summary/axes": self.summary.axes, **self.factors.state()}
         arrays |= {f"flow/{name}": value.cpu().numpy() for name, value in self.flow.state_dict().items()}
-        gauge = {"depth": self.gauge.depth, "bias": self.gauge.bias}
-        plain: dict[str, Any] = {"mean": settings, "gauge": gauge, "depth": self.depth}
+        gauge = {"log2_size": self.gauge.log2_size, "bias": self.gauge.bias}
+        plain: dict[str, Any] = {"mean": settings, "gauge": gauge, "log2_size": self.log2_size}
         if self.local is not None:
             own, plain["local"] = self.local.state()
             arrays |= own
@@ -262,9 +269,9 @@ class FactorModel:
         flow = new_flow(config, len(factors.loadings), summary.axes.shape[1], weights["member_folds"])
         flow.load_state_dict(weights)
         mean = ConditionalMean.from_state(arrays, settings["mean"])
-        gauge = DepthGauge(**settings["gauge"])
+        gauge = SizeGauge(**settings["gauge"])
         local = LocalRates.from_state(arrays, settings["local"]) if "local" in settings else None
-        return cls(config, mean, gauge, summary, factors, flow, float(settings["depth"]), local)
+        return cls(config, mean, gauge, summary, factors, flow, float(settings["log2_size"]), local)
 
 
 def new_flow(config: HisDiffConfig, n_factors: int, n_condition: int, member_folds: torch.Tensor) -> FactorFlow:

@@ -100,9 +100,9 @@ class _Rows:
         return np.rint(np.exp2(self.spots.measured[self.mask]) - 1)
 
     @property
-    def depths(self) -> np.ndarray:
-        """Depth of each spot's section ``(n,)``."""
-        return np.asarray(self.spots.depths)[self.spots.section[self.mask]]
+    def log2_sizes(self) -> np.ndarray:
+        """Library size of each spot's section ``(n,)``."""
+        return np.asarray(self.spots.log2_sizes)[self.spots.section[self.mask]]
 
     def embeddings(self, config: HisDiffConfig) -> np.ndarray:
         """Return the embeddings ``(n, D)``."""
@@ -124,7 +124,7 @@ class _Rows:
             anchors.append(context.anchors)
             offset += len(context.anchors)
         own, near, wide = (np.concatenate(values) for values in zip(*parts))
-        arrays = {"own": own, "near": near, "wide": wide, "depth": self.depths, "counts": self.counts}
+        arrays = {"own": own, "near": near, "wide": wide, "log2_size": self.log2_sizes, "counts": self.counts}
         tensors = {
             name: torch.from_numpy(a.astype(np.int64 if name in ("near", "wide") else np.float32))
             for name, a in arrays.items()
@@ -176,14 +176,14 @@ def _new_model(rows: _Rows, config: HisDiffConfig, seed: int) -> GeneModel:
     sizes = Sizes.of(config, n_genes, embeddings.shape[1])
     scale = GeneScale.identity(sizes.embedding_dim, n_genes)
     if config.standardize:
-        scale = GeneScale.fit(embeddings, rows.counts, rows.depths)
+        scale = GeneScale.fit(embeddings, rows.counts, rows.log2_sizes)
     network = initialize(GeneNetwork.of(config, sizes), generator_for(seed, -1))
     return GeneModel(
         config,
         sizes,
         network,
         scale,
-        depth=float(np.median(spots.depths)),
+        log2_size=float(np.median(spots.log2_sizes)),
         pitch_um=spots.pitch_um,
     )
 
@@ -200,7 +200,7 @@ def _calibration(model: GeneModel, watched: _Rows, seed: int, device: str | None
         for draw in model.draws(
             section,
             section.spots.take(asked.locations(i)),
-            depth=spots.depths[i],
+            log2_size=spots.log2_sizes[i],
             n_draws=_CALIBRATION_DRAWS,
             n_steps=model.config.n_steps,
             units=LOG2,

@@ -1,4 +1,4 @@
-"""What the `dit` model is trained on: the published loss, or flow matching; with standardised genes, at many depths."""
+"""What the `dit` model is trained on: the published loss, or flow matching; with standardised genes, at many library sizes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class GeneLoss(nn.Module):
     """The network of a model with its loss.
 
     Batches have ``own`` ``(B, D)``, ``near`` ``(B, 9)`` and ``wide`` ``(B, 49)`` rows of the anchors, ``counts``
-    ``(B, G)`` and ``depth`` ``(B,)``, that of the section.
+    ``(B, G)`` and ``log2_size`` ``(B,)``, that of the section.
     """
 
     def __init__(self, model: GeneModel, anchors: Anchors) -> None:
@@ -59,16 +59,16 @@ class GeneLoss(nn.Module):
         self.standardize = model.config.standardize
         self.prediction_type = prediction_type_of(model.config)
         self.diffusion = GaussianDiffusion(linear_betas())
-        self.depth = model.depth
+        self.log2_size = model.log2_size
         center, scale = model.scale.targets
         schedule = self.diffusion.schedule
         tables = {
-            "depths": model.scale.depths, "center": center, "scale": scale,
+            "log2_sizes": model.scale.log2_sizes, "center": center, "scale": scale,
             "alpha": schedule.alpha, "sigma": schedule.sigma,
         }  # fmt: skip
         for name, values in tables.items():
             self.register_buffer(name, torch.from_numpy(values.astype(np.float32)), persistent=False)
-        self.depths: Tensor
+        self.log2_sizes: Tensor
         self.center: Tensor
         self.scale: Tensor
         self.alpha: Tensor
@@ -76,11 +76,11 @@ class GeneLoss(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
         """Return the mean loss of a batch."""
-        counts, depth = batch["counts"], batch["depth"]
+        counts, log2_size = batch["counts"], batch["log2_size"]
         if self.standardize:
-            counts, depth = thin(counts, depth, generator)
+            counts, log2_size = thin(counts, log2_size, generator)
         place = torch.rand(len(counts), generator=generator, device=counts.device)
-        terms = self.terms({**batch, "counts": counts, "depth": depth}, self.anchors, place, generator)
+        terms = self.terms({**batch, "counts": counts, "log2_size": log2_size}, self.anchors, place, generator)
         parts = {name: values.mean() for name, values in terms.items()}
         return LossOutput(torch.stack(list(parts.values())).sum(), parts)
 
@@ -101,14 +101,14 @@ class GeneLoss(nn.Module):
             Source of the noise.
         """
         # Held-out sections may be deeper than all that the network is trained on.
-        depth = batch["depth"].clamp(self.depths[0], self.depths[-1])
-        x0 = self._standardized(torch.log2(1 + batch["counts"]), depth)
+        log2_size = batch["log2_size"].clamp(self.log2_sizes[0], self.log2_sizes[-1])
+        x0 = self._standardized(torch.log2(1 + batch["counts"]), log2_size)
         condition = self.network.conditioner.at(
             batch["own"],
             anchors.on(x0.device),
             batch["near"],
             batch["wide"],
-            depth - self.depth if self.standardize else None,
+            log2_size - self.log2_size if self.standardize else None,
         )
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         t = (place * len(self.diffusion)).long().clamp(max=len(self.diffusion) - 1)
@@ -123,13 +123,13 @@ class GeneLoss(nn.Module):
         output = self.network.denoiser(x_t, time, condition).float()
         return {"mse": (output - target(self.prediction_type, x0, noise, alpha, sigma)).square().mean(-1)}
 
-    def _standardized(self, values: Tensor, depth: Tensor) -> Tensor:
-        """Standardise log2(1 + count) ``(B, G)`` as ``GeneScale.at`` says for each row's depth."""
-        last = len(self.depths) - 1
+    def _standardized(self, values: Tensor, log2_size: Tensor) -> Tensor:
+        """Standardise log2(1 + count) ``(B, G)`` as ``GeneScale.at`` says for each row's library size."""
+        last = len(self.log2_sizes) - 1
         if last == 0:
             return (values - self.center[0]) / self.scale[0]
-        span = (self.depths[-1] - self.depths[0]) / last
-        place = (depth - self.depths[0]) / span
+        span = (self.log2_sizes[-1] - self.log2_sizes[0]) / last
+        place = (log2_size - self.log2_sizes[0]) / span
         low = place.long().clamp(max=last - 1)
         share = (place - low)[:, None]
         return (values - torch.lerp(self.center[low], self.center[low + 1], share)) / torch.lerp(
@@ -171,27 +171,27 @@ class HeldOutLoss:
         return Validation(sum(sums.values()), sums)
 
 
-def thin(counts: Tensor, depth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Lower the depth of half of the rows by up to ``OCTAVES``, evenly in log2, by keeping each count with that chance.
+def thin(counts: Tensor, log2_size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Lower the library size of half of the rows by up to ``OCTAVES``, evenly in log2, by keeping each count with that chance.
 
     Parameters
     ----------
     counts
         ``(B, G)``.
-    depth
+    log2_size
         ``(B,)``, log2.
     generator
         On the device of the counts.
 
     Returns
     -------
-    Counts and depths.
+    Counts and library sizes.
     """
     if counts.device.type == "mps":  # has no binomial
         own = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator, device="mps")))
-        thinned, lower = thin(counts.cpu(), depth.cpu(), own)
+        thinned, lower = thin(counts.cpu(), log2_size.cpu(), own)
         return thinned.to(counts.device), lower.to(counts.device)
     octaves, chance = torch.rand(2, len(counts), generator=generator, device=counts.device)
     lost = torch.where(chance < _THINNED, OCTAVES * octaves, 0)
     kept = torch.binomial(counts, torch.exp2(-lost)[:, None].expand_as(counts), generator=generator)
-    return kept, depth - lost
+    return kept, log2_size - lost

@@ -78,7 +78,7 @@ class GeneNetwork(nn.Module):
             config.width,
             width=sizes.attention_width,
             heads=sizes.attention_heads,
-            with_depth=config.standardize,
+            with_library_size=config.standardize,
             fusion_hidden=sizes.fusion_hidden,
         )
         denoiser = DENOISERS[config.denoiser](
@@ -98,7 +98,7 @@ class GeneModel:
         Its parts.
     scale
         How embeddings and expression are standardised.
-    depth
+    log2_size
         log2 of the median total count over the panel of the training sections.
     pitch_um
         Distance between anchors; None for that of a section's own spots.
@@ -111,18 +111,18 @@ class GeneModel:
         network: GeneNetwork,
         scale: GeneScale,
         *,
-        depth: float,
+        log2_size: float,
         pitch_um: float | None,
     ) -> None:
         self.config, self.sizes, self.network, self.scale = config, sizes, network, scale
-        self.depth, self.pitch_um = depth, pitch_um
+        self.log2_size, self.pitch_um = log2_size, pitch_um
 
     def draws(
         self,
         section: Section,
         locations: Locations,
         *,
-        depth: float,
+        log2_size: float,
         n_draws: int,
         n_steps: int,
         units: str,
@@ -131,8 +131,8 @@ class GeneModel:
     ) -> Iterator[Draw]:
         """Yield draws of log2(1 + count) one at a time.
 
-        With standardised targets they are at ``depth``. The published setting has no notion of depth: its draws are at
-        whatever depth the network makes of the image.
+        With standardised targets they are at ``log2_size``. The published setting has no notion of library size: its draws are at
+        whatever library size the network makes of the image.
 
         Raises
         ------
@@ -142,19 +142,19 @@ class GeneModel:
         where = resolve_device(device)
         network = self.network.to(where).eval()
         schedule = schedule_of(self.config, n_steps)
-        # Beyond the depths of training counts are scaled: the network knows nothing there.
-        depth = depth if self.config.standardize else 0.0
-        inside = self.scale.inside(depth)
+        # Beyond the library sizes of training counts are scaled: the network knows nothing there.
+        log2_size = log2_size if self.config.standardize else 0.0
+        inside = self.scale.inside(log2_size)
         center, scale = self.scale.at(inside)
         condition = self.condition(section, locations, inside, where)
         noise = SmoothNoise.at(seed, locations)  # a draw of neighbouring bins is one tissue
         rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
         for draw in range(n_draws):
             parts = [self._sample(network, condition, schedule, noise, draw, r) for r in rows]
-            yield Draw(rescaled(np.concatenate(parts) * scale + center, depth - inside))
+            yield Draw(rescaled(np.concatenate(parts) * scale + center, log2_size - inside))
 
     @torch.inference_mode()
-    def condition(self, section: Section, locations: Locations, depth: float, device: torch.device) -> Tensor:
+    def condition(self, section: Section, locations: Locations, log2_size: float, device: torch.device) -> Tensor:
         """Return what the denoiser is told of locations, ``(n, width)``: it is the same for all draws and steps."""
         context = self.context(section, locations)
         network = self.network.to(device).eval()
@@ -165,7 +165,9 @@ class GeneModel:
                 torch.from_numpy(values[first : first + _CONTEXT_ROWS]).to(device)
                 for values in (context.own, context.near, context.wide)
             )
-            told = torch.full((len(own),), depth - self.depth, device=device) if self.config.standardize else None
+            told = (
+                torch.full((len(own),), log2_size - self.log2_size, device=device) if self.config.standardize else None
+            )
             parts.append(network.conditioner.at(own, anchors, near, wide, told))
         return torch.cat(parts)
 
@@ -214,7 +216,7 @@ class GeneModel:
         arrays = {f"network/{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
         settings = {
             "sizes": asdict(self.sizes),
-            "depth": self.depth,
+            "log2_size": self.log2_size,
             "pitch_um": self.pitch_um,
         }
         return arrays | self.scale.state(), settings
@@ -235,7 +237,7 @@ class GeneModel:
             sizes,
             network.eval(),
             GeneScale.from_state(arrays),
-            depth=settings["depth"],
+            log2_size=settings["log2_size"],
             pitch_um=settings["pitch_um"],
         )
 
@@ -252,7 +254,7 @@ def published_model(config: HisDiffConfig, reference: ReferenceNetwork) -> GeneM
     )
     network = GeneNetwork(reference.conditioner, reference.network)
     scale = GeneScale.identity(sizes.embedding_dim, sizes.n_genes)
-    return GeneModel(config, sizes, network, scale, depth=0.0, pitch_um=None)
+    return GeneModel(config, sizes, network, scale, log2_size=0.0, pitch_um=None)
 
 
 def prediction_type_of(config: HisDiffConfig) -> PredictionType:

@@ -31,7 +31,7 @@ def test_rate_mean_and_variance_of_counting_agree_with_the_exact_sums(mean):
 
 
 @pytest.mark.parametrize("shift", [-4.0, -0.5, 0.0, 1.5])
-def test_mean_at_another_depth_is_that_of_rates_scaled(shift):
+def test_mean_at_another_library_size_is_that_of_rates_scaled(shift):
     for mean in MEANS:
         rate = float(count_rate(np.array(mean)))
         assert float(count_mean(np.array(mean), shift)) == pytest.approx(exact(rate * 2**shift)[0], abs=1e-2)

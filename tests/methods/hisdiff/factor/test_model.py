@@ -13,7 +13,7 @@ from hisdiff._stats._proper import coverage
 from hisdiff.methods._base import method
 from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
 from hisdiff.methods.hisdiff.factor._factors import count_mean, count_rate
-from hisdiff.methods.hisdiff.factor._model import DepthGauge, Summary
+from hisdiff.methods.hisdiff.factor._model import SizeGauge, Summary
 
 TINY = HisDiffConfig(
     n_components=6, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=3, n_condition=2, n_members=2, width=16, depth=1,
@@ -112,14 +112,14 @@ def test_counts_are_averaged_as_counts(fitted):
     assert (log.draws >= 0).all()
 
 
-def test_depth_is_the_sections_own_where_it_has_counts_else_the_cohorts(fitted):
+def test_library_size_is_the_sections_own_where_it_has_counts_else_the_cohorts(fitted):
     shallow = section("S", 5, level=1.0)
     total = lambda p: np.median((np.exp2(p.draws[0]) - 1).sum(axis=1))  # noqa: E731
     own = predict(fitted, shallow, keep_draws=1)
-    assert np.log2(total(own)) == pytest.approx(shallow.depth, abs=0.5)
-    without = replace(shallow, counts=None, depth=None)
-    assert np.log2(total(predict(fitted, without, keep_draws=1))) == pytest.approx(fitted.generator.depth, abs=0.3)
-    asked = predict(fitted, without, keep_draws=1, depth=5.0)
+    assert np.log2(total(own)) == pytest.approx(shallow.log2_size, abs=0.5)
+    without = replace(shallow, counts=None, library_size=None)
+    assert np.log2(total(predict(fitted, without, keep_draws=1))) == pytest.approx(fitted.generator.log2_size, abs=0.3)
+    asked = predict(fitted, without, keep_draws=1, library_size=32.0)
     assert np.log2(total(asked)) == pytest.approx(5.0, abs=0.4)
 
 
@@ -169,7 +169,7 @@ def test_spots_without_counts_are_left_out_of_training_and_predicted():
     assert prediction.mean[:10, :6].mean() > 2
 
 
-def test_sections_of_different_depth_give_one_model():
+def test_sections_of_different_library_size_give_one_model():
     deep, shallow = section("A", 1), section("B", 2, level=1.5)
     made = HisDiff().fit([deep, shallow, section("C", 3)], TINY, device="cpu")
     found = pearson(log2(section("T", 7)), predict(made, section("T", 7)).mean)
@@ -210,15 +210,15 @@ def test_interrupted_fit_resumes_to_the_same_model(cohort, fitted, tmp_path, mon
         np.testing.assert_array_equal(one, two, err_msg=name)
 
 
-def test_gauge_reads_the_depth_of_means_and_brings_them_to_its_own():
+def test_gauge_reads_the_library_size_of_means_and_brings_them_to_its_own():
     rng = np.random.default_rng(0)
     means = [rng.normal(4, 1, size=(50, 30)).clip(0) for _ in range(3)]
-    depth = 9.0
-    gauge = DepthGauge.fit(means, depth)
-    assert np.mean([gauge.read(mean) for mean in means]) == pytest.approx(depth)
+    log2_size = 9.0
+    gauge = SizeGauge.fit(means, log2_size)
+    assert np.mean([gauge.read(mean) for mean in means]) == pytest.approx(log2_size)
     moved = count_mean(means[0], -1.5)
     np.testing.assert_allclose(gauge.align(moved, moved), gauge.align(means[0], means[0]), atol=0.1)
-    assert gauge.read(np.zeros((4, 30))) == depth
+    assert gauge.read(np.zeros((4, 30))) == log2_size
     assert count_rate(gauge.align(means[0][:5], means[0])).shape == (5, 30)
 
 

@@ -12,7 +12,7 @@ import hisdiff as hd
 from hisdiff._diffusion._gaussian import GaussianDiffusion
 from hisdiff._diffusion._schedule import linear_betas
 from hisdiff._nn._initialize import initialize
-from hisdiff._section import FeatureSpec, Locations, Section, depth_of
+from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
 from hisdiff._training._loop import generator_for
 from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
 from hisdiff.methods.hisdiff.gene import _model as _gene_model
@@ -38,15 +38,15 @@ class Features:
         return np.sin(phase + np.arange(self.spec.dim)).astype(np.float32)
 
 
-def section(name: str = "s", *, side: int = 5, seed: int = 0, depth: float = 1.0, dim: int = D) -> Section:
+def section(name: str = "s", *, side: int = 5, seed: int = 0, size_factor: float = 1.0, dim: int = D) -> Section:
     """Spots at 100 um whose counts follow the first value of the embedding."""
     xy = 100.0 * np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
     spots, features = Locations(xy, 25.0), Features(dim)
     sign = np.where(np.arange(G) % 2, -1, 1)
-    rate = 20 * depth * np.exp(1.2 * sign * features.at(spots)[:, :1])
+    rate = 20 * size_factor * np.exp(1.2 * sign * features.at(spots)[:, :1])
     counts = sparse.csr_matrix(np.random.default_rng(seed).poisson(rate).astype(np.float32))
     genes = np.array([f"gene{i}" for i in range(G)])
-    return Section(name, genes, counts, spots, features=features, depth=depth_of(counts))
+    return Section(name, genes, counts, spots, features=features, library_size=library_size_of(counts))
 
 
 def config(preset: str = "dit", **options) -> HisDiffConfig:
@@ -62,12 +62,20 @@ def random_model(settings: HisDiffConfig, *, seed: int = 0, dim: int = D) -> Gen
     s = section()
     scale = GeneScale.identity(dim, G)
     if settings.standardize:
-        scale = GeneScale.fit(s.features.at(s.spots), s.counts.toarray(), np.full(25, s.depth))
-    return GeneModel(settings, sizes, network, scale, depth=s.depth, pitch_um=100.0)
+        scale = GeneScale.fit(s.features.at(s.spots), s.counts.toarray(), np.full(25, s.log2_size))
+    return GeneModel(settings, sizes, network, scale, log2_size=s.log2_size, pitch_um=100.0)
 
 
 def draws_of(model: GeneModel, s: Section, locations: Locations | None = None, **options) -> np.ndarray:
-    asked = {"depth": s.depth, "n_draws": 2, "n_steps": 4, "units": "log2", "seed": 0, "device": "cpu", **options}
+    asked = {
+        "log2_size": s.log2_size,
+        "n_draws": 2,
+        "n_steps": 4,
+        "units": "log2",
+        "seed": 0,
+        "device": "cpu",
+        **options,
+    }
     return np.stack([draw.values for draw in model.draws(s, locations or s.spots, **asked)])
 
 
@@ -135,26 +143,26 @@ def test_a_model_comes_back_from_its_state(preset, options):
     np.testing.assert_array_equal(draws_of(again.generator, section()), draws_of(fitted.generator, section()))
 
 
-# ------------------------------------------------------------------------------------------------ depth
+# ------------------------------------------------------------------------------------------------ library size
 
 
-def test_the_published_setting_knows_no_depth():
+def test_the_published_setting_knows_no_library_size():
     model, s = random_model(config("paper")), section()
-    np.testing.assert_array_equal(draws_of(model, s, depth=float("nan")), draws_of(model, s, depth=3.0))
+    np.testing.assert_array_equal(draws_of(model, s, log2_size=float("nan")), draws_of(model, s, log2_size=3.0))
 
 
-def test_beyond_the_depths_of_training_counts_are_scaled():
+def test_beyond_the_library_sizes_of_training_counts_are_scaled():
     model, s = random_model(config()), section()
-    deepest = float(model.scale.depths[-1])
-    edge, beyond = (np.maximum(draws_of(model, s, depth=d), 0) for d in (deepest, deepest + 2))
+    deepest = float(model.scale.log2_sizes[-1])
+    edge, beyond = (np.maximum(draws_of(model, s, log2_size=d), 0) for d in (deepest, deepest + 2))
     np.testing.assert_allclose(np.exp2(beyond) - 1, 4 * (np.exp2(edge) - 1), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(rescaled(np.log2(1 + np.array([0.0, 3.0])), -1), np.log2(1 + np.array([0.0, 1.5])))
 
 
-def test_thinned_counts_lose_what_their_depth_says():
-    counts, depth = torch.full((4000, 3), 160.0), torch.full((4000,), 9.0)
-    thinned, lower = thin(counts, depth, generator_for(0, 0))
-    lost = depth - lower
+def test_thinned_counts_lose_what_their_library_size_says():
+    counts, log2_size = torch.full((4000, 3), 160.0), torch.full((4000,), 9.0)
+    thinned, lower = thin(counts, log2_size, generator_for(0, 0))
+    lost = log2_size - lower
     assert ((lost == 0).float().mean() - 0.5).abs() < 0.05
     assert lost.min() >= 0
     assert OCTAVES * 0.95 < lost.max() <= OCTAVES
@@ -163,15 +171,15 @@ def test_thinned_counts_lose_what_their_depth_says():
     assert (thinned[lost == 0] == 160).all()
 
 
-def test_genes_are_standardised_at_every_depth():
+def test_genes_are_standardised_at_every_library_size():
     rng = np.random.default_rng(0)
-    depth = np.repeat([6.0, 8.0], 2000)
-    counts = rng.poisson(np.exp2(depth)[:, None] * rng.gamma(3, 0.3, (4000, 1)))
-    scale = GeneScale.fit(rng.normal(3, 2, (4000, 1)), counts, depth)
-    assert (scale.depths[0], scale.depths[-1]) == (6 - OCTAVES, 8)
+    log2_size = np.repeat([6.0, 8.0], 2000)
+    counts = rng.poisson(np.exp2(log2_size)[:, None] * rng.gamma(3, 0.3, (4000, 1)))
+    scale = GeneScale.fit(rng.normal(3, 2, (4000, 1)), counts, log2_size)
+    assert (scale.log2_sizes[0], scale.log2_sizes[-1]) == (6 - OCTAVES, 8)
     for wanted in (2.25, 5.0, 8.0):
         center, spread = scale.at(wanted)
-        standard = (np.log2(1 + counts_at(counts, depth, wanted)) - center) / spread
+        standard = (np.log2(1 + counts_at(counts, log2_size, wanted)) - center) / spread
         assert abs(standard.mean()) < 0.05
         assert standard.std() == pytest.approx(1, abs=0.05)
     assert np.abs(scale.embedding(np.array([[3.0]]))) < 0.2
@@ -180,11 +188,11 @@ def test_genes_are_standardised_at_every_depth():
 def test_training_standardises_as_prediction_does():
     model = random_model(config())
     loss = GeneLoss(model, Anchors(np.zeros((1, D), np.float32)))
-    low, high = model.scale.depths[[0, -1]]
-    for depth in (low, 0.3 * low + 0.7 * high, high):
-        center, spread = model.scale.at(float(depth))
+    low, high = model.scale.log2_sizes[[0, -1]]
+    for log2_size in (low, 0.3 * low + 0.7 * high, high):
+        center, spread = model.scale.at(float(log2_size))
         values = torch.rand(1, G, generator=generator_for(0, 0))
-        ours = loss._standardized(values, torch.tensor([depth]))
+        ours = loss._standardized(values, torch.tensor([log2_size]))
         np.testing.assert_allclose(ours[0].numpy(), (values[0].numpy() - center) / spread, rtol=1e-4, atol=1e-5)
 
 
@@ -200,7 +208,7 @@ def test_the_paper_preset_is_trained_on_the_published_loss():
         "near": torch.from_numpy(rng.integers(0, 12, (8, 9))),
         "wide": torch.from_numpy(rng.integers(-1, 12, (8, 49))),
         "counts": torch.from_numpy(rng.poisson(5, (8, G)).astype(np.float32)),
-        "depth": torch.zeros(8),
+        "log2_size": torch.zeros(8),
     }
     place = torch.arange(8) / 8
     terms = GeneLoss(model, anchors).terms(batch, anchors, place, generator_for(0, 0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,3 +74,13 @@ def seed_of(rng: int | np.random.Generator) -> int:
     if rng < 0:
         raise ValueError(f"rng has to be zero or above, not {rng}.")
     return int(rng)
+
+
+def path_of(value: Any, what: str) -> Path:
+    """Return a path that a string or a path object names; ``~`` is the home folder."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{what} is a path, not {type(value).__name__} {value!r}.")
+    text = os.fspath(value)
+    if not text.strip() or "\0" in text:
+        raise ValueError(f"{what}={text!r} is no path.")
+    return Path(text).expanduser()

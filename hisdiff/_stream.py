@@ -1,11 +1,12 @@
 """Run work tile by tile into arrays that need not fit into memory, and go on where a run was stopped.
 
-A tile's work is a pure function of the plan. Arrays lie in a folder of their own beside the final place, so that a run
-that was killed leaves nothing that looks like a result; whoever called moves the finished arrays into place.
+A tile's work is a pure function of the plan. Arrays lie in a folder of their own, so that a run that was killed leaves
+nothing that looks like a result; whoever called moves the finished arrays into place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._files import check_room, write_text
 from hisdiff._log import logger
 from hisdiff._log import progress as progress_bar
 
@@ -68,7 +70,7 @@ def run(
     Parameters
     ----------
     folder
-        Where the arrays are written, beside the final place and on the same disk; a folder that an earlier run with the
+        Where the arrays are written, on the disk of the final place and by one process at a time; a folder that an earlier run with the
         same plan left there is continued, one of another plan is replaced. None fills arrays in memory.
     plan
         What decides the values, as JSON can hold it: model, seed, resolution, image. Outputs and regions count with it.
@@ -91,7 +93,8 @@ def run(
     FileExistsError
         If ``folder`` exists and no earlier run made it.
     OSError
-        If the disk is full; the tiles that are finished stay, and the next run goes on from them.
+        If the disk is full, or has no room for the result; the tiles that are finished stay, and the next run goes on
+        from them.
     """
     if folder is None:
         arrays = {name: np.full(o.shape, o.fill, dtype=o.dtype) for name, o in outputs.items()}
@@ -108,9 +111,12 @@ def run(
     try:
         stored = _open(place, _digest(plan, outputs, regions), outputs)
         finished = _read_finished(place)
+        if not finished:
+            check_room(place, need, "The result")
     except FileExistsError:
         raise
     except OSError as err:
+        discard(place)
         raise _full(err, place, need, "Preparing the arrays", 0) from err
     if finished:
         logger.info("%s: going on from %d of %d finished in %s", desc, len(finished), len(regions), place)
@@ -134,7 +140,10 @@ def discard(folder: str | os.PathLike[str]) -> None:
     """Remove the folder of a run, finished or not; a folder that no run made is left alone."""
     place = Path(folder)
     if (place / _PLAN).is_file():
-        shutil.rmtree(place)
+        _empty(place)
+        (place / _PLAN).unlink()
+        with contextlib.suppress(OSError):  # somebody keeps something there
+            place.rmdir()
 
 
 def _digest(plan: Mapping[str, Any], outputs: Mapping[str, Output], regions: Sequence[Mapping[str, Region]]) -> str:
@@ -156,29 +165,32 @@ def _plain(value: Any) -> Any:
 
 def _open(place: Path, digest: str, outputs: Mapping[str, Output]) -> dict[str, Any]:
     """Return the arrays on disk: those of an earlier run with the same plan, or new ones."""
+    known = (place / _PLAN).is_file()
+    if place.exists() and not known and any(place.iterdir()):
+        raise FileExistsError(f"{place} exists and holds no unfinished run; it is left alone. Move it out of the way.")
+    if not known or json.loads((place / _PLAN).read_text())["digest"] != digest:
+        if known:
+            logger.info("an unfinished run of another plan in %s is replaced", place)
+            _empty(place)
+        place.mkdir(parents=True, exist_ok=True)
+        write_text(place / _PLAN, json.dumps({"digest": digest}))
+    return {name: _array(place / _ARRAYS / name, output) for name, output in outputs.items()}
+
+
+def _array(path: Path, output: Output) -> Any:
     import zarr
 
-    if place.exists():
-        if not (place / _PLAN).is_file():
-            raise FileExistsError(
-                f"{place} exists and holds no unfinished run; it is left alone. Move it out of the way."
-            )
-        if json.loads((place / _PLAN).read_text())["digest"] == digest:
-            return {name: zarr.open_array(place / _ARRAYS / name, mode="r+") for name in outputs}
-        logger.info("an unfinished run of another plan in %s is replaced", place)
-        shutil.rmtree(place)
-    # Made elsewhere and renamed, so that a folder in place is always whole.
-    new = place.with_name(f"{place.name}.new")
-    if new.exists():
-        shutil.rmtree(new)
-    new.mkdir(parents=True)
-    for name, output in outputs.items():
-        zarr.create_array(
-            new / _ARRAYS / name, shape=output.shape, chunks=output.chunks, dtype=output.dtype, fill_value=output.fill
-        )
-    (new / _PLAN).write_text(json.dumps({"digest": digest}))
-    new.rename(place)
-    return {name: zarr.open_array(place / _ARRAYS / name, mode="r+") for name in outputs}
+    if (path / "zarr.json").is_file():
+        return zarr.open_array(path, mode="r+")
+    return zarr.create_array(
+        path, shape=output.shape, chunks=output.chunks, dtype=output.dtype, fill_value=output.fill, overwrite=True
+    )
+
+
+def _empty(place: Path) -> None:
+    """Remove what a run wrote; the list of what is finished first, so that it never tells of what is gone."""
+    (place / _FINISHED).unlink(missing_ok=True)
+    shutil.rmtree(place / _ARRAYS, ignore_errors=True)
 
 
 def _read_finished(place: Path) -> set[int]:

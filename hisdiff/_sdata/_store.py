@@ -1,42 +1,63 @@
 """Put new elements into an object, and into its zarr store at once where it has one.
 
-Elements are written whole beside the store and then renamed into it, so that a process that ends meanwhile leaves
-either the element or nothing.
+A change of a store is made whole, or finished by the next call (``_journal``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import spatialdata
 import zarr
 from spatialdata import SpatialData
 
+from hisdiff import _keys
+from hisdiff._files import locked
 from hisdiff._log import logger
+from hisdiff._sdata import _journal
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._written import mark_written
+from hisdiff._sdata._written import mark_written, plain_note
+from hisdiff._stream import discard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from anndata import AnnData
 
 LARGEST_IN_MEMORY = 2 * 1024**3
 LARGEST_READ_AT_ONCE = 256 * 1024**2
 """Tables above this stay lazy after they were streamed to a store."""
-_TABLES = "tables"
+_TABLES, _RUN = "tables", "run-"
 
 
-def working_folder(sdata: SpatialData, key: str) -> Path | None:
-    """Return the folder beside an object's store in which an element of it is made; None for an object without store."""
+@contextlib.contextmanager
+def working_folder(sdata: SpatialData, key: str) -> Iterator[Path | None]:
+    """Give the folder in an object's store in which an element is made, piece by piece; None for an object without store.
+
+    Nobody else makes an element of that name meanwhile. The folder is removed at the end; where the call fails, or its
+    process ends, what is finished stays for the next call.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process is making it.
+    OSError
+        If the store cannot be written.
+    """
     if sdata.path is None:
-        return None
+        yield None
+        return
     store = Path(sdata.path).resolve()
-    return store.with_name(f".{store.name}.{key}.unfinished")
+    _journal.settle(store)
+    home = store / _journal.FOLDER
+    with locked(home / f"{_RUN}{key}.lock", f"Element {key!r} of {store}", wait_s=0):
+        yield home / f"{_RUN}{key}"
+        discard(home / f"{_RUN}{key}")
 
 
 def check_room(sdata: SpatialData, nbytes: int, what: str) -> None:
@@ -57,51 +78,53 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
         By name; tables after the elements that they annotate. Lazy ones are written to the store piece by piece and
         read lazily from there.
     notes
-        What :func:`~hisdiff._sdata._written.mark_written` keeps of each.
+        What :func:`~hisdiff._sdata._written.mark_written` keeps of them; of others that hisdiff made them.
 
     Raises
     ------
     OSError
-        If the disk is full; the store is as it was.
+        If the disk is full, the store cannot be written, or another process does not let go of it; it is as it was.
     """
-    if sdata.path is None:
-        for key, element in elements.items():
-            _set(sdata, key, element)
-        for key, note in notes.items():
-            mark_written(sdata, key, note)
-        return
-    store = Path(sdata.path)
-    beside = store.resolve().with_name(f".{store.name}.placing")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        with warnings.catch_warnings():
-            # A table may annotate an element that is in the store already.
-            warnings.filterwarnings("ignore", ".*annotat.*not present in the SpatialData object", UserWarning)
-            made = SpatialData.init_from_elements(dict(elements))
-            made.write(beside)
-        paths = [path for key in elements for path in made.elements_paths_in_memory() if path.partition("/")[2] == key]
+    told: dict[str, dict[str, Any]] = {key: plain_note(notes.get(key, {})) for key in elements}
+    if sdata.path is not None:
+        elements = _put_into_store(sdata, elements, told)
+    for key, element in elements.items():
+        _set(sdata, key, element)
+        mark_written(sdata, key, told[key])
+
+
+def _put_into_store(
+    sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write elements into an object's store, and return them as they are read from there."""
+    store = Path(sdata.path).resolve()
+    record = {name: value for name, value in sdata.attrs.get(_keys.STEM, {}).items() if name != _keys.WRITTEN}
+    with _journal.changing(store) as folder:
+        try:
+            with warnings.catch_warnings():
+                # A table may annotate an element that is in the store already.
+                warnings.filterwarnings("ignore", ".*annotat.*not present in the SpatialData object", UserWarning)
+                made = SpatialData.init_from_elements(dict(elements))
+                made.write(folder / _journal.NEW, consolidate_metadata=False)
+            paths = [
+                path for key in elements for path in made.elements_paths_in_memory() if path.partition("/")[2] == key
+            ]
+            _journal.commit(store, folder, paths, notes, record)
+        except OSError as err:
+            free = shutil.disk_usage(store).free
+            raise OSError(
+                err.errno,
+                f"Writing {list(elements)} to {store} failed ({err.strerror or err}): {free / 1e9:.2f} GB are free there.",
+            ) from err
+        kinds = sorted({path.partition("/")[0] for path in paths} - {_TABLES})
+        stored = spatialdata.read_zarr(store, selection=kinds) if kinds else None
+        found = {}
         for path in paths:
-            _move(beside / path, store / path, beside / "replaced" / path)
-    except OSError as err:
-        free = shutil.disk_usage(store.parent).free
-        raise OSError(
-            err.errno,
-            f"Writing {list(elements)} beside {store} failed ({err.strerror or err}): {free / 1e9:.2f} GB are free there.",
-        ) from err
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    for key, note in notes.items():
-        mark_written(sdata, key, note)
-    if sdata.has_consolidated_metadata():
-        sdata.write_consolidated_metadata()
-    sdata.write_attrs()
-    kinds = sorted({path.partition("/")[0] for path in paths} - {_TABLES})
-    stored = spatialdata.read_zarr(store, selection=kinds) if kinds else None
-    for path in paths:
-        kind, _, key = path.partition("/")
-        element = elements[key]
-        _set(sdata, key, _from_store(element, store / path) if kind == _TABLES or stored is None else stored[key])
+            kind, _, key = path.partition("/")
+            in_memory = kind == _TABLES or stored is None
+            found[key] = _from_store(elements[key], store / path) if in_memory else stored[key]
     logger.debug("placed %s in %s", list(elements), store)
+    return found
 
 
 def _from_store(table: AnnData, path: Path) -> AnnData:
@@ -124,15 +147,3 @@ def _set(sdata: SpatialData, key: str, element: Any) -> None:
     if key in sdata:
         del sdata[key]  # setting over it would warn
     sdata[key] = element
-
-
-def _move(made: Path, target: Path, old: Path) -> None:
-    """Rename a written element into a store; what hisdiff wrote there before goes out of the way."""
-    group = zarr.open_group(target.parent, mode="a")  # the first of its kind needs the folder and its metadata
-    if target.exists():
-        old.parent.mkdir(parents=True, exist_ok=True)
-        target.rename(old)
-    made.rename(target)
-    if target.parent.name == "labels":  # the format wants them listed
-        ome: dict[str, Any] = dict(cast("Mapping[str, Any]", group.attrs.get("ome", {})))
-        group.attrs["ome"] = {**ome, "labels": sorted({*ome.get("labels", []), target.name})}

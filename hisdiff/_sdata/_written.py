@@ -6,11 +6,13 @@ An element of pixels has no room for a note of its own that survives a round tri
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hisdiff import _keys
+from hisdiff._sdata._journal import stored_notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,12 +33,13 @@ def notes(sdata: SpatialData) -> dict[str, dict[str, Any]]:
 def mark_written(sdata: SpatialData, key: str, note: Mapping[str, Any]) -> None:
     """Note that hisdiff made an element."""
     home = sdata.attrs.setdefault(_keys.STEM, {}).setdefault(_keys.WRITTEN, {})
-    home[key] = {name: _plain(value) for name, value in note.items()}
+    home[key] = plain_note(note)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it."""
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+def plain_note(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a note as JSON holds it."""
+    plain = lambda value: value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value  # noqa: E731
+    return {name: plain(value) for name, value in note.items()}
 
 
 def check_free(sdata: SpatialData, key: str) -> None:
@@ -44,6 +47,8 @@ def check_free(sdata: SpatialData, key: str) -> None:
     if written(sdata, key) is not None:
         return
     stored = [] if sdata.path is None else [path.partition("/")[2] for path in sdata.elements_paths_on_disk()]
+    if key not in sdata and key in stored and key in stored_notes(Path(sdata.path)):
+        return  # made by another process since the object was read
     if key in sdata or key in stored:
         where = "element" if key in sdata else "element in the object's store"
         raise ValueError(

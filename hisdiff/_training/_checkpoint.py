@@ -1,24 +1,44 @@
 """A folder of arrays and plain values: the one format of saved models and of training checkpoints.
 
-Nothing is pickled. A folder is written beside its place and moved there when it is whole, so that a reader never sees
-half of one.
+Nothing is pickled. A folder is written in a hidden one beside its place and moved there when it is whole, so that a reader
+never sees half of one. What is read is checked before memory is taken: it may come from anywhere.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._files import check_writable, locked, put_in_place, token
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WEIGHTS = "weights.safetensors"
+_NEW, _OLD = "new", "old"
+# Far above what a panel, a configuration and a history take.
+_LONGEST_TEXT = 256 * 1024**2
+_TEXTS = {".json", ".txt", ".md"}
+
+
+def check_place(path: Path, what: str) -> None:
+    """Raise where a folder cannot be written: something else stands there, or the folder around it cannot be written.
+
+    Raises
+    ------
+    FileExistsError
+        If what is there is no folder of this format.
+    OSError
+        If the folder around it is missing and cannot be made, or cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and (path / WEIGHTS).is_file()):
+        raise FileExistsError(f"{path} exists and is no folder of a model; it is left alone. Choose another path.")
+    check_writable(path.absolute().parent, what)
 
 
 def write_folder(path: str | Path, arrays: Mapping[str, np.ndarray], files: Mapping[str, Any]) -> None:
@@ -35,34 +55,33 @@ def write_folder(path: str | Path, arrays: Mapping[str, np.ndarray], files: Mapp
     """
     from safetensors.numpy import save_file
 
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().absolute()
+    check_place(path, f"{path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not (path.is_dir() and (path / WEIGHTS).is_file()):
-        raise FileExistsError(f"{path} exists and is no folder of a model; it is left alone. Choose another path.")
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, fresh / WEIGHTS)
-        for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
-            (fresh / name).write_text(text, encoding="utf8")
-        _swap(fresh, path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    around = path.parent / f".{path.name}.hisdiff"
+    with locked(around / "lock", f"{path}"):
+        _clear(around, path)
+        fresh = around / f"{_NEW}-{token()}"
+        fresh.mkdir()
+        try:
+            save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, fresh / WEIGHTS)
+            (fresh / WEIGHTS).chmod(fresh.stat().st_mode & 0o666)  # it is made for its owner alone
+            for name, content in files.items():
+                text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+                (fresh / name).write_text(text, encoding="utf8")
+            put_in_place(fresh, path, around / f"{_OLD}-{token()}")
+        finally:
+            _clear(around, path)
 
 
-def _swap(fresh: Path, path: Path) -> None:
-    """Move a whole folder to its place; a former one is kept until the new one stands."""
-    if not path.exists():
-        fresh.rename(path)
-        return
-    old = path.with_name(f".{path.name}-old-{os.getpid()}")
-    path.rename(old)
-    try:
-        fresh.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _clear(around: Path, path: Path) -> None:
+    """Remove what was written before, or by a process that has ended; a former folder without a new one goes back."""
+    for folder in sorted(around.glob(f"{_OLD}-*")):
+        if not path.exists():
+            folder.rename(path)
+    for folder in (*around.glob(f"{_OLD}-*"), *around.glob(f"{_NEW}-*")):
+        if all(file.suffix in {*_TEXTS, Path(WEIGHTS).suffix} and file.is_file() for file in folder.iterdir()):
+            shutil.rmtree(folder)
 
 
 def read_folder(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -73,28 +92,54 @@ def read_folder(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If a file is truncated or is no file of this format.
+        If a file is truncated, is no file of this format, or lies outside the folder.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     path = Path(path).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"There is no folder {path}.")
-    if not (path / WEIGHTS).is_file():
+    if not (path / WEIGHTS).exists():
         raise ValueError(
             f"{path} is no folder of a hisdiff model: it has no {WEIGHTS} (it has {sorted(p.name for p in path.iterdir())[:8]})."
         )
-    try:
-        arrays = load_file(path / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{path / WEIGHTS} is truncated or no safetensors file: {error}") from error
-    files: dict[str, Any] = {}
+    files = {}
     for file in sorted(path.iterdir()):
-        if file.suffix in {".json", ".txt", ".md"}:
-            text = file.read_text(encoding="utf8")
-            try:
-                files[file.name] = json.loads(text) if file.suffix == ".json" else text
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file} is truncated or no JSON: {error}") from error
-    return arrays, files
+        if file.suffix in _TEXTS:
+            files[file.name] = _read_text(file)
+    return _read_arrays(path / WEIGHTS), files
+
+
+def _check_file(file: Path) -> int:
+    """Return the size of a file that is one, and inside its folder."""
+    if file.is_symlink():
+        home, target = file.parent.resolve(), file.resolve()
+        blobs = home.parent.parent / "blobs"  # where the hub's cache keeps what its snapshots link to
+        if home not in target.parents and not (home.parent.name == "snapshots" and blobs in target.parents):
+            raise ValueError(f"{file} is a link that leads out of its folder, to {target}; it is not read.")
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file} is no regular file.")
+    return found.st_size
+
+
+def _read_text(file: Path) -> Any:
+    if (size := _check_file(file)) > _LONGEST_TEXT:
+        raise ValueError(f"{file} has {size / 1e6:.0f} MB, more than a file of a model has.")
+    try:
+        text = file.read_text(encoding="utf8")
+        return json.loads(text) if file.suffix == ".json" else text
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is truncated or no {'JSON' if file.suffix == '.json' else 'text'}: {error}"
+        ) from error
+
+
+def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Read arrays, whose sizes the library compares with that of the file before it makes any."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    _check_file(file)
+    try:
+        return load_file(file)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # KeyError: a type that numpy lacks
+        raise ValueError(f"{file} is truncated or no safetensors file: {error}") from error

@@ -7,6 +7,7 @@ was killed goes on exactly as if it had not been.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Precision = Literal["no", "bf16", "fp16"]
+CHECKPOINT_S = 30.0
+"""Seconds between checkpoints, whatever a step costs."""
 PRECISIONS: tuple[Precision, ...] = ("no", "bf16", "fp16")
 
 # Spreads (seed, step, process) over 63 bits, so that neighbouring steps start unrelated generators.
@@ -87,7 +90,7 @@ class TrainingOptions:
     patience
         Looks without a better score before stopping; None to go on to ``n_steps``.
     checkpoint_every
-        Steps between checkpoints.
+        Steps between checkpoints at most; there is one every half minute as well.
     fused
         Whether the optimiser's step is one kernel: seven times as quick on a CPU, with other rounding.
     """
@@ -203,6 +206,7 @@ def train(
     writes = checkpoint if accelerator.is_main_process else None
     shown = progress_bar if accelerator.is_main_process else False
     bars = progress(desc=desc, total=options.n_steps, enabled=shown)
+    kept = time.monotonic()
     with without_denormals(), bars as bar, deferred_interrupt() as interrupted:
         bar.update(run.state.step)
         try:
@@ -217,8 +221,10 @@ def train(
                     run.look(validate)
                 bar.update()
                 bar.set_postfix({k: f"{v:.3g}" for k, v in run.shown().items()}, refresh=False)
-                if writes is not None and run.state.step % options.checkpoint_every == 0:
+                due = run.state.step % options.checkpoint_every == 0 or time.monotonic() - kept > CHECKPOINT_S
+                if writes is not None and due:
                     run.state.save(writes)
+                    kept = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
         except KeyboardInterrupt:

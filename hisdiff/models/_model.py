@@ -15,7 +15,7 @@ from hisdiff._keys import VERSION
 from hisdiff._section import FeatureSpec
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._calibration import Calibration
-from hisdiff._training._checkpoint import read_folder, write_folder
+from hisdiff._training._checkpoint import WEIGHTS, read_folder, write_folder
 from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.methods._base import method
 from hisdiff.models._hub import push
@@ -215,17 +215,33 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
-        """Read a model that :meth:`save` wrote. Nothing is unpickled; a damaged file is a ``ValueError``."""
+        """Read a model that :meth:`save` wrote. Nothing is unpickled; a damaged file is a ``ValueError`` that names it."""
         arrays, files = read_folder(path)
         missing = [name for name in ("config.json", "metadata.json", "genes.txt") if name not in files]
         if missing:
             raise ValueError(f"{path} is no folder of a hisdiff model: it lacks {missing}.")
-        meta = files["metadata.json"]
-        if meta.get("format", 0) > _FORMAT:
+        meta, config = files["metadata.json"], files["config.json"]
+        if not isinstance(meta, dict) or not isinstance(config, dict):
+            raise ValueError(f"{path} is no folder of a hisdiff model: metadata.json and config.json hold no mappings.")
+        if not isinstance(meta.get("format"), int) or meta["format"] > _FORMAT:
             raise ValueError(
-                f"{path} was written by hisdiff {meta.get('version')}, whose format this version ({VERSION}) does not know."
+                f"{path} was written by hisdiff {meta.get('version')} in format {meta.get('format')!r}, which this version "
+                f"({VERSION}) does not know."
             )
-        genes = np.array(files["genes.txt"].split("\n")[:-1], dtype=str)
+        try:
+            genes = np.array(files["genes.txt"].split("\n")[:-1], dtype=str)
+            _check_same(path, _digest_of(arrays, meta, config, genes), meta["id"])
+            return cls._from_content(arrays, meta, config, genes)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"{Path(path) / 'metadata.json'} does not fit {WEIGHTS} and the other files beside it "
+                f"({type(error).__name__}: {error}); the model was edited or damaged."
+            ) from error
+
+    @classmethod
+    def _from_content(
+        cls, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], config: Mapping[str, Any], genes: np.ndarray
+    ) -> Model:
         fitted_type = type(method(meta["method"])).fitted_type
         fitted = fitted_type.from_state(_part(arrays, "fitted"), meta["fitted"], genes)
         calibration, ood, modules = (_part(arrays, name) for name in ("calibration", "ood", "modules"))
@@ -235,21 +251,16 @@ class Model:
         features = facts.pop("features")
         facts["features"] = None if features is None else FeatureSpec(**features)
         cohort = Cohort(**facts, spots=arrays["cohort.spots"], expression=arrays.get("cohort.expression"))
-        model = cls(
+        return cls(
             meta["method"],
             fitted,
-            files["config.json"],
+            config,
             cohort,
             ood=EmbeddingDistribution.from_arrays(ood) if ood else None,
             modules=GeneModules.from_arrays(modules) if modules else None,
             seed=meta["seed"],
             version=meta["version"],
         )
-        if model.id != meta["id"]:
-            raise ValueError(
-                f"The files in {path} do not belong together: they make model {model.id}, the folder says {meta['id']}."
-            )
-        return model
 
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays, settings = self.fitted.state()
@@ -281,12 +292,26 @@ class Model:
     def _digest(self) -> str:
         """Return an identity that follows from what the model computes, not from when or where it was fitted."""
         arrays, files = self._content()
-        digest = hashlib.sha256()
-        for name in sorted(arrays):
-            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-        facts = {key: files["metadata.json"][key] for key in ("method", "seed", "cohort", "fitted")}
-        digest.update(json.dumps([facts, self.config, list(map(str, self.genes))], sort_keys=True).encode())
-        return digest.hexdigest()[:12]
+        return _digest_of(arrays, files["metadata.json"], self.config, self.genes)
+
+
+def _digest_of(
+    arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], config: Mapping[str, Any], genes: np.ndarray
+) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    facts = {key: meta[key] for key in ("method", "seed", "cohort", "fitted")}
+    digest.update(json.dumps([facts, config, list(map(str, genes))], sort_keys=True).encode())
+    return digest.hexdigest()[:12]
+
+
+def _check_same(path: str | Path, made: str, told: str) -> None:
+    if made != told:
+        raise ValueError(
+            f"The files in {path} do not belong together: {WEIGHTS}, config.json, metadata.json and genes.txt make model {made}, "
+            f"and metadata.json says {told}."
+        )
 
 
 def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

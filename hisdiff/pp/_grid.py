@@ -26,6 +26,7 @@ from hisdiff.pp._tissue import outline_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from shapely import MultiPolygon, Polygon
     from spatialdata import SpatialData
@@ -179,6 +180,11 @@ def _prepare(bound: Bound, resolution_um: float, encoder: str | Encoder | None, 
 
 
 def _run(job: _Job, progress: bool | None) -> None:
+    with working_folder(job.bound.place.sdata, embedding_key(job.key)) as folder:
+        _run_in(folder, job, progress)
+
+
+def _run_in(folder: Path | None, job: _Job, progress: bool | None) -> None:
     section, place = job.bound.section, job.bound.place
     sdata, window = place.sdata, job.window
     labels = labels_element(place, window, job.ij)
@@ -200,7 +206,6 @@ def _run(job: _Job, progress: bool | None) -> None:
         "resolution_um": window.resolution_um,
         "encoder": source.spec.to_dict(),
     }
-    folder = working_folder(sdata, embedding_key(job.key))
     arrays = _stream.run(
         folder, plan, {"embedding": job.output}, regions, work, desc=f"grid ({source.spec.encoder})", progress=progress
     )
@@ -215,8 +220,6 @@ def _run(job: _Job, progress: bool | None) -> None:
     put(sdata, elements, notes)
     if section.tissue is None:
         write_tissue(place, tissue_key(sdata, place.image_key), job.tissue)
-    if folder is not None:
-        _stream.discard(folder)
     logger.info(
         "wrote labels %r and image %r: %d bins x %d, encoder %r, precision %s",
         *elements, len(job.ij), source.spec.dim, source.spec.encoder, precision,

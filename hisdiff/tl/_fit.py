@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff import _keys
-from hisdiff._check import listing, seed_of
+from hisdiff._check import listing, path_of, seed_of
+from hisdiff._files import check_writable
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record
@@ -20,6 +21,7 @@ from hisdiff._sdata._locate import on_tissue, resolve_table
 from hisdiff._sdata._read import Bound, as_list, read_sections
 from hisdiff._settings import settings
 from hisdiff._stats._gene_modules import GeneModules
+from hisdiff._training._checkpoint import check_place
 from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.methods._base import method as method_named
 from hisdiff.models._model import Cohort, Model, spot_hashes
@@ -70,7 +72,7 @@ def fit(
     validation
         Sections that decide when to stop; by default part of the training tissue is held out in turn.
     save
-        Folder to save the model in; by default ``settings.cache_dir/models/<id>``.
+        Folder to save the model in; by default ``settings.cache_dir/models/<id>``. With it the cache is not needed.
     resume
         Go on from the checkpoint that an interrupted call with the same data and arguments left.
     table_key, image_key, shapes_key
@@ -96,6 +98,8 @@ def fit(
     ValueError, KeyError, TypeError
         Before any work starts, if a section lacks an image, counts, genes of the panel or a scale, or if the sections
         were embedded with different encoders.
+    OSError
+        Before any work starts, if the folder of the model cannot be written.
 
     Examples
     --------
@@ -108,6 +112,7 @@ def fit(
     fitter, seed = method_named(method), seed_of(rng)
     config = config_of(fitter, config)
     where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    folder = _folder_of(save)
     items = as_list(data)
     held_out = [] if validation is None else as_list(validation)
     if any(a is b for a in items for b in held_out):
@@ -124,8 +129,8 @@ def fit(
     watched = [bound for sdata in held_out for bound in _sections(sdata, panel, where, layer, fitter.needs)]
     _check_embeddings([*training, *watched])
 
-    checkpoint = settings.cache_dir / "checkpoints" / _run_id([*training, *watched], method, config, panel, seed)
-    if resume and not checkpoint.exists():
+    checkpoint = _checkpoint_of(_run_id([*training, *watched], method, config, panel, seed))
+    if resume and (checkpoint is None or not checkpoint.exists()):
         logger.info("there is no checkpoint of this fit at %s: starting afresh", checkpoint)
     try:
         fitted = fitter.fit(
@@ -136,9 +141,11 @@ def fit(
             device=device,
             progress=progress,
             checkpoint=checkpoint,
-            resume=resume and checkpoint.exists(),
+            resume=resume and checkpoint is not None and checkpoint.exists(),
         )
     except KeyboardInterrupt:
+        if checkpoint is None:
+            raise
         logger.warning("interrupted; the same call with resume=True goes on from %s", checkpoint)
         raise
     model = Model(
@@ -150,14 +157,43 @@ def fit(
         modules=GeneModules.of_counts([bound.section.counts for bound in training]),
         seed=seed,
     )
-    path = model.save(settings.cache_dir / "models" / model.id if save is None else save)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    path = model.save(settings.cache_dir / "models" / model.id if folder is None else folder)
+    if checkpoint is not None:
+        shutil.rmtree(checkpoint, ignore_errors=True)
     for sdata in items:
         sdata.attrs.setdefault(_keys.STEM, {})["model"] = {"id": model.id, "path": str(path.absolute())}
     logger.info(
         "fitted model %s (%s, %d genes, %d section(s)), saved in %s", model.id, method, len(panel), len(training), path
     )
     return model
+
+
+def _folder_of(save: str | Path | None) -> Path | None:
+    """Return the folder of the model, None for one in the cache, after checking that it can be written."""
+    if save is not None:
+        folder = path_of(save, "save")
+        check_place(folder, "The model")
+        return folder
+    try:
+        check_writable(settings.cache_dir / "models", "The model")
+    except OSError as err:
+        raise type(err)(
+            err.errno,
+            f"{err.strerror} Give save=, or another folder for the cache: hisdiff.settings.cache_dir, or HISDIFF_CACHE_DIR in the "
+            f"environment.",
+        ) from err
+    return None
+
+
+def _checkpoint_of(run: str) -> Path | None:
+    """Return where the checkpoints of a run are kept; None, and a warning, where that cannot be written."""
+    folder = settings.cache_dir / "checkpoints" / run
+    try:
+        check_writable(folder, "A checkpoint")
+    except OSError as err:
+        logger.warning("%s The fit leaves none: stopped, it starts afresh.", err.strerror)
+        return None
+    return folder
 
 
 def config_of(fitter: Method, config: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,12 @@ from hisdiff._sdata._grid import Window, labels_element
 from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._store import check_room, working_folder
 from hisdiff._section import Locations
-from hisdiff._stream import discard
 from hisdiff.pp._tissue import outline_of
 from hisdiff.tl._fine import fine_predictor, outputs_of, predict_bins, predict_locations, resolution_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -117,6 +118,26 @@ class Target:
         inplace: bool,
     ) -> AnnData | None:
         """Predict one section, and write a table of its own or return it."""
+        streamed = inplace and self.at is None
+        key, _ = self.names(bound, stem, several=several)
+        with working_folder(bound.place.sdata, key) if streamed else nullcontext() as folder:
+            return self._predict(
+                bound, model, stem, options, run, record, several=several, inplace=inplace, folder=folder
+            )
+
+    def _predict(
+        self,
+        bound: Bound,
+        model: Model,
+        stem: str,
+        options: Mapping[str, Any],
+        run: Mapping[str, Any],
+        record: dict[str, Any],
+        *,
+        several: bool,
+        inplace: bool,
+        folder: Path | None,
+    ) -> AnnData | None:
         place, section = bound.place, _with_tissue(bound)
         table_key, region = self.names(bound, stem, several=several)
         assert section.image is not None
@@ -159,10 +180,8 @@ class Target:
             "uses_section_counts": record["uses_section_counts"] or used or field.fitted_to_section,
         }
         if self.at is not None:
-            folder = None
             prediction = predict_locations(predictor, where, show=run["progress"])
         else:
-            folder = working_folder(place.sdata, table_key) if inplace else None
             plan = {**record, "units": predictor.units, "bins": _digest(where.array_ij), **_inputs_of(section)}
             prediction = predict_bins(predictor, where, folder, plan, show=run["progress"])
         spots = section.spots if section.counts is not None else None
@@ -175,8 +194,6 @@ class Target:
         if self.at is None:
             labels = labels_element(place, Window.around(where.array_ij, resolution), where.array_ij)
         write_fine(place, table_key, region, table, labels)
-        if folder is not None:
-            discard(folder)
         return None
 
 

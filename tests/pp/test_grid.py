@@ -11,7 +11,7 @@ from spatialdata.transformations import get_transformation
 import hisdiff as hd
 from hisdiff import _stream
 from hisdiff._geometry._grid import bins_within
-from hisdiff._sdata import _store
+from hisdiff._sdata import _journal, _store
 from hisdiff._sdata._dense import DenseFeatures
 from hisdiff._sdata._read import read_sections
 from hisdiff.encoders import DenseSpec, EncoderSpec
@@ -62,8 +62,14 @@ def in_pieces(monkeypatch):
     monkeypatch.setattr("hisdiff.pp._grid._REGION_UM", 100.0)
 
 
-def beside(sdata):
-    return sorted(path.name for path in sdata.path.parent.iterdir() if path != sdata.path)
+def left(sdata):
+    """Return what lies beside a store, or hidden in it."""
+    hidden = [path for path in sdata.path.rglob(".*") if path.name != ".hisdiff"]
+    return sorted(
+        path.name
+        for path in [*sdata.path.parent.iterdir(), *sdata.path.glob(".hisdiff/*"), *hidden]
+        if path != sdata.path
+    )
 
 
 def test_labels_number_the_bins_of_the_tissue_and_lie_where_they_are(sdata):
@@ -116,7 +122,7 @@ def test_a_grid_in_the_store_equals_one_in_memory_and_is_found_again(sdata, back
         np.testing.assert_array_equal(other.images[EMBEDDING].values, sdata.images[EMBEDDING].values)
         assert KEY in other.attrs["hisdiff"]["written"]
     assert backed.images[EMBEDDING].chunks[1][0] < backed.images[EMBEDDING].shape[1]
-    assert not beside(backed)
+    assert not left(backed)
 
 
 def test_a_second_run_replaces_its_own_result(backed):
@@ -137,12 +143,12 @@ def test_an_interrupted_grid_leaves_nothing_in_the_object_and_goes_on(backed, in
     with pytest.raises(KeyboardInterrupt):
         hd.pp.grid(backed, 20, encoder=encoder)
     np.testing.assert_array_equal(spatialdata.read_zarr(backed.path).images[EMBEDDING].values, before)
-    assert len(beside(backed)) == 1
+    assert left(backed) == [f"run-{EMBEDDING}"]
     encoder.stop_at = None
     hd.pp.grid(backed, 20, encoder=encoder)
     assert len(encoder.boxes) == n_boxes
     np.testing.assert_array_equal(backed.images[EMBEDDING].values, whole)
-    assert not beside(backed)
+    assert not left(backed)
 
 
 @pytest.mark.parametrize("when", ["tiles", "placing"])
@@ -153,16 +159,19 @@ def test_a_full_disk_leaves_the_object_as_it_was(backed, monkeypatch, when):
     if when == "tiles":
         monkeypatch.setattr(_stream, "_fill", full)
     else:
-        monkeypatch.setattr(_store, "_move", full)
+        monkeypatch.setattr(_journal, "put_in_place", full)
     with pytest.raises(OSError, match="No space left on device.*GB are free"):
         hd.pp.grid(backed, 20, encoder=DenseColor())
     assert KEY not in backed
     assert EMBEDDING not in backed
     assert not backed.attrs.get("hisdiff", {}).get("written")
-    assert not [key for key in spatialdata.read_zarr(backed.path).elements_paths_in_memory() if "grid" in key]
+    stored = spatialdata.read_zarr(backed.path)
+    assert not [key for key in stored.elements_paths_in_memory() if "grid" in key]
+    assert not stored.attrs.get("hisdiff", {}).get("written")
+    assert stored.has_consolidated_metadata()
     monkeypatch.undo()
     hd.pp.grid(backed, 20, encoder=DenseColor())
-    assert not beside(backed)
+    assert not left(backed)
 
 
 def test_what_is_stored_is_not_computed_again(sdata):

@@ -61,18 +61,18 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_down_the_levels_or_left(path: Path) -> None:
-    part = part_of(path)
-    if part in ("__init__", "__main__"):
-        return
-    for name, runtime in imports(path):
-        if not name.startswith("hisdiff.") or not runtime:
+def test_imports_go_down_the_levels_or_left() -> None:
+    for path in modules():
+        part = part_of(path)
+        if part in ("__init__", "__main__"):
             continue
-        other = name.split(".")[1]
-        if other in LEVELS and other != part:
-            assert LEVELS[other] <= LEVELS[part], f"{part} imports {other}, which is above it"
-            assert (part, other) not in APART, f"{part} and {other} stand beside each other"
+        for name, runtime in imports(path):
+            if not name.startswith("hisdiff.") or not runtime:
+                continue
+            other = name.split(".")[1]
+            if other in LEVELS and other != part:
+                assert LEVELS[other] <= LEVELS[part], f"{path} imports {other}, which is above it"
+                assert (part, other) not in APART, f"{path}: {part} and {other} stand beside each other"
 
 
 def test_methods_do_not_import_each_other() -> None:
@@ -82,17 +82,17 @@ def test_methods_do_not_import_each_other() -> None:
         assert {other for other in others if not other.startswith("_")} <= {own}, f"{path} imports another method"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_torch_is_imported_at_module_level_only_where_networks_live(path: Path) -> None:
-    parts = path.relative_to(ROOT).parts
-    if parts[0] in TORCH and parts[1:] != ("__init__.py",):
-        return
-    tree = ast.parse(path.read_text(encoding="utf8"))
-    top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    names = [a.name for n in top if isinstance(n, ast.Import) for a in n.names] + [
-        n.module or "" for n in top if isinstance(n, ast.ImportFrom)
-    ]
-    assert not [n for n in names if n.split(".")[0] in {"torch", "timm"}]
+def test_torch_is_imported_at_module_level_only_where_networks_live() -> None:
+    for path in modules():
+        parts = path.relative_to(ROOT).parts
+        if parts[0] in TORCH and parts[1:] != ("__init__.py",):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf8"))
+        top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = [a.name for n in top if isinstance(n, ast.Import) for a in n.names] + [
+            n.module or "" for n in top if isinstance(n, ast.ImportFrom)
+        ]
+        assert not [n for n in names if n.split(".")[0] in {"torch", "timm"}], path
 
 
 def test_layers_are_listed_by_one_helper() -> None:
@@ -116,13 +116,13 @@ def test_importing_hisdiff_loads_nothing_but_the_standard_library() -> None:
     assert loaded - set(sys.stdlib_module_names) == {"hisdiff"}
 
 
-@pytest.mark.parametrize("name", NAMESPACES)
-def test_every_public_name_exists_and_is_documented(name: str) -> None:
-    module = importlib.import_module(f"hisdiff.{name}")
-    assert inspect.getdoc(module)
-    for public in module.__all__:
-        thing = getattr(module, public)
-        assert inspect.getdoc(thing), f"hd.{name}.{public} has no docstring"
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in NAMESPACES:
+        module = importlib.import_module(f"hisdiff.{name}")
+        assert inspect.getdoc(module), name
+        for public in module.__all__:
+            thing = getattr(module, public)
+            assert inspect.getdoc(thing), f"hd.{name}.{public} has no docstring"
 
 
 def public_functions() -> list[tuple[str, object]]:
@@ -133,21 +133,22 @@ def public_functions() -> list[tuple[str, object]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "function"), public_functions(), ids=[n for n, _ in public_functions()])
-def test_signatures_follow_the_conventions(name: str, function: object) -> None:
-    parameters = inspect.signature(function).parameters.values()
-    positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert len(positional) <= 3, f"{name} takes more than three positional arguments"
-    assert all(p.annotation is not p.empty for p in parameters), f"{name} has an argument without a type"
-    assert inspect.signature(function).return_annotation is not inspect.Signature.empty
-    assert not {p.name for p in parameters} & {"seed_everything", "random_state", "verbose", "save_path", "copy"}
+def test_signatures_follow_the_conventions() -> None:
+    for name, function in public_functions():
+        parameters = inspect.signature(function).parameters.values()
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert len(positional) <= 3, f"{name} takes more than three positional arguments"
+        assert all(p.annotation is not p.empty for p in parameters), f"{name} has an argument without a type"
+        assert inspect.signature(function).return_annotation is not inspect.Signature.empty, name
+        usual = {"seed_everything", "random_state", "verbose", "save_path", "copy"}
+        assert not {p.name for p in parameters} & usual, name
 
 
-@pytest.mark.parametrize(("name", "function"), public_functions(), ids=[n for n, _ in public_functions()])
-def test_docstrings_describe_every_argument(name: str, function: object) -> None:
-    doc = inspect.getdoc(function) or ""
-    for parameter in inspect.signature(function).parameters.values():
-        assert parameter.name in doc, f"{name}: {parameter.name} is not described"
+def test_docstrings_describe_every_argument() -> None:
+    for name, function in public_functions():
+        doc = inspect.getdoc(function) or ""
+        for parameter in inspect.signature(function).parameters.values():
+            assert parameter.name in doc, f"{name}: {parameter.name} is not described"
 
 
 def test_the_root_lists_its_namespaces_and_rejects_others() -> None:

@@ -6,7 +6,7 @@
 >>> hd.tl.predict(sdata, model)  # doctest: +SKIP
 
 Namespaces: ``io`` (readers), ``datasets``, ``pp`` (genes, tissue, embedding), ``tl`` (fit, predict, evaluate),
-``pl`` (plots), ``models`` (saved models). Importing hisdiff loads none of them.
+``pl`` (plots), ``models`` (saved models), ``encoders``, ``methods`` (and how to add your own). Importing hisdiff loads none of them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from hisdiff._keys import VERSION
 
 if TYPE_CHECKING:
-    from hisdiff import datasets, encoders, io, models, pl, pp, tl
+    from hisdiff import datasets, encoders, io, methods, models, pl, pp, tl
     from hisdiff._settings import settings
 
-__all__ = ["datasets", "encoders", "io", "models", "pl", "pp", "settings", "tl"]
+__all__ = ["datasets", "encoders", "io", "methods", "models", "pl", "pp", "settings", "tl"]
 
 __version__ = VERSION
 

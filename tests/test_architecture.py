@@ -27,7 +27,7 @@ LEVELS = {
 }  # fmt: skip
 # Side by side: none of these imports another.
 APART = {("pl", "tl"), ("_nn", "_diffusion"), ("_diffusion", "_nn")}
-NAMESPACES = ["io", "datasets", "pp", "tl", "pl", "models", "encoders"]
+NAMESPACES = ["io", "datasets", "pp", "tl", "pl", "models", "encoders", "methods"]
 # Where torch may be loaded with the module.
 TORCH = ("methods", "encoders", "_nn", "_diffusion", "_training", "_prediction")
 

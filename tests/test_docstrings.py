@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-NAMESPACES = ["io", "datasets", "pp", "tl", "pl", "models", "encoders"]
+NAMESPACES = ["io", "datasets", "pp", "tl", "pl", "models", "encoders", "methods"]
 
 
 def public():
@@ -35,6 +35,7 @@ def test_public_functions_have_an_example_and_say_what_they_return():
 @pytest.mark.parametrize("thing", THINGS)
 def test_example_runs_as_it_stands(thing, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hisdiff.methods._registry._REGISTERED", {})
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for test in doctest.DocTestFinder().find(thing, globs={}):
         runner.run(test)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff.methods._base import Fitted
+    from hisdiff._training._calibration import Calibration
 
 # A node further away than this many spacings has no say.
 _REACH = 2
@@ -26,6 +26,16 @@ _SPREAD = 0.7
 _SHARED_UM = 55.0
 # Points along the radius of a disc over which a mean is taken.
 _ACROSS = 6
+
+
+class Pointwise(Protocol):
+    """A fitted method that predicts location by location."""
+
+    genes: np.ndarray
+    calibration: Calibration | None
+
+    def predict(self, section: Section, locations: Locations, *, n_draws: int, **options: Any) -> Prediction:
+        """Predict at locations; see ``hisdiff.methods.Fitted``."""
 
 
 @dataclass
@@ -42,7 +52,7 @@ class PatchField:
         How many draws.
     """
 
-    fitted: Fitted
+    fitted: Pointwise
     section: Section
     footprint_um2: float
     n_draws: int

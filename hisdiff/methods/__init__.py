@@ -1,1 +1,34 @@
-"""Methods: from sections to predictions. Nothing here knows SpatialData."""
+"""Methods: from sections to predictions, and what a method of your own is made of.
+
+A method is one object (:class:`Method`) whose ``fit`` gives a fitted one (:class:`Fitted`). It sees sections as plain
+arrays in micrometres (:class:`Section`, :class:`Locations`) and returns a :class:`Prediction`; nothing here knows
+SpatialData. ``hd.tl.fit(method=)`` takes the object itself, or its name once it is registered (:func:`register`).
+"""
+
+from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._prediction._field import PatchField
+from hisdiff._prediction._noise import BlockNoise
+from hisdiff._section import Locations, Prediction, Section
+from hisdiff._training._calibration import Calibration, Dispersion
+from hisdiff._training._config import Config
+from hisdiff.methods._protocols import Field, Fitted, Method
+from hisdiff.methods._registry import get, register
+from hisdiff.methods._registry import names as list
+
+__all__ = [
+    "BlockNoise",
+    "Calibration",
+    "Config",
+    "Dispersion",
+    "DrawAccumulator",
+    "Field",
+    "Fitted",
+    "Locations",
+    "Method",
+    "PatchField",
+    "Prediction",
+    "Section",
+    "get",
+    "list",
+    "register",
+]

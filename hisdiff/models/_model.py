@@ -17,7 +17,8 @@ from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._checkpoint import WEIGHTS, read_folder, write_folder
 from hisdiff._training._ood import EmbeddingDistribution
-from hisdiff.methods._base import method
+from hisdiff.methods._registry import get as method_named
+from hisdiff.methods._registry import names as method_names
 from hisdiff.models._hub import push
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from hisdiff._section import Names
-    from hisdiff.methods._base import Fitted
+    from hisdiff.methods._protocols import Fitted
 
 _FORMAT = 1
 # Spots whose counts hold less look alike by chance: of a million spots, one in four thousand has a double at so many bits.
@@ -242,7 +243,12 @@ class Model:
     def _from_content(
         cls, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], config: Mapping[str, Any], genes: np.ndarray
     ) -> Model:
-        fitted_type = type(method(meta["method"])).fitted_type
+        if meta["method"] not in method_names():
+            raise ValueError(
+                f"This is a model of method {meta['method']!r}, which is not known in this process; call "
+                f"hd.methods.register with it first."
+            )
+        fitted_type = method_named(meta["method"]).fitted_type
         fitted = fitted_type.from_state(_part(arrays, "fitted"), meta["fitted"], genes)
         calibration, ood, modules = (_part(arrays, name) for name in ("calibration", "ood", "modules"))
         fitted.calibration = Calibration.from_arrays(calibration) if calibration else None

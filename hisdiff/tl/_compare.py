@@ -18,8 +18,8 @@ from hisdiff._sdata._read import as_list, read_sections
 from hisdiff._sdata._stand_in import stand_in
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
-from hisdiff.methods._base import METHODS
-from hisdiff.methods._base import method as method_named
+from hisdiff.methods._registry import get as method_named
+from hisdiff.methods._registry import names as method_names
 from hisdiff.models._model import shares_spots, spot_hashes
 from hisdiff.pp._embed import embed, ensure_embedding
 from hisdiff.pp._genes import select_genes
@@ -200,7 +200,7 @@ class _Entry:
 def _entries(methods: Any, *, own_counts: bool) -> list[_Entry]:
     """Check methods and their settings; with ``own_counts`` those take part that refine a section's own counts."""
     if methods is None:
-        able = [_Entry(name, name, _PRESETS.get(name, "fast")) for name in METHODS]
+        able = [_Entry(name, name, _PRESETS.get(name, "fast")) for name in method_names()]
         methods = {e.label: (e.name, e.config) for e in able if own_counts or not e.own_counts}
     if isinstance(methods, str):
         methods = [methods]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hisdiff._prediction._agreement import Factors
     from hisdiff._section import Section
-    from hisdiff.methods._base import Field
+    from hisdiff.methods._protocols import Field
 
 # Values of one array of a tile: some hundred MB for the dozen arrays that are alive at a time.
 _TILE_VALUES = 8e6

@@ -23,7 +23,7 @@ from hisdiff._settings import settings
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._checkpoint import check_place
 from hisdiff._training._ood import EmbeddingDistribution
-from hisdiff.methods._base import method as method_named
+from hisdiff.methods._registry import get as method_named
 from hisdiff.models._model import Cohort, Model, spot_hashes
 from hisdiff.pp._embed import ensure_embedding
 from hisdiff.pp._genes import select_genes
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._section import FeatureSpec, Names, Section
-    from hisdiff.methods._base import Method
+    from hisdiff.methods._protocols import Method
 
 
 def fit(
     data: SpatialData | Sequence[SpatialData],
     *,
-    method: str = "hisdiff",
+    method: str | Method = "hisdiff",
     config: str | Mapping[str, Any] | Any = "fast",
     validation: SpatialData | Sequence[SpatialData] | None = None,
     save: str | Path | None = None,
@@ -65,7 +65,8 @@ def fit(
     data
         Sections with an image and raw counts: one SpatialData or a sequence of them.
     method
-        ``"hisdiff"``, ``"istar"``, ``"ridge"``, ``"stage"``, ``"tesla"`` or ``"xfuse"``.
+        ``"hisdiff"``, ``"istar"``, ``"ridge"``, ``"stage"``, ``"tesla"`` or ``"xfuse"``, the name of one that was
+        registered (:func:`hisdiff.methods.register`), or an object that meets :class:`hisdiff.methods.Method`.
     config
         Name of a preset (``"fast"``, and ``"paper"`` for ``hisdiff``), a mapping of options that differ from ``"fast"``,
         or the method's own configuration.
@@ -129,7 +130,7 @@ def fit(
     watched = [bound for sdata in held_out for bound in _sections(sdata, panel, where, layer, fitter.needs)]
     _check_embeddings([*training, *watched])
 
-    checkpoint = _checkpoint_of(_run_id([*training, *watched], method, config, panel, seed))
+    checkpoint = _checkpoint_of(_run_id([*training, *watched], fitter.name, config, panel, seed))
     if resume and (checkpoint is None or not checkpoint.exists()):
         logger.info("there is no checkpoint of this fit at %s: starting afresh", checkpoint)
     try:
@@ -149,7 +150,7 @@ def fit(
         logger.warning("interrupted; the same call with resume=True goes on from %s", checkpoint)
         raise
     model = Model(
-        method,
+        fitter.name,
         fitted,
         config.to_dict(),
         _cohort(training),
@@ -163,7 +164,12 @@ def fit(
     for sdata in items:
         sdata.attrs.setdefault(_keys.STEM, {})["model"] = {"id": model.id, "path": str(path.absolute())}
     logger.info(
-        "fitted model %s (%s, %d genes, %d section(s)), saved in %s", model.id, method, len(panel), len(training), path
+        "fitted model %s (%s, %d genes, %d section(s)), saved in %s",
+        model.id,
+        fitter.name,
+        len(panel),
+        len(training),
+        path,
     )
     return model
 

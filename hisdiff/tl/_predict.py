@@ -30,8 +30,8 @@ from hisdiff._sdata._write import (
     write_var,
     write_varm,
 )
-from hisdiff.methods._base import METHODS
-from hisdiff.methods._base import method as method_named
+from hisdiff.methods._registry import get as method_named
+from hisdiff.methods._registry import names as method_names
 from hisdiff.models._model import Model
 from hisdiff.pp._embed import ensure_embedding, ensure_lattice
 from hisdiff.tl._target import Target
@@ -220,7 +220,7 @@ def _model_for(sdata: SpatialData, model: Model | str | Path | None) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, Path)):
-        if str(model) in METHODS and not Path(model).exists():
+        if str(model) in method_names() and not Path(model).exists():
             raise ValueError(
                 f"model={model!r} is the name of a method, not a fitted model; fit one with "
                 f"hd.tl.fit(sections, method={model!r}), or give the folder of one."

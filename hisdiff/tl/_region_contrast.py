@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from hisdiff.methods._base import Field
+    from hisdiff.methods._protocols import Field
     from hisdiff.models._model import Model
 
 # Keeps the share of a gene that is not expressed in a region finite: a thousandth of the mean gene's.

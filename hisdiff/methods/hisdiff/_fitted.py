@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._calibration import Calibration
-    from hisdiff.methods._base import Field
+    from hisdiff.methods._protocols import Field
     from hisdiff.methods.hisdiff.factor._model import Draw
 
 

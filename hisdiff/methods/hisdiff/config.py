@@ -7,16 +7,16 @@ from typing import ClassVar, Literal, get_args
 
 from hisdiff._check import listing, one_of, positive
 from hisdiff._diffusion._samplers import SAMPLERS
+from hisdiff._training._config import Config
 from hisdiff._training._context import Scaling
 from hisdiff._training._loop import TrainingOptions
-from hisdiff._training._options import Options
 
 Denoiser = Literal["mlp", "dit"]
 _PRESETS = ("fast", "dit", "paper")
 
 
 @dataclass(frozen=True, slots=True)
-class HisDiffConfig(Options):
+class HisDiffConfig(Config):
     """Settings of the method `hisdiff`.
 
     Attributes

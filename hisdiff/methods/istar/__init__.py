@@ -190,7 +190,7 @@ class FittedIStar:
 
 
 class EnsembleField:
-    """Predictions of the ensemble at the bins of any grid; see :class:`~hisdiff.methods._base.Field`.
+    """Predictions of the ensemble at the bins of any grid; see :class:`~hisdiff.methods._protocols.Field`.
 
     Bins larger than a superpixel are the mean of equal parts that are not; smaller ones are looked at as they are,
     since what a vector describes does not depend on the size of the bin.

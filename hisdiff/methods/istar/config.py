@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hisdiff._check import one_of, positive
+from hisdiff._training._config import Config
 from hisdiff._training._loop import PRECISIONS, Precision, TrainingOptions
-from hisdiff._training._options import Options
 
 _PRESETS = ("fast", "paper")
 _ROWS_PER_STEP = 16  # the published batch is a sixteenth of the spots, up to 128
 
 
 @dataclass(frozen=True, slots=True)
-class IStarConfig(Options):
+class IStarConfig(Config):
     """Settings of iStar.
 
     Attributes

@@ -8,12 +8,12 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from hisdiff._check import one_of, positive
+from hisdiff._training._config import Config
 from hisdiff._training._context import Scaling
-from hisdiff._training._options import Options
 
 
 @dataclass(frozen=True, slots=True)
-class RidgeConfig(Options):
+class RidgeConfig(Config):
     """Settings of ridge regression; what has several values is chosen by cross-validation.
 
     The preset ``"baseline"`` stays as it is, so that comparisons with it can be compared over time.

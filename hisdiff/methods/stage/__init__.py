@@ -41,7 +41,7 @@ _CHUNK, _ROWS = 8192, 50
 
 
 class StageField:
-    """Expected counts anywhere in one section; see :class:`~hisdiff.methods._base.Field`."""
+    """Expected counts anywhere in one section; see :class:`~hisdiff.methods._protocols.Field`."""
 
     n_draws = 1
     fitted_to_section = True

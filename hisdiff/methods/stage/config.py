@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hisdiff._check import positive
-from hisdiff._training._options import Options
+from hisdiff._training._config import Config
 
 
 @dataclass(frozen=True, slots=True)
-class StageConfig(Options):
+class StageConfig(Config):
     """Settings of STAGE.
 
     Attributes

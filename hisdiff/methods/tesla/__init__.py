@@ -29,7 +29,7 @@ __all__ = ["FittedTesla", "Tesla", "TeslaConfig", "TeslaField"]
 
 
 class TeslaField:
-    """Expected counts anywhere in one section; see :class:`~hisdiff.methods._base.Field`."""
+    """Expected counts anywhere in one section; see :class:`~hisdiff.methods._protocols.Field`."""
 
     n_draws = 1
     fitted_to_section = True

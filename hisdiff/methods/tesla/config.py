@@ -8,12 +8,12 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from hisdiff._check import one_of, positive
-from hisdiff._training._options import Options
+from hisdiff._training._config import Config
 from hisdiff.methods.tesla._weights import Kernel
 
 
 @dataclass(frozen=True, slots=True)
-class TeslaConfig(Options):
+class TeslaConfig(Config):
     """Settings of TESLA.
 
     Attributes

@@ -177,7 +177,7 @@ class FittedXFuse:
 
 
 class PixelField:
-    """Draws of the expected counts anywhere in a section; see :class:`~hisdiff.methods._base.Field`.
+    """Draws of the expected counts anywhere in a section; see :class:`~hisdiff.methods._protocols.Field`.
 
     One draw has one value of everything that concerns genes, and one image of latent variables.
     """

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from hisdiff._check import one_of, positive
+from hisdiff._training._config import Config
 from hisdiff._training._loop import PRECISIONS, Precision, TrainingOptions
-from hisdiff._training._options import Options
 
 _PRESETS = ("fast", "paper")
 Strategy = Literal["split", "extra", "none"]
@@ -15,7 +15,7 @@ Start = Literal["single", "profiles"]
 
 
 @dataclass(frozen=True, slots=True)
-class XFuseConfig(Options):
+class XFuseConfig(Config):
     """Settings of XFuse.
 
     Attributes

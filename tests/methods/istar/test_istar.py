@@ -9,7 +9,7 @@ from hisdiff._prediction._superpixels import Footprints, Inputs, disc, inside
 from hisdiff._section import FeatureSpec, Locations, Section
 from hisdiff._stats._accuracy import pearson
 from hisdiff._training._loop import generator_for
-from hisdiff.methods._base import method
+from hisdiff.methods._registry import get as method
 from hisdiff.methods.istar import FittedIStar, IStar, IStarConfig
 from hisdiff.methods.istar._network import Ensemble, FootprintLoss, Superpixels
 

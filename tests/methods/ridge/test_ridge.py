@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 from hisdiff._section import Section
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import coverage
-from hisdiff.methods._base import method
+from hisdiff.methods._registry import get as method
 from hisdiff.methods.ridge import FittedRidge, Ridge, RidgeConfig, at_size, unread
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from hisdiff._section import Locations, Section
-from hisdiff.methods._base import method
+from hisdiff.methods._registry import get as method
 from hisdiff.methods.stage import FittedStage, Stage, StageConfig
 from hisdiff.methods.stage._network import StageNetwork, sliced_wasserstein
 

@@ -5,7 +5,7 @@ from scipy.spatial import cKDTree
 from shapely import box
 
 from hisdiff._section import Locations, Section
-from hisdiff.methods._base import method
+from hisdiff.methods._registry import get as method
 from hisdiff.methods.tesla import FittedTesla, Tesla, TeslaConfig
 from hisdiff.methods.tesla._color import ColorDepth, ColorRaster
 from hisdiff.methods.tesla._weights import distance_threshold, neighbor_weights, neighbors_of

@@ -12,7 +12,7 @@ from torch.distributions import NegativeBinomial
 from hisdiff._section import Locations, Section
 from hisdiff._stats._accuracy import pearson
 from hisdiff._training._loop import generator_for
-from hisdiff.methods._base import method
+from hisdiff.methods._registry import get as method
 from hisdiff.methods.xfuse import FittedXFuse, XFuse, XFuseConfig
 from hisdiff.methods.xfuse._fit import covariates_of, start
 from hisdiff.methods.xfuse._metagenes import collapse, contributions, drop, keep, resized, split

@@ -65,7 +65,7 @@ class _Bins:
 
 
 class TwoScaleField:
-    """Predictions of the fast model at the bins of any grid; see :class:`~hisdiff.methods._base.Field`.
+    """Predictions of the fast model at the bins of any grid; see :class:`~hisdiff.methods._protocols.Field`.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import coverage
-from hisdiff.methods._base import method
+from hisdiff.methods._registry import get as method
 from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
 from hisdiff.methods.hisdiff.factor._factors import count_mean, count_rate
 from hisdiff.methods.hisdiff.factor._model import SizeGauge, Summary

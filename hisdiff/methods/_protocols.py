@@ -1,8 +1,8 @@
-"""What a method is, and the one table in which methods are looked up."""
+"""What a method is: protocols that the methods of this package meet, and that a user's own can meet."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -12,21 +12,7 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._calibration import Calibration, Dispersion
-
-
-class Config(Protocol):
-    """Settings of a method: a frozen dataclass that JSON can hold."""
-
-    @classmethod
-    def preset(cls, name: str) -> Config:
-        """Return the settings of a name."""
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> Config:
-        """Return the default settings with some changed; an unknown name is an error."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, from which ``from_dict`` makes the same settings."""
+    from hisdiff._training._config import Config
 
 
 class Field(Protocol):
@@ -112,14 +98,34 @@ class Fitted(Protocol):
         """Rebuild what ``state`` described."""
 
 
+@runtime_checkable
 class Method(Protocol):
-    """A way to go from sections to predictions."""
+    """A way to go from sections to predictions.
+
+    Attributes
+    ----------
+    name
+        What ``hd.tl.fit(method=)`` calls it, and the stem of what it writes.
+    needs
+        Which of ``"counts"``, ``"image"``, ``"features"`` and ``"lattice"`` a training section must have; checked before
+        ``fit`` is called.
+    needs_to_predict
+        Which of them a section must have to be predicted.
+    config_type
+        Class of its settings.
+    fitted_type
+        Class of what ``fit`` returns.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> isinstance(hd.methods.get("ridge"), hd.methods.Method)
+    True
+    """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
-    """Which of ``counts``, ``image``, ``features``, ``lattice`` a training section must have."""
     needs_to_predict: ClassVar[frozenset[str]]
-    """Which of them a section must have to be predicted."""
     config_type: ClassVar[type[Config]]
     fitted_type: ClassVar[type[Fitted]]
 
@@ -136,25 +142,3 @@ class Method(Protocol):
         resume: bool = False,
     ) -> Fitted:
         """Fit on sections that share one panel (``Section.with_panel``)."""
-
-
-def method(name: str) -> Method:
-    """Return the method of a name; its module is imported here, so that torch is loaded no earlier."""
-    from importlib import import_module
-
-    from hisdiff._check import one_of
-
-    one_of(name, METHODS, "method")
-    module, attribute = METHODS[name].split(":")
-    return getattr(import_module(module), attribute)()
-
-
-METHODS = {
-    "hisdiff": "hisdiff.methods.hisdiff:HisDiff",
-    "istar": "hisdiff.methods.istar:IStar",
-    "ridge": "hisdiff.methods.ridge:Ridge",
-    "stage": "hisdiff.methods.stage:Stage",
-    "tesla": "hisdiff.methods.tesla:Tesla",
-    "xfuse": "hisdiff.methods.xfuse:XFuse",
-}
-"""Method name -> ``module:class``."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Config:
     """Base of settings: plain values and tuples of them. The default is the preset ``"fast"``."""
 
     method_name: ClassVar[str]

@@ -34,6 +34,16 @@ Z_UM = "z_um"  # obs of a table, column of shapes: height of aligned sections
 PARENT_SPOT = "spot"  # obs: the nearest measured spot
 SPOT_DISTANCE = "spot_distance_um"  # obs: and how far away it is
 FINE_STD = "std"
+COVERED = "covered"  # obs: the part of a location's area that has values
+
+# columns and frames of regions, clusters and types, on spots or in finer tables
+REGION = "hisdiff_region"
+TLS = "hisdiff_tls"
+EDGE_CORE_OF = "hisdiff_edge_core"
+CLUSTER = "hisdiff_cluster"
+CELL_TYPE = "hisdiff_cell_type"
+MARKER_SCORES = "hisdiff_marker_scores"
+METAGENES = "hisdiff_metagenes"
 
 # uns["hisdiff"][...]
 EMBEDDING_RECORD = "embedding"
@@ -44,7 +54,11 @@ COEXPRESSION = "coexpression"
 ENRICHMENT = "enrichment"
 ENRICHMENT_RECORD = "enrichment_record"
 GENES = "genes"
-REBINNED = "rebinned"
+AGGREGATED = "aggregated"
+STRUCTURE = "structure"  # which columns and frames of fine tables hisdiff wrote
+TYPE_ENRICHMENT = "type_enrichment"
+REGION_CONTRAST = "region_contrast"
+METAGENE_PROFILES = "metagenes"
 IN_X = "in_x"  # of several predictions of a table that hisdiff made, the one whose mean is X
 NAMES = "names"  # in sdata.attrs["hisdiff"]: what names were before they were cleaned, by the clean one
 IN_TISSUE = "in_tissue"  # obs: whether a spot lies on tissue

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,18 @@ def test_layers_are_listed_by_one_helper() -> None:
 
     found = {str(path.relative_to(ROOT)): listed(path) for path in modules() if path.name != "_layers.py"}
     assert not {path: lines for path, lines in found.items() if lines}
+
+
+def test_slot_names_have_one_home() -> None:
+    """Names of slots are constants and functions of ``_keys``; no other module writes one out, but in prose and examples."""
+
+    def listed(path: Path) -> list[str]:
+        tree = ast.parse(path.read_text(encoding="utf8"))
+        names = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        return [name for name in names if re.fullmatch(r"hisdiff_\w+", name)]
+
+    found = {str(path.relative_to(ROOT)): listed(path) for path in modules() if path.name != "_keys.py"}
+    assert not {path: names for path, names in found.items() if names}
 
 
 def test_importing_hisdiff_loads_nothing_but_the_standard_library() -> None:

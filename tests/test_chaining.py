@@ -133,7 +133,7 @@ def test_zarr_gives_back_what_was_written(chained, store):
         pd.testing.assert_frame_equal(new.obs, old.obs, check_dtype=False, check_categorical=False)
     ax = hd.pl.gene_map(again, "TUM01", table_key=FINE)
     assert ax.get_title(loc="left").startswith("TUM01, predicted by ridge")
-    hd.tl.rebin(again, FINE, "toy", inplace=False)
+    hd.tl.aggregate(again, FINE, "toy", inplace=False)
 
 
 def test_h5ad_gives_back_what_was_written(table, tmp_path):
@@ -169,7 +169,7 @@ def test_a_box_of_the_section_keeps_spots_and_bins(chained):
     for ax in (fine, spots):
         assert ax.get_xlim()[1] - ax.get_xlim()[0] <= 401
     assert fine.get_images()[1].get_array().count() == inside.sum()
-    sums = hd.tl.rebin(box, FINE, "toy", inplace=False)
+    sums = hd.tl.aggregate(box, FINE, "toy", inplace=False)
     assert sums.n_obs == box.shapes["toy"].shape[0]
 
 

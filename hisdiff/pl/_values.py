@@ -164,7 +164,7 @@ def _why_empty(table: AnnData, info: LayerInfo, gene: str) -> str:
 def is_measured(table: AnnData) -> bool:
     """Whether X holds something that was measured, or a sum of it; else, in a table that hisdiff made, it is a prediction or empty."""
     home = table.uns.get(_keys.STEM, {})
-    ours = made_here(table) and (_keys.REBINNED not in home or _keys.PREDICTIONS in home)
+    ours = made_here(table) and (_keys.AGGREGATED not in home or _keys.PREDICTIONS in home)
     return table.X is not None and table.n_vars > 0 and not ours
 
 

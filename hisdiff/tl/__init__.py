@@ -4,6 +4,7 @@ In: a :class:`~spatialdata.SpatialData` (or several) and a :class:`hisdiff.model
 table, under names that start with the name of the method.
 """
 
+from hisdiff.tl._aggregate import aggregate
 from hisdiff.tl._coexpression import coexpression
 from hisdiff.tl._coexpression_agreement import coexpression_agreement
 from hisdiff.tl._compare import compare
@@ -15,7 +16,6 @@ from hisdiff.tl._fit import fit
 from hisdiff.tl._metagenes import metagenes
 from hisdiff.tl._pathway_agreement import pathway_agreement
 from hisdiff.tl._predict import predict
-from hisdiff.tl._rebin import rebin
 from hisdiff.tl._region_contrast import region_contrast
 from hisdiff.tl._regions import marker_regions
 from hisdiff.tl._tls import tls_score
@@ -35,7 +35,7 @@ __all__ = [
     "metagenes",
     "pathway_agreement",
     "predict",
-    "rebin",
+    "aggregate",
     "region_contrast",
     "tls_score",
     "type_enrichment",

@@ -32,7 +32,7 @@ _BLOCK_UM = 200.0
 
 def edge_core(
     sdata: SpatialData,
-    region: str = "hisdiff_region",
+    region: str = _keys.REGION,
     *,
     width_um: float = 100.0,
     min_area_um2: float = 20_000.0,
@@ -41,7 +41,7 @@ def edge_core(
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     mpp: float | None = None,
-    key_added: str = "hisdiff_edge_core",
+    key_added: str = _keys.EDGE_CORE_OF,
     inplace: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Split a region, such as a tumour, into its edge and its core, and compare genes between them.

@@ -13,7 +13,16 @@ from hisdiff._log import logger
 from hisdiff._sdata._expression import check_not_logged
 from hisdiff._sdata._write import set_record
 from hisdiff._stats._regions import block_means, by_size, enrichment_range, log2_odds_ratios, merged, smoothed
-from hisdiff.tl._fine_table import RECORDS, categories_of, check_ours, grid_of, table_of, values_of, write_obs
+from hisdiff.tl._fine_table import (
+    categories_of,
+    check_ours,
+    check_uns_ours,
+    grid_of,
+    table_of,
+    values_of,
+    write_obs,
+    write_uns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +47,7 @@ def cluster_cells(
     smooth_um: float = 16.0,
     min_bins: int = 20,
     table_key: str | None = None,
-    key_added: str = "cluster",
+    key_added: str = _keys.CLUSTER,
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
 ) -> pd.Series | None:
@@ -92,7 +101,7 @@ def cluster_cells(
     >>> import hisdiff as hd
     >>> truth = hd.datasets.toy(size_um=400).tables["truth"]
     >>> hd.tl.cluster_cells(truth, 3)
-    >>> truth.obs["cluster"].cat.categories.to_list()
+    >>> truth.obs["hisdiff_cluster"].cat.categories.to_list()
     ['0', '1', '2']
     """
     table, ij, side_um = grid_of(data, table_key, key_added)
@@ -125,7 +134,7 @@ def marker_scores(
     layer: str | None = None,
     pool_bins: int = 1,
     table_key: str | None = None,
-    key_added: str = "marker_scores",
+    key_added: str = _keys.MARKER_SCORES,
     inplace: bool = True,
 ) -> pd.DataFrame | None:
     """Score every bin for lists of marker genes.
@@ -166,7 +175,7 @@ def marker_scores(
     >>> import hisdiff as hd
     >>> truth = hd.datasets.toy(size_um=400).tables["truth"]
     >>> hd.tl.marker_scores(truth, {"tumour": ["TUM01", "TUM02"]})
-    >>> list(truth.obsm["marker_scores"])
+    >>> list(truth.obsm["hisdiff_marker_scores"])
     ['tumour']
     """
     table = table_of(data, table_key)
@@ -176,7 +185,7 @@ def marker_scores(
     if not inplace:
         return scores
     table.obsm[key_added] = scores
-    set_record(table, RECORDS, key_added, {"by": "marker_scores", "lists": list(scores.columns)})
+    set_record(table, _keys.STRUCTURE, key_added, {"by": "marker_scores", "lists": list(scores.columns)})
     logger.info("wrote obsm[%r]: %d bins x %d scores", key_added, *scores.shape)
     return None
 
@@ -189,7 +198,7 @@ def cell_types(
     layer: str | None = None,
     pool_bins: int = 1,
     table_key: str | None = None,
-    key_added: str = "cell_type",
+    key_added: str = _keys.CELL_TYPE,
     inplace: bool = True,
 ) -> pd.DataFrame | None:
     """Name every bin after the list of markers that scores highest in it.
@@ -228,7 +237,7 @@ def cell_types(
     >>> import hisdiff as hd
     >>> truth = hd.datasets.toy(size_um=400).tables["truth"]
     >>> hd.tl.cell_types(truth, {"tumour": ["TUM01"], "stroma": ["STR01"]})
-    >>> sorted(truth.obs["cell_type"].cat.categories)
+    >>> sorted(truth.obs["hisdiff_cell_type"].cat.categories)
     ['stroma', 'tumour', 'unclassified']
     """
     table = table_of(data, table_key)
@@ -258,12 +267,12 @@ def cell_types(
 def type_enrichment(
     data: SpatialData | AnnData,
     *,
-    cluster_key: str = "cluster",
-    type_key: str = "cell_type",
+    cluster_key: str = _keys.CLUSTER,
+    type_key: str = _keys.CELL_TYPE,
     block_um: float = 100.0,
     n_resamples: int = 200,
     table_key: str | None = None,
-    key_added: str = "type_enrichment",
+    key_added: str = _keys.TYPE_ENRICHMENT,
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
 ) -> pd.DataFrame | None:
@@ -299,7 +308,8 @@ def type_enrichment(
     KeyError
         If there is no such column.
     ValueError
-        If the table has no grid, or a column has a single category.
+        If the table has no grid, a column has a single category, or there is an entry of that name that this function
+        did not write.
 
     Examples
     --------
@@ -312,6 +322,7 @@ def type_enrichment(
     ['cluster', 'type', 'share', 'log2_odds_ratio', 'low', 'high']
     """
     table, ij, side_um = grid_of(data, table_key, None)
+    check_uns_ours(table, key_added, inplace=inplace)
     columns = [categories_of(table, key) for key in (cluster_key, type_key)]
     positive(block_um, "block_um")
     positive(n_resamples, "n_resamples", integer=True)
@@ -335,7 +346,7 @@ def type_enrichment(
     )
     if not inplace:
         return result
-    table.uns.setdefault(_keys.STEM, {})[key_added] = result
+    write_uns(table, key_added, result, "type_enrichment")
     logger.info("wrote uns['hisdiff'][%r]: %d clusters x %d types", key_added, *shape)
     return None
 

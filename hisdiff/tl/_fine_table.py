@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Names
 
-RECORDS = "structure"
-"""In ``uns["hisdiff"]``: which columns and slots were written here."""
-
 
 def table_of(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
     """Return the table that is meant: of several, the only one finer than the spots."""
@@ -70,7 +67,7 @@ def grid_of(data: SpatialData | AnnData, table_key: str | None, key: str | None)
 def check_ours(table: AnnData, key: str, home: Any) -> None:
     """Raise where a name is taken by something that hisdiff did not write."""
     checked_name(key, key)
-    if key in home and key not in table.uns.get(_keys.STEM, {}).get(RECORDS, {}):
+    if key in home and key not in table.uns.get(_keys.STEM, {}).get(_keys.STRUCTURE, {}):
         raise ValueError(
             f"There is a {key!r} that hisdiff did not write; it is left alone. Choose another name with key_added=."
         )
@@ -79,8 +76,20 @@ def check_ours(table: AnnData, key: str, home: Any) -> None:
 def write_obs(table: AnnData, columns: Mapping[str, pd.Series], by: str) -> None:
     for key, column in columns.items():
         table.obs[key] = column
-        set_record(table, RECORDS, key, {"by": by})
+        set_record(table, _keys.STRUCTURE, key, {"by": by})
     logger.info("wrote %s", " and ".join(f"obs[{key!r}]" for key in columns))
+
+
+def check_uns_ours(table: AnnData, key: str, *, inplace: bool) -> None:
+    """Raise where ``uns["hisdiff"][key]`` is something else than a result that was written under this name."""
+    if inplace:
+        check_ours(table, key, table.uns.get(_keys.STEM, {}))
+
+
+def write_uns(table: AnnData, key: str, result: pd.DataFrame, by: str) -> None:
+    """Write a result to ``uns["hisdiff"][key]`` and note that it is ours."""
+    set_record(table, _keys.STRUCTURE, key, {"by": by})
+    table.uns[_keys.STEM][key] = result
 
 
 def values_of(table: AnnData, genes: Names | None, layer: str | None) -> np.ndarray:

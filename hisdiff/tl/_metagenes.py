@@ -14,7 +14,7 @@ from hisdiff._log import logger
 from hisdiff._log import progress as progress_bar
 from hisdiff._sdata._write import set_record
 from hisdiff._section import Locations
-from hisdiff.tl._fine_table import RECORDS, check_ours, grid_of
+from hisdiff.tl._fine_table import check_ours, grid_of
 from hisdiff.tl._predict import _model_for, _prepared
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def metagenes(
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     mpp: float | None = None,
-    key_added: str = "metagenes",
+    key_added: str = _keys.METAGENES,
     rng: int | np.random.Generator = 0,
     device: str | None = None,
     progress: bool | None = None,
@@ -64,9 +64,9 @@ def metagenes(
 
     Returns
     -------
-    None, and sets in the fine table ``obsm["metagenes"]`` (DataFrame, a column for each metagene: mean activity; those of a
-    bin sum to 1), ``obsm["metagenes_std"]`` (its spread over draws), ``obs["metagenes_scale"]`` (mean expression per area,
-    relative to the mean over bins), and ``uns["hisdiff"]["metagenes"]`` (DataFrame by gene: log2 of each metagene's
+    None, and sets in the fine table ``obsm["hisdiff_metagenes"]`` (DataFrame, a column for each metagene: mean activity; those of a
+    bin sum to 1), ``obsm["hisdiff_metagenes_std"]`` (its spread over draws), ``obs["hisdiff_metagenes_scale"]`` (mean expression per area,
+    relative to the mean over bins), and ``uns["hisdiff"]["metagenes"]["hisdiff_metagenes"]`` (DataFrame by gene: log2 of each metagene's
     expression over the mean of all metagenes, and columns ``..._sd``).
 
     Raises
@@ -83,7 +83,7 @@ def metagenes(
     >>> model = hd.tl.fit(sdata, method="xfuse", config=small)
     >>> hd.tl.predict(sdata, resolution_um=40)
     >>> hd.tl.metagenes(sdata, n_draws=2)
-    >>> sdata.tables["xfuse_40um"].obsm["metagenes"].shape[1]
+    >>> sdata.tables["xfuse_40um"].obsm["hisdiff_metagenes"].shape[1]
     8
     """
     table, ij, side_um = grid_of(sdata, table_key, None)
@@ -113,8 +113,9 @@ def metagenes(
     table.obsm[std] = pd.DataFrame(spread.astype(np.float32), index=table.obs_names, columns=names)
     table.obs[scale] = (total / np.nanmean(total)).astype(np.float32)
     for name in (key_added, std, scale):
-        set_record(table, RECORDS, name, {"by": "metagenes"})
+        set_record(table, _keys.STRUCTURE, name, {"by": "metagenes"})
     profile, sd = fitted.profiles()
     columns = {name: profile[i] for i, name in enumerate(names)} | {f"{name}_sd": sd[i] for i, name in enumerate(names)}
-    table.uns[_keys.STEM][key_added] = pd.DataFrame(columns, index=pd.Index(fitted.genes.astype(str), name="gene"))
+    genes = pd.Index(fitted.genes.astype(str), name="gene")
+    table.uns[_keys.STEM].setdefault(_keys.METAGENE_PROFILES, {})[key_added] = pd.DataFrame(columns, index=genes)
     logger.info("wrote obsm[%r]: %d bins x %d metagenes", key_added, len(ij), k)

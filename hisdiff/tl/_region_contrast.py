@@ -13,7 +13,7 @@ from hisdiff._geometry._grid import block_slices, by_block
 from hisdiff._log import logger
 from hisdiff._log import progress as progress_bar
 from hisdiff._section import Locations
-from hisdiff.tl._fine_table import categories_of, grid_of
+from hisdiff.tl._fine_table import categories_of, check_uns_ours, grid_of, write_uns
 from hisdiff.tl._predict import _model_for, _prepared, _with_counts
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def region_contrast(
     image_key: str | Mapping[str, str] | None = None,
     layer: str | None = None,
     mpp: float | None = None,
-    key_added: str = "region_contrast",
+    key_added: str = _keys.REGION_CONTRAST,
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
     device: str | None = None,
@@ -91,8 +91,8 @@ def region_contrast(
     KeyError
         If there is no such column, or no model.
     ValueError
-        If a category is not in the column, ``a`` and ``b`` are the same, the table has no grid, or the object has several
-        sections.
+        If a category is not in the column, ``a`` and ``b`` are the same, the table has no grid, the object has several
+        sections, or there is an entry of that name that this function did not write.
 
     Examples
     --------
@@ -101,11 +101,12 @@ def region_contrast(
     >>> model = hd.tl.fit(sdata, method="ridge")
     >>> hd.tl.predict(sdata, resolution_um=50)
     >>> hd.tl.cluster_cells(sdata, 2)
-    >>> hd.tl.region_contrast(sdata, by="cluster", a="0", n_draws=4)
+    >>> hd.tl.region_contrast(sdata, by="hisdiff_cluster", a="0", n_draws=4)
     >>> list(sdata.tables["ridge_50um"].uns["hisdiff"]["region_contrast"])
     ['log2_fold_change', 'sd', 'low', 'high', 'probability_above_0']
     """
     table, ij, side_um = grid_of(sdata, table_key, None)
+    check_uns_ours(table, key_added, inplace=inplace)
     codes, names = categories_of(table, by)
     first = names.index(one_of(a, names, f"category of obs[{by!r}]"))
     inside = codes == first
@@ -136,7 +137,7 @@ def region_contrast(
     ).sort_values("log2_fold_change", ascending=False, key=abs)
     if not inplace:
         return result
-    table.uns.setdefault(_keys.STEM, {})[key_added] = result
+    write_uns(table, key_added, result, "region_contrast")
     logger.info("wrote uns['hisdiff'][%r]: %d genes, %d draws", key_added, len(result), len(change))
     return None
 

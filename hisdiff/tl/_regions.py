@@ -40,7 +40,7 @@ def marker_regions(
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     mpp: float | None = None,
-    key_added: str = "hisdiff_region",
+    key_added: str = _keys.REGION,
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
     device: str | None = None,

@@ -46,7 +46,7 @@ def tls_score(
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     mpp: float | None = None,
-    key_added: str = "hisdiff_tls",
+    key_added: str = _keys.TLS,
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
     device: str | None = None,

@@ -29,17 +29,17 @@ MARKERS = {"a": ["A1", "A2"], "b": ["B1", "B2"]}
 def test_clusters_are_the_two_halves(table, algorithm) -> None:
     hd.tl.cluster_cells(table, 2, algorithm=algorithm)
     left = table.obs["array_col"] < 19
-    shares = pd.crosstab(left, table.obs["cluster"], normalize="index").to_numpy()
+    shares = pd.crosstab(left, table.obs["hisdiff_cluster"], normalize="index").to_numpy()
     assert shares.max(axis=1).min() > 0.93
-    assert table.obs["cluster"].cat.categories.to_list() == ["0", "1"]
+    assert table.obs["hisdiff_cluster"].cat.categories.to_list() == ["0", "1"]
 
 
 def test_clustering_twice_replaces_and_the_seed_decides(table) -> None:
     first = hd.tl.cluster_cells(table, 4, inplace=False)
-    assert "cluster" not in table.obs
+    assert "hisdiff_cluster" not in table.obs
     hd.tl.cluster_cells(table, 2)
     hd.tl.cluster_cells(table, 4)
-    pd.testing.assert_series_equal(table.obs["cluster"], first)
+    pd.testing.assert_series_equal(table.obs["hisdiff_cluster"], first)
     table.obs["mine"] = 1
     with pytest.raises(ValueError, match="'mine' that hisdiff did not write"):
         hd.tl.cluster_cells(table, key_added="mine")
@@ -47,7 +47,7 @@ def test_clustering_twice_replaces_and_the_seed_decides(table) -> None:
 
 def test_scores_average_genes_scaled_over_the_bins(table) -> None:
     hd.tl.marker_scores(table, MARKERS)
-    scores = table.obsm["marker_scores"]
+    scores = table.obsm["hisdiff_marker_scores"]
     scaled = (table.X - table.X.min(0)) / np.ptp(table.X, axis=0)
     np.testing.assert_allclose(scores["a"], scaled[:, :2].mean(axis=1), rtol=1e-4)
     pooled = hd.tl.marker_scores(table, MARKERS, pool_bins=5, inplace=False)
@@ -68,7 +68,7 @@ def test_missing_markers_are_said_and_a_list_without_any_is_an_error(table, capl
 
 def test_types_follow_the_highest_score_and_faint_bins_have_none(table) -> None:
     hd.tl.cell_types(table, MARKERS, threshold=0.15)
-    types, confidence = table.obs["cell_type"], table.obs["cell_type_confidence"]
+    types, confidence = table.obs["hisdiff_cell_type"], table.obs["hisdiff_cell_type_confidence"]
     assert types.cat.categories.to_list() == ["a", "b", "unclassified"]
     np.testing.assert_array_equal(types == "unclassified", confidence < 0.15)
     left = table.obs["array_col"] < 19
@@ -93,13 +93,25 @@ def test_enrichment_tells_which_type_lives_where(table) -> None:
         hd.tl.type_enrichment(table, cluster_key="x")
 
 
+def test_type_enrichment_replaces_its_own_result_and_nothing_else(table) -> None:
+    hd.tl.cluster_cells(table, 2)
+    hd.tl.cell_types(table, MARKERS)
+    for _ in range(2):
+        hd.tl.type_enrichment(table, n_resamples=2)
+    table.uns["hisdiff"]["mine"] = "kept"
+    for key in ("mine", "structure"):
+        with pytest.raises(ValueError, match=f"There is a '{key}' that hisdiff did not write"):
+            hd.tl.type_enrichment(table, key_added=key)
+    assert table.uns["hisdiff"]["mine"] == "kept"
+
+
 def test_the_fine_table_of_an_object_is_found(table, make_section) -> None:
     sdata = make_section()
     with pytest.raises(ValueError, match="no table of a prediction finer"):
         hd.tl.cluster_cells(sdata)
     sdata.tables["ridge_16um"] = table
     hd.tl.cluster_cells(sdata, 2)
-    assert "cluster" in sdata.tables["ridge_16um"].obs
+    assert "hisdiff_cluster" in sdata.tables["ridge_16um"].obs
     with pytest.raises(ValueError, match="not one of bins on a grid"):
         hd.tl.cluster_cells(sdata, table_key="table")
     with pytest.raises(KeyError, match="no table 'x'"):
@@ -121,7 +133,7 @@ def test_the_fine_table_of_an_object_is_found(table, make_section) -> None:
 def test_wrong_arguments_are_refused(table, arguments, error) -> None:
     with pytest.raises(error):
         hd.tl.cluster_cells(table, **arguments)
-    assert "cluster" not in table.obs
+    assert "hisdiff_cluster" not in table.obs
 
 
 def test_bins_without_a_value_do_not_change_the_scores_of_the_others(table) -> None:

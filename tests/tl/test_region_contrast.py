@@ -50,11 +50,11 @@ def test_metagenes_are_mapped_with_their_genes(sdata) -> None:
     hd.tl.metagenes(sdata, n_draws=3)
     hd.tl.metagenes(sdata, n_draws=3)
     table = sdata.tables["xfuse_40um"]
-    activity = table.obsm["metagenes"]
+    activity = table.obsm["hisdiff_metagenes"]
     np.testing.assert_allclose(activity.sum(axis=1), 1, rtol=1e-4)
-    assert (table.obsm["metagenes_std"] >= 0).all(axis=None)
-    assert table.obs["metagenes_scale"].mean() == pytest.approx(1, rel=1e-3)
-    profiles = table.uns["hisdiff"]["metagenes"]
+    assert (table.obsm["hisdiff_metagenes_std"] >= 0).all(axis=None)
+    assert table.obs["hisdiff_metagenes_scale"].mean() == pytest.approx(1, rel=1e-3)
+    profiles = table.uns["hisdiff"]["metagenes"]["hisdiff_metagenes"]
     first = profiles.loc[profiles.index.str.startswith("A"), "metagene0"].mean()
     red = activity["metagene0"][table.obs["side"] == "red"].mean() > activity["metagene0"].mean()
     assert (first > 0) == red

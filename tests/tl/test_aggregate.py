@@ -70,7 +70,7 @@ def halves(fine):
 
 
 def test_sums_over_regions_are_by_area(halves, caplog):
-    hd.tl.rebin(halves, "hisdiff_10um", "halves")
+    hd.tl.aggregate(halves, "hisdiff_10um", "halves")
     table = halves.tables["hisdiff_10um_in_halves"]
     assert table.obs["instance_id"].tolist() == ["upper", "lower"]
     assert "1 of 3 locations of 'halves' share no area" in caplog.text
@@ -80,12 +80,12 @@ def test_sums_over_regions_are_by_area(halves, caplog):
     np.testing.assert_allclose(table.obs["covered"], [1, 1 - 1 / 63], rtol=1e-6)
     np.testing.assert_allclose(table.obsm["spatial"][0], [80 / MPP, 53.75 / MPP])
     assert table.var["panel"].all()
-    assert table.uns["hisdiff"]["rebinned"]["statistic"] == "sum"
+    assert table.uns["hisdiff"]["aggregated"]["statistic"] == "sum"
     assert table.uns["hisdiff"]["predictions"]["hisdiff"] == {"units": "counts", "method": "hisdiff"}
 
 
 def test_means_are_over_the_area_that_is_covered(halves):
-    table = hd.tl.rebin(halves, "hisdiff_10um", "halves", statistic="mean", inplace=False)
+    table = hd.tl.aggregate(halves, "hisdiff_10um", "halves", statistic="mean", inplace=False)
     rows = np.arange(SIDE)
     upper = (rows[:6].sum() + 0.75 * 6) / 6.75
     np.testing.assert_allclose(table.X[:, 0], 1, rtol=1e-6)
@@ -94,17 +94,17 @@ def test_means_are_over_the_area_that_is_covered(halves):
 
 
 def test_the_spread_of_a_sum_follows_from_its_draws(halves):
-    table = hd.tl.rebin(halves, "hisdiff_10um", "halves", inplace=False)
+    table = hd.tl.aggregate(halves, "hisdiff_10um", "halves", inplace=False)
     n_bins = table.X[:, 0]
     np.testing.assert_allclose(table.layers["draw0"] - table.layers["draw1"], np.repeat(2 * n_bins[:, None], 3, 1), rtol=1e-5)  # fmt: skip
     np.testing.assert_allclose(table.layers["std"][:, 1], np.sqrt(2) * n_bins, rtol=1e-5)
     del halves.tables["hisdiff_10um"].layers["draw1"]
-    assert "std" not in hd.tl.rebin(halves, "hisdiff_10um", "halves", inplace=False).layers
+    assert "std" not in hd.tl.aggregate(halves, "hisdiff_10um", "halves", inplace=False).layers
 
 
 def test_discs_take_their_part_of_every_bin(fine):
     add_shapes(fine, "spots", geometry=[shapely.Point(80, 80), shapely.Point(20, 80)], radius=[25.0, 25.0])
-    table = hd.tl.rebin(fine, "hisdiff_10um", "spots", inplace=False)
+    table = hd.tl.aggregate(fine, "hisdiff_10um", "spots", inplace=False)
     area = np.pi * 25**2 / BIN_UM**2
     np.testing.assert_allclose(table.X[:, 0], [area, area / 2], rtol=1e-3)
     np.testing.assert_allclose(table.X[:, 1], [5.5 * area, 5.5 * area / 2], rtol=1e-3)
@@ -113,7 +113,7 @@ def test_discs_take_their_part_of_every_bin(fine):
 
 @pytest.mark.parametrize("side", [20, 30, 25, 17.3])
 def test_coarser_bins_keep_the_whole(fine, side):
-    hd.tl.rebin(fine, "hisdiff_10um", side)
+    hd.tl.aggregate(fine, "hisdiff_10um", side)
     table = fine.tables[f"hisdiff_10um_in_{side:g}um"]
     np.testing.assert_allclose(table.X.sum(axis=0), fine.tables["hisdiff_10um"].X.sum(axis=0), rtol=1e-6)
     assert table.obs["covered"].sum() * side**2 == pytest.approx(143 * BIN_UM**2, rel=1e-5)
@@ -128,7 +128,7 @@ def test_coarser_bins_keep_the_whole(fine, side):
 
 
 def test_bins_of_twice_the_side_are_sums_of_four(fine):
-    table = hd.tl.rebin(fine, "hisdiff_10um", 20, inplace=False)
+    table = hd.tl.aggregate(fine, "hisdiff_10um", 20, inplace=False)
     first = table[(table.obs["array_row"] == 1) & (table.obs["array_col"] == 1)]
     np.testing.assert_allclose(first.X, values_of(*np.divmod([0, 1, 12, 13], 12)).sum(axis=0, keepdims=True))
     assert table.n_obs == 36
@@ -140,7 +140,7 @@ def test_labels_of_any_form_share_bins_along_their_pixels(fine):
     pixels[:, 3:] = 7
     to = transformations(5 / MPP, 20 / MPP)
     fine.labels["strips"] = Labels2DModel.parse(pixels, dims=("y", "x"), transformations=to)
-    table = hd.tl.rebin(fine, "hisdiff_10um", "strips", inplace=False)
+    table = hd.tl.aggregate(fine, "hisdiff_10um", "strips", inplace=False)
     assert table.obs["instance_id"].tolist() == [7, 40]
     np.testing.assert_allclose(table.X[:, 0], [12 * 10.5 - 1, 12 * 1.5])
 
@@ -155,7 +155,7 @@ def test_bins_that_are_shapes_are_added_up_and_stay_sparse(fine):
     counts = np.arange(48).reshape(16, 3).astype(np.float32)
     table = ad.AnnData(sparse.csr_matrix(counts), obs, pd.DataFrame(index=GENES))
     fine.tables["table"] = TableModel.parse(table[::-1].copy(), region="bins", region_key="region", instance_key="instance_id")  # fmt: skip
-    hd.tl.rebin(fine, "table", 30, key_added="coarse")
+    hd.tl.aggregate(fine, "table", 30, key_added="coarse")
     coarse = fine.tables["coarse"]
     assert sparse.issparse(coarse.X)
     np.testing.assert_allclose(coarse.X.toarray()[0], counts[[0, 1, 4, 5]].sum(axis=0))
@@ -168,8 +168,8 @@ def test_bins_that_are_shapes_are_added_up_and_stay_sparse(fine):
 def test_a_table_in_a_file_is_read_block_by_block(halves, monkeypatch):
     monkeypatch.setattr("hisdiff._sdata._lazy._LEAST_ROWS", 20)
     monkeypatch.setattr("hisdiff._sdata._lazy._BLOCK_VALUES", 60)
-    monkeypatch.setattr("hisdiff.tl._rebin._OUTLINE_VALUES", 3)
-    expected = hd.tl.rebin(halves, "hisdiff_10um", "halves", inplace=False)
+    monkeypatch.setattr("hisdiff.tl._aggregate._OUTLINE_VALUES", 3)
+    expected = hd.tl.aggregate(halves, "hisdiff_10um", "halves", inplace=False)
     sizes = []
 
     def read(block: np.ndarray) -> np.ndarray:
@@ -178,7 +178,7 @@ def test_a_table_in_a_file_is_read_block_by_block(halves, monkeypatch):
 
     table = halves.tables["hisdiff_10um"]
     table.X = da.from_array(table.X, chunks=(10, 3)).map_blocks(read, dtype=np.float32, meta=np.empty((0, 0), "f4"))
-    found = hd.tl.rebin(halves, "hisdiff_10um", "halves", inplace=False)
+    found = hd.tl.aggregate(halves, "hisdiff_10um", "halves", inplace=False)
     np.testing.assert_allclose(found.X, expected.X, rtol=1e-6)
     assert max(sizes) <= 20
     assert sum(sizes) <= 2 * table.n_obs
@@ -188,7 +188,7 @@ def test_results_go_to_the_store_and_are_replaced(halves, tmp_path):
     halves.write(tmp_path / "s.zarr")
     stored = sd.read_zarr(tmp_path / "s.zarr")
     for _ in range(2):
-        hd.tl.rebin(stored, "hisdiff_10um", 30)
+        hd.tl.aggregate(stored, "hisdiff_10um", 30)
     again = sd.read_zarr(tmp_path / "s.zarr")
     table = again.tables["hisdiff_10um_in_30um"]
     np.testing.assert_allclose(table.X.sum(axis=0), halves.tables["hisdiff_10um"].X.sum(axis=0), rtol=1e-6)
@@ -199,11 +199,11 @@ def test_results_go_to_the_store_and_are_replaced(halves, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"from_": "hisdiff_8um"}, KeyError, "no table 'hisdiff_8um'.*Did you mean 'hisdiff_10um'"),
-        ({"to": "regions"}, KeyError, "no shapes or labels element 'regions'.*'halves'"),
-        ({"to": 10}, ValueError, "to=10 um is not coarser than the bins of table 'hisdiff_10um', 10 um"),
-        ({"to": -5}, ValueError, "to has to be above zero"),
-        ({"to": "far"}, ValueError, "No location of 'far' shares area"),
+        ({"values": "hisdiff_8um"}, KeyError, "no table 'hisdiff_8um'.*Did you mean 'hisdiff_10um'"),
+        ({"by": "regions"}, KeyError, "no shapes or labels element 'regions'.*'halves'"),
+        ({"by": 10}, ValueError, "by=10 um is not coarser than the bins of table 'hisdiff_10um', 10 um"),
+        ({"by": -5}, ValueError, "by has to be above zero"),
+        ({"by": "far"}, ValueError, "No location of 'far' shares area"),
         ({"statistic": "median"}, ValueError, r"statistic is one of \['sum', 'mean'\]"),
         ({"layers": "std"}, ValueError, "'std' is the spread over draws.*keep_draws"),
         ({"layers": ["draw7"]}, KeyError, "no layer of table 'hisdiff_10um' 'draw7'"),
@@ -215,7 +215,7 @@ def test_mistakes_are_named_and_leave_the_object_alone(halves, arguments, error,
     add_shapes(halves, "far", geometry=[shapely.box(180, 180, 190, 190)])
     before = sorted(name for _, name, _ in halves.gen_elements())
     with pytest.raises(error, match=message):
-        hd.tl.rebin(halves, **{"from_": "hisdiff_10um", "to": "halves", **arguments})
+        hd.tl.aggregate(halves, **{"values": "hisdiff_10um", "by": "halves", **arguments})
     assert sorted(name for _, name, _ in halves.gen_elements()) == before
 
 
@@ -223,17 +223,17 @@ def test_logarithms_and_nan_are_not_added_up(halves):
     table = halves.tables["hisdiff_10um"]
     table.uns["hisdiff"]["predictions"]["hisdiff"]["units"] = "log2"
     with pytest.raises(ValueError, match="logarithms do not add up.*units='counts'"):
-        hd.tl.rebin(halves, "hisdiff_10um", "halves")
-    hd.tl.rebin(halves, "hisdiff_10um", "halves", statistic="mean")
+        hd.tl.aggregate(halves, "hisdiff_10um", "halves")
+    hd.tl.aggregate(halves, "hisdiff_10um", "halves", statistic="mean")
     table.X[3, 1] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite values in 'X' of table 'hisdiff_10um'"):
-        hd.tl.rebin(halves, "hisdiff_10um", "halves", statistic="mean")
+        hd.tl.aggregate(halves, "hisdiff_10um", "halves", statistic="mean")
 
 
 def test_rows_without_a_place_are_named(halves):
     halves.tables["hisdiff_10um"].obs["instance_id"] += 500
     with pytest.raises(ValueError, match="have no place in 'grid'"):
-        hd.tl.rebin(halves, "hisdiff_10um", "halves")
+        hd.tl.aggregate(halves, "hisdiff_10um", "halves")
 
 
 def test_logarithms_are_not_added_up(halves):
@@ -242,4 +242,4 @@ def test_logarithms_are_not_added_up(halves):
     sc.pp.log1p(halves.tables["hisdiff_10um"])
     for statistic in ("sum", "mean"):  # either would be recorded as counts
         with pytest.raises(ValueError, match=r"no counts since sc\.pp\.log1p"):
-            hd.tl.rebin(halves, "hisdiff_10um", "halves", statistic=statistic)
+            hd.tl.aggregate(halves, "hisdiff_10um", "halves", statistic=statistic)

@@ -41,16 +41,14 @@ if TYPE_CHECKING:
 
 STATISTICS = ("sum", "mean")
 REGION, INSTANCE = "region", "instance_id"
-COVERED = "covered"
-"""In ``obs``: the part of a location's area that has values."""
 # Values per outline, for the number of outlines that are held at once.
 _OUTLINE_VALUES = 200
 
 
-def rebin(
+def aggregate(
     sdata: SpatialData,
-    from_: str,
-    to: str | float,
+    values: str,
+    by: str | float,
     *,
     statistic: str = "sum",
     layers: str | Sequence[str] | None = None,
@@ -69,9 +67,9 @@ def rebin(
     ----------
     sdata
         Object with both.
-    from_
+    values
         A table of bins or shapes, such as ``"hisdiff_16um"``.
-    to
+    by
         A shapes or labels element, or the side in um of coarser bins.
     statistic
         ``"sum"``, of counts; ``"mean"``: average over the area that is covered, in the units of the table.
@@ -83,7 +81,7 @@ def rebin(
     mpp
         Micrometres per pixel, where the image has no coordinate system ``um``.
     key_added
-        Name of the new table, None for ``{from_}_in_{to}``; coarser bins are named after it.
+        Name of the new table, None for ``{values}_in_{by}``; coarser bins are named after it.
     inplace
         Write, or return the table.
     progress
@@ -92,9 +90,9 @@ def rebin(
     Returns
     -------
     None, after writing the table ``tables["hisdiff_16um_in_spots"]`` (locations x genes; float32, csr where the source is
-    sparse) on the element ``to``, or on new labels ``hisdiff_16um_in_64um_bins``. ``X`` and layers are sums or means; layer
+    sparse) on the element ``by``, or on new labels ``hisdiff_16um_in_64um_bins``. ``X`` and layers are sums or means; layer
     ``std`` is the spread over two or more draws; ``obs["covered"]`` the part of each location's area that bins lie in
-    (above 1 where they overlap); ``obsm["spatial"]`` the centre in pixels. Locations that no bin touches are left out. ``uns["hisdiff"]["rebinned"]`` tells from what and how. With ``inplace=False`` that table.
+    (above 1 where they overlap); ``obsm["spatial"]`` the centre in pixels. Locations that no bin touches are left out. ``uns["hisdiff"]["aggregated"]`` tells from what and how. With ``inplace=False`` that table.
 
     Raises
     ------
@@ -113,27 +111,27 @@ def rebin(
     --------
     >>> import hisdiff as hd
     >>> sdata = hd.datasets.toy(size_um=400)
-    >>> hd.tl.rebin(sdata, "truth", 40)
+    >>> hd.tl.aggregate(sdata, "truth", 40)
     >>> sdata.tables["truth_in_40um"].obs["covered"].max()
     np.float32(1.0)
-    >>> hd.tl.rebin(sdata, "truth", "toy", key_added="truth_at_spots")
+    >>> hd.tl.aggregate(sdata, "truth", "toy", key_added="truth_at_spots")
     >>> sdata.tables["truth_at_spots"].n_obs == sdata.tables["table"].n_obs
     True
     """
     one_of(statistic, STATISTICS, "statistic")
-    place = _place_of(sdata, from_, image_key, mpp)
-    names = _layers(place.table, layers, statistic, from_)
+    place = _place_of(sdata, values, image_key, mpp)
+    names = _layers(place.table, layers, statistic, values)
     sources = _sources(place)
-    target = _new_bins(place, to, sources) if not isinstance(to, str) else _element(place, to)
-    key = checked_name(key_added, f"{from_}_in_{target.name}")
+    target = _new_bins(place, by, sources) if not isinstance(by, str) else _element(place, by)
+    key = checked_name(key_added, f"{values}_in_{target.name}")
     if inplace:
         _check_names_free(sdata, key, target)
     weights = _weights(target, sources)
     touched = np.flatnonzero(weights.getnnz(axis=1))
     if not len(touched):
-        raise ValueError(f"No location of {target.name!r} shares area with any of table {from_!r}.")
+        raise ValueError(f"No location of {target.name!r} shares area with any of table {values!r}.")
     if len(touched) < len(target.where):
-        logger.info("%d of %d locations of %r share no area with any of %r and are left out", len(target.where) - len(touched), len(target.where), target.name, from_)  # fmt: skip
+        logger.info("%d of %d locations of %r share no area with any of %r and are left out", len(target.where) - len(touched), len(target.where), target.name, values)  # fmt: skip
     target, weights = target.take(touched), weights[touched]
     _check_size(place.table, target, 1 + len(names))
 
@@ -142,20 +140,20 @@ def rebin(
     if statistic == "mean":
         weights = sparse.diags(1 / inside) @ weights @ sparse.diags(areas)
     weights = weights.tocsc()
-    values = {}
+    summed = {}
     for name in (X, *names):
         matrix = place.table.X if name == X else place.table.layers[name]
         shown = partial(watched, desc=f"adding up {name}", enabled=progress)
-        values[name] = weighted_sums(matrix, weights, f"{name!r} of table {from_!r}", shown)
-    table = _as_table(place, target, key, values)
-    table.obs[COVERED] = (inside / shapely.area(target.outlines)).astype(np.float32)
-    record = {"from": from_, "to": target.name, "statistic": statistic, "version": _keys.VERSION}
-    set_record(table, _keys.REBINNED, None, record)
+        summed[name] = weighted_sums(matrix, weights, f"{name!r} of table {values!r}", shown)
+    table = _as_table(place, target, key, summed)
+    table.obs[_keys.COVERED] = (inside / shapely.area(target.outlines)).astype(np.float32)
+    record = {"values": values, "by": target.name, "statistic": statistic, "version": _keys.VERSION}
+    set_record(table, _keys.AGGREGATED, None, record)
     if not inplace:
         return table
     labels = {} if target.ij is None else {f"{key}_bins": _labels(place, target)}
-    put(sdata, {**labels, key: table}, {name: {"rebinned": from_} for name in labels})
-    logger.info("wrote table %r: %d locations x %d genes, %ss of %r", key, *table.shape, statistic, from_)
+    put(sdata, {**labels, key: table}, {name: {_keys.AGGREGATED: values} for name in labels})
+    logger.info("wrote table %r: %d locations x %d genes, %ss of %r", key, *table.shape, statistic, values)
     return None
 
 
@@ -175,11 +173,11 @@ class _Target:
         return _Target(self.name, self.where.take(rows), self.instances[rows], self.outlines[rows])
 
 
-def _place_of(sdata: SpatialData, from_: str, image_key: Any, mpp: float | None) -> Place:
-    places = locate(sdata, table_key=from_, image_key=image_key, mpp=mpp)
+def _place_of(sdata: SpatialData, values: str, image_key: Any, mpp: float | None) -> Place:
+    places = locate(sdata, table_key=values, image_key=image_key, mpp=mpp)
     if len(places) > 1:
         names = listing(place.name for place in places)
-        raise ValueError(f"Table {from_!r} annotates several elements, {names}; make a table of the rows of one.")
+        raise ValueError(f"Table {values!r} annotates several elements, {names}; make a table of the rows of one.")
     if places[0].image_key is None:
         raise ValueError(
             f"There is no image for {places[0].name!r}, which would tell its scale (images: {listing(sdata.images)})."
@@ -238,10 +236,10 @@ def _element(place: Place, key: str) -> _Target:
 
 def _new_bins(place: Place, side_um: float, sources: Locations) -> _Target:
     """Return the bins of a coarser grid, anchored at the origin of um, that hold any of the sources."""
-    side_um = positive(side_um, "to")
+    side_um = positive(side_um, "by")
     if sources.bin_um is not None and side_um <= sources.bin_um:
         raise ValueError(
-            f"to={side_um:g} um is not coarser than the bins of table {place.table_key!r}, {sources.bin_um:g} um."
+            f"by={side_um:g} um is not coarser than the bins of table {place.table_key!r}, {sources.bin_um:g} um."
         )
     found = [bins_touching(sources.take(rows), side_um) for rows in row_blocks(len(sources), _OUTLINE_VALUES)]
     ij = by_block(np.unique(np.concatenate(found), axis=0))
@@ -272,7 +270,7 @@ def _weights(target: _Target, sources: Locations) -> sparse.csr_matrix:
     return sparse.hstack([shares(target.outlines, sources.take(rows)) for rows in blocks], format="csr")
 
 
-def _as_table(place: Place, target: _Target, key: str, values: Mapping[str, Any]) -> AnnData:
+def _as_table(place: Place, target: _Target, key: str, summed: Mapping[str, Any]) -> AnnData:
     assert place.table is not None
     old, region = place.table, target.name if target.ij is None else f"{key}_bins"
     obs = pd.DataFrame(
@@ -281,10 +279,10 @@ def _as_table(place: Place, target: _Target, key: str, values: Mapping[str, Any]
     )
     if target.ij is not None:
         obs[_keys.ARRAY_ROW], obs[_keys.ARRAY_COL] = target.ij.T
-    stored = {name: matrix.astype(np.float32) for name, matrix in values.items()}
+    stored = {name: matrix.astype(np.float32) for name, matrix in summed.items()}
     table = ad.AnnData(stored.pop(X), obs=obs, var=old.var.copy(), layers=stored)
     own = own_prediction(old)
-    draws = [values[name] for name in draw_layers(old, own) if name in values] if own is not None else []
+    draws = [summed[name] for name in draw_layers(old, own) if name in summed] if own is not None else []
     if len(draws) > 1:
         table.layers[_keys.FINE_STD] = np.std(draws, axis=0, ddof=1).astype(np.float32)
     table.obsm[_keys.SPATIAL] = target.where.xy_um / place.mpp

@@ -28,6 +28,8 @@ EMBEDDED_AT = "hisdiff_embedded_at"
 SPATIAL = "spatial"
 ARRAY_ROW = "array_row"
 ARRAY_COL = "array_col"
+REGION_KEY = "region"  # obs of tables that hisdiff makes: the element that a row annotates,
+INSTANCE_KEY = "instance_id"  # and which of its shapes or labels
 Z_UM = "z_um"  # obs of a table, column of shapes: height of aligned sections
 
 # tables finer than the spots
@@ -55,14 +57,14 @@ ENRICHMENT = "enrichment"
 ENRICHMENT_RECORD = "enrichment_record"
 GENES = "genes"
 AGGREGATED = "aggregated"
-STRUCTURE = "structure"  # which columns and frames of fine tables hisdiff wrote
 TYPE_ENRICHMENT = "type_enrichment"
 REGION_CONTRAST = "region_contrast"
 METAGENE_PROFILES = "metagenes"
 IN_X = "in_x"  # of several predictions of a table that hisdiff made, the one whose mean is X
 NAMES = "names"  # in sdata.attrs["hisdiff"]: what names were before they were cleaned, by the clean one
 IN_TISSUE = "in_tissue"  # obs: whether a spot lies on tissue
-WRITTEN = "written"  # in sdata.attrs["hisdiff"]: elements and tables that hisdiff made
+WRITTEN = "written"  # also in sdata.attrs["hisdiff"]: elements, and slots of a table, that hisdiff wrote
+MADE_BY = "made_by"  # also a column of shapes: that hisdiff wrote the whole table or element
 
 # units of a prediction
 LOG2 = "log2"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import shapely
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from shapely import MultiPolygon, Polygon
 
+_Part = TypeVar("_Part")
 Names = Sequence[str] | np.ndarray
 """Names of genes."""
 Box = tuple[float, float, float, float]
@@ -215,6 +216,12 @@ class Section:
             )
         counts = self.counts[:, [where[gene] for gene in panel]].tocsr()
         return replace(self, genes=genes, counts=counts, library_size=library_size_of(counts))
+
+
+def needed(part: _Part | None) -> _Part:
+    """Return a part of a section that may be missing in others: that it is here was checked when the section was opened."""
+    assert part is not None
+    return part
 
 
 def library_size_of(counts: csr_matrix) -> float | None:

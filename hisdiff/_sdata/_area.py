@@ -12,7 +12,8 @@ from hisdiff._check import listing
 from hisdiff._geometry._raster import PointRaster
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._locate import locate
-from hisdiff._sdata._write import checked_name, records
+from hisdiff._sdata._provenance import mark_slots
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._sdata._locate import Place
+    from hisdiff._sdata._selection import Selection
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,14 @@ class Area:
 
     def gray(self) -> np.ndarray:
         """Return the mean of the image's channels at the scale of the raster, float ``(rows, columns)``."""
-        image = PyramidImage(self.place.sdata.images[self.place.image_key], self.place.mpp, self.place.image_key)
+        name = self.place.image_name
+        image = PyramidImage(self.place.sdata.images[name], self.place.mpp, name)
         return image.read(self.raster.box_um, self.raster.pixel_um).mean(axis=-1)
 
 
-def tables_places(
-    sdata: SpatialData, table_key: str | None, image_key: Any, mpp: float | None
-) -> tuple[AnnData, list[Place]]:
+def tables_places(sdata: SpatialData, selection: Selection) -> tuple[AnnData, list[Place]]:
     """Return a table and the sections that it holds; an error where their scale is not known."""
-    places = locate(sdata, table_key=table_key, image_key=image_key, mpp=mpp)
+    places = locate(sdata, selection)
     table = places[0].table
     if table is None:
         raise KeyError("The object has no table; predict with hd.tl.predict(sdata), or name a table with table_key=.")
@@ -78,23 +79,14 @@ def areas_of(places: Sequence[Place], rows: np.ndarray, *, most_px: int | None =
         chosen = np.flatnonzero(np.isin(rows, place.rows))
         if len(chosen) < 4:
             raise ValueError(f"Section {place.name!r} has {len(chosen)} locations with values; at least 4 are needed.")
-        xy = np.asarray(place.table.obsm[_keys.SPATIAL], dtype=float)[rows[chosen]] * place.mpp
+        xy = np.asarray(needed(place.table).obsm[_keys.SPATIAL], dtype=float)[rows[chosen]] * place.mpp
         bins = place.region in place.sdata.labels
         found.append(Area(place, rows[chosen], chosen, xy, PointRaster.of(xy, bins=bins, most_px=most_px)))
     return found
-
-
-def check_obs_free(table: AnnData, kind: str, key: str, names: Sequence[str]) -> None:
-    """Raise where an ``obs`` column exists that hisdiff did not write."""
-    checked_name(key, key)
-    taken = [name for name in names if name in table.obs]
-    if taken and key not in records(table, kind):
-        raise ValueError(
-            f"The table has obs column(s) {taken} that hisdiff did not write; they are left alone. Choose another name with key_added=."
-        )
 
 
 def write_columns(table: AnnData, columns: Mapping[str, Any]) -> None:
     """Write ``obs`` columns, in place of earlier ones."""
     for name, values in columns.items():
         table.obs[name] = values
+    mark_slots(table, "obs", columns)

@@ -10,8 +10,8 @@ import shapely
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
+from hisdiff._sdata._affine import apply, scale_of, scaling
 from hisdiff._sdata._labels import grid_bins, label_outlines
-from hisdiff._sdata._locate import finest, matrix_to, shared_systems
 from hisdiff._section import Locations
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
     sdata = place.sdata
     present(key, [*sdata.shapes, *sdata.labels], "shapes or labels element")
     element = sdata[key]
-    to_um = _to_um(place, key, element)
+    to_um = _to_um(place, key)
     if key in sdata.labels:
         bins = grid_bins(element, to_um)
         if bins is not None and len(bins[0]):
@@ -48,8 +48,7 @@ def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
 
 
 def _check_on_image(place: Place, key: str, where: Locations) -> None:
-    assert place.image_key is not None
-    height, width = finest(place.sdata, place.image_key).shape[-2:]
+    height, width = place.elements.finest(place.image_name).shape[-2:]
     reach = where.radius_um[:, None]
     end = np.array([width, height]) * place.mpp
     outside = ((where.xy_um + reach < 0) | (where.xy_um - reach > end)).any(axis=1)
@@ -60,29 +59,24 @@ def _check_on_image(place: Place, key: str, where: Locations) -> None:
         )
 
 
-def _to_um(place: Place, key: str, element: Any) -> np.ndarray:
-    assert place.image_key is not None
-    image = finest(place.sdata, place.image_key)
-    systems = shared_systems(element, image)
-    if not systems:
+def _to_um(place: Place, key: str) -> np.ndarray:
+    frame, image = place.elements.frame(key), place.image_frame
+    to_px = frame.to(image)
+    if to_px is None:
         raise ValueError(
             f"Element {key!r} and image {place.image_key!r} share no coordinate system; those of the image are "
-            f"{listing(_systems(image))}, those of the element {listing(_systems(element))}."
+            f"{listing(image.systems)}, those of the element {listing(frame.systems)}."
         )
-    to_um = np.diag([place.mpp, place.mpp, 1.0])
-    return to_um @ np.linalg.inv(matrix_to(image, systems[0])) @ matrix_to(element, systems[0])
+    return scaling(place.mpp) @ to_px
 
 
 def _locations(geometry: np.ndarray, element: Any, to_um: np.ndarray, key: str) -> Locations:
-    def moved(points: np.ndarray) -> np.ndarray:
-        return points @ to_um[:2, :2].T + to_um[:2, 2]
-
-    xy = moved(shapely.get_coordinates(shapely.centroid(geometry)))
+    xy = apply(to_um, shapely.get_coordinates(shapely.centroid(geometry)))
     height = _height(element, key)
     if "radius" in element.columns:
-        scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
-        return Locations(xy, element["radius"].to_numpy(dtype=float) * scale, z_um=height)
-    outlines = np.asarray(shapely.make_valid(shapely.transform(geometry, moved)))
+        return Locations(xy, element["radius"].to_numpy(dtype=float) * scale_of(to_um), z_um=height)
+    moved = shapely.transform(geometry, lambda points: apply(to_um, points))
+    outlines = np.asarray(shapely.make_valid(moved))
     empty = np.flatnonzero(~(shapely.area(outlines) > 0))
     if len(empty):
         raise ValueError(
@@ -101,9 +95,3 @@ def _height(element: Any, key: str) -> np.ndarray | None:
             f"Shapes of element {key!r} have several heights ({_keys.Z_UM}); make an element for each level."
         )
     return height
-
-
-def _systems(element: Any) -> list[str]:
-    from spatialdata.transformations import get_transformation
-
-    return list(get_transformation(element, get_all=True))

@@ -12,22 +12,23 @@ import pandas as pd
 import shapely
 from scipy import sparse
 from spatialdata import SpatialData
-from spatialdata.models import ShapesModel, TableModel
-from spatialdata.transformations import get_transformation
+from spatialdata.models import ShapesModel
 
 from hisdiff import _keys
 from hisdiff._check import listing, positive
 from hisdiff._geometry._blocks import blocks_of, unions
 from hisdiff._geometry._grid import discs
+from hisdiff._sdata._annotation import annotating, instances_of
 from hisdiff._sdata._locate import Place, locate
 from hisdiff._sdata._read import read_counts
+from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 N_MEMBERS = "n_members"  # obs of the coarse table: how many spots a pseudo-spot is made of
 _SPOTS = "_spots"  # at the end of a region's name: its spots, before they were merged
-_REGION, _INSTANCE = "region", "instance_id"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def coarsen(sdata: SpatialData, n: int, *, table_key: str | None = None, layer: 
     """
     if positive(n, "n", integer=True) < 2:
         raise ValueError(f"Spots are merged n x n, with n of at least 2, not {n}.")
-    places = locate(sdata, table_key=table_key)
+    places = locate(sdata, Selection(table_key=table_key))
     table, key = places[0].table, places[0].table_key
     if table is None or key is None:
         raise ValueError("The object has no table, so no spots to merge.")
@@ -110,28 +111,24 @@ def coarsen(sdata: SpatialData, n: int, *, table_key: str | None = None, layer: 
         parent[place.rows] = n_blocks + block
         n_blocks += len(found)
         names = [f"{region}_{i}x{j}" for i, j in found]
-        shapes |= {region: _outlines(place, block, names), spots[region]: sdata.shapes[region]}
+        shapes |= {region: _outlines(place, region, block, names), spots[region]: sdata.shapes[region]}
         obs = {_keys.ARRAY_ROW: found[:, 0], _keys.ARRAY_COL: found[:, 1], N_MEMBERS: np.bincount(block)}
-        parts.append(pd.DataFrame({**obs, _REGION: region, _INSTANCE: names}, index=names))
+        parts.append(pd.DataFrame({**obs, _keys.REGION_KEY: region, _keys.INSTANCE_KEY: names}, index=names))
     tables = {key: _table(table, counts, parent, pd.concat(parts))}
     return Coarsened(SpatialData(images=dict(sdata.images), shapes=shapes, tables=tables), parent, spots, key, n)
 
 
-def _outlines(place: Place, block: np.ndarray, names: list[str]) -> GeoDataFrame:
+def _outlines(place: Place, region: str, block: np.ndarray, names: list[str]) -> GeoDataFrame:
     """Return the footprints of the pseudo-spots of a section, in the coordinates of its spots' own element."""
-    assert place.table is not None
-    element = place.sdata.shapes[place.region]
-    instances = place.table.obs[place.table.uns[TableModel.ATTRS_KEY][TableModel.INSTANCE_KEY]].to_numpy()
-    rows = element.index.get_indexer(instances[place.rows])
+    element = place.sdata.shapes[region]
+    rows = element.index.get_indexer(instances_of(needed(place.table))[place.rows])
     if (rows < 0).any():
-        raise ValueError(
-            f"{int((rows < 0).sum())} rows of table {place.table_key!r} have no shape in {place.region!r}."
-        )
+        raise ValueError(f"{int((rows < 0).sum())} rows of table {place.table_key!r} have no shape in {region!r}.")
     geometry = np.asarray(element.geometry)[rows]
     if "radius" in element.columns:
         geometry = discs(shapely.get_coordinates(geometry), element["radius"].to_numpy(dtype=float)[rows])
     frame = gpd.GeoDataFrame(geometry=unions(geometry, block), index=names)
-    return ShapesModel.parse(frame, transformations=get_transformation(element, get_all=True))
+    return ShapesModel.parse(frame, transformations=place.elements.frame(region).transformations)
 
 
 def _table(table: ad.AnnData, counts: sparse.csr_matrix, parent: np.ndarray, obs: pd.DataFrame) -> ad.AnnData:
@@ -140,7 +137,6 @@ def _table(table: ad.AnnData, counts: sparse.csr_matrix, parent: np.ndarray, obs
     obsm: dict[str, Any] = {}
     if _keys.SPATIAL in table.obsm:
         obsm[_keys.SPATIAL] = sums @ np.asarray(table.obsm[_keys.SPATIAL]) / obs[[N_MEMBERS]].to_numpy()
-    obs[_REGION] = pd.Categorical(obs[_REGION])
+    obs[_keys.REGION_KEY] = pd.Categorical(obs[_keys.REGION_KEY])
     made = ad.AnnData(sparse.csr_matrix(sums @ counts), obs=obs, var=table.var.copy(), obsm=obsm)
-    regions = list(obs[_REGION].cat.categories)
-    return TableModel.parse(made, region=regions, region_key=_REGION, instance_key=_INSTANCE)
+    return annotating(made, list(obs[_keys.REGION_KEY].cat.categories))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from hisdiff import encoders
 from hisdiff._sdata._grid import stored_embedding, stored_statistics
 from hisdiff._sdata._image import fingerprint
+from hisdiff._section import needed
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import dense_spec_of
 from hisdiff.encoders._embed import tissue_lattice
-from hisdiff.encoders._registry import may_be_dense, require_dense
+from hisdiff.encoders._known import KnownEncoder
+from hisdiff.encoders._registry import require_dense
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
@@ -33,42 +34,33 @@ class DenseFeatures:
     Parameters
     ----------
     encoder
-        An encoder, or the name of one.
+        An encoder, or what is known of it.
     image
         What is embedded.
     tissue
         Outline in um, inside which the statistics are taken; None for the whole image.
     place
         Where grids that ``hd.pp.grid`` stored are looked for, or None to compute everything.
-    revision
-        Revision that the encoder is to have, where it is looked up by name.
     """
 
     def __init__(
         self,
-        encoder: str | Encoder,
+        encoder: Encoder | KnownEncoder,
         image: ImageSource,
         tissue: Polygon | MultiPolygon | None,
         place: Place | None = None,
-        revision: str | None = None,
     ) -> None:
-        self._given, self._image, self._tissue, self._place, self._revision = encoder, image, tissue, place, revision
+        self._known, self._image, self._tissue, self._place = encoder, image, tissue, place
 
     @cached_property
     def encoder(self) -> DenseEncoder:
-        """The encoder, looked up."""
-        encoder = encoders.get(self._given)
-        if self._revision is not None and encoder.spec.revision != self._revision:
-            raise ValueError(
-                f"The stored embedding is of {self._given!r} revision {self._revision!r}, the encoder at hand is revision "
-                f"{encoder.spec.revision!r}; embed again with hd.pp.embed."
-            )
-        return require_dense(encoder)
+        """The encoder, loaded."""
+        return require_dense(self._known.encoder if isinstance(self._known, KnownEncoder) else self._known)
 
     @cached_property
     def spec(self) -> FeatureSpec:
         """What decides the values."""
-        return dense_spec_of(self.encoder)
+        return needed(dense_spec_of(self.encoder))
 
     @property
     def mean(self) -> np.ndarray:
@@ -136,13 +128,9 @@ class DenseFeatures:
 
 
 def dense_features(
-    place: Place | None,
-    image: ImageSource | None,
-    encoder: str | Encoder,
-    tissue: Polygon | MultiPolygon | None,
-    revision: str | None = None,
+    place: Place, image: ImageSource | None, encoder: KnownEncoder, tissue: Polygon | MultiPolygon | None
 ) -> DenseFeatures | None:
     """Return the dense embedding of a section, or None where there is no image or the encoder has no dense form."""
-    if image is None or not may_be_dense(encoder):
+    if image is None or not encoder.may_be_dense:
         return None
-    return DenseFeatures(encoder, image, tissue, place, revision)
+    return DenseFeatures(encoder, image, tissue, place)

@@ -12,9 +12,9 @@ from scipy import sparse
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._locate import made_here, resolve_table
+from hisdiff._sdata._locate import resolve_table
+from hisdiff._sdata._provenance import made_here, records
 from hisdiff._sdata._read import check_counts
-from hisdiff._sdata._write import records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,14 +9,19 @@ from scipy.spatial import cKDTree
 
 from hisdiff import _keys
 from hisdiff._geometry._patches import is_wide
-from hisdiff._sdata._image import fingerprint
-from hisdiff._section import FeatureSpec, Locations
+from hisdiff._section import FeatureSpec, Locations, needed
+from hisdiff.encoders._embed import embed_footprints
+from hisdiff.encoders._known import KnownEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from anndata import AnnData
+
     from hisdiff._sdata._locate import Place
+    from hisdiff._sdata._read import Bound
     from hisdiff._section import ImageSource
+    from hisdiff.encoders import Encoder
 
 # Locations closer than this (um) are the same place.
 _SAME_PLACE_UM = 1e-3
@@ -40,7 +45,7 @@ class StoredFeatures:
     fingerprint
         Digest of the image that was embedded.
     encoder
-        An encoder object to use instead of looking ``spec.encoder`` up by name.
+        What embeds other locations; None to find it by ``spec``.
     precision
         In which it was computed.
     """
@@ -54,12 +59,12 @@ class StoredFeatures:
         values: np.ndarray | None = None,
         image: ImageSource | None = None,
         fingerprint: str = "",
-        encoder: Any = None,
+        encoder: KnownEncoder | None = None,
         precision: str = "unknown",
     ) -> None:
-        self.spec, self.mean, self.std, self.fingerprint = spec, mean, std, fingerprint
-        self._spots, self._values, self._image, self._encoder = spots, values, image, encoder
-        self.precision = precision
+        self.spec, self.mean, self.std, self.fingerprint, self.precision = spec, mean, std, fingerprint, precision
+        self.encoder = KnownEncoder(spec) if encoder is None else encoder
+        self._spots, self._values, self._image = spots, values, image
         self._recent: dict[bytes, np.ndarray] = {}
 
     def at(self, locations: Locations) -> np.ndarray:
@@ -90,53 +95,52 @@ class StoredFeatures:
         return self._recent[key]
 
     def _compute(self, locations: Locations) -> np.ndarray:
-        from hisdiff import encoders
-        from hisdiff.encoders._embed import embed_footprints
-
         if self._image is None:
             raise ValueError("Embeddings of new locations need the image, which this section does not have.")
-        if self._encoder is None:
-            self._encoder = encoders.get(self.spec.encoder)
-            if self._encoder.spec.revision != self.spec.revision:
-                raise ValueError(
-                    f"The stored embedding is of {self.spec.encoder!r} revision {self.spec.revision!r}, the encoder at hand is "
-                    f"revision {self._encoder.spec.revision!r}; embed again with hd.pp.embed."
-                )
-        return embed_footprints(self._encoder, self._image, locations, patch_um=self.spec.patch_um)
+        return embed_footprints(self.encoder.encoder, self._image, locations, patch_um=self.spec.patch_um)
 
 
-def stored_features(place: Place, spots: Locations, image: ImageSource | None) -> StoredFeatures | None:
-    """Return the embedding of a place that ``hd.pp.embed`` recorded, or None where there is no record of it."""
+def stored_features(
+    place: Place, spots: Locations | None, image: ImageSource | None, given: Encoder | None = None
+) -> StoredFeatures | None:
+    """Return the embedding of a place that ``hd.pp.embed`` recorded, or None where there is no record of it.
+
+    Parameters
+    ----------
+    given
+        An encoder that the caller offers for places that are not embedded yet.
+    """
     table = place.table
+    if table is None or spots is None or _keys.EMBEDDING not in table.obsm:
+        return None
     record = embedding_record(table)
     if record is None or place.region not in record["sections"]:
-        return None
-    if _keys.EMBEDDING not in table.obsm:
         return None
     section = record["sections"][place.region]
     spec = spec_of(record)
     values = np.asarray(table.obsm[_keys.EMBEDDING], dtype=np.float32)[place.rows]
     mean, std = np.asarray(section["mean"]), np.asarray(section["std"])
-    precision = str(section.get("precision", "unknown"))
-    return StoredFeatures(spec, mean, std, spots, values, image, str(section["fingerprint"]), precision=precision)
+    known_by, precision = str(section["fingerprint"]), str(section.get("precision", "unknown"))
+    return StoredFeatures(spec, mean, std, spots, values, image, known_by, KnownEncoder(spec, given), precision)
 
 
-def out_of_date(place: Place, spots: Locations, image: ImageSource | None) -> str | None:
-    """Return why the stored embedding of a place has to be made again, or None where it is as it should be.
+def out_of_date(bound: Bound) -> str | None:
+    """Return why the stored embedding of a section has to be made again, or None where it is as it should be.
 
     A crop of the image it was made of is no reason: it shifts all spots alike, and the embedding of what is left stays
     right.
     """
-    if stored_features(place, spots, image) is None:
+    place, spots, image = bound.place, bound.section.spots, bound.section.image
+    if bound.section.features is None or place.table is None or spots is None:
         return "there is none yet"
     if image is None:
         return None
-    section = embedding_record(place.table)["sections"][place.region]
+    section = needed(embedding_record(place.table))["sections"][place.region]
     if section["image"] != place.image_key:
         return f"it is of image {section['image']!r}"
     bounds = section.get("bounds_um")
     cropped = bounds is not None and not np.allclose(bounds, image.bounds_um)
-    if bounds is not None and not cropped and section["fingerprint"] != fingerprint(image):
+    if bounds is not None and not cropped and section["fingerprint"] != bound.fingerprint:
         return "the image has changed"
     if _keys.EMBEDDED_AT not in place.table.obsm:
         return None
@@ -153,6 +157,6 @@ def spec_of(record: Mapping[str, Any]) -> FeatureSpec:
     return FeatureSpec(**{key: record[key] for key in FeatureSpec.__dataclass_fields__})
 
 
-def embedding_record(table: Any) -> dict[str, Any] | None:
+def embedding_record(table: AnnData | None) -> dict[str, Any] | None:
     """Return what ``hd.pp.embed`` recorded in a table, or None."""
-    return table.uns.get(_keys.STEM, {}).get(_keys.EMBEDDING_RECORD)
+    return None if table is None else table.uns.get(_keys.STEM, {}).get(_keys.EMBEDDING_RECORD)

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix, diags
 
 from hisdiff import _keys
 from hisdiff._log import logger
+from hisdiff._sdata._annotation import attrs_of, region_labels
 from hisdiff._stats._spatial import Layout
 
 if TYPE_CHECKING:
@@ -40,6 +41,5 @@ def nearest(table: AnnData, rows: np.ndarray) -> csr_matrix:
 
 def layout_of(table: AnnData, rows: np.ndarray) -> Layout:
     """Return how some rows of a table lie to one another."""
-    attrs = table.uns.get("spatialdata_attrs")
-    section = None if attrs is None else table.obs[attrs["region_key"]].astype(str).to_numpy()[rows]
+    section = region_labels(table)[rows] if attrs_of(table) else None
     return Layout.of(np.asarray(table.obsm[_keys.SPATIAL], dtype=float)[rows], section)

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 from spatialdata.models import Image2DModel, Labels2DModel
-from spatialdata.transformations import Affine, get_transformation
+from spatialdata.transformations import Affine
 
 from hisdiff import _keys
+from hisdiff._sdata._affine import scaling
 from hisdiff._sdata._image import levels_of
-from hisdiff._sdata._locate import finest, matrix_to, rgb_images
-from hisdiff._sdata._written import notes, written
+from hisdiff._sdata._provenance import notes, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from spatialdata import SpatialData
     from xarray import DataArray
 
     from hisdiff._sdata._locate import Place
@@ -69,10 +68,10 @@ class Window:
         return slice(y0 - self.row, y1 - self.row), slice(x0 - self.column, x1 - self.column)
 
 
-def grid_key(sdata: SpatialData, image_key: str, resolution_um: float) -> str:
+def grid_key(place: Place, resolution_um: float) -> str:
     """Return the name of a grid's labels: ``grid_16um``, or ``grid_16um_<image>`` where there are several images."""
     stem = f"grid_{resolution_um:g}um"
-    return stem if len(rgb_images(sdata)) <= 1 else f"{stem}_{image_key}"
+    return stem if len(place.elements.rgb_images()) <= 1 else f"{stem}_{place.image_key}"
 
 
 def embedding_key(key: str) -> str:
@@ -84,9 +83,9 @@ def transformations(place: Place, window: Window) -> dict[str, Any]:
     """Return the way from a window's pixels to the coordinate systems of the image, and to ``um``."""
     r, axes = window.resolution_um, ("x", "y")
     to_um = np.array([[r, 0, window.column * r], [0, r, window.row * r], [0, 0, 1.0]])
-    to_px = np.diag([1 / place.mpp, 1 / place.mpp, 1.0]) @ to_um
-    image = finest(place.sdata, place.image_key)
-    matrices = {name: matrix_to(image, name) @ to_px for name in get_transformation(image, get_all=True)}
+    to_px = scaling(1 / place.mpp) @ to_um
+    image = place.image_frame
+    matrices = {name: image.matrix(name) @ to_px for name in image.systems}
     matrices.setdefault(_keys.UM, to_um)
     return {name: Affine(matrix, input_axes=axes, output_axes=axes) for name, matrix in matrices.items()}
 
@@ -124,7 +123,7 @@ def stored_embedding(
     place: Place, spec: FeatureSpec, known_by: str, resolution_um: float
 ) -> tuple[Window, da.Array] | None:
     """Return window and array ``(D, rows, columns)`` of an embedding of the same image and spec, where there is one."""
-    key = embedding_key(grid_key(place.sdata, place.image_key, resolution_um))
+    key = embedding_key(grid_key(place, resolution_um))
     note = written(place.sdata, key)
     if note is None or key not in place.sdata.images or note.get("resolution_um") != resolution_um:
         return None

@@ -9,8 +9,10 @@ import numpy as np
 import shapely
 
 from hisdiff._check import listing
+from hisdiff._sdata._affine import apply, area_of
+from hisdiff._sdata._annotation import instances_of
 from hisdiff._sdata._image import levels_of
-from hisdiff._section import Locations
+from hisdiff._section import Locations, needed
 
 if TYPE_CHECKING:
     from hisdiff._sdata._locate import Place
@@ -43,20 +45,20 @@ def label_raster(place: Place, to_um: np.ndarray, most_px: int) -> LabelRaster:
     to_um
         ``(3, 3)`` matrix from the element's own (x, y) to um.
     """
-    levels = [level.data for level in levels_of(place.sdata.labels[place.region])]
+    levels = [level.data for level in levels_of(place.sdata.labels[needed(place.region)])]
     fine_enough = [level for level in levels if max(level.shape) >= most_px] or levels[:1]
     level = fine_enough[-1]
     step = -(-max(level.shape) // most_px)
     labels = np.asarray(level[::step, ::step])
     # A pixel of the thinned raster covers that many of the element's own; levels need not halve exactly.
     height, width = (full / len_ * step for full, len_ in zip(levels[0].shape, level.shape))
-    return LabelRaster(_positions(labels, instances_of(place)), to_um @ np.diag([width, height, 1.0]))
+    instances = instances_of(needed(place.table))[place.rows]
+    return LabelRaster(_positions(labels, instances), to_um @ np.diag([width, height, 1.0]))
 
 
-def label_locations(place: Place, to_um: np.ndarray) -> Locations:
-    """Return the labels that a table annotates as discs of their area about their centroid, in the order of its rows."""
-    instances = instances_of(place)
-    pixels = levels_of(place.sdata.labels[place.region])[0].data
+def label_locations(place: Place, instances: np.ndarray, to_um: np.ndarray) -> Locations:
+    """Return labels as discs of their area about their centroid, in the order of ``instances``, ``(n,)``."""
+    pixels = levels_of(place.sdata.labels[needed(place.region)])[0].data
     area, x, y = (np.zeros(len(instances)) for _ in range(3))
     for top in range(0, pixels.shape[0], _STRIP):
         found = _positions(np.asarray(pixels[top : top + _STRIP]), instances)
@@ -71,8 +73,7 @@ def label_locations(place: Place, to_um: np.ndarray) -> Locations:
             f"such as {listing(instances[area == 0], 4)}."
         )
     centers = np.stack([x, y], axis=1) / area[:, None]
-    pixel_um2 = abs(np.linalg.det(to_um[:2, :2]))
-    return Locations(centers @ to_um[:2, :2].T + to_um[:2, 2], np.sqrt(area * pixel_um2 / np.pi))
+    return Locations(apply(to_um, centers), np.sqrt(area * area_of(to_um) / np.pi))
 
 
 def label_outlines(element: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -119,12 +120,6 @@ def _runs(pixels: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     label = pixels[row, first]
     there = label != 0
     return label[there], row[there] + top, first[there], last[there]
-
-
-def instances_of(place: Place) -> np.ndarray:
-    """Return which label or shape each row of a section annotates, ``(n,)``."""
-    table: Any = place.table
-    return table.obs[table.uns["spatialdata_attrs"]["instance_key"]].to_numpy()[place.rows]
 
 
 def _positions(labels: np.ndarray, instances: np.ndarray) -> np.ndarray:

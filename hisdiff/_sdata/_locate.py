@@ -2,29 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from spatialdata import get_pyramid_levels
-from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
-from hisdiff._check import listing, one_of, positive, present
+from hisdiff._check import listing, one_of, present
 from hisdiff._geometry import similarity_scale
-from hisdiff._sdata._written import written
+from hisdiff._sdata._affine import Frame, scale_of
+from hisdiff._sdata._annotation import attrs_of, region_labels, regions_of
+from hisdiff._sdata._provenance import made_here, written
+from hisdiff._sdata._selection import DEFAULTS, Selection
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from anndata import AnnData
     from spatialdata import SpatialData
 
-_XY = ("x", "y")
 # A stated pixel size and the one in the object may differ by rounding only.
 _MPP_TOLERANCE = 0.01
+
+
+class Elements:
+    """The elements of one object and how they lie to each other; each is looked up once.
+
+    One such record serves one call of a public function. An element that is replaced meanwhile is looked up again.
+    """
+
+    def __init__(self, sdata: SpatialData) -> None:
+        self.sdata = sdata
+        self._finest: dict[str, tuple[Any, Any]] = {}
+        self._frames: dict[str, tuple[Any, Frame]] = {}
+
+    def onto(self, sdata: SpatialData) -> Elements:
+        """Return the record of another object that holds the same elements, which are not looked up again."""
+        elements = Elements(sdata)
+        elements._finest, elements._frames = dict(self._finest), dict(self._frames)
+        return elements
+
+    def finest(self, image_key: str) -> Any:
+        """Return the full-resolution level of an image."""
+        element = self.sdata.images[image_key]
+        known = self._finest.get(image_key)
+        if known is None or known[0] is not element:
+            known = self._finest[image_key] = element, finest(element)
+        return known[1]
+
+    def frame(self, key: str) -> Frame:
+        """Return the coordinate systems of an element."""
+        element = self.sdata[key]
+        known = self._frames.get(key)
+        if known is None or known[0] is not element:
+            own = self.finest(key) if key in self.sdata.images else finest(element)
+            known = self._frames[key] = element, Frame.of(own)
+        return known[1]
+
+    def rgb_images(self) -> list[str]:
+        """Return the names of the images that may show H&E."""
+        # Dense embeddings are image elements as well, mostly of many channels.
+        return [
+            key
+            for key in self.sdata.images
+            if self.finest(key).sizes["c"] in (1, 3, 4) and written(self.sdata, key) is None
+        ]
 
 
 @dataclass(frozen=True)
@@ -33,6 +78,8 @@ class Place:
 
     Attributes
     ----------
+    elements
+        All that the object holds.
     table_key, region, image_key
         Names of the table, of the element it annotates, and of the image; ``table_key`` and ``region`` are None for a
         section that has only an image, ``image_key`` for one without.
@@ -45,7 +92,7 @@ class Place:
         ``mpp`` is the frame of micrometres that hisdiff works in.
     """
 
-    sdata: SpatialData
+    elements: Elements
     table_key: str | None
     region: str | None
     image_key: str | None
@@ -54,51 +101,66 @@ class Place:
     to_px: np.ndarray
 
     @property
+    def sdata(self) -> SpatialData:
+        """The object."""
+        return self.elements.sdata
+
+    @property
     def table(self) -> AnnData | None:
         """The table, with all its rows."""
         return None if self.table_key is None else self.sdata.tables[self.table_key]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the section has a table of genes of its own."""
+        return self.table is not None and self.table.n_vars > 0 and self.table_key != _keys.LATTICE_TABLE
 
     @property
     def name(self) -> str:
         """Name of the section, for messages and records."""
         return self.region or self.image_key or "section"
 
+    @property
+    def image_name(self) -> str:
+        """Name of the image, of a section that has one."""
+        return needed(self.image_key)
 
-def locate(
-    sdata: SpatialData,
-    *,
-    table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
-    shapes_key: str | None = None,
-    mpp: float | None = None,
-) -> list[Place]:
+    @property
+    def image_frame(self) -> Frame:
+        """The coordinate systems of the image."""
+        return self.elements.frame(self.image_name)
+
+    def within(self, elements: Elements) -> Place:
+        """Return the same place in another object with the same elements."""
+        return replace(self, elements=elements)
+
+
+def locate(sdata: SpatialData, selection: Selection = DEFAULTS, elements: Elements | None = None) -> list[Place]:
     """Return the sections of a SpatialData, one per region of the table.
 
     Defaults: the only table that hisdiff did not write and that is not called ``truth``, else the lattice that it
     wrote; the element that this table annotates; the finest image that shares a coordinate system with it.
     """
     check_sdata(sdata)
-    if mpp is not None:
-        mpp = positive(mpp, "mpp")
-    table_key = resolve_table(sdata, table_key)
+    elements = Elements(sdata) if elements is None else elements
+    table_key = resolve_table(sdata, selection.table_key)
     if table_key is None:
-        return [_image_only(sdata, image_key, mpp)]
+        return [_image_only(elements, selection)]
     table = sdata.tables[table_key]
-    attrs = table.uns.get("spatialdata_attrs")
-    if attrs is None:
+    if not attrs_of(table):
         raise ValueError(
             f"Table {table_key!r} annotates no element; connect it with hd.io.adopt or hd.io.from_anndata."
         )
     regions = regions_of(table)
-    if shapes_key is not None:
-        regions = [one_of(shapes_key, regions, f"shapes_key for table {table_key!r}")]
-    labels = table.obs[attrs["region_key"]].astype(str).to_numpy()
+    if selection.shapes_key is not None:
+        regions = [one_of(selection.shapes_key, regions, f"shapes_key for table {table_key!r}")]
+    labels = region_labels(table)
     places = []
     for region in regions:
         present(region, [*sdata.shapes, *sdata.labels], f"element that table {table_key!r} annotates,")
-        key = _image_for(sdata, region, image_key)
-        scale, to_px = (float("nan"), np.eye(3)) if key is None else _geometry(sdata, region, key, mpp)
-        places.append(Place(sdata, table_key, region, key, np.flatnonzero(labels == region), scale, to_px))
+        key = _image_for(elements, region, selection.image_key)
+        scale, to_px = (float("nan"), np.eye(3)) if key is None else _geometry(elements, region, key, selection.mpp)
+        places.append(Place(elements, table_key, region, key, np.flatnonzero(labels == region), scale, to_px))
     return places
 
 
@@ -115,30 +177,12 @@ def resolve_table(sdata: SpatialData, table_key: str | None = None) -> str | Non
     return _keys.LATTICE_TABLE if _keys.LATTICE_TABLE in own else None
 
 
-def regions_of(table: AnnData) -> list[str]:
-    """Return the elements that a table annotates, none where it annotates nothing; SpatialData keeps a name or a list."""
-    regions = table.uns.get("spatialdata_attrs", {}).get("region")
-    if regions is None:
-        return []
-    return [regions] if isinstance(regions, str) else list(regions)
-
-
 def on_tissue(table: AnnData) -> np.ndarray:
     """Return which rows of a table lie on tissue, bool: all where ``obs["in_tissue"]`` does not tell."""
     if _keys.IN_TISSUE not in table.obs:
         return np.ones(table.n_obs, dtype=bool)
     values = pd.to_numeric(table.obs[_keys.IN_TISSUE].replace({"True": 1, "False": 0}), errors="coerce")
     return (values.fillna(1) != 0).to_numpy()
-
-
-def mark_made_here(table: AnnData) -> None:
-    """Record in a table that hisdiff wrote it, so that it may be replaced and is no default input."""
-    table.uns.setdefault(_keys.STEM, {})["made_by"] = _keys.STEM
-
-
-def made_here(table: AnnData) -> bool:
-    """Whether hisdiff wrote a table."""
-    return table.uns.get(_keys.STEM, {}).get("made_by") == _keys.STEM
 
 
 def check_sdata(sdata: Any) -> None:
@@ -154,12 +198,13 @@ def check_sdata(sdata: Any) -> None:
         raise TypeError(f"A SpatialData is needed, not {type(sdata).__name__}.{hint}")
 
 
-def _image_only(sdata: SpatialData, image_key: str | Mapping[str, str] | None, mpp: float | None) -> Place:
+def _image_only(elements: Elements, selection: Selection) -> Place:
+    image_key = selection.image_key
     if image_key is not None and not isinstance(image_key, str):
         raise TypeError("image_key maps regions to images, but the object has no table with regions; give one name.")
-    candidates = rgb_images(sdata)
+    candidates = elements.rgb_images()
     if image_key is not None:
-        present(image_key, list(sdata.images), "image")
+        present(image_key, list(elements.sdata.images), "image")
     elif len(candidates) == 1:
         image_key = candidates[0]
     elif candidates:
@@ -168,52 +213,33 @@ def _image_only(sdata: SpatialData, image_key: str | Mapping[str, str] | None, m
         )
     else:
         raise ValueError("The object has neither a table nor an image; read one with hd.io.image or another reader.")
-    return Place(sdata, None, None, image_key, np.arange(0), image_mpp(sdata, image_key, mpp), np.eye(3))
+    mpp = image_mpp(elements, image_key, selection.mpp)
+    return Place(elements, None, None, image_key, np.arange(0), mpp, np.eye(3))
 
 
-def rgb_images(sdata: SpatialData) -> list[str]:
-    """Return the names of the images that may show H&E."""
-    # Dense embeddings are image elements as well, mostly of many channels.
-    return [key for key in sdata.images if finest(sdata, key).sizes["c"] in (1, 3, 4) and written(sdata, key) is None]
-
-
-def finest(sdata: SpatialData, image_key: str) -> Any:
-    """Return the full-resolution level of an image."""
-    element = sdata.images[image_key]
+def finest(element: Any) -> Any:
+    """Return the full-resolution level of an image element."""
     return get_pyramid_levels(element, n=0) if hasattr(element, "children") else element
 
 
-def matrix_to(element: Any, system: str) -> np.ndarray:
-    """Return the ``(3, 3)`` matrix from an element's own (x, y) to a coordinate system."""
-    return get_transformation(element, system).to_affine_matrix(_XY, _XY)
-
-
-def shared_systems(first: Any, second: Any) -> list[str]:
-    """Return the coordinate systems that two elements share."""
-    systems = get_transformation(second, get_all=True)
-    return [name for name in get_transformation(first, get_all=True) if name in systems]
-
-
-def _image_for(sdata: SpatialData, region: str, image_key: str | Mapping[str, str] | None) -> str | None:
+def _image_for(elements: Elements, region: str, image_key: str | Mapping[str, str] | None) -> str | None:
+    sdata, own = elements.sdata, elements.frame(region)
     if image_key is not None:
         if not isinstance(image_key, str):
             image_key = image_key[present(region, list(image_key), "region in image_key:")]
-        present(image_key, list(sdata.images), "image")
-        if not shared_systems(sdata[region], finest(sdata, image_key)):
+        frame = elements.frame(present(image_key, list(sdata.images), "image"))
+        if not own.shared(frame):
             raise ValueError(
                 f"Image {image_key!r} and {region!r} share no coordinate system; those of {region!r} are "
-                f"{listing(get_transformation(sdata[region], get_all=True))}, those of the image "
-                f"{listing(get_transformation(finest(sdata, image_key), get_all=True))}."
+                f"{listing(own.systems)}, those of the image {listing(frame.systems)}."
             )
         return image_key
     pixel_sizes: dict[str, float] = {}
-    for key in rgb_images(sdata):
-        image = finest(sdata, key)
-        for system in shared_systems(sdata[region], image):
-            # Measured in the region's own units, so that images in different systems can be compared.
-            to_px = np.linalg.inv(matrix_to(image, system)) @ matrix_to(sdata[region], system)
-            pixel_sizes[key] = 1 / np.sqrt(abs(np.linalg.det(to_px[:2, :2])))
-            break
+    for key in elements.rgb_images():
+        # Measured in the region's own units, so that images in different systems can be compared.
+        to_px = own.to(elements.frame(key))
+        if to_px is not None:
+            pixel_sizes[key] = 1 / scale_of(to_px)
     if not pixel_sizes:
         return None
     smallest = min(pixel_sizes.values())
@@ -227,17 +253,17 @@ def _image_for(sdata: SpatialData, region: str, image_key: str | Mapping[str, st
     return best[0]
 
 
-def image_mpp(sdata: SpatialData, image_key: str, mpp: float | None = None) -> float:
+def image_mpp(elements: Elements, image_key: str, mpp: float | None = None) -> float:
     """Return the micrometres per pixel of an image: its scale to ``um``, or the one that is stated."""
-    image = finest(sdata, image_key)
-    if _keys.UM not in get_transformation(image, get_all=True):
+    frame = elements.frame(image_key)
+    if _keys.UM not in frame.systems:
         if mpp is None:
             raise ValueError(
                 f"Image {image_key!r} has no coordinate system {_keys.UM!r}, so its micrometres per pixel are unknown; pass mpp=, "
                 f"or settle it once with hd.io.adopt(sdata, mpp=...)."
             )
         return mpp
-    known = similarity_scale(matrix_to(image, _keys.UM), f"The transformation of image {image_key!r} to {_keys.UM!r}")
+    known = similarity_scale(frame.matrix(_keys.UM), f"The transformation of image {image_key!r} to {_keys.UM!r}")
     if mpp is not None and abs(mpp / known - 1) > _MPP_TOLERANCE:
         raise ValueError(
             f"mpp={mpp:g} contradicts image {image_key!r}, which has {known:.4g} um per pixel; change that with hd.io.adopt."
@@ -245,9 +271,8 @@ def image_mpp(sdata: SpatialData, image_key: str, mpp: float | None = None) -> f
     return known
 
 
-def _geometry(sdata: SpatialData, region: str, image_key: str, mpp: float | None) -> tuple[float, np.ndarray]:
-    image = finest(sdata, image_key)
-    system = shared_systems(sdata[region], image)[0]
-    to_px = np.linalg.inv(matrix_to(image, system)) @ matrix_to(sdata[region], system)
+def _geometry(elements: Elements, region: str, image_key: str, mpp: float | None) -> tuple[float, np.ndarray]:
+    to_px = elements.frame(region).to(elements.frame(image_key))
+    assert to_px is not None
     similarity_scale(to_px, f"The transformation of {region!r} to image {image_key!r}")
-    return image_mpp(sdata, image_key, mpp), to_px
+    return image_mpp(elements, image_key, mpp), to_px

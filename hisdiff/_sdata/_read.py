@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
 from scipy import sparse
-from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
 from hisdiff._check import check_radii, listing, present
+from hisdiff._sdata._affine import apply, scale_of, scaling
+from hisdiff._sdata._annotation import instances_of
 from hisdiff._sdata._dense import dense_features
-from hisdiff._sdata._features import stored_features
+from hisdiff._sdata._features import StoredFeatures, stored_features
 from hisdiff._sdata._genes import gene_names
-from hisdiff._sdata._image import PyramidImage
-from hisdiff._sdata._labels import instances_of, label_locations
+from hisdiff._sdata._image import PyramidImage, fingerprint
+from hisdiff._sdata._labels import label_locations
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._locate import Place, locate, made_here, matrix_to
+from hisdiff._sdata._locate import Place, locate
+from hisdiff._sdata._provenance import made_here
+from hisdiff._sdata._selection import DEFAULTS, Selection
 from hisdiff._sdata._tissue import read_tissue
-from hisdiff._section import Locations, Section
+from hisdiff._section import Locations, Section, needed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from anndata import AnnData
-    from shapely import MultiPolygon
+    from shapely import MultiPolygon, Polygon
     from spatialdata import SpatialData
+
+    from hisdiff._section import ImageSource
+    from hisdiff.encoders import Encoder
+    from hisdiff.encoders._known import KnownEncoder
 
 # Counts that a float table holds may be off by rounding in storage only.
 _WHOLE = 1e-4
@@ -39,6 +47,31 @@ class Bound:
 
     section: Section
     place: Place
+
+    @property
+    def table(self) -> AnnData:
+        """The table, of a section that has one."""
+        return needed(self.place.table)
+
+    @property
+    def embedding(self) -> StoredFeatures | None:
+        """The section's embedding, as it is stored."""
+        features = self.section.features
+        return features if isinstance(features, StoredFeatures) else None
+
+    @property
+    def encoder(self) -> KnownEncoder | None:
+        """The encoder that made the section's embedding."""
+        return None if self.embedding is None else self.embedding.encoder
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the image, by which it is known again."""
+        return fingerprint(needed(self.section.image))
+
+    def with_section(self, section: Section) -> Bound:
+        """Return another reading of the same place."""
+        return replace(self, section=section)
 
 
 def as_list(data: SpatialData | Sequence[SpatialData]) -> list[SpatialData]:
@@ -52,68 +85,98 @@ def as_list(data: SpatialData | Sequence[SpatialData]) -> list[SpatialData]:
     return items
 
 
-def read_sections(
-    sdata: SpatialData,
+def open_sections(
+    data: SpatialData | Sequence[SpatialData],
+    selection: Selection = DEFAULTS,
     *,
-    table_key: str | None = None,
-    image_key: Any = None,
-    shapes_key: str | None = None,
-    layer: str | None = None,
-    mpp: float | None = None,
     needs: Collection[str] = (),
+    encoder: Encoder | None = None,
 ) -> list[Bound]:
-    """Read the sections of a SpatialData.
+    """Open the sections of one or several objects, once for a call of a public function.
 
     Parameters
     ----------
+    selection
+        Which of the object's elements are meant.
     needs
         Which of ``counts``, ``image`` and ``features`` must be there; what is missing is an error that says how to get
         it. Counts are read (and checked) only where they are asked for.
+    encoder
+        An encoder that the caller offers, for sections that it embedded.
     """
-    places = locate(sdata, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=mpp)
-    return [_read(place, layer, frozenset(needs)) for place in places]
+    return [bound for sdata in as_list(data) for bound in _opened(sdata, selection, frozenset(needs), encoder)]
 
 
-def _read(place: Place, layer: str | None, needs: frozenset[str]) -> Bound:
+def by_object(bounds: Sequence[Bound]) -> list[list[Bound]]:
+    """Return sections in groups of those that live in one object, in their order."""
+    groups: dict[int, list[Bound]] = {}
+    for bound in bounds:
+        groups.setdefault(id(bound.place.sdata), []).append(bound)
+    return list(groups.values())
+
+
+def _opened(sdata: SpatialData, selection: Selection, needs: frozenset[str], encoder: Encoder | None) -> list[Bound]:
+    places = locate(sdata, selection)
+    sections = [read_section(place, needs=needs, encoder=encoder) for place in places]
+    if "counts" in needs:  # of the table that all sections share
+        for place in places:
+            if not place.is_measured:
+                raise ValueError(f"Section {place.name!r} has no counts; it can be predicted, not fitted or evaluated.")
+        table = needed(places[0].table)
+        counts = read_counts(table, selection.layer, what=f"table {places[0].table_key!r}")
+        check_unique(gene_names(table), places[0])
+        sections = [replace(section, counts=counts[place.rows]) for section, place in zip(sections, places)]
+    return [Bound(section, place) for section, place in zip(sections, places)]
+
+
+def read_section(place: Place, *, needs: Collection[str] = (), encoder: Encoder | None = None) -> Section:
+    """Read the section of a place, without its counts; see :func:`open_sections`."""
     table = place.table
     image = None
     if place.image_key is not None:
         image = PyramidImage(place.sdata.images[place.image_key], place.mpp, place.image_key)
     elif "image" in needs:
+        require_image(place)
+    spots = None if table is None else read_spots(place)
+    if spots is not None and image is not None:
+        _check_on_image(place, spots, image)
+    genes = np.array([], dtype=str) if table is None else gene_names(table)
+    section = _embedded(Section(place.name, genes, None, spots, image, tissue=outline_on(place, image)), place, encoder)
+    if "features" in needs and section.features is None:
+        raise ValueError(f"Section {place.name!r} has no embedding; make it with hd.pp.embed(sdata).")
+    return section
+
+
+def require_image(place: Place) -> None:
+    """Raise where a section has no image."""
+    if place.image_key is None:
         raise ValueError(
             f"There is no image for {place.name!r}: no image of the object shares a coordinate system with it "
             f"(images: {listing(place.sdata.images)})."
         )
-    spots = None if table is None else _spots(place)
-    if spots is not None and image is not None:
-        _check_on_image(place, spots, image)
-    genes = np.array([], dtype=str) if table is None else gene_names(table)
-    counts = None
-    if "counts" in needs:
-        if table is None or table.n_vars == 0 or place.table_key == _keys.LATTICE_TABLE:
-            raise ValueError(f"Section {place.name!r} has no counts; it can be predicted, not fitted or evaluated.")
-        counts = read_counts(table, layer, what=f"table {place.table_key!r}")[place.rows]
-        _check_unique(genes, place)
-    features = None
-    if table is not None and _keys.EMBEDDING in table.obsm:
-        features = stored_features(place, spots, image)
-    if "features" in needs and features is None:
-        raise ValueError(f"Section {place.name!r} has no embedding; make it with hd.pp.embed(sdata).")
+
+
+def _embedded(section: Section, place: Place, encoder: Encoder | None) -> Section:
+    """Return a section with the embedding that its table has, and the dense form of its encoder."""
+    features = stored_features(place, section.spots, section.image, encoder)
+    if features is None:
+        return section
+    dense = dense_features(place, section.image, features.encoder, section.tissue)
+    return replace(section, features=features, dense=dense)
+
+
+def with_features(bound: Bound, encoder: Encoder) -> Bound:
+    """Return a section with the embedding that was just stored in its table, and the encoder that made it."""
+    return bound.with_section(_embedded(bound.section, bound.place, encoder))
+
+
+def outline_on(place: Place, image: ImageSource | None) -> MultiPolygon | Polygon | None:
+    """Return the stored outline of a place's tissue in um, as far as it lies on the image; None where there is none."""
     tissue = read_tissue(place)
-    if tissue is not None and image is not None:
-        tissue = _clipped(tissue, image)
-    dense = (
-        None
-        if features is None
-        else dense_features(place, image, features.spec.encoder, tissue, features.spec.revision)
-    )
-    return Bound(
-        Section(place.name, genes, counts, spots, image, features, tissue, dense=dense),
-        place,
-    )
+    return tissue if tissue is None or image is None else _clipped(tissue, image)
 
 
-def _clipped(tissue: MultiPolygon, image: PyramidImage) -> MultiPolygon | None:
+def _clipped(tissue: MultiPolygon | Polygon, image: ImageSource) -> MultiPolygon | Polygon | None:
     """Return what of an outline lies on the image: a crop of an object leaves its polygons whole."""
     frame = shapely.box(*image.bounds_um)
     if shapely.covers(frame, tissue):
@@ -184,7 +247,7 @@ def check_counts(data: np.ndarray, where: str, layers: Iterable[str], argument: 
         )
 
 
-def _check_unique(genes: np.ndarray, place: Place) -> None:
+def check_unique(genes: np.ndarray, place: Place) -> None:
     names, times = np.unique(genes, return_counts=True)
     if (times > 1).any():
         raise ValueError(
@@ -193,29 +256,28 @@ def _check_unique(genes: np.ndarray, place: Place) -> None:
         )
 
 
-def _spots(place: Place) -> Locations:
+def read_spots(place: Place) -> Locations:
     """Return the spots of a place, in the order of its table rows, in um."""
-    table, element = place.table, place.sdata[place.region]
+    table, region = needed(place.table), needed(place.region)
     to_um = to_um_of(place)
-    if place.region in place.sdata.labels:
-        return replace(label_locations(place, to_um), array_ij=_array_ij(table, place.rows))
-    keys = instances_of(place)
+    keys = instances_of(table)[place.rows]
+    if region in place.sdata.labels:
+        return replace(label_locations(place, keys, to_um), array_ij=_array_ij(table, place.rows))
+    element = place.sdata.shapes[region]
     where = element.index.get_indexer(keys)
     if (where < 0).any():
         raise ValueError(
-            f"{int((where < 0).sum())} of {len(keys)} rows of table {place.table_key!r} have no shape in {place.region!r}, "
+            f"{int((where < 0).sum())} of {len(keys)} rows of table {place.table_key!r} have no shape in {region!r}, "
             f"such as {listing(keys[where < 0], 4)}."
         )
     geometry = np.asarray(element.geometry)[where]
-    centers = shapely.get_coordinates(shapely.centroid(geometry))
-    xy = centers @ to_um[:2, :2].T + to_um[:2, 2]
-    scale = float(np.sqrt(abs(np.linalg.det(to_um[:2, :2]))))
+    xy = apply(to_um, shapely.get_coordinates(shapely.centroid(geometry)))
     footprint: np.ndarray | float
     if "radius" in element.columns:
-        radii = check_radii(element["radius"].to_numpy(dtype=float)[where], repr(place.region)) * scale
+        radii = check_radii(element["radius"].to_numpy(dtype=float)[where], repr(region)) * scale_of(to_um)
         footprint = float(radii[0]) if len(radii) and np.ptp(radii) < 1e-6 * radii[0] else radii
     else:
-        footprint = np.asarray(shapely.transform(geometry, lambda p: p @ to_um[:2, :2].T + to_um[:2, 2]))
+        footprint = np.asarray(shapely.transform(geometry, lambda points: apply(to_um, points)))
     height = table.obs[_keys.Z_UM].to_numpy(dtype=float)[place.rows] if _keys.Z_UM in table.obs else None
     return Locations(xy, footprint, _array_ij(table, place.rows), height)
 
@@ -229,13 +291,13 @@ def _array_ij(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
 def to_um_of(place: Place) -> np.ndarray:
     """Return the matrix from the region's own coordinates to um: through the image, else the region's own scale."""
     if place.image_key is not None:
-        return np.diag([place.mpp, place.mpp, 1.0]) @ place.to_px
-    element = place.sdata[place.region]
-    if _keys.UM not in get_transformation(element, get_all=True):
+        return scaling(place.mpp) @ place.to_px
+    frame = place.elements.frame(needed(place.region))
+    if _keys.UM not in frame.systems:
         raise ValueError(
             f"There is no image for {place.name!r}, and no coordinate system {_keys.UM!r} that would tell its scale."
         )
-    return matrix_to(element, _keys.UM)
+    return frame.matrix(_keys.UM)
 
 
 def _check_on_image(place: Place, spots: Locations, image: PyramidImage) -> None:

@@ -9,8 +9,10 @@ from anndata import AnnData
 from spatialdata import SpatialData
 
 from hisdiff import _keys
+from hisdiff._sdata._read import Bound, by_object
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -22,6 +24,16 @@ def stand_in(sdata: SpatialData) -> SpatialData:
         tables={key: _shared(table) for key, table in sdata.tables.items()},
         attrs=deepcopy(sdata.attrs),
     )
+
+
+def beside(bounds: Sequence[Bound]) -> list[Bound]:
+    """Return sections of stand-ins of their objects: what is written goes there, and nothing is looked up again."""
+    return [
+        Bound(bound.section, bound.place.within(elements))
+        for group in by_object(bounds)
+        for elements in [group[0].place.elements.onto(stand_in(group[0].place.sdata))]
+        for bound in group
+    ]
 
 
 def _shared(table: AnnData) -> AnnData:

@@ -21,7 +21,7 @@ from hisdiff._files import locked
 from hisdiff._log import logger
 from hisdiff._sdata import _journal
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._written import mark_written, plain_note
+from hisdiff._sdata._provenance import mark_written, plain_note
 from hisdiff._stream import discard
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
         By name; tables after the elements that they annotate. Lazy ones are written to the store piece by piece and
         read lazily from there.
     notes
-        What :func:`~hisdiff._sdata._written.mark_written` keeps of them; of others that hisdiff made them.
+        What :func:`~hisdiff._sdata._provenance.mark_written` keeps of them; of others that hisdiff made them.
 
     Raises
     ------

@@ -13,12 +13,15 @@ from hisdiff.encoders._texture import FORMS, TextureEncoder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hisdiff._section import FeatureSpec
     from hisdiff.encoders._base import DenseEncoder
 
 _LOCAL = "local-dir:"
 _HIPT = "hipt:"
 _TEXTURES = {form.name: form for form in FORMS}
 _SPECS: dict[str, EncoderSpec] = {name: known.spec for name, known in (*_TEXTURES.items(), *RECIPES.items())}
+_REMEMBERED: dict[EncoderSpec, Encoder] = {}
+"""Objects of the user's: later steps find the one that made an embedding by what is recorded of it."""
 
 
 def names() -> list[str]:
@@ -42,7 +45,8 @@ def get(encoder: str | Encoder) -> Encoder:
         One of :func:`list`; ``"local-dir:FOLDER"`` for a timm model in a folder (``config.json`` beside
         ``model.safetensors`` or ``pytorch_model.bin``; ``mpp`` in the configuration, else 0.5 um per pixel);
         ``"hipt:FOLDER"`` for the pair of transformers that iStar was published with (``vit256*`` and ``vit4k*``); or an
-        object with ``spec`` and ``encode``, which is returned as it is.
+        object with ``spec`` and ``encode``, which is returned as it is and remembered while the process lives, so that
+        later steps find it by the name, revision and size in its ``spec``.
 
     Returns
     -------
@@ -72,6 +76,8 @@ def get(encoder: str | Encoder) -> Encoder:
             raise TypeError(
                 f"encoder is a name or an object with `spec` (EncoderSpec) and `encode`, not {type(encoder).__name__}."
             )
+        _REMEMBERED.pop(encoder.spec, None)  # the newest of one spec is the last
+        _REMEMBERED[encoder.spec] = encoder
         return encoder
     if encoder.startswith(_LOCAL):
         from hisdiff.encoders import _timm
@@ -120,6 +126,32 @@ def check_pixels(encoder: Encoder, mpp: float, what: str) -> None:
         f"{what} has {mpp:.3g} um per pixel, too coarse for encoder {encoder.spec.name!r}, which takes images of up to "
         f"{encoder.form.coarsest_mpp:.3g}: {remedy}"
     )
+
+
+def is_of(encoder: EncoderSpec, spec: FeatureSpec) -> bool:
+    """Whether an encoder is the one that made an embedding; patches of any side in um are resampled to its pixels."""
+    pixels = round(spec.patch_um / spec.mpp)
+    return (encoder.name, encoder.revision, encoder.dim, encoder.input_px) == (
+        spec.encoder,
+        spec.revision,
+        spec.dim,
+        pixels,
+    )
+
+
+def leads_to(encoder: str, spec: FeatureSpec) -> bool:
+    """Whether a name is that of the encoder that made an embedding; ``"texture"`` stands for all its sizes."""
+    return encoder == spec.encoder or (encoder == FORMS[0].name and spec.encoder in _TEXTURES)
+
+
+def remembered(spec: FeatureSpec) -> Encoder | None:
+    """Return the object of the user's that made an embedding, where this process has seen it."""
+    return next((encoder for own, encoder in reversed(_REMEMBERED.items()) if is_of(own, spec)), None)
+
+
+def is_named(encoder: str) -> bool:
+    """Whether :func:`get` knows what a name stands for."""
+    return encoder in _SPECS or encoder.startswith((_LOCAL, _HIPT))
 
 
 def may_be_dense(encoder: str | Encoder) -> bool:

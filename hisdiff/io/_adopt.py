@@ -8,7 +8,6 @@ import anndata as ad
 import numpy as np
 import shapely
 from spatialdata import SpatialData
-from spatialdata.models import TableModel
 from spatialdata.transformations import (
     Affine,
     BaseTransformation,
@@ -20,20 +19,15 @@ from spatialdata.transformations import (
 
 from hisdiff._check import check_radii, listing, positive, present
 from hisdiff._geometry import similarity_scale
-from hisdiff._keys import GLOBAL, SPATIAL, UM
+from hisdiff._keys import GLOBAL, INSTANCE_KEY, REGION_KEY, SPATIAL, UM
+from hisdiff._sdata._affine import apply, inverse, scaling
+from hisdiff._sdata._annotation import annotating, attrs_of, instances_of
 from hisdiff._sdata._image import levels_of
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._locate import (
-    Place,
-    check_sdata,
-    finest,
-    image_mpp,
-    locate,
-    matrix_to,
-    resolve_table,
-    shared_systems,
-)
-from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, extended, image_element
+from hisdiff._sdata._locate import Elements, Place, check_sdata, image_mpp, locate, resolve_table
+from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
+from hisdiff.io._build import extended, image_element
 from hisdiff.io._color import Stored, to_rgb
 from hisdiff.io._scale import Source, check_mpp, settle_mpp, visium_source
 from hisdiff.io._spots import on_image
@@ -92,7 +86,7 @@ def adopt(
     if table_key is not None:
         copy.tables[table_key] = _connected(sdata, table_key, shapes_key)
     # The scale is settled below; any number does for finding out what belongs together.
-    places = locate(copy, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=1.0)
+    places = locate(copy, Selection(table_key, image_key, shapes_key, mpp=1.0))
     add_global = GLOBAL not in copy.coordinate_systems  # of the object as it came: the first section may bring it
     for place in places:
         if place.image_key is None:
@@ -123,7 +117,7 @@ def _connected(sdata: SpatialData, table_key: str, shapes_key: str | None) -> ad
     parts = {slot: dict(getattr(old, slot)) for slot in ("uns", "obsm", "varm", "obsp", "varp")}
     parts["layers"] = {name: old.layers[name] for name in layer_names(old)}
     table = ad.AnnData(old.X, obs=old.obs.copy(), var=old.var.copy(), **parts)
-    if TableModel.ATTRS_KEY in table.uns:
+    if attrs_of(table):
         return table
     if shapes_key is None:
         fitting = [key for key, shapes in sdata.shapes.items() if len(shapes) == table.n_obs]
@@ -144,17 +138,17 @@ def _connected(sdata: SpatialData, table_key: str, shapes_key: str | None) -> ad
     table.obs[REGION_KEY] = shapes_key
     table.obs[REGION_KEY] = table.obs[REGION_KEY].astype("category")
     table.obs[INSTANCE_KEY] = [by_name[name] for name in table.obs_names] if named else index.to_numpy()
-    return TableModel.parse(table, region=shapes_key, region_key=REGION_KEY, instance_key=INSTANCE_KEY)
+    return annotating(table, shapes_key)
 
 
 def _mpp_of(sdata: SpatialData, place: Place, mpp: float | None) -> float:
     """Return the pixel size that is given, or that the object or the pitch of its spots says."""
-    image = finest(sdata, str(place.image_key))
+    elements = Elements(sdata)  # those of the copy have no um
     stated = None
-    if UM in get_transformation(image, get_all=True):
-        stated = Source(f"the coordinate system {UM!r} of the object", image_mpp(sdata, str(place.image_key)))
-    elif place.region is not None and UM in get_transformation(sdata[place.region], get_all=True):
-        to_um = matrix_to(sdata[place.region], UM) @ np.linalg.inv(place.to_px)
+    if UM in elements.frame(place.image_name).systems:
+        stated = Source(f"the coordinate system {UM!r} of the object", image_mpp(elements, place.image_name))
+    elif place.region is not None and UM in elements.frame(place.region).systems:
+        to_um = elements.frame(place.region).matrix(UM) @ inverse(place.to_px)
         scale = similarity_scale(to_um, f"The transformation of {place.region!r} to {UM!r}")
         stated = Source(f"the coordinate system {UM!r} of {place.region!r}", scale)
     pitch = None
@@ -165,36 +159,33 @@ def _mpp_of(sdata: SpatialData, place: Place, mpp: float | None) -> float:
 
 def _centers(place: Place) -> np.ndarray:
     """Return the centres of spots in pixels of the image, in the order of the rows of the table."""
-    table, shapes = place.sdata.tables[str(place.table_key)], place.sdata.shapes[str(place.region)]
-    keys = table.obs[table.uns[TableModel.ATTRS_KEY][TableModel.INSTANCE_KEY]].to_numpy()[place.rows]
+    shapes = place.sdata.shapes[str(place.region)]
+    keys = instances_of(needed(place.table))[place.rows]
     rows = shapes.index.get_indexer(keys)
     if (rows < 0).any():
         raise ValueError(
             f"{int((rows < 0).sum())} of {len(rows)} rows of table {place.table_key!r} have no shape in {place.region!r}, "
             f"such as {listing(keys[rows < 0], 4)}."
         )
-    xy = shapely.get_coordinates(shapely.centroid(np.asarray(shapes.geometry)[rows]))
-    return xy @ place.to_px[:2, :2].T + place.to_px[:2, 2]
+    return apply(place.to_px, shapely.get_coordinates(shapely.centroid(np.asarray(shapes.geometry)[rows])))
 
 
 def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) -> None:
     """Write the scale of one section into the copy, and bring its image and table to form."""
-    key = str(place.image_key)
-    image = finest(copy, key)
+    key, elements = place.image_name, Elements(copy)
+    image = elements.finest(key)
     moves = {key: np.eye(3)}
-    for kind, name, element in copy.gen_spatial_elements():
-        if kind == "points" or name == key:
-            continue
-        own = element if kind == "shapes" else levels_of(element)[0]
-        for system in shared_systems(own, image)[:1]:
-            moves[name] = np.linalg.inv(matrix_to(image, system)) @ matrix_to(own, system)
+    for kind, name, _ in copy.gen_spatial_elements():
+        to_px = None if kind == "points" or name == key else elements.frame(name).to(elements.frame(key))
+        if to_px is not None:
+            moves[name] = to_px
     copy.images[key] = _image_form(copy.images[key], key)
     for name, to_px in moves.items():
         element = copy[name]
         known = dict(get_transformation(element, get_all=True))
         if add_global:  # sections that lie in one system share the pixels of the first one's image
             known.setdefault(GLOBAL, _transformation(to_px))
-        known[UM] = _transformation(np.diag([mpp, mpp, 1.0]) @ to_px)
+        known[UM] = _transformation(scaling(mpp) @ to_px)
         set_transformation(element, known, set_all=True)
     if place.table is not None and place.region in copy.shapes:
         xy_px = _centers(place)

@@ -20,7 +20,7 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 from xarray import DataArray, Dataset, DataTree
 
 from hisdiff._check import check_radii
-from hisdiff._keys import GLOBAL, NAMES, SPATIAL, STEM, UM
+from hisdiff._keys import GLOBAL, INSTANCE_KEY, NAMES, REGION_KEY, SPATIAL, STEM, UM
 from hisdiff.io._names import clean_table, element_name
 from hisdiff.io._scale import check_mpp
 from hisdiff.io._spots import check_one_section, on_image
@@ -36,8 +36,6 @@ CHUNK = 1024
 SMALLEST_LEVEL = 512
 """Pyramid levels are made until the longer side is no longer than this."""
 TABLE = "table"
-REGION_KEY = "region"
-INSTANCE_KEY = "instance_id"
 
 
 def transformations(mpp: float, reduction: float = 1.0) -> dict[str, Any]:

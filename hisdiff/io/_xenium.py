@@ -17,6 +17,7 @@ from hisdiff._check import listing
 from hisdiff._geometry import similarity_scale
 from hisdiff._keys import GLOBAL, UM
 from hisdiff._log import logger
+from hisdiff._sdata._affine import apply, inverse
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import TABLE, section, without_noise
 from hisdiff.io._features import genes_of
@@ -106,7 +107,7 @@ def xenium(
     table = found.tables[TABLE]
     table.X = read_counts(table, None, what=name, argument=None)
     table = genes_of(table, name)
-    to_px = np.linalg.inv(to_um)
+    to_px = inverse(to_um)
     if BOUNDARIES in found.shapes:
         outlines = found.shapes[BOUNDARIES]
         with_outline = table.obs["cell_id"].isin(outlines.index).to_numpy()
@@ -119,10 +120,10 @@ def xenium(
     else:
         logger.info("%s has no outlines of cells; circles of their area are used.", name)
         circles = found.shapes[CIRCLES].loc[table.obs["cell_id"]]
-        xy_px = circles.geometry.get_coordinates().to_numpy() @ to_px[:2, :2].T + to_px[:2, 2]
+        xy_px = apply(to_px, circles.geometry.get_coordinates().to_numpy())
         sdata = section(name, raster.levels, aligned, table, xy_px, radius_um=circles["radius"].to_numpy(dtype=float))
     # um is the scale of the H&E image alone: the rotation of the alignment is in the coordinates.
-    for key, element in _others(found, np.linalg.inv(to_xenium_px), aligned).items():
+    for key, element in _others(found, inverse(to_xenium_px), aligned).items():
         sdata[key] = element
     return sdata
 
@@ -219,9 +220,7 @@ def _in_image_px(outlines: GeoDataFrame, from_um: np.ndarray) -> GeoDataFrame:
     """Return outlines, which Xenium gives in um, in pixels of the H&E image."""
     moved = outlines.copy(deep=False)
     moved.attrs = {}
-    moved.geometry = shapely.transform(
-        np.asarray(outlines.geometry), lambda xy: xy @ from_um[:2, :2].T + from_um[:2, 2]
-    )
+    moved.geometry = shapely.transform(np.asarray(outlines.geometry), lambda points: apply(from_um, points))
     return moved
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spatialdata.transformations import get_transformation
-
 from hisdiff import _keys
-from hisdiff._sdata._locate import finest, image_mpp, regions_of
-from hisdiff._sdata._write import in_sample_of, records
+from hisdiff._sdata._annotation import regions_of
+from hisdiff._sdata._locate import Elements, image_mpp
+from hisdiff._sdata._provenance import in_sample_of, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +31,11 @@ def contents(sdata: SpatialData) -> list[Line]:
 
 
 def _images(sdata: SpatialData) -> Iterator[Line]:
+    elements = Elements(sdata)
     for key in sdata.images:
-        image = finest(sdata, key)
-        known = _keys.UM in get_transformation(image, get_all=True)
-        scale = f"{image_mpp(sdata, key):.3g} µm per pixel" if known else "scale unknown"
+        image = elements.finest(key)
+        known = _keys.UM in elements.frame(key).systems
+        scale = f"{image_mpp(elements, key):.3g} µm per pixel" if known else "scale unknown"
         channels = "" if image.sizes["c"] <= 4 else f", {image.sizes['c']:,} channels"
         yield f"image {key}", f"{image.sizes['x']:,} x {image.sizes['y']:,} px, {scale}{channels}"
 

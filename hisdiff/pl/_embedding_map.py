@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.colors import CenteredNorm, ListedColormap
 
 from hisdiff._check import listing
-from hisdiff._sdata._read import as_list, read_sections
+from hisdiff._sdata._read import open_sections
+from hisdiff._sdata._selection import Selection
 from hisdiff._stats._pca import column_scale, principal_axes
 from hisdiff.pl import _canvas
 
@@ -91,13 +92,8 @@ def embedding_map(
     >>> axes = hd.pl.embedding_map(sdata)
     >>> figure = hd.pl.embedding_map(sdata, components=[1, 2])
     """
-    sections = [
-        bound.section
-        for sdata in as_list(data)
-        for bound in read_sections(
-            sdata, table_key=table_key, image_key=image_key, shapes_key=shapes_key, mpp=mpp, needs={"image", "features"}
-        )
-    ]
+    selection = Selection(table_key, image_key, shapes_key, mpp=mpp)
+    sections = [bound.section for bound in open_sections(data, selection, needs={"image", "features"})]
     wanted = None if components is None else [components] if isinstance(components, int) else list(components)
     scores, shares = _components(sections, wanted)
     n_rows, n_cols = (1, len(sections)) if wanted is None else (len(sections), len(wanted))

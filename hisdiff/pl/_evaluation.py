@@ -11,8 +11,8 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._sdata._locate import resolve_table
+from hisdiff._sdata._provenance import in_sample_of, records
 from hisdiff._sdata._read import truth_counts
-from hisdiff._sdata._write import in_sample_of, records
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_library_size
 from hisdiff.pl import _canvas

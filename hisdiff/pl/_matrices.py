@@ -12,7 +12,7 @@ from scipy import sparse
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._sdata._expression import X
-from hisdiff._sdata._write import records
+from hisdiff._sdata._provenance import records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,9 +10,11 @@ import shapely
 from matplotlib.collections import LineCollection
 
 from hisdiff import _keys
-from hisdiff._sdata._locate import check_sdata, regions_of, resolve_table, rgb_images
-from hisdiff._sdata._read import Bound, read_sections
-from hisdiff._sdata._write import records
+from hisdiff._sdata._annotation import regions_of
+from hisdiff._sdata._locate import Elements, check_sdata, resolve_table
+from hisdiff._sdata._provenance import records
+from hisdiff._sdata._read import Bound, open_sections
+from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._contents import INDENT, Line, contents
 from hisdiff.pl._marks import Footprints
@@ -126,10 +128,10 @@ class Panel:
 
 
 def _sections(sdata: SpatialData, table_key: str | None, image_key: Any, mpp: float | None) -> list[Bound]:
-    images = rgb_images(sdata)
+    images = Elements(sdata).rgb_images()
     if resolve_table(sdata, table_key) is None and image_key is None and len(images) > 1:
-        return [bound for key in images for bound in read_sections(sdata, image_key=key, mpp=mpp)]
-    return read_sections(sdata, table_key=table_key, image_key=image_key, mpp=mpp)
+        return [bound for key in images for bound in open_sections(sdata, Selection(image_key=key, mpp=mpp))]
+    return open_sections(sdata, Selection(table_key, image_key, mpp=mpp))
 
 
 def _panels(bound: Bound) -> list[Panel]:

@@ -14,8 +14,7 @@ from hisdiff._check import listing, present
 from hisdiff._sdata._expression import X, is_logged, own_prediction
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import read_columns
-from hisdiff._sdata._locate import made_here
-from hisdiff._sdata._write import records
+from hisdiff._sdata._provenance import made_here, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

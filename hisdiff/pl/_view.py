@@ -9,7 +9,9 @@ from hisdiff._check import listing
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._labels import label_raster
 from hisdiff._sdata._locate import locate
-from hisdiff._sdata._read import read_sections, to_um_of
+from hisdiff._sdata._read import read_section, to_um_of
+from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
 from hisdiff.pl._marks import RASTER_PX, Footprints, Raster
 
 if TYPE_CHECKING:
@@ -44,8 +46,7 @@ def view_of(
     sdata: SpatialData, table_key: str | None, image_key: Any, shapes_key: str | None, mpp: float | None
 ) -> View:
     """Return the section that is meant; an error where it cannot be told, or has no table or no image."""
-    where = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
-    places = locate(sdata, **where)
+    places = locate(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
     if len(places) > 1:
         names = listing(place.name for place in places)
         raise ValueError(f"The table has several sections, {names}; choose one with shapes_key=.")
@@ -57,7 +58,5 @@ def view_of(
     if place.image_key is not None and place.region in sdata.labels:  # pixels are all that is needed of labels
         image = PyramidImage(sdata.images[place.image_key], place.mpp, place.image_key)
         return View(place, place.table, image, Raster(label_raster(place, to_um_of(place), RASTER_PX)))
-    section = read_sections(sdata, **where, needs={"image"})[0].section
-    assert section.image is not None
-    assert section.spots is not None
-    return View(place, place.table, section.image, Footprints(section.spots))
+    section = read_section(place, needs={"image"})
+    return View(place, place.table, needed(section.image), Footprints(needed(section.spots)))

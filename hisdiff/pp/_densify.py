@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
 from spatialdata.models import ShapesModel
-from spatialdata.transformations import get_transformation
 
 from hisdiff import _keys
 from hisdiff._check import one_of, seed_of
 from hisdiff._geometry._fill import array_fill, array_to_um, inside, random_fill
 from hisdiff._log import logger
-from hisdiff._sdata._locate import finest
-from hisdiff._sdata._read import read_sections
-from hisdiff._sdata._written import check_free, mark_written
+from hisdiff._sdata._locate import check_sdata
+from hisdiff._sdata._provenance import check_free, mark_written
+from hisdiff._sdata._read import open_sections
+from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
 from hisdiff.pp._tissue import outline_of
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ def densify(
     if z_um is not None and not np.isfinite(z_um):
         raise ValueError(f"z_um is a height in um, not {z_um!r}.")
     seed = seed_of(rng)
-    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
-    bounds = read_sections(sdata, **where, needs=("image",))
+    check_sdata(sdata)
+    bounds = open_sections(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp), needs=("image",))
     if key_added is not None and len(bounds) > 1:
         raise ValueError(f"key_added={key_added!r} names one element, but there are {len(bounds)} sections; choose one with shapes_key=.")  # fmt: skip
     made = {}
@@ -128,19 +129,18 @@ def _new_points(bound: Bound, pattern: str, density: float, rng: np.random.Gener
                 f"use pattern='random'."
             )
         points = array_to_um(spots.array_ij, spots.xy_um, array_fill(spots.array_ij))
-    tissue = section.tissue if section.tissue is not None else outline_of(section.image, place.image_key)
+    tissue = section.tissue if section.tissue is not None else outline_of(needed(section.image), place.image_name)
     return points[inside(tissue, points)]
 
 
 def _element(bound: Bound, points: np.ndarray, z_um: float | None) -> gpd.GeoDataFrame:
     """Return spots and new points as circles, in pixels of the image."""
-    place, spots = bound.place, bound.section.spots
-    names = [*place.table.obs_names[place.rows], *(f"new{i}" for i in range(len(points)))]
+    place, spots = bound.place, needed(bound.section.spots)
+    names = [*bound.table.obs_names[place.rows], *(f"new{i}" for i in range(len(points)))]
     xy = np.concatenate([spots.xy_um, points]) / place.mpp
     radius = np.concatenate([spots.radius_um, np.full(len(points), np.median(spots.radius_um))]) / place.mpp
     frame = pd.DataFrame({"radius": radius, "generated": np.arange(len(xy)) >= len(spots)}, index=pd.Index(names))
     if z_um is not None:
         frame[_keys.Z_UM] = float(z_um)
     geometry = gpd.GeoDataFrame(frame, geometry=shapely.points(xy))
-    transformations = get_transformation(finest(place.sdata, place.image_key), get_all=True)
-    return ShapesModel.parse(geometry, transformations=transformations)
+    return ShapesModel.parse(geometry, transformations=place.image_frame.transformations)

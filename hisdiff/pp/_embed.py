@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,31 +11,33 @@ from shapely import MultiPolygon
 
 from hisdiff import _keys, encoders
 from hisdiff._check import positive
-from hisdiff._device import resolve_device
 from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
-from hisdiff._sdata._features import embedding_record, out_of_date, spec_of, stored_features
-from hisdiff._sdata._image import fingerprint
-from hisdiff._sdata._locate import locate
-from hisdiff._sdata._read import Bound, as_list, read_sections
+from hisdiff._runtime import Runtime
+from hisdiff._sdata._features import embedding_record, out_of_date, spec_of
+from hisdiff._sdata._provenance import check_free, set_record
+from hisdiff._sdata._read import Bound, by_object, open_sections, outline_on, read_spots, require_image, with_features
+from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._tissue import tissue_key, write_tissue
-from hisdiff._sdata._write import set_record, write_lattice
-from hisdiff._section import FeatureSpec, Locations
+from hisdiff._sdata._write import check_lattice_writable, write_lattice
+from hisdiff._section import FeatureSpec, Locations, needed
 from hisdiff._settings import settings
 from hisdiff.encoders._base import precision_of
 from hisdiff.encoders._embed import embed_footprints, lattice_statistics
+from hisdiff.encoders._known import KnownEncoder
 from hisdiff.encoders._registry import get_for
 from hisdiff.pp._tissue import outline_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from shapely import Polygon
     from spatialdata import SpatialData
 
     from hisdiff._sdata._features import StoredFeatures
-    from hisdiff._sdata._locate import Place
     from hisdiff.encoders import Encoder
 
+DEFAULT_ENCODER = "texture"
 # Lattice of a section without spots: that of Visium.
 LATTICE_SPACING_UM = 100.0
 LATTICE_RADIUS_UM = 27.5
@@ -43,7 +45,7 @@ LATTICE_RADIUS_UM = 27.5
 
 def embed(
     data: SpatialData | Sequence[SpatialData],
-    encoder: str | Encoder = "texture",
+    encoder: str | Encoder = DEFAULT_ENCODER,
     *,
     patch_um: float | None = None,
     batch_size: int | None = None,
@@ -111,89 +113,102 @@ def embed(
     """
     if patch_um is not None:
         positive(patch_um, "patch_um")
-    if batch_size is not None:
-        positive(batch_size, "batch_size", integer=True)
-    if device is not None:
-        resolve_device(device)
-    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
-    items = as_list(data)
-    # Everything is checked before anything is computed.
-    places = [bound.place for sdata in items for bound in read_sections(sdata, **where, needs=("image",))]
-    encoder = _encoder_for(encoder, places)
-    run = {"batch_size": batch_size, "device": device, "progress": progress}
-    results = [_embed(sdata, encoder, patch_um, where, run, inplace=inplace) for sdata in items]
+    selection = Selection(table_key, image_key, shapes_key, mpp=mpp)
+    runtime = Runtime.of(device=device, batch_size=batch_size, progress=progress)
+    bounds = open_sections(data, selection, needs=("image",))  # everything is checked before anything is computed
+    encoder = _encoder_for(encoder, bounds)
+    if inplace:
+        _check_writable(bounds)
+    arrays = []
+    for group in by_object(bounds):
+        done = _computed(group, encoder, patch_um, runtime)
+        if inplace:
+            _write(done, encoder, LATTICE_RADIUS_UM)
+        else:
+            arrays.append(np.concatenate([one.values for one in done]))
     if inplace:
         return None
-    return results if isinstance(data, (list, tuple)) else results[0]
+    return arrays if isinstance(data, (list, tuple)) else arrays[0]
 
 
-def _encoder_for(encoder: str | Encoder, places: Sequence[Place]) -> Encoder:
+def _encoder_for(encoder: str | Encoder, bounds: Sequence[Bound]) -> Encoder:
     """Return an encoder that all sections can be embedded with."""
-    coarsest = max(
-        (place for place in places if place.image_key is not None), key=lambda place: place.mpp, default=None
-    )
-    if coarsest is None:
+    places = [bound.place for bound in bounds if bound.place.image_key is not None]
+    if not places:
         return encoders.get(encoder)
+    coarsest = max(places, key=lambda place: place.mpp)
     return get_for(encoder, coarsest.mpp, f"image {coarsest.image_key!r}")
 
 
 def ensure_embedding(
-    data: SpatialData | Sequence[SpatialData],
+    bounds: Sequence[Bound],
     spec: FeatureSpec | None,
-    where: Mapping[str, Any],
-    run: Mapping[str, Any],
+    runtime: Runtime,
+    encoder: str | Encoder | None = None,
     lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
-) -> None:
-    """Embed the sections whose embedding is missing or out of date, all with one encoder.
+) -> list[Bound]:
+    """Embed the sections whose embedding is missing or out of date, all with one encoder; return all with an embedding.
 
-    That is the one that one section was embedded with, else that of a model, else the default one.
+    Parameters
+    ----------
+    spec
+        The embedding that is wanted, such as that of a model; None for the first that any of the sections has.
+    encoder
+        What the caller gave: the object that made that embedding, or, where there is none yet, what is to make it.
+    lattice
+        Spacing and radius, in um, of the locations of a section that has only an image.
     """
-    items, used = as_list(data), spec
-    reasons, stale, places = {}, [], []
-    for sdata in items:
-        for bound in read_sections(sdata, **where):
-            place, section = bound.place, bound.section
-            why = "there is none yet" if section.spots is None else out_of_date(place, section.spots, section.image)
-            if why is not None:
-                reasons[place.name] = why
-                places.append(place)
-                if not any(sdata is other for other in stale):
-                    stale.append(sdata)
-            record = None if place.table is None else embedding_record(place.table)
-            if used is None and record is not None:
-                used = spec_of(record)
+    reasons = {id(bound): why for bound in bounds if (why := out_of_date(bound)) is not None}
     if not reasons:
-        return
-    told = "; ".join(f"{place_name}: {why}" for place_name, why in reasons.items())
-    encoder: str | Encoder = "texture"
-    if used is not None:
-        try:
-            encoder = encoders.get(used.encoder)
-        except (KeyError, ValueError) as error:  # an object of the user's, which its name does not lead to
-            raise ValueError(f"An embedding has to be made ({told}); run hd.pp.embed(sdata, encoder) first.") from error
-    encoder = _encoder_for(encoder, places)
-    logger.info("embedding (%s): running hd.pp.embed with encoder %r", told, encoder.spec.name)
-    for sdata in stale:
-        _embed(sdata, encoder, None if used is None else used.patch_um, where, run, inplace=True, lattice=lattice)
+        return list(bounds)
+    stale = [bound for bound in bounds if id(bound) in reasons]
+    for bound in stale:
+        require_image(bound.place)
+    told = "; ".join(f"{bound.place.name}: {reasons[id(bound)]}" for bound in stale)
+    spec = spec or next((spec_of(record) for bound in bounds if (record := embedding_record(bound.place.table))), None)
+    if spec is not None:
+        known = KnownEncoder(spec, None if isinstance(encoder, str) else encoder)
+        known.check(f"The embedding ({told})")
+        encoder = known.encoder
+    used = _encoder_for(DEFAULT_ENCODER if encoder is None else encoder, stale)
+    logger.info("embedding (%s): running hd.pp.embed with encoder %r", told, used.spec.name)
+    _check_writable(stale)
+    result: list[Bound] = []
+    for group in by_object(bounds):
+        if any(id(bound) in reasons for bound in group):
+            done = _computed(group, used, None if spec is None else spec.patch_um, runtime, lattice)
+            result += _write(done, used, lattice[1])
+        else:
+            result += group
+    return result
 
 
-def ensure_lattice(sdata: SpatialData, where: Mapping[str, Any], lattice: tuple[float, float]) -> None:
-    """Give a section that has only an image a lattice, (spacing, radius) in um, for methods that need no embedding."""
-    if locate(sdata, **where)[0].table is not None or _keys.LATTICE_TABLE in sdata.tables:
-        return
-    (bound,) = read_sections(sdata, **where, needs=("image",))
+def ensure_lattice(bounds: Sequence[Bound], lattice: tuple[float, float]) -> list[Bound]:
+    """Give sections that have only an image a lattice, (spacing, radius) in um, for methods that need no embedding."""
+    return [bound if bound.place.table is not None else _with_lattice(bound, lattice) for bound in bounds]
+
+
+def _with_lattice(bound: Bound, lattice: tuple[float, float]) -> Bound:
+    _check_writable([bound])
     tissue = bound.section.tissue if bound.section.tissue is not None else _tissue(bound)
     points = _points(tissue, lattice[0], bound.place.name)
-    if bound.section.tissue is None:
-        write_tissue(bound.place, tissue_key(sdata, bound.place.image_key), tissue)
-    write_lattice(bound.place, points, lattice[1])
+    return _on_lattice(_outlined(bound, tissue), points, lattice[1])
 
 
-def _points(tissue: MultiPolygon, spacing_um: float, name: str) -> np.ndarray:
+def _points(tissue: MultiPolygon | Polygon, spacing_um: float, name: str) -> np.ndarray:
     points = lattice_points(tissue, spacing_um)
     if not len(points):
         raise ValueError(f"No point of a lattice of {spacing_um:g} um lies inside the tissue of {name!r}.")
     return points
+
+
+def _check_writable(bounds: Sequence[Bound]) -> None:
+    """Raise where what goes with an embedding, outline and lattice, would replace what hisdiff did not write."""
+    for bound in bounds:
+        if bound.place.table is None:
+            check_lattice_writable(bound.place.sdata)
+        if bound.section.tissue is None:
+            check_free(bound.place.sdata, tissue_key(bound.place))
 
 
 @dataclass(frozen=True)
@@ -201,54 +216,39 @@ class _Embedded:
     """What was computed for one section, before anything of it is written."""
 
     bound: Bound
-    tissue: MultiPolygon
+    spec: FeatureSpec
+    tissue: MultiPolygon | Polygon
     locations: Locations
     values: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     precision: str
-    fingerprint: str
 
 
-def _embed(
-    sdata: SpatialData,
+def _computed(
+    bounds: Sequence[Bound],
     encoder: Encoder,
     patch_um: float | None,
-    where: Mapping[str, Any],
-    run: Mapping[str, Any],
-    *,
-    inplace: bool,
+    runtime: Runtime,
     lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
-) -> np.ndarray | None:
+) -> list[_Embedded]:
+    """Embed the sections of one object; nothing is written."""
     own = encoder.spec
     side = own.patch_um if patch_um is None else patch_um
     spec = FeatureSpec(own.name, own.revision, own.dim, side / own.input_px, side)
-    bounds = read_sections(sdata, **where, needs=("image",))
-    done = [_embed_section(bound, encoder, spec, run, lattice) for bound in bounds]
-    if not inplace:
-        return np.concatenate([section.values for section in done])
-    places = [section.bound.place for section in done]
-    for section in done:
-        if section.bound.section.tissue is None:
-            write_tissue(section.bound.place, tissue_key(sdata, section.bound.place.image_key), section.tissue)
-    if places[0].table is None:
-        write_lattice(places[0], done[0].locations.xy_um, lattice[1])
-        places = locate(sdata, **{**where, "table_key": _keys.LATTICE_TABLE})
-    _write_embedding(places, spec, _licence(encoder), done)
-    return None
+    return [_embed_section(bound, encoder, spec, runtime, lattice) for bound in bounds]
 
 
 def _embed_section(
-    bound: Bound, encoder: Encoder, spec: FeatureSpec, run: Mapping[str, Any], lattice: tuple[float, float]
+    bound: Bound, encoder: Encoder, spec: FeatureSpec, runtime: Runtime, lattice: tuple[float, float]
 ) -> _Embedded:
-    section, place = bound.section, bound.place
+    section, place, image = bound.section, bound.place, needed(bound.section.image)
     tissue = section.tissue if section.tissue is not None else _tissue(bound)
-    known_by = fingerprint(section.image)
     locations = section.spots
     if locations is None:
         locations = Locations(_points(tissue, lattice[0], place.name), lattice[1])
-    stored = None if place.table is None else stored_features(place, section.spots, section.image)
-    if _suits(stored, spec, encoder) and out_of_date(place, locations, section.image) is None:
+    stored = bound.embedding
+    if stored is not None and _suits(stored, spec, encoder) and out_of_date(bound) is None:
         values = stored.at(locations)
         if np.isfinite(values).all():  # rows added since are NaN
             logger.info(
@@ -257,24 +257,23 @@ def _embed_section(
                 spec.encoder,
                 stored.precision,
             )
-            return _Embedded(bound, tissue, locations, values, stored.mean, stored.std, stored.precision, known_by)
-    values = embed_footprints(encoder, section.image, locations, patch_um=spec.patch_um, **run)
-    mean, std = lattice_statistics(encoder, section.image, tissue, patch_um=spec.patch_um, **run)
-    return _Embedded(bound, tissue, locations, values, mean, std, precision_of(encoder), known_by)
+            return _Embedded(bound, spec, tissue, locations, values, stored.mean, stored.std, stored.precision)
+    run: Any = {"batch_size": runtime.batch_size, "device": runtime.device, "progress": runtime.progress}
+    values = embed_footprints(encoder, image, locations, patch_um=spec.patch_um, **run)
+    mean, std = lattice_statistics(encoder, image, tissue, patch_um=spec.patch_um, **run)
+    return _Embedded(bound, spec, tissue, locations, values, mean, std, precision_of(encoder))
 
 
-def _suits(stored: StoredFeatures | None, spec: FeatureSpec, encoder: Encoder) -> bool:
+def _suits(stored: StoredFeatures, spec: FeatureSpec, encoder: Encoder) -> bool:
     """Whether a stored embedding is what would be computed, in any precision unless one is asked for."""
-    if stored is None or stored.spec != spec:
-        return False
-    return settings.precision == "auto" or stored.precision == precision_of(encoder)
+    return stored.spec == spec and (settings.precision == "auto" or stored.precision == precision_of(encoder))
 
 
 def _tissue(bound: Bound) -> MultiPolygon:
     """Return the outline of the tissue; where none is seen, measured spots are believed to stand on it."""
     section = bound.section
     try:
-        return outline_of(section.image, bound.place.image_key)
+        return outline_of(needed(section.image), bound.place.image_name)
     except ValueError:
         if section.spots is None:
             raise
@@ -289,10 +288,34 @@ def _licence(encoder: Encoder) -> dict[str, str]:
     return {"licence": encoder.spec.licence, "derivatives": allowed}
 
 
-def _write_embedding(
-    places: Sequence[Place], spec: FeatureSpec, licence: Mapping[str, str], done: Sequence[_Embedded]
-) -> None:
-    table = places[0].table
+def _write(done: Sequence[_Embedded], encoder: Encoder, radius_um: float) -> list[Bound]:
+    """Write outline, lattice and embedding of the sections of one object; return the sections with them."""
+    bounds = []
+    for one in done:
+        bound = _outlined(one.bound, one.tissue)
+        if bound.place.table is None:
+            bound = _on_lattice(bound, one.locations.xy_um, radius_um)
+        bounds.append(bound)
+    _write_embedding(bounds, done, _licence(encoder))
+    return [with_features(bound, encoder) for bound in bounds]
+
+
+def _outlined(bound: Bound, tissue: MultiPolygon | Polygon) -> Bound:
+    """Write the outline of a section that has none; return the section with it, as it is stored."""
+    if bound.section.tissue is not None:
+        return bound
+    write_tissue(bound.place, tissue_key(bound.place), tissue)
+    return bound.with_section(replace(bound.section, tissue=outline_on(bound.place, bound.section.image)))
+
+
+def _on_lattice(bound: Bound, xy_um: np.ndarray, radius_um: float) -> Bound:
+    """Write the lattice of a section that has only an image; return the section at it, as it is stored."""
+    place = write_lattice(bound.place, xy_um, radius_um)
+    return Bound(replace(bound.section, name=place.name, spots=read_spots(place)), place)
+
+
+def _write_embedding(bounds: Sequence[Bound], done: Sequence[_Embedded], licence: Mapping[str, str]) -> None:
+    table, spec = bounds[0].table, done[0].spec
     record = embedding_record(table)
     if (
         record is None
@@ -304,26 +327,22 @@ def _write_embedding(
         table.obsm[_keys.EMBEDDING] = np.full((table.n_obs, spec.dim), np.nan, dtype=np.float32)
     values = np.array(table.obsm[_keys.EMBEDDING], dtype=np.float32)
     at = np.array(table.obsm.get(_keys.EMBEDDED_AT, np.full((table.n_obs, 3), np.nan)))
-    for place, section in zip(places, done):
-        values[place.rows] = section.values
-        at[place.rows] = np.column_stack([section.locations.xy_um, section.locations.radius_um])
+    for bound, one in zip(bounds, done):
+        place = bound.place
+        values[place.rows] = one.values
+        at[place.rows] = np.column_stack([one.locations.xy_um, one.locations.radius_um])
         record["sections"][place.region] = {
             "image": place.image_key,
-            "fingerprint": section.fingerprint,
-            "bounds_um": np.asarray(section.bound.section.image.bounds_um),
-            "mean": section.mean.astype(np.float32),
-            "std": section.std.astype(np.float32),
-            "precision": section.precision,
+            "fingerprint": one.bound.fingerprint,
+            "bounds_um": np.asarray(needed(bound.section.image).bounds_um),
+            "mean": one.mean.astype(np.float32),
+            "std": one.std.astype(np.float32),
+            "precision": one.precision,
         }
         logger.info(
             "%s: wrote obsm[%r]: %d x %d, encoder %r, precision %s",
-            place.name,
-            _keys.EMBEDDING,
-            len(place.rows),
-            spec.dim,
-            spec.encoder,
-            section.precision,
-        )
+            place.name, _keys.EMBEDDING, len(place.rows), spec.dim, spec.encoder, one.precision,
+        )  # fmt: skip
     found = {section["precision"] for section in record["sections"].values()}
     record["precision"] = found.pop() if len(found) == 1 else "mixed"
     table.obsm[_keys.EMBEDDING], table.obsm[_keys.EMBEDDED_AT] = values, at

@@ -8,14 +8,16 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from spatialdata.models import get_table_keys
 
 from hisdiff import _keys
 from hisdiff._check import listing, positive
 from hisdiff._log import logger
+from hisdiff._sdata._annotation import regions_of
 from hisdiff._sdata._genes import rows_of, shared_genes
 from hisdiff._sdata._locate import check_sdata, on_tissue, resolve_table
-from hisdiff._sdata._read import as_list, read_counts
+from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
+from hisdiff._sdata._read import as_list, by_object, read_counts
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,12 +25,17 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from hisdiff._sdata._read import Bound
+
+
+N_HVG, N_TOP = 2000, 300
+
 
 def select_genes(
     data: SpatialData | Sequence[SpatialData],
     *,
-    n_hvg: int = 2000,
-    n_top: int = 300,
+    n_hvg: int = N_HVG,
+    n_top: int = N_TOP,
     genes: Sequence[str] | None = None,
     table_key: str | None = None,
     layer: str | None = None,
@@ -83,7 +90,11 @@ def select_genes(
     True
     """
     n_hvg, n_top = positive(n_hvg, "n_hvg", integer=True), positive(n_top, "n_top", integer=True)
+    key_added = checked_name(key_added, _keys.SELECTED)
     tables = [_table(sdata, table_key) for sdata in as_list(data)]
+    if key_added != _keys.SELECTED:  # a choice of the user's under that name is one of genes to model, too
+        for table in tables:
+            check_slots_free(table, "var", [key_added])
     names = shared_genes(tables)
     if genes is not None:
         chosen = _given(genes, names)
@@ -91,11 +102,32 @@ def select_genes(
         chosen = _choose([_counts(table, layer) for table in tables], names, n_hvg, n_top)
     if not inplace:
         return chosen
-    for table, own in zip(tables, names):
-        table.var[key_added] = np.isin(own, chosen)
-    n_sections = sum(len(np.atleast_1d(get_table_keys(table)[0])) for table in tables)
+    _write(tables, names, chosen, key_added)
+    n_sections = sum(len(regions_of(table)) for table in tables)
     logger.info("wrote var[%r]: %d genes, chosen on %d section(s)", key_added, len(chosen), n_sections)
     return None
+
+
+def select_on(bounds: Sequence[Bound]) -> None:
+    """Choose genes on opened sections with the defaults of :func:`select_genes`, and write the choice."""
+    groups = by_object(bounds)
+    tables = [group[0].table for group in groups]
+    names = shared_genes(tables)
+    counts = [
+        sparse.vstack(
+            [needed(bound.section.counts)[on_tissue(bound.table)[bound.place.rows]] for bound in group], format="csr"
+        )
+        for group in groups
+    ]
+    chosen = _choose([_counted(part) for part in counts], names, N_HVG, N_TOP)
+    _write(tables, names, chosen, _keys.SELECTED)
+    logger.info("wrote var[%r]: %d genes, chosen on %d section(s)", _keys.SELECTED, len(chosen), len(bounds))
+
+
+def _write(tables: Sequence[AnnData], names: Sequence[np.ndarray], chosen: Sequence[str], key: str) -> None:
+    for table, own in zip(tables, names):
+        table.var[key] = np.isin(own, chosen)
+        mark_slots(table, "var", [key])
 
 
 def _table(sdata: SpatialData, table_key: str | None) -> AnnData:
@@ -115,7 +147,11 @@ def _table(sdata: SpatialData, table_key: str | None) -> AnnData:
 
 
 def _counts(table: AnnData, layer: str | None) -> sparse.csr_matrix:
-    counts = read_counts(table, layer, what="the table")[on_tissue(table)]
+    return _counted(read_counts(table, layer, what="the table")[on_tissue(table)])
+
+
+def _counted(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return the spots that have any counts."""
     return counts[np.asarray(counts.sum(axis=1)).ravel() > 0]
 
 

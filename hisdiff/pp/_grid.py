@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dask.array as da
 import numpy as np
@@ -12,16 +12,19 @@ from hisdiff import _stream, encoders
 from hisdiff._check import positive
 from hisdiff._geometry._grid import bins_within
 from hisdiff._log import logger
+from hisdiff._runtime import Runtime
 from hisdiff._sdata._dense import DenseFeatures
-from hisdiff._sdata._features import embedding_record
 from hisdiff._sdata._grid import Window, embedding_element, embedding_key, embedding_note, grid_key, labels_element
-from hisdiff._sdata._image import fingerprint
-from hisdiff._sdata._read import Bound, as_list, read_sections
+from hisdiff._sdata._provenance import check_free
+from hisdiff._sdata._read import Bound, by_object, open_sections
+from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._store import check_room, put, working_folder
 from hisdiff._sdata._tissue import tissue_key, write_tissue
-from hisdiff._sdata._written import check_free
+from hisdiff._section import needed
 from hisdiff.encoders._base import dense_spec_of, precision_of
+from hisdiff.encoders._patch import PatchEncoder
 from hisdiff.encoders._registry import require_dense
+from hisdiff.pp._embed import DEFAULT_ENCODER
 from hisdiff.pp._tissue import outline_of
 
 if TYPE_CHECKING:
@@ -70,7 +73,8 @@ def grid(
         Side of a bin in um.
     encoder
         Name of an encoder that has a dense form, or an object (:class:`hisdiff.encoders.DenseEncoder`); None for that of
-        the section's embedding, or ``"texture"`` where there is none.
+        the section's embedding (where it has no dense form, every bin is embedded with the patch around it), or
+        ``"texture"`` where there is no embedding.
     table_key, image_key, shapes_key
         What to use where several could be meant; ``image_key`` may map regions to images.
     mpp
@@ -107,20 +111,22 @@ def grid(
     >>> sdata.labels["grid_20um"].shape == sdata.images["grid_20um_embedding"].shape[1:]
     True
     """
-    positive(resolution_um, "resolution_um")
-    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    resolution_um = positive(resolution_um, "resolution_um")
+    selection = Selection(table_key, image_key, shapes_key, mpp=mpp)
+    runtime = Runtime.of(device=device, progress=progress)
+    able = None if encoder is None else require_dense(encoders.get(encoder))
     jobs = []
-    for sdata in as_list(data):  # everything is checked before anything is computed
-        bounds = {bound.place.image_key: bound for bound in read_sections(sdata, **where, needs=("image",))}
+    for group in by_object(open_sections(data, selection, needs=("image",))):  # checked before anything is computed
+        bounds = {bound.place.image_name: bound for bound in group}
         if key_added is not None and len(bounds) > 1:
             raise ValueError(
                 f"key_added={key_added!r} names one grid, but the sections have images {sorted(bounds)}; name one with image_key=."
             )
-        jobs += [_prepare(bound, float(resolution_um), encoder, key_added) for bound in bounds.values()]
+        jobs += [_prepare(bound, resolution_um, able, key_added) for bound in bounds.values()]
     for job in jobs:
-        if device is not None and hasattr(job.encoder, "to"):
-            job.encoder.to(device)
-        _run(job, progress)
+        if runtime.device is not None and hasattr(job.encoder, "to"):
+            job.encoder.to(runtime.device)
+        _run(job, runtime)
 
 
 @dataclass(frozen=True)
@@ -136,31 +142,30 @@ class _Job:
 
     @property
     def name(self) -> str:
-        return self.bound.place.image_key
+        return self.bound.place.image_name
 
     @property
     def output(self) -> _stream.Output:
-        dim = dense_spec_of(self.encoder).dim
+        dim = needed(dense_spec_of(self.encoder)).dim
         dtype = "float32" if dim <= _LONGEST_IN_FLOAT32 else "float16"
         # A power of two, so that chunks of different encoders and windows compare.
         side = 2 ** int(np.log2(max(np.sqrt(_CHUNK_VALUES / dim), 16)))
         return _stream.Output((dim, *self.window.shape), (dim, side, side), dtype, float("nan"))
 
 
-def _prepare(bound: Bound, resolution_um: float, encoder: str | Encoder | None, key_added: str | None) -> _Job:
+def _prepare(bound: Bound, resolution_um: float, encoder: DenseEncoder | None, key_added: str | None) -> _Job:
     section, place = bound.section, bound.place
     if resolution_um < place.mpp:
         raise ValueError(
             f"resolution_um={resolution_um:g} is finer than a pixel of image {place.image_key!r}, which has {place.mpp:.4g} um per pixel."
         )
-    key = key_added or grid_key(place.sdata, place.image_key, resolution_um)
+    key = key_added or grid_key(place, resolution_um)
     for name in (key, embedding_key(key)):
         check_free(place.sdata, name)
-    if encoder is None:
-        record = None if place.table is None else embedding_record(place.table)
-        encoder = "texture" if record is None else record["encoder"]
-    able = require_dense(encoders.get(encoder))
-    tissue = section.tissue if section.tissue is not None else outline_of(section.image, place.image_key)
+    if section.tissue is None:
+        check_free(place.sdata, tissue_key(place))
+    able = _encoder_of(bound) if encoder is None else encoder
+    tissue = section.tissue if section.tissue is not None else outline_of(needed(section.image), place.image_name)
     x0, y0, x1, y1 = tissue.bounds
     if resolution_um > max(x1 - x0, y1 - y0):
         raise ValueError(
@@ -179,18 +184,30 @@ def _prepare(bound: Bound, resolution_um: float, encoder: str | Encoder | None, 
     return job
 
 
-def _run(job: _Job, progress: bool | None) -> None:
+def _encoder_of(bound: Bound) -> DenseEncoder:
+    """Return the encoder of a section's embedding; one without a dense form embeds the patch around every bin."""
+    if bound.encoder is None:
+        return require_dense(encoders.get(DEFAULT_ENCODER))
+    bound.encoder.check(f"The grid of {bound.place.name!r}")
+    encoder = bound.encoder.encoder
+    if dense_spec_of(encoder) is not None:
+        return require_dense(encoder)
+    logger.info("encoder %r has no dense form: every bin has the embedding of the patch around it", encoder.spec.name)
+    return PatchEncoder(encoder, bound.encoder.spec)
+
+
+def _run(job: _Job, runtime: Runtime) -> None:
     with working_folder(job.bound.place.sdata, embedding_key(job.key)) as folder:
-        _run_in(folder, job, progress)
+        _run_in(folder, job, runtime)
 
 
-def _run_in(folder: Path | None, job: _Job, progress: bool | None) -> None:
+def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
     section, place = job.bound.section, job.bound.place
     sdata, window = place.sdata, job.window
     labels = labels_element(place, window, job.ij)
-    source = DenseFeatures(job.encoder, section.image, job.tissue)
+    source = DenseFeatures(job.encoder, needed(section.image), job.tissue)
     regions = _regions(window, job.ij, job.output)
-    known_by = fingerprint(section.image)
+    known_by = job.bound.fingerprint
 
     def work(k: int) -> dict[str, np.ndarray]:
         _, rows, columns = regions[k]["embedding"]
@@ -207,7 +224,13 @@ def _run_in(folder: Path | None, job: _Job, progress: bool | None) -> None:
         "encoder": source.spec.to_dict(),
     }
     arrays = _stream.run(
-        folder, plan, {"embedding": job.output}, regions, work, desc=f"grid ({source.spec.encoder})", progress=progress
+        folder,
+        plan,
+        {"embedding": job.output},
+        regions,
+        work,
+        desc=f"grid ({source.spec.encoder})",
+        progress=runtime.progress,
     )
     names = [f"{source.spec.encoder}_{i}" for i in range(source.spec.dim)]
     values = arrays["embedding"]
@@ -219,7 +242,7 @@ def _run_in(folder: Path | None, job: _Job, progress: bool | None) -> None:
     notes = {job.key: {"resolution_um": window.resolution_um}, embedding_key(job.key): note}
     put(sdata, elements, notes)
     if section.tissue is None:
-        write_tissue(place, tissue_key(sdata, place.image_key), job.tissue)
+        write_tissue(place, tissue_key(place), job.tissue)
     logger.info(
         "wrote labels %r and image %r: %d bins x %d, encoder %r, precision %s",
         *elements, len(job.ij), source.spec.dim, source.spec.encoder, precision,

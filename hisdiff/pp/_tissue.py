@@ -9,8 +9,12 @@ import numpy as np
 from hisdiff._check import positive
 from hisdiff._geometry import find_tissue
 from hisdiff._log import logger
-from hisdiff._sdata._read import read_sections
-from hisdiff._sdata._tissue import check_tissue_writable, tissue_key, write_tissue
+from hisdiff._sdata._locate import check_sdata
+from hisdiff._sdata._provenance import check_free, checked_name
+from hisdiff._sdata._read import open_sections
+from hisdiff._sdata._selection import Selection
+from hisdiff._sdata._tissue import tissue_key, write_tissue
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon
@@ -74,15 +78,16 @@ def tissue_mask(
     """
     positive(min_area_um2, "min_area_um2")
     positive(min_hole_um2, "min_hole_um2")
-    bound = read_sections(sdata, image_key=image_key, mpp=mpp, needs=("image",))
-    place = bound[0].place
-    if len({b.place.image_key for b in bound}) > 1:
-        keys = sorted({str(b.place.image_key) for b in bound})
+    check_sdata(sdata)
+    bounds = open_sections(sdata, Selection(image_key=image_key, mpp=mpp), needs=("image",))
+    place = bounds[0].place
+    if len({bound.place.image_key for bound in bounds}) > 1:
+        keys = sorted({str(bound.place.image_key) for bound in bounds})
         raise ValueError(f"The sections of the object have images {keys}; name one with image_key=.")
-    key = key_added or tissue_key(sdata, place.image_key)
+    key = checked_name(key_added, tissue_key(place))
     if inplace:
-        check_tissue_writable(place, key)
-    outline = outline_of(bound[0].section.image, place.image_key, min_area_um2, min_hole_um2)
+        check_free(place.sdata, key)
+    outline = outline_of(needed(bounds[0].section.image), place.image_name, min_area_um2, min_hole_um2)
     if not inplace:
         return outline
     write_tissue(place, key, outline)

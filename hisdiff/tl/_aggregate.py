@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import shapely
 from scipy import sparse
-from spatialdata.models import TableModel
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, present
@@ -19,17 +18,18 @@ from hisdiff._geometry._grid import bins_touching, by_block, outlines
 from hisdiff._geometry._shares import shares
 from hisdiff._log import logger
 from hisdiff._log import progress as watched
+from hisdiff._sdata._annotation import annotating, annotation, instances_of
 from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._expression import X, check_not_logged, draw_layers, own_prediction, stem_of
 from hisdiff._sdata._grid import Window, labels_element
-from hisdiff._sdata._labels import instances_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import row_blocks, weighted_sums
-from hisdiff._sdata._locate import locate, made_here, mark_made_here
+from hisdiff._sdata._locate import locate
+from hisdiff._sdata._provenance import check_free, checked_name, mark_made_here, records, set_record
+from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._store import put
-from hisdiff._sdata._write import MAX_LAYER_BYTES, checked_name, records, set_record
-from hisdiff._sdata._written import check_free
-from hisdiff._section import Locations
+from hisdiff._sdata._write import MAX_LAYER_BYTES
+from hisdiff._section import Locations, needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from hisdiff._sdata._locate import Place
 
 STATISTICS = ("sum", "mean")
-REGION, INSTANCE = "region", "instance_id"
 # Values per outline, for the number of outlines that are held at once.
 _OUTLINE_VALUES = 200
 
@@ -120,12 +119,14 @@ def aggregate(
     """
     one_of(statistic, STATISTICS, "statistic")
     place = _place_of(sdata, values, image_key, mpp)
-    names = _layers(place.table, layers, statistic, values)
+    source = needed(place.table)
+    names = _layers(source, layers, statistic, values)
     sources = _sources(place)
     target = _new_bins(place, by, sources) if not isinstance(by, str) else _element(place, by)
     key = checked_name(key_added, f"{values}_in_{target.name}")
     if inplace:
-        _check_names_free(sdata, key, target)
+        for name in [key] if target.ij is None else [key, f"{key}_bins"]:
+            check_free(sdata, name)
     weights = _weights(target, sources)
     touched = np.flatnonzero(weights.getnnz(axis=1))
     if not len(touched):
@@ -133,7 +134,7 @@ def aggregate(
     if len(touched) < len(target.where):
         logger.info("%d of %d locations of %r share no area with any of %r and are left out", len(target.where) - len(touched), len(target.where), target.name, values)  # fmt: skip
     target, weights = target.take(touched), weights[touched]
-    _check_size(place.table, target, 1 + len(names))
+    _check_size(source, target, 1 + len(names))
 
     areas = np.pi * sources.radius_um**2
     inside = np.asarray(weights @ areas).ravel()
@@ -142,7 +143,7 @@ def aggregate(
     weights = weights.tocsc()
     summed = {}
     for name in (X, *names):
-        matrix = place.table.X if name == X else place.table.layers[name]
+        matrix = source.X if name == X else source.layers[name]
         shown = partial(watched, desc=f"adding up {name}", enabled=progress)
         summed[name] = weighted_sums(matrix, weights, f"{name!r} of table {values!r}", shown)
     table = _as_table(place, target, key, summed)
@@ -174,7 +175,7 @@ class _Target:
 
 
 def _place_of(sdata: SpatialData, values: str, image_key: Any, mpp: float | None) -> Place:
-    places = locate(sdata, table_key=values, image_key=image_key, mpp=mpp)
+    places = locate(sdata, Selection(values, image_key, mpp=mpp))
     if len(places) > 1:
         names = listing(place.name for place in places)
         raise ValueError(f"Table {values!r} annotates several elements, {names}; make a table of the rows of one.")
@@ -217,9 +218,8 @@ def _layers(table: AnnData, layers: str | Sequence[str] | None, statistic: str, 
 
 def _sources(place: Place) -> Locations:
     """Return the locations of the rows of a table."""
-    assert place.region is not None
-    where, names = read_locations(place, place.region)
-    wanted = instances_of(place)
+    where, names = read_locations(place, needed(place.region))
+    wanted = instances_of(needed(place.table))[place.rows]
     rows = pd.Index(names).get_indexer(wanted)
     if (rows < 0).any():
         raise ValueError(
@@ -247,13 +247,6 @@ def _new_bins(place: Place, side_um: float, sources: Locations) -> _Target:
     return _Target(f"{side_um:g}um", where, np.arange(1, len(ij) + 1), outlines(where), ij)
 
 
-def _check_names_free(sdata: SpatialData, key: str, target: _Target) -> None:
-    if key not in sdata.tables or not made_here(sdata.tables[key]):
-        check_free(sdata, key)
-    if target.ij is not None:
-        check_free(sdata, f"{key}_bins")
-
-
 def _check_size(table: AnnData, target: _Target, n_layers: int) -> None:
     size = 8 * len(target.where) * table.n_vars * n_layers
     if size > 2 * MAX_LAYER_BYTES and not sparse.issparse(table.X):
@@ -271,10 +264,9 @@ def _weights(target: _Target, sources: Locations) -> sparse.csr_matrix:
 
 
 def _as_table(place: Place, target: _Target, key: str, summed: Mapping[str, Any]) -> AnnData:
-    assert place.table is not None
-    old, region = place.table, target.name if target.ij is None else f"{key}_bins"
+    old, region = needed(place.table), target.name if target.ij is None else f"{key}_bins"
     obs = pd.DataFrame(
-        {REGION: pd.Categorical([region] * len(target.where), categories=[region]), INSTANCE: target.instances},
+        annotation(region, target.instances),
         index=pd.Index([f"{region}_{instance}" for instance in target.instances], dtype=str),
     )
     if target.ij is not None:
@@ -293,10 +285,9 @@ def _as_table(place: Place, target: _Target, key: str, summed: Mapping[str, Any]
         told = {name: value for name, value in record.items() if name != "resolution_um"}
         bins = {} if target.ij is None else {"resolution_um": target.where.bin_um}
         set_record(table, _keys.PREDICTIONS, stem, {**told, **bins})
-    return TableModel.parse(table, region=region, region_key=REGION, instance_key=INSTANCE, overwrite_metadata=True)
+    return annotating(table, region)
 
 
 def _labels(place: Place, target: _Target) -> Any:
-    assert target.ij is not None
-    assert target.where.bin_um is not None
-    return labels_element(place, Window.around(target.ij, target.where.bin_um), target.ij)
+    ij = needed(target.ij)
+    return labels_element(place, Window.around(ij, needed(target.where.bin_um)), ij)

@@ -13,7 +13,7 @@ from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._log import logger
 from hisdiff._sdata._expression import MAX_BYTES, read_expression, table_of
 from hisdiff._sdata._graph import spatial_weights
-from hisdiff._sdata._write import checked_name, records, set_record
+from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots, set_record
 from hisdiff._stats._coexpression import correlations, lee, permutation_fdr, unit_columns
 from hisdiff._stats._modules import hierarchical_modules, leiden_modules, module_scores
 
@@ -212,18 +212,9 @@ def _scores(layers: Sequence[Expression], units: list[np.ndarray], labels: np.nd
 
 def _check_slots(table: AnnData, stem: str) -> None:
     """Raise where a slot is taken by something that hisdiff did not write."""
-    if stem in records(table, _keys.COEXPRESSION):
-        return
-    for home, slots, name in (
-        ("varp", table.varp, _keys.coexpression(stem)),
-        ("varp", table.varp, _keys.coexpression_fdr(stem)),
-        ("var", table.var, _keys.module(stem)),
-        ("obsm", table.obsm, _keys.module_scores(stem)),
-    ):
-        if name in slots:
-            raise ValueError(
-                f"{home}[{name!r}] exists and was not written by hisdiff; choose other names with key_added=."
-            )
+    check_slots_free(table, "varp", [_keys.coexpression(stem), _keys.coexpression_fdr(stem)])
+    check_slots_free(table, "var", [_keys.module(stem)])
+    check_slots_free(table, "obsm", [_keys.module_scores(stem)])
 
 
 def _write(
@@ -255,6 +246,12 @@ def _write(
         table.obsm[_keys.module_scores(stem)] = pd.DataFrame(values, index=table.obs_names, columns=modules)
         logger.info("coexpression of %d genes at %d locations: %d modules, of %s genes", len(names), len(scores),
                     len(modules), listing((names == module).sum() for module in modules))  # fmt: skip
+    for slot, names_ in (
+        ("varp", [_keys.coexpression(stem), _keys.coexpression_fdr(stem)]),
+        ("var", [_keys.module(stem)]),
+        ("obsm", [_keys.module_scores(stem)]),
+    ):
+        mark_slots(table, slot, names_)
     set_record(table, _keys.COEXPRESSION, stem, record)
 
 

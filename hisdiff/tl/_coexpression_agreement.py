@@ -11,7 +11,7 @@ from hisdiff import _keys
 from hisdiff._check import one_of, positive, present, seed_of
 from hisdiff._sdata._expression import X, draw_layers, panel_columns, read_expression, table_of
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._write import records
+from hisdiff._sdata._provenance import records
 from hisdiff._stats._coexpression import correlations, matrix_agreement, unit_columns
 from hisdiff._stats._modules import leiden_modules
 from hisdiff._stats._resample import random_spots

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
-from hisdiff._check import listing, positive, seed_of
+from hisdiff._check import listing, positive
 from hisdiff._log import logger
+from hisdiff._runtime import Runtime
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._locate import resolve_table
-from hisdiff._sdata._read import as_list, read_sections
+from hisdiff._sdata._read import as_list, open_sections
+from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._stand_in import stand_in
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
@@ -25,7 +27,8 @@ from hisdiff.pp._embed import embed, ensure_embedding
 from hisdiff.pp._genes import select_genes
 from hisdiff.tl._contest import Task, merged, unseen
 from hisdiff.tl._fit import config_of, fit
-from hisdiff.tl._predict import N_DRAWS, predict
+from hisdiff.tl._options import N_DRAWS
+from hisdiff.tl._predict import predict
 from hisdiff.tl._watch import Watch
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
+    from hisdiff._sdata._read import Bound
     from hisdiff.encoders import Encoder
     from hisdiff.models._model import Model
 
@@ -133,10 +137,10 @@ def compare(
     >>> list(table["method"])
     ['nearness and colour', 'pseudo-spot']
     """
-    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
-    source, run = {**where, "layer": layer}, {"device": device, "progress": progress}
+    source = Selection(table_key, image_key, shapes_key, layer, mpp)
+    runtime = Runtime.of(device=device, progress=progress, rng=rng)
     positive(n_draws, "n_draws", integer=True)
-    seeds = seed_of(rng) + np.arange(positive(n_seeds, "n_seeds", integer=True))
+    seeds = runtime.seed + np.arange(positive(n_seeds, "n_seeds", integer=True))
     entries = _entries(methods, own_counts=coarsen is not None)
     nothing = coarsen is not None and isinstance(train, (list, tuple)) and not train
     learned_from = [] if nothing else as_list(train)
@@ -144,8 +148,7 @@ def compare(
     if any(a is b for a in learned_from for b in judged_on):
         raise ValueError("A test section is among the training sections: figures there say nothing about new tissue.")
     needs = {"counts"} | ({"image"} & frozenset().union(*(entry.needs for entry in entries)))
-    for sdata in (*learned_from, *judged_on):
-        read_sections(sdata, **source, needs=needs)
+    opened = open_sections([*learned_from, *judged_on], source, needs=needs)
 
     training, testing = [stand_in(sdata) for sdata in learned_from], [stand_in(sdata) for sdata in judged_on]
     panel = _panel(training if coarsen is None else [*training, *testing], source)
@@ -158,15 +161,17 @@ def compare(
         pairs = [merged(sdata, coarsen, panel, source) for sdata in embedded]
         given = embedded = [coarse.sdata for coarse, _ in pairs]
         tasks = [task for _, found in pairs[len(training) :] for task in found]
-        source = {**source, "layer": None}
+        source = replace(source, layer=None)
     learned = [task.counts for sdata in given for task in unseen(sdata, panel, source)]
     modules = GeneModules.of_counts(learned)
     tasks = [replace(task, modules=modules.take(rows_of(task.genes, panel))) for task in tasks]
     with Watch() as embedding:
         if any("features" in entry.needs for entry in entries):
-            _embed(embedded, encoder, [*learned_from, *judged_on], where, run)
+            _embed(embedded, encoder, opened, source, runtime)
 
-    rows = [row for entry in entries for seed in seeds for row in _run(entry, given, tasks, seed, n_draws, source, run)]
+    rows = [
+        row for entry in entries for seed in seeds for row in _run(entry, given, tasks, seed, n_draws, source, runtime)
+    ]
     rows += [_control(task, known, n_draws, seed) for seed in seeds for task in tasks]
     result = pd.DataFrame(rows)
     result.attrs = {
@@ -225,12 +230,12 @@ def _entries(methods: Any, *, own_counts: bool) -> list[_Entry]:
     return entries
 
 
-def _panel(items: Sequence[SpatialData], source: Mapping[str, Any]) -> list[str]:
+def _panel(items: Sequence[SpatialData], source: Selection) -> list[str]:
     """Return the selected genes; where none are selected, choose them on these (copies of) objects."""
-    tables = [sdata.tables[resolve_table(sdata, source["table_key"])] for sdata in items]
+    tables = [sdata.tables[resolve_table(sdata, source.table_key)] for sdata in items]
     chosen = [table for table in tables if _keys.SELECTED in table.var]
     if not chosen:
-        select_genes(items, table_key=source["table_key"], layer=source["layer"])
+        select_genes(items, table_key=source.table_key, layer=source.layer)
         chosen = tables
     return list(gene_names(chosen[0])[chosen[0].var[_keys.SELECTED].to_numpy(dtype=bool)])
 
@@ -259,16 +264,16 @@ def _refuse_known(known: Sequence[Task], tasks: Sequence[Task]) -> None:
 def _embed(
     items: Sequence[SpatialData],
     encoder: str | Encoder | None,
-    originals: Sequence[SpatialData],
-    where: Mapping[str, Any],
-    run: Mapping[str, Any],
+    originals: Sequence[Bound],
+    source: Selection,
+    runtime: Runtime,
 ) -> None:
     if encoder is not None:
-        embed(items, encoder, **where, **run)
+        where = {name: value for name, value in asdict(source).items() if name != "layer"}
+        embed(items, encoder, **where, device=runtime.device, progress=runtime.progress)
         return
-    sections = [bound.section for sdata in originals for bound in read_sections(sdata, **where)]
-    known = next((section.features.spec for section in sections if section.features is not None), None)
-    ensure_embedding(items, known, where, run)
+    specs = [bound.section.features.spec for bound in originals if bound.section.features is not None]
+    ensure_embedding(open_sections(items, source), specs[0] if specs else None, runtime)
 
 
 def _run(
@@ -277,13 +282,14 @@ def _run(
     tasks: Sequence[Task],
     seed: int,
     n_draws: int,
-    source: Mapping[str, Any],
-    run: Mapping[str, Any],
+    source: Selection,
+    runtime: Runtime,
 ) -> list[dict[str, Any]]:
     """Fit a method and predict every task: together, or each section on its own counts."""
+    run = {"device": runtime.device, "progress": runtime.progress}
 
     def fitted(items: Sequence[SpatialData], **region: str) -> tuple[Model, Watch]:
-        options: dict[str, Any] = {**source, **region, **run}
+        options: dict[str, Any] = {**asdict(source), **region, **run}
         with tempfile.TemporaryDirectory() as folder, Watch() as watch:
             model = fit(items, method=entry.name, config=entry.config, save=f"{folder}/model", rng=seed, **options)
         return model, watch

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
+from hisdiff._sdata._annotation import instances_of
 from hisdiff._sdata._coarsen import coarsen
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._read import open_sections
+from hisdiff._section import needed
 from hisdiff._stats._accuracy import known_mean, pearson
 from hisdiff._stats._figures import within_groups
 from hisdiff._stats._proper import coverage
@@ -21,7 +23,7 @@ from hisdiff._stats._spatial import Layout
 from hisdiff._stats._yardstick import Yardstick
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from scipy.sparse import csr_matrix
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from hisdiff._sdata._coarsen import Coarsened
     from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._selection import Selection
     from hisdiff._stats._gene_modules import GeneModules
 
 # Figures of the mean of draws, and those of a single draw.
@@ -152,45 +155,45 @@ class Task:
         return row | {"coverage_90": float("nan")}
 
 
-def unseen(sdata: SpatialData, panel: Sequence[str], source: Mapping[str, Any]) -> list[Task]:
+def unseen(sdata: SpatialData, panel: Sequence[str], source: Selection) -> list[Task]:
     """Return the task to predict the spots of each section of an object from its image."""
     tasks = []
-    for bound in read_sections(sdata, **source, needs=("counts",)):
+    for bound in open_sections(sdata, source, needs=("counts",)):
         genes, counts = _counts(bound, panel)
         place = bound.place
-        where = {**source, "shapes_key": place.region}
-        rows, xy = place.table.obs_names[place.rows].to_numpy(), bound.section.spots.xy_um
+        where = {**asdict(source), "shapes_key": place.region}
+        rows, xy = bound.table.obs_names[place.rows].to_numpy(), needed(bound.section.spots).xy_um
         tasks.append(Task(place.name, sdata, where, rows, genes, counts, xy))
     return tasks
 
 
-def merged(sdata: SpatialData, n: int, panel: Sequence[str], source: Mapping[str, Any]) -> tuple[Coarsened, list[Task]]:
+def merged(sdata: SpatialData, n: int, panel: Sequence[str], source: Selection) -> tuple[Coarsened, list[Task]]:
     """Merge n x n spots; return what a method is given, and the task to predict the original spots of each section.
 
     Only spots of pseudo-spots that have all their members are judged.
     """
-    coarse = coarsen(sdata, n, table_key=source["table_key"], layer=source["layer"])
+    coarse = coarsen(sdata, n, table_key=source.table_key, layer=source.layer)
     table = coarse.sdata.tables[coarse.table_key]
     sizes = table.obs["n_members"].to_numpy()[:, None]
     tasks = []
-    for bound in read_sections(sdata, **source, needs=("counts",)):
+    for bound in open_sections(sdata, source, needs=("counts",)):
         genes, counts = _counts(bound, panel)
         place = bound.place
         judged = coarse.complete[place.rows]
         parent = coarse.parent[place.rows][judged]
         columns = rows_of(genes, gene_names(table, like=panel))
         shared = np.log2(1 + table.X[parent][:, columns].toarray() / sizes[parent])
-        instances = place.table.obs[place.table.uns["spatialdata_attrs"]["instance_key"]].to_numpy()[place.rows]
+        instances = instances_of(bound.table)[place.rows]
         at = coarse.spots[str(place.region)]
         rows = np.array([f"{at}_{instance}" for instance in instances[judged]])
-        where = {**source, "layer": None, "table_key": coarse.table_key, "shapes_key": place.region, "at": at}
-        xy = bound.section.spots.xy_um[judged]
+        where = {**asdict(source), "layer": None, "table_key": coarse.table_key, "shapes_key": place.region, "at": at}
+        xy = needed(bound.section.spots).xy_um[judged]
         tasks.append(Task(place.name, coarse.sdata, where, rows, genes, counts[judged], xy, parent, shared))
     return coarse, tasks
 
 
 def _counts(bound: Bound, panel: Sequence[str]) -> tuple[np.ndarray, csr_matrix]:
     """Return the genes of the panel that a section has, and its counts of them."""
-    names = gene_names(bound.place.table, like=panel)
+    names = gene_names(bound.table, like=panel)
     genes = np.asarray(panel, dtype=str)[rows_of(panel, names) >= 0]
-    return genes, bound.section.counts[:, rows_of(genes, names)]
+    return genes, needed(bound.section.counts)[:, rows_of(genes, names)]

@@ -12,9 +12,10 @@ from hisdiff._check import listing, positive, present
 from hisdiff._geometry._raster import depth_inside, large_parts
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
-from hisdiff._sdata._area import areas_of, check_obs_free, tables_places, write_columns
+from hisdiff._sdata._area import areas_of, tables_places, write_columns
 from hisdiff._sdata._expression import read_expression
-from hisdiff._sdata._write import set_record
+from hisdiff._sdata._provenance import check_slots_free, checked_name, set_record
+from hisdiff._sdata._selection import Selection
 from hisdiff._stats._contrast import contrast
 
 if TYPE_CHECKING:
@@ -103,11 +104,12 @@ def edge_core(
     """
     positive(width_um, "width_um")
     positive(min_area_um2, "min_area_um2")
-    table, places = tables_places(sdata, table_key, image_key, mpp)
+    table, places = tables_places(sdata, Selection(table_key, image_key, mpp=mpp))
     flag = _flag(table, region)
+    key_added = checked_name(key_added, _keys.EDGE_CORE_OF)
     names = [key_added, f"{key_added}_depth_um"]
     if inplace:
-        check_obs_free(table, _keys.EDGE_CORE, key_added, names)
+        check_slots_free(table, "obs", names)
     expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
     areas = areas_of(places, expression.rows)
     depth = np.zeros(table.n_obs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +12,14 @@ from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._log import logger
 from hisdiff._sdata._expression import read_expression, table_of
 from hisdiff._sdata._genes import gene_names
-from hisdiff._sdata._write import checked_name
+from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
 from hisdiff.tl._gene_lists import gene_lists, rankings
 from hisdiff.tl._gene_sets import in_panel, read_gene_sets
 from hisdiff.tl._pathway_scores import SCORES, pathway_scores
 from hisdiff.tl._set_tests import ora, prerank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -234,19 +233,12 @@ def _over_rows(scores: np.ndarray, expression: Expression, table: AnnData, terms
 
 
 def _check_slots(table: AnnData, stem: str, method: str) -> None:
-    home = table.uns.get(stem, {})
-    if stem != _keys.STEM and stem in table.uns and not (isinstance(home, Mapping) and _keys.ENRICHMENT in home):
-        raise ValueError(f"uns[{stem!r}] exists and was not written by hisdiff; choose another name with key_added=.")
-    if isinstance(home, Mapping) and _keys.ENRICHMENT in home:
-        return
-    for name, slots, where in (
-        (_keys.pathways(stem), table.obsm, "obsm" if method in SCORES else ""),
-        (_keys.ranking(stem), table.varm, "varm" if method == "prerank" else ""),
-    ):
-        if where and name in slots:
-            raise ValueError(
-                f"{where}[{name!r}] exists and was not written by hisdiff; choose another name with key_added=."
-            )
+    if stem != _keys.STEM:
+        check_slots_free(table, "uns", [stem])
+    if method in SCORES:
+        check_slots_free(table, "obsm", [_keys.pathways(stem)])
+    if method == "prerank":
+        check_slots_free(table, "varm", [_keys.ranking(stem)])
 
 
 def _write(
@@ -259,13 +251,17 @@ def _write(
     scores: pd.DataFrame | None,
 ) -> None:
     home = table.uns.setdefault(stem, {})
+    if stem != _keys.STEM:
+        mark_slots(table, "uns", [stem])
     home[_keys.ENRICHMENT], home[_keys.ENRICHMENT_RECORD] = frame.set_index(frame.index.astype(str)), record
     if ranked is not None:
         values = np.full((table.n_vars, ranked.shape[1]), np.nan)
         values[table.var_names.get_indexer(expression.genes)] = ranked
         table.varm[_keys.ranking(stem)] = pd.DataFrame(values, index=table.var_names, columns=ranked.columns)
+        mark_slots(table, "varm", [_keys.ranking(stem)])
     if scores is not None:
         table.obsm[_keys.pathways(stem)] = scores
+        mark_slots(table, "obsm", [_keys.pathways(stem)])
         logger.info("wrote obsm[%r]: %d locations x %d gene sets", _keys.pathways(stem), *scores.shape)
     else:
         logger.info("enrichment of %s in %d gene sets: %d of %d below a false discovery rate of 0.05",

@@ -15,8 +15,8 @@ from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import layout_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import resolve_table
+from hisdiff._sdata._provenance import in_sample_of, records
 from hisdiff._sdata._read import as_list, read_counts, truth_counts
-from hisdiff._sdata._write import in_sample_of, records
 from hisdiff._stats._accuracy import known_mean, mae, mse, spearman
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import coverage

@@ -11,18 +11,9 @@ from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._log import logger
 from hisdiff._sdata._expression import check_not_logged
-from hisdiff._sdata._write import set_record
+from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
 from hisdiff._stats._regions import block_means, by_size, enrichment_range, log2_odds_ratios, merged, smoothed
-from hisdiff.tl._fine_table import (
-    categories_of,
-    check_ours,
-    check_uns_ours,
-    grid_of,
-    table_of,
-    values_of,
-    write_obs,
-    write_uns,
-)
+from hisdiff.tl._fine_table import categories_of, grid_of, table_of, values_of, write_obs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,7 +114,7 @@ def cluster_cells(
     column = pd.Series(pd.Categorical.from_codes(labels, pd.Index(names)), index=table.obs_names, name=key_added)
     if not inplace:
         return column
-    write_obs(table, {key_added: column}, "cluster_cells")
+    write_obs(table, {key_added: column})
     return None
 
 
@@ -179,13 +170,13 @@ def marker_scores(
     ['tumour']
     """
     table = table_of(data, table_key)
-    check_ours(table, key_added, table.obsm)
+    check_slots_free(table, "obsm", [checked_name(key_added, _keys.MARKER_SCORES)])
     positive(pool_bins, "pool_bins", integer=True)
     scores = _scores(table, markers, layer, pool_bins)
     if not inplace:
         return scores
     table.obsm[key_added] = scores
-    set_record(table, _keys.STRUCTURE, key_added, {"by": "marker_scores", "lists": list(scores.columns)})
+    mark_slots(table, "obsm", [key_added])
     logger.info("wrote obsm[%r]: %d bins x %d scores", key_added, *scores.shape)
     return None
 
@@ -241,9 +232,8 @@ def cell_types(
     ['stroma', 'tumour', 'unclassified']
     """
     table = table_of(data, table_key)
-    confidence = f"{key_added}_confidence"
-    for name in (key_added, confidence):
-        check_ours(table, name, table.obs)
+    confidence = f"{checked_name(key_added, _keys.CELL_TYPE)}_confidence"
+    check_slots_free(table, "obs", [key_added, confidence])
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a score from 0 to 1, not {threshold!r}.")
     if UNCLASSIFIED in markers:
@@ -260,7 +250,7 @@ def cell_types(
     )
     if not inplace:
         return found
-    write_obs(table, {name: found[name] for name in (key_added, confidence)}, "cell_types")
+    write_obs(table, {name: found[name] for name in (key_added, confidence)})
     return None
 
 
@@ -322,7 +312,8 @@ def type_enrichment(
     ['cluster', 'type', 'share', 'log2_odds_ratio', 'low', 'high']
     """
     table, ij, side_um = grid_of(data, table_key, None)
-    check_uns_ours(table, key_added, inplace=inplace)
+    if inplace:
+        check_slots_free(table, _keys.STEM, [checked_name(key_added, _keys.TYPE_ENRICHMENT)])
     columns = [categories_of(table, key) for key in (cluster_key, type_key)]
     positive(block_um, "block_um")
     positive(n_resamples, "n_resamples", integer=True)
@@ -346,7 +337,8 @@ def type_enrichment(
     )
     if not inplace:
         return result
-    write_uns(table, key_added, result, "type_enrichment")
+    table.uns.setdefault(_keys.STEM, {})[key_added] = result
+    mark_slots(table, _keys.STEM, [key_added])
     logger.info("wrote uns['hisdiff'][%r]: %d clusters x %d types", key_added, *shape)
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,8 +10,7 @@ from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._log import logger
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._locate import made_here
-from hisdiff._sdata._write import checked_name, set_record
+from hisdiff._sdata._provenance import check_slots_free, checked_name, made_here, mark_slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +54,7 @@ def grid_of(data: SpatialData | AnnData, table_key: str | None, key: str | None)
     """Return a table, row and column of its bins, and the side of a bin."""
     table = table_of(data, table_key)
     if key is not None:
-        check_ours(table, key, table.obs)
+        check_slots_free(table, "obs", [checked_name(key, key)])
     side = _side_of(table)
     if side is None or _keys.ARRAY_ROW not in table.obs or _keys.ARRAY_COL not in table.obs:
         raise ValueError(
@@ -64,32 +63,12 @@ def grid_of(data: SpatialData | AnnData, table_key: str | None, key: str | None)
     return table, table.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy(dtype=np.int64), side
 
 
-def check_ours(table: AnnData, key: str, home: Any) -> None:
-    """Raise where a name is taken by something that hisdiff did not write."""
-    checked_name(key, key)
-    if key in home and key not in table.uns.get(_keys.STEM, {}).get(_keys.STRUCTURE, {}):
-        raise ValueError(
-            f"There is a {key!r} that hisdiff did not write; it is left alone. Choose another name with key_added=."
-        )
-
-
-def write_obs(table: AnnData, columns: Mapping[str, pd.Series], by: str) -> None:
+def write_obs(table: AnnData, columns: Mapping[str, pd.Series]) -> None:
+    """Write columns of ``obs``, in place of earlier ones."""
     for key, column in columns.items():
         table.obs[key] = column
-        set_record(table, _keys.STRUCTURE, key, {"by": by})
+    mark_slots(table, "obs", columns)
     logger.info("wrote %s", " and ".join(f"obs[{key!r}]" for key in columns))
-
-
-def check_uns_ours(table: AnnData, key: str, *, inplace: bool) -> None:
-    """Raise where ``uns["hisdiff"][key]`` is something else than a result that was written under this name."""
-    if inplace:
-        check_ours(table, key, table.uns.get(_keys.STEM, {}))
-
-
-def write_uns(table: AnnData, key: str, result: pd.DataFrame, by: str) -> None:
-    """Write a result to ``uns["hisdiff"][key]`` and note that it is ours."""
-    set_record(table, _keys.STRUCTURE, key, {"by": by})
-    table.uns[_keys.STEM][key] = result
 
 
 def values_of(table: AnnData, genes: Names | None, layer: str | None) -> np.ndarray:

@@ -9,24 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff import _keys
-from hisdiff._check import listing, path_of, seed_of
+from hisdiff import _keys, encoders
+from hisdiff._check import listing, path_of
 from hisdiff._files import check_writable
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
+from hisdiff._runtime import Runtime
 from hisdiff._sdata._features import embedding_record
 from hisdiff._sdata._genes import gene_names, rows_of, shared_genes
-from hisdiff._sdata._image import fingerprint
-from hisdiff._sdata._locate import on_tissue, resolve_table
-from hisdiff._sdata._read import Bound, as_list, read_sections
+from hisdiff._sdata._locate import on_tissue
+from hisdiff._sdata._read import Bound, as_list, by_object, open_sections
+from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
 from hisdiff._settings import settings
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._checkpoint import check_place
 from hisdiff._training._ood import EmbeddingDistribution
+from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.models._model import Cohort, Model, spot_hashes
 from hisdiff.pp._embed import ensure_embedding
-from hisdiff.pp._genes import select_genes
+from hisdiff.pp._genes import select_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from hisdiff._section import FeatureSpec, Names, Section
+    from hisdiff._section import Names, Section
+    from hisdiff.encoders import Encoder
     from hisdiff.methods._protocols import Method
 
 
@@ -44,6 +48,7 @@ def fit(
     method: str | Method = "hisdiff",
     config: str | Mapping[str, Any] | Any = "fast",
     validation: SpatialData | Sequence[SpatialData] | None = None,
+    encoder: str | Encoder | None = None,
     save: str | Path | None = None,
     resume: bool = False,
     table_key: str | None = None,
@@ -72,6 +77,10 @@ def fit(
         or the method's own configuration.
     validation
         Sections that decide when to stop; by default part of the training tissue is held out in turn.
+    encoder
+        Encoder for sections that are not embedded yet; None for the one that the others were embedded with, else
+        ``"texture"``. An object of your own is found again by itself in the process that embedded with it; in another
+        one, give it here.
     save
         Folder to save the model in; by default ``settings.cache_dir/models/<id>``. With it the cache is not needed.
     resume
@@ -110,27 +119,32 @@ def fit(
     >>> model.method
     'ridge'
     """
-    fitter, seed = method_named(method), seed_of(rng)
+    fitter = method_named(method)
     config = config_of(fitter, config)
-    where: dict[str, Any] = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "mpp": mpp}
+    selection = Selection(table_key, image_key, shapes_key, layer, mpp)
+    runtime = Runtime.of(device=device, progress=progress, rng=rng)
+    offered = None if encoder is None or isinstance(encoder, str) else encoders.get(encoder)
+    if encoder is not None and "features" not in fitter.needs:
+        raise ValueError(f"encoder= is for methods that learn from an embedding; {fitter.name!r} does not.")
     folder = _folder_of(save)
     items = as_list(data)
     held_out = [] if validation is None else as_list(validation)
     if any(a is b for a in items for b in held_out):
         raise ValueError("A validation section is among the training sections.")
-    for sdata in (*items, *held_out):
-        read_sections(sdata, **where, layer=layer, needs=fitter.needs - {"features"})
+    opened = open_sections([*items, *held_out], selection, needs=fitter.needs - {"features"}, encoder=offered)
+    n_training = sum(any(bound.place.sdata is sdata for sdata in items) for bound in opened)
 
-    panel = _panel(items, table_key, layer)
+    panel = _panel(by_object(opened[:n_training]))
     if "features" in fitter.needs:
-        known = _common_features([*items, *held_out], where)
-        ensure_embedding([*items, *held_out], known, where, {"device": device, "progress": progress})
-    bounds = [_sections(sdata, panel, where, layer, fitter.needs) for sdata in items]
-    training = [bound for group in bounds for bound in group]
-    watched = [bound for sdata in held_out for bound in _sections(sdata, panel, where, layer, fitter.needs)]
-    _check_embeddings([*training, *watched])
+        known = next((b.section.features.spec for b in opened if b.section.features is not None), None)
+        if known is not None:
+            KnownEncoder(known, offered).check_offer(encoder)
+        opened = ensure_embedding(opened, known, runtime, encoder)
+    bounds = [_on_panel(bound, panel, fitter.needs) for bound in opened]
+    training, watched = bounds[:n_training], bounds[n_training:]
+    _check_embeddings(bounds)
 
-    checkpoint = _checkpoint_of(_run_id([*training, *watched], fitter.name, config, panel, seed))
+    checkpoint = _checkpoint_of(_run_id(bounds, fitter.name, config, panel, runtime.seed))
     if resume and (checkpoint is None or not checkpoint.exists()):
         logger.info("there is no checkpoint of this fit at %s: starting afresh", checkpoint)
     try:
@@ -138,9 +152,9 @@ def fit(
             [bound.section for bound in training],
             config,
             validation=[bound.section for bound in watched],
-            seed=seed,
-            device=device,
-            progress=progress,
+            seed=runtime.seed,
+            device=runtime.device,
+            progress=runtime.progress,
             checkpoint=checkpoint,
             resume=resume and checkpoint is not None and checkpoint.exists(),
         )
@@ -155,8 +169,8 @@ def fit(
         config.to_dict(),
         _cohort(training),
         ood=_distribution(training),
-        modules=GeneModules.of_counts([bound.section.counts for bound in training]),
-        seed=seed,
+        modules=GeneModules.of_counts([needed(bound.section.counts) for bound in training]),
+        seed=runtime.seed,
     )
     path = model.save(settings.cache_dir / "models" / model.id if folder is None else folder)
     if checkpoint is not None:
@@ -214,12 +228,18 @@ def config_of(fitter: Method, config: Any) -> Any:
     raise TypeError(f"config is the name of a preset, a mapping or a {kind.__name__}, not {type(config).__name__}.")
 
 
-def _panel(items: Sequence[SpatialData], table_key: str | None, layer: str | None) -> list[str]:
-    """Return the selected genes, which are chosen here where no section has a choice."""
-    tables = [sdata.tables[resolve_table(sdata, table_key)] for sdata in items]
+def _panel(groups: Sequence[list[Bound]]) -> list[str]:
+    """Return the selected genes, which are chosen here where no object has a choice.
+
+    Parameters
+    ----------
+    groups
+        Sections by object: those of one object share a table.
+    """
+    tables = [group[0].table for group in groups]
     if not any(_keys.SELECTED in table.var for table in tables):
         logger.info("no genes are selected yet: running hd.pp.select_genes")
-        select_genes(items, table_key=table_key, layer=layer)
+        select_on([bound for group in groups for bound in group])
     panels = {
         tuple(sorted(names[table.var[_keys.SELECTED].to_numpy(dtype=bool)]))
         for table, names in zip(tables, shared_genes(tables))
@@ -233,40 +253,25 @@ def _panel(items: Sequence[SpatialData], table_key: str | None, layer: str | Non
     panel = list(panels.pop())
     if not panel:
         raise ValueError(f"No gene is selected: var[{_keys.SELECTED!r}] is all False.")
-    for sdata, table in zip(items, tables):
+    for group, table in zip(groups, tables):
         missing = np.asarray(panel)[rows_of(panel, gene_names(table, like=panel)) < 0]
         if len(missing):
             raise ValueError(
-                f"Section {next(iter(sdata.images), '')!r} lacks {len(missing)} selected genes, such as {listing(missing, 4)}; select on all sections."
+                f"Section {group[0].place.name!r} lacks {len(missing)} selected genes, such as {listing(missing, 4)}; select on all sections."
             )
     return panel
 
 
-def _common_features(items: Sequence[SpatialData], where: Mapping[str, Any]) -> FeatureSpec | None:
-    """Return the spec of the first embedding that is there, for sections that have none yet."""
-    for sdata in items:
-        for bound in read_sections(sdata, **where):
-            if bound.section.features is not None:
-                return bound.section.features.spec
-    return None
-
-
-def _sections(
-    sdata: SpatialData, panel: Names, where: Mapping[str, Any], layer: str | None, needs: frozenset[str]
-) -> list[Bound]:
-    found = []
-    for bound in read_sections(sdata, **where, layer=layer, needs=needs):
-        section = (
-            _on_tissue(bound).renamed(gene_names(bound.place.table, like=panel)).with_panel(panel).in_order_of_place()
-        )
-        # An embedding that the method does not look at is no condition for using the model later.
-        found.append(Bound(section if "features" in needs else replace(section, features=None), bound.place))
-    return found
+def _on_panel(bound: Bound, panel: Names, needs: frozenset[str]) -> Bound:
+    """Return a section with its counts of the panel."""
+    section = _on_tissue(bound).renamed(gene_names(bound.table, like=panel)).with_panel(panel).in_order_of_place()
+    # An embedding that the method does not look at is no condition for using the model later.
+    return bound.with_section(section if "features" in needs else replace(section, features=None))
 
 
 def _on_tissue(bound: Bound) -> Section:
     """Return the section without the spots that do not lie on tissue, which teach nothing of it."""
-    kept = on_tissue(bound.place.table)[bound.place.rows]
+    kept = on_tissue(bound.table)[bound.place.rows]
     if kept.all():
         return bound.section
     if not kept.any():
@@ -290,40 +295,42 @@ def _check_embeddings(bounds: Sequence[Bound]) -> None:
             f"The sections were embedded differently ({told}); embed all of them with one call of hd.pp.embed."
         )
     for bound in bounds:
-        values = bound.section.features.at(bound.section.spots) if bound.section.features is not None else np.zeros(1)
-        if not np.isfinite(values).all():
+        section = bound.section
+        if section.features is not None and not np.isfinite(section.features.at(needed(section.spots))).all():
             raise ValueError(
-                f"The embedding of {bound.section.name!r} has NaN or infinite values; run hd.pp.embed on it again."
+                f"The embedding of {section.name!r} has NaN or infinite values; run hd.pp.embed on it again."
             )
 
 
 def _run_id(bounds: Sequence[Bound], method: str, config: Any, panel: Sequence[str], seed: int) -> str:
     digest = hashlib.sha256(repr([method, config.to_dict(), list(panel), seed]).encode())
     for bound in bounds:
-        digest.update(spot_hashes(bound.section.counts, bound.section.genes).tobytes())
-        digest.update(bound.section.spots.xy_um.tobytes())
-        if bound.section.features is not None:
-            digest.update(bound.section.features.at(bound.section.spots).tobytes())
-        if bound.section.image is not None:
-            digest.update(fingerprint(bound.section.image).encode())
+        section, spots = bound.section, needed(bound.section.spots)
+        digest.update(spot_hashes(needed(section.counts), section.genes).tobytes())
+        digest.update(spots.xy_um.tobytes())
+        if section.features is not None:
+            digest.update(section.features.at(spots).tobytes())
+        if section.image is not None:
+            digest.update(bound.fingerprint.encode())
     return digest.hexdigest()[:12]
 
 
 def _cohort(training: Sequence[Bound]) -> Cohort:
-    sections: list[Section] = [bound.section for bound in training]
+    sections = [bound.section for bound in training]
+    counts, spots = [needed(section.counts) for section in sections], [needed(section.spots) for section in sections]
     spec = sections[0].features.spec if sections[0].features is not None else None
-    record = {} if spec is None else embedding_record(training[0].place.table)
+    record = {} if spec is None else needed(embedding_record(training[0].table))
     return Cohort(
         sections=tuple(section.name for section in sections),
         features=spec,
         licence=str(record.get("licence", "none needed")),
         derivatives={"yes": True, "no": False, "unknown": None}[str(record.get("derivatives", "yes"))],
         mpp=tuple(float(bound.place.mpp) for bound in training),
-        pitch_um=_median([pitch_of(section.spots.xy_um) for section in sections]),
-        radius_um=float(np.median(np.concatenate([section.spots.radius_um for section in sections]))),
+        pitch_um=_median([pitch_of(some.xy_um) for some in spots]),
+        radius_um=float(np.median(np.concatenate([some.radius_um for some in spots]))),
         library_size=2.0 ** _median([section.log2_size for section in sections]),
-        expression=np.mean([_shares(section.counts) for section in sections if section.counts.sum() > 0], axis=0),
-        spots=np.unique(np.concatenate([spot_hashes(section.counts, section.genes) for section in sections])),
+        expression=np.mean([_shares(some) for some in counts if some.sum() > 0], axis=0),
+        spots=np.unique(np.concatenate([spot_hashes(some, sections[0].genes) for some in counts])),
     )
 
 
@@ -343,4 +350,5 @@ def _shares(counts: Any) -> np.ndarray:
 def _distribution(training: Sequence[Bound]) -> EmbeddingDistribution | None:
     if training[0].section.features is None:
         return None
-    return EmbeddingDistribution.fit(np.concatenate([b.section.features.at(b.section.spots) for b in training]))
+    sections = [bound.section for bound in training]
+    return EmbeddingDistribution.fit(np.concatenate([needed(s.features).at(needed(s.spots)) for s in sections]))

@@ -12,7 +12,7 @@ from scipy.stats import false_discovery_control, norm
 from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._log import logger
-from hisdiff._sdata._write import records
+from hisdiff._sdata._provenance import records
 from hisdiff._stats._coexpression import unit_columns
 from hisdiff._stats._enrichment import first_component, group_scores
 

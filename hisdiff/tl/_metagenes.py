@@ -8,14 +8,16 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
-from hisdiff._check import positive, seed_of
+from hisdiff._check import positive
 from hisdiff._geometry._grid import block_slices
 from hisdiff._log import logger
 from hisdiff._log import progress as progress_bar
-from hisdiff._sdata._write import set_record
+from hisdiff._runtime import Runtime
+from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
+from hisdiff._sdata._selection import Selection
 from hisdiff._section import Locations
-from hisdiff.tl._fine_table import check_ours, grid_of
-from hisdiff.tl._predict import _model_for, _prepared
+from hisdiff.tl._fine_table import grid_of
+from hisdiff.tl._predict_job import field_of, model_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,19 +90,16 @@ def metagenes(
     """
     table, ij, side_um = grid_of(sdata, table_key, None)
     std, scale = _keys.std(key_added), f"{key_added}_scale"
-    for name, home in ((key_added, table.obsm), (std, table.obsm), (scale, table.obs)):
-        check_ours(table, name, home)
-    n_draws, seed = positive(n_draws, "n_draws", integer=True), seed_of(rng)
-    used = _model_for(sdata, model)
+    check_slots_free(table, "obsm", [checked_name(key_added, _keys.METAGENES), std])
+    check_slots_free(table, "obs", [scale])
+    n_draws = positive(n_draws, "n_draws", integer=True)
+    selection = Selection(image_key=image_key, mpp=mpp)
+    runtime = Runtime.of(device=device, progress=progress, rng=rng)
+    used = model_for(sdata, model)
     if used.method != "xfuse":
         raise ValueError(f"Metagenes are of method 'xfuse'; this model is of {used.method!r}.")
-    where: dict[str, Any] = {"table_key": None, "image_key": image_key, "shapes_key": None, "mpp": mpp}
-    run: dict[str, Any] = {"device": device, "progress": progress}
-    bounds = _prepared(sdata, used, where, run)
-    if len(bounds) > 1:
-        raise ValueError(f"The object has {len(bounds)} sections; give one section at a time.")
     fitted: Any = used.fitted
-    field = fitted.field(bounds[0].section, n_draws=n_draws, seed=seed, **run)
+    field: Any = field_of(sdata, used, selection, runtime, n_draws=n_draws, with_counts=False)
     k = fitted.model.n_metagenes
     mean, spread, total = np.empty((len(ij), k)), np.empty((len(ij), k)), np.empty(len(ij))
     for rows in progress_bar(block_slices(ij), desc="metagenes", enabled=progress):
@@ -112,8 +111,8 @@ def metagenes(
     table.obsm[key_added] = pd.DataFrame(mean.astype(np.float32), index=table.obs_names, columns=names)
     table.obsm[std] = pd.DataFrame(spread.astype(np.float32), index=table.obs_names, columns=names)
     table.obs[scale] = (total / np.nanmean(total)).astype(np.float32)
-    for name in (key_added, std, scale):
-        set_record(table, _keys.STRUCTURE, name, {"by": "metagenes"})
+    mark_slots(table, "obsm", [key_added, std])
+    mark_slots(table, "obs", [scale])
     profile, sd = fitted.profiles()
     columns = {name: profile[i] for i, name in enumerate(names)} | {f"{name}_sd": sd[i] for i, name in enumerate(names)}
     genes = pd.Index(fitted.genes.astype(str), name="gene")

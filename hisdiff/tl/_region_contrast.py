@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
-from hisdiff._check import one_of, positive, seed_of
+from hisdiff._check import one_of, positive
 from hisdiff._geometry._grid import block_slices, by_block
 from hisdiff._log import logger
 from hisdiff._log import progress as progress_bar
+from hisdiff._runtime import Runtime
+from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
+from hisdiff._sdata._selection import Selection
 from hisdiff._section import Locations
-from hisdiff.tl._fine_table import categories_of, check_uns_ours, grid_of, write_uns
-from hisdiff.tl._predict import _model_for, _prepared, _with_counts
+from hisdiff.tl._fine_table import categories_of, grid_of
+from hisdiff.tl._predict_job import field_of, model_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,7 +109,6 @@ def region_contrast(
     ['log2_fold_change', 'sd', 'low', 'high', 'probability_above_0']
     """
     table, ij, side_um = grid_of(sdata, table_key, None)
-    check_uns_ours(table, key_added, inplace=inplace)
     codes, names = categories_of(table, by)
     first = names.index(one_of(a, names, f"category of obs[{by!r}]"))
     inside = codes == first
@@ -114,14 +116,12 @@ def region_contrast(
     outside &= ~inside if b is None else codes == names.index(one_of(b, names, f"category of obs[{by!r}]"))
     if a == b:
         raise ValueError(f"a and b are the same region, {a!r}.")
-    n_draws, seed = positive(n_draws, "n_draws", integer=True), seed_of(rng)
-    used = _model_for(sdata, model)
-    where: dict[str, Any] = {"table_key": None, "image_key": image_key, "shapes_key": None, "mpp": mpp}
-    run: dict[str, Any] = {"device": device, "progress": progress}
-    bounds = [_with_counts(bound, used, layer) for bound in _prepared(sdata, used, where, run)]
-    if len(bounds) > 1:
-        raise ValueError(f"The object has {len(bounds)} sections; give one section at a time.")
-    field = used.fitted.field(bounds[0].section, n_draws=n_draws, seed=seed, **run)
+    n_draws = positive(n_draws, "n_draws", integer=True)
+    if inplace:
+        check_slots_free(table, _keys.STEM, [checked_name(key_added, _keys.REGION_CONTRAST)])
+    selection = Selection(image_key=image_key, layer=layer, mpp=mpp)
+    runtime = Runtime.of(device=device, progress=progress, rng=rng)
+    field = field_of(sdata, model_for(sdata, model), selection, runtime, n_draws=n_draws)
     sums = np.stack([_sums(field, ij[rows], side_um, progress) for rows in (inside, outside)])
     change = _log2_shares(sums[0]) - _log2_shares(sums[1])
     low, high = np.quantile(change, _QUANTILES, axis=0)
@@ -137,7 +137,8 @@ def region_contrast(
     ).sort_values("log2_fold_change", ascending=False, key=abs)
     if not inplace:
         return result
-    write_uns(table, key_added, result, "region_contrast")
+    table.uns.setdefault(_keys.STEM, {})[key_added] = result
+    mark_slots(table, _keys.STEM, [key_added])
     logger.info("wrote uns['hisdiff'][%r]: %d genes, %d draws", key_added, len(result), len(change))
     return None
 

@@ -11,9 +11,10 @@ from hisdiff import _keys
 from hisdiff._check import seed_of
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
-from hisdiff._sdata._area import areas_of, check_obs_free, tables_places, write_columns
+from hisdiff._sdata._area import areas_of, tables_places, write_columns
 from hisdiff._sdata._expression import read_expression
-from hisdiff._sdata._write import set_record
+from hisdiff._sdata._provenance import check_slots_free, checked_name, set_record
+from hisdiff._sdata._selection import Selection
 from hisdiff.tl._segmentation import checked_options, label_section
 
 if TYPE_CHECKING:
@@ -114,10 +115,11 @@ def marker_regions(
     genes = [markers] if isinstance(markers, str) else list(markers)
     options = checked_options(n_required, pool, target, min_count, n_labels, continuity, working_px, len(genes))
     run = {"seed": seed_of(rng), "device": device, "progress_bar": progress}
-    table, places = tables_places(sdata, table_key, image_key, mpp)
+    table, places = tables_places(sdata, Selection(table_key, image_key, mpp=mpp))
+    key_added = checked_name(key_added, _keys.REGION)
     names = [key_added, f"{key_added}_label", f"{key_added}_density"]
     if inplace:
-        check_obs_free(table, _keys.REGIONS, key_added, names)
+        check_slots_free(table, "obs", names)
     expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
     areas = areas_of(places, expression.rows, most_px=options["working_px"])
     flag, label = np.zeros(table.n_obs, dtype=bool), np.full(table.n_obs, -1)

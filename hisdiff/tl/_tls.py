@@ -11,9 +11,10 @@ from hisdiff import _keys
 from hisdiff._check import listing, positive, seed_of
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
-from hisdiff._sdata._area import areas_of, check_obs_free, tables_places, write_columns
+from hisdiff._sdata._area import areas_of, tables_places, write_columns
 from hisdiff._sdata._expression import X, covered_genes, read_expression
-from hisdiff._sdata._write import set_record
+from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots, set_record
+from hisdiff._sdata._selection import Selection
 from hisdiff.tl._segmentation import checked_options, label_section
 
 if TYPE_CHECKING:
@@ -103,14 +104,16 @@ def tls_score(
     >>> float(sdata.tables["table"].obs["hisdiff_tls"].max())
     1.0
     """
-    table, places = tables_places(sdata, table_key, image_key, mpp)
+    table, places = tables_places(sdata, Selection(table_key, image_key, mpp=mpp))
+    key_added = checked_name(key_added, _keys.TLS)
     known = _present_markers(table, layer, dict(programmes or TLS_PROGRAMMES))
     if positive(n_required, "n_required", integer=True) > len(known):
         raise ValueError(f"n_required={n_required} is more than there are programmes: {listing(known)}.")
     options = checked_options(1, "min", target, min_count, n_labels, continuity, working_px, 1)
     run = {"seed": seed_of(rng), "device": device, "progress_bar": progress}
     if inplace:
-        check_obs_free(table, _keys.REGIONS, key_added, [key_added])
+        check_slots_free(table, "obs", [key_added])
+        check_slots_free(table, "obsm", [f"{key_added}_programmes"])
     genes = list(dict.fromkeys(gene for markers in known.values() for gene in markers))
     expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
     areas = areas_of(places, expression.rows, most_px=options["working_px"])
@@ -133,6 +136,7 @@ def tls_score(
         return frame.assign(**{key_added: total})
     write_columns(table, {key_added: total})
     table.obsm[f"{key_added}_programmes"] = frame
+    mark_slots(table, "obsm", [f"{key_added}_programmes"])
     record: dict[str, Any] = {"programmes": {k: list(v) for k, v in known.items()}, "n_required": int(n_required)}
     record |= {"min_score": float(min_score), "layer": expression.layer, "seed": run["seed"], "version": VERSION}
     set_record(table, _keys.REGIONS, key_added, record)

@@ -6,7 +6,7 @@ import shapely
 
 import hisdiff as hd
 from hisdiff._sdata._coarsen import coarsen
-from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._read import open_sections
 
 
 def test_pseudo_spots_have_the_counts_area_and_middle_of_their_members(make_section) -> None:
@@ -23,7 +23,7 @@ def test_pseudo_spots_have_the_counts_area_and_middle_of_their_members(make_sect
         block = table.obs.loc[members, ["array_row", "array_col"]].to_numpy() // 2
         assert (block == merged.obs[["array_row", "array_col"]].to_numpy()[row]).all()
 
-    fine, spots = (read_sections(s, needs=("image",))[0].section.spots for s in (sdata, coarse.sdata))
+    fine, spots = (open_sections(s, needs=("image",))[0].section.spots for s in (sdata, coarse.sdata))
     one_disc = shapely.area(shapely.buffer(shapely.points(0, 0), 25, quad_segs=32))
     np.testing.assert_allclose(shapely.area(spots.footprint), merged.obs["n_members"] * one_disc, rtol=1e-6)
     middles = np.stack([fine.xy_um[coarse.parent == row].mean(axis=0) for row in range(merged.n_obs)])
@@ -53,7 +53,7 @@ def test_sections_of_one_table_are_merged_each_on_its_own(make_section) -> None:
     assert table.obs["region"].value_counts().to_dict() == {"a": 4, "b": 4}
     regions = both.tables["table"].obs["region"].to_numpy()
     assert (table.obs["region"].to_numpy()[coarse.parent] == regions).all()
-    assert len(read_sections(coarse.sdata, needs=("counts", "image"))) == 2
+    assert len(open_sections(coarse.sdata, needs=("counts", "image"))) == 2
 
 
 @pytest.mark.parametrize("method", ["tesla", "stage"])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import hisdiff as hd
 from hisdiff._sdata._dense import dense_features
-from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._read import open_sections
 from hisdiff._section import DenseSource
 from hisdiff.encoders import _texture_dense
+from hisdiff.encoders._known import KnownEncoder
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def test_a_section_has_the_dense_form_of_its_encoder_and_nothing_is_computed_bef
     embedded, monkeypatch
 ):
     monkeypatch.setattr(_texture_dense, "_encode_tile", None)
-    section = read_sections(embedded)[0].section
+    section = open_sections(embedded)[0].section
     assert section.dense.spec.encoder == "texture"
     monkeypatch.undo()
     assert isinstance(section.dense, DenseSource)
@@ -32,7 +35,7 @@ def test_a_section_has_the_dense_form_of_its_encoder_and_nothing_is_computed_bef
 def test_statistics_are_those_of_the_lattice_inside_the_tissue(embedded):
     from hisdiff.encoders._embed import tissue_lattice
 
-    section = read_sections(embedded)[0].section
+    section = open_sections(embedded)[0].section
     points = tissue_lattice(section.tissue)
     vectors = np.stack([section.dense.raster((x - 4, y - 4, x + 4, y + 4), 8.0)[0, 0] for x, y in points])
     np.testing.assert_allclose(section.dense.mean, vectors.mean(axis=0), rtol=1e-5)
@@ -41,15 +44,18 @@ def test_statistics_are_those_of_the_lattice_inside_the_tissue(embedded):
 
 def test_without_a_dense_form_or_an_image_there_is_no_source(make_section, color_encoder):
     sdata = make_section(side=4)
-    assert read_sections(sdata)[0].section.dense is None  # nothing says which encoder is meant
+    assert open_sections(sdata)[0].section.dense is None  # nothing says which encoder is meant
     hd.pp.embed(sdata, color_encoder)
-    section = read_sections(sdata)[0].section
+    section = open_sections(sdata)[0].section
     assert section.dense is None
-    assert dense_features(None, None, "texture", section.tissue) is None
+    hd.pp.embed(sdata)
+    bound = open_sections(sdata)[0]
+    assert dense_features(bound.place, None, bound.encoder, section.tissue) is None
 
 
 def test_another_revision_than_the_stored_one_is_an_error(embedded):
-    section = read_sections(embedded)[0].section
-    dense = dense_features(None, section.image, "texture", section.tissue, revision="0")
+    bound = open_sections(embedded)[0]
+    other = KnownEncoder(replace(bound.section.features.spec, revision="0"))
+    dense = dense_features(bound.place, bound.section.image, other, bound.section.tissue)
     with pytest.raises(ValueError, match=r"revision '0', the encoder at hand is revision '1'"):
         _ = dense.spec

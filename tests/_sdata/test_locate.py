@@ -5,8 +5,10 @@ import pytest
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, remove_transformation, set_transformation
 
-from hisdiff._sdata._locate import locate, mark_made_here
-from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._locate import locate
+from hisdiff._sdata._provenance import mark_made_here
+from hisdiff._sdata._read import open_sections
+from hisdiff._sdata._selection import Selection
 
 
 def test_the_only_table_its_region_and_its_image_are_found(make_section) -> None:
@@ -25,7 +27,7 @@ def test_tables_called_truth_or_made_by_hisdiff_are_no_default(make_section) -> 
     sdata.tables["other"] = sdata.tables["table"].copy()
     with pytest.raises(ValueError, match=r"several tables, \['table', 'other'\]; choose one with table_key="):
         locate(sdata)
-    assert locate(sdata, table_key="other")[0].table_key == "other"
+    assert locate(sdata, Selection(table_key="other"))[0].table_key == "other"
 
 
 def test_the_finest_image_is_taken_and_equally_fine_ones_are_ambiguous(make_section) -> None:
@@ -40,39 +42,39 @@ def test_the_finest_image_is_taken_and_equally_fine_ones_are_ambiguous(make_sect
     sdata.images["s1_twin"] = sdata.images["twin"]
     with pytest.raises(ValueError, match="equally fine"):
         locate(sdata)
-    assert locate(sdata, image_key={"s1": "s1_image"})[0].image_key == "s1_image"
+    assert locate(sdata, Selection(image_key={"s1": "s1_image"}))[0].image_key == "s1_image"
 
 
 def test_positions_go_through_the_transformations_of_both_elements(make_section) -> None:
     sdata = make_section(mpp=0.5)
-    plain = read_sections(sdata)[0].section.spots
+    plain = open_sections(sdata)[0].section.spots
     # The same spots told in a unit of four pixels.
     shapes = sdata.shapes["s1"].copy()
     shapes["geometry"], shapes["radius"] = shapes.geometry.scale(0.25, 0.25, origin=(0, 0)), shapes["radius"] / 4
     for system, factor in (("global", 4.0), ("um", 2.0)):
         set_transformation(shapes, Scale([factor, factor], axes=("x", "y")), system)
     sdata.shapes["s1"] = shapes
-    scaled = read_sections(sdata)[0].section.spots
+    scaled = open_sections(sdata)[0].section.spots
     np.testing.assert_allclose(scaled.xy_um, plain.xy_um)
     assert scaled.footprint == pytest.approx(25.0) == plain.footprint
 
 
 def test_spots_follow_the_rows_of_the_table_whatever_the_order_of_the_shapes(make_section) -> None:
     sdata = make_section()
-    before = read_sections(sdata)[0].section.spots.xy_um
+    before = open_sections(sdata)[0].section.spots.xy_um
     sdata.shapes["s1"] = sdata.shapes["s1"].iloc[::-1]
-    np.testing.assert_allclose(read_sections(sdata)[0].section.spots.xy_um, before)
+    np.testing.assert_allclose(open_sections(sdata)[0].section.spots.xy_um, before)
 
 
 def test_a_missing_scale_is_asked_for_and_a_contradicting_one_refused(make_section) -> None:
     sdata = make_section(mpp=0.5)
     with pytest.raises(ValueError, match="contradicts image 's1_image', which has 0.5"):
-        locate(sdata, mpp=0.25)
+        locate(sdata, Selection(mpp=0.25))
     for element in (sdata.images["s1_image"], sdata.shapes["s1"]):
         remove_transformation(element, "um")
     with pytest.raises(ValueError, match="pass mpp="):
         locate(sdata)
-    assert locate(sdata, mpp=0.25)[0].mpp == 0.25
+    assert locate(sdata, Selection(mpp=0.25))[0].mpp == 0.25
 
 
 def test_spots_outside_the_image_are_refused_with_both_extents(make_section) -> None:
@@ -81,7 +83,7 @@ def test_spots_outside_the_image_are_refused_with_both_extents(make_section) -> 
     shapes["geometry"] = shapes.geometry.scale(5, 5, origin=(0, 0))
     sdata.shapes["s1"] = shapes
     with pytest.raises(ValueError, match=r"lie outside image 's1_image'.*full-resolution image on a reduced one"):
-        read_sections(sdata)
+        open_sections(sdata)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_spots_outside_the_image_are_refused_with_both_extents(make_section) -> 
 )
 def test_wrong_names_are_answered_with_what_there_is(make_section, arguments, error, message) -> None:
     with pytest.raises(error, match=message):
-        locate(make_section(), **arguments)
+        locate(make_section(), Selection(**arguments))
 
 
 def test_other_objects_are_refused_with_the_way_to_bring_them(make_section) -> None:
@@ -108,11 +110,11 @@ def test_an_object_without_image_says_so_where_one_is_needed(make_section) -> No
     sdata = make_section()
     del sdata.images["s1_image"]
     with pytest.raises(ValueError, match="no image for 's1'"):
-        read_sections(sdata, needs=("image",))
+        open_sections(sdata, needs=("image",))
 
 
 def test_rows_without_a_shape_are_refused_by_name(make_section) -> None:
     sdata = make_section()
     sdata.shapes["s1"] = sdata.shapes["s1"].iloc[3:]
     with pytest.raises(ValueError, match="3 of 36 rows of table 'table' have no shape in 's1', such as \\['s1_0x0'"):
-        read_sections(sdata)
+        open_sections(sdata)

@@ -60,11 +60,11 @@ def run(job: str, data: str, section: str) -> dict[str, object]:
 
 
 def tesla(hd, sdata) -> dict[str, object]:
-    from hisdiff._sdata._read import read_sections
+    from hisdiff._sdata._read import open_sections
 
     table = sdata.tables["table"]
     hd.pp.select_genes(sdata, genes=list(table.var_names))
-    step = STEP_PX * read_sections(sdata, needs=("image",))[0].section.image.mpp
+    step = STEP_PX * open_sections(sdata, needs=("image",))[0].section.image.mpp
     model = hd.tl.fit(sdata, method="tesla", config={"step_um": step})
     fine = hd.tl.predict(sdata, model, resolution_um=step, inplace=False)
     return {

@@ -13,12 +13,12 @@ import hisdiff as hd
 from hisdiff._geometry._grid import overlap
 from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._genes import rows_of
-from hisdiff._sdata._read import read_sections
-from hisdiff._sdata._written import mark_written, written
+from hisdiff._sdata._provenance import mark_written, written
+from hisdiff._sdata._read import open_sections
 from hisdiff._section import Locations
 from hisdiff.tl._contest import merged
 from hisdiff.tl._fine import fine_predictor, predict_locations
-from hisdiff.tl._target import _with_tissue
+from hisdiff.tl._predict_fine import with_outline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +171,7 @@ def merged_jobs(data: Path, names: list[str], sizes: list[int]) -> dict[int, lis
             else:  # the grid does not depend on how spots are merged
                 _take_grid(coarse.sdata, dense[name])
             section = _section(coarse.sdata, name, np.asarray(panel))
-            where, instances = read_locations(read_sections(coarse.sdata)[0].place, task.where["at"])
+            where, instances = read_locations(open_sections(coarse.sdata)[0].place, task.where["at"])
             rows = {f"{task.where['at']}_{instance}": row for row, instance in enumerate(instances)}
             targets = where.take(np.array([rows[row] for row in task.rows]))
             size = (len(section.spots), len(targets))
@@ -190,6 +190,6 @@ def _take_grid(sdata: SpatialData, other: SpatialData) -> None:
 
 
 def _section(sdata: SpatialData, name: str, genes: np.ndarray, features=None) -> Section:
-    (bound,) = read_sections(sdata, needs=("counts", "features"))
-    section = _with_tissue(bound).with_panel(list(genes))
+    (bound,) = open_sections(sdata, needs=("counts", "features"))
+    section = with_outline(bound).with_panel(list(genes))
     return replace(section, name=name, features=features or Remembered(section.features))

@@ -162,9 +162,9 @@ def test_any_labels_are_drawn_where_they_are(make_section):
 
 
 def test_labels_are_read_as_discs_of_their_area(make_section):
-    from hisdiff._sdata._read import read_sections
+    from hisdiff._sdata._read import open_sections
 
-    spots = read_sections(segmented(make_section))[0].section.spots
+    spots = open_sections(segmented(make_section))[0].section.spots
     np.testing.assert_allclose(spots.xy_um[13], [(380 - 2 * (45 + 5)) * MPP, (2 * (28 + 3) + 10) * MPP])
     np.testing.assert_allclose(np.pi * spots.radius_um**2, 60 * (2 * MPP) ** 2)
 

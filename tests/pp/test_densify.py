@@ -5,14 +5,14 @@ import pytest
 from snapshot import snapshot
 
 import hisdiff as hd
-from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._read import open_sections
 
 
 def test_a_square_array_is_filled_half_way_inside_the_tissue(make_section) -> None:
     sdata = make_section(side=5)
     hd.pp.densify(sdata)
     made = sdata.shapes["s1_dense"]
-    spots = read_sections(sdata)[0].section.spots
+    spots = open_sections(sdata)[0].section.spots
     assert made.index[:25].equals(sdata.tables["table"].obs_names)
     assert made["generated"].to_list() == [False] * 25 + [True] * (len(made) - 25)
     assert (made["radius"] == 25).all()  # 1 um per pixel

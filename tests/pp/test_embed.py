@@ -10,8 +10,9 @@ from spatialdata.transformations import get_transformation, remove_transformatio
 import hisdiff as hd
 from hisdiff._sdata._coarsen import coarsen
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._read import open_sections
 from hisdiff._section import Locations
+from hisdiff.encoders import _registry
 
 
 def stored(sdata, table: str = "table"):
@@ -95,7 +96,7 @@ def test_a_section_with_only_an_image_gets_a_lattice(make_section, color_encoder
     table = only.tables["lattice"]
     assert table.n_vars == 0
     assert table.obsm["hisdiff_embedding"].shape == (table.n_obs, 6)
-    spots = read_sections(only)[0].section.spots
+    spots = open_sections(only)[0].section.spots
     assert spots.footprint == pytest.approx(27.5)
     assert table.n_obs > 20
     hd.pp.embed(only, color_encoder)  # running the cell twice is normal
@@ -215,7 +216,7 @@ def test_merged_spots_have_the_mean_embedding_of_their_members(make_section, col
         np.testing.assert_allclose(merged[row], own[coarse.parent == row].mean(axis=0), rtol=1e-4)
 
     # A place in the middle of a merged spot is no merged spot.
-    (bound,) = read_sections(coarse.sdata, needs=("features",))
+    (bound,) = open_sections(coarse.sdata, needs=("features",))
     spots = bound.section.spots
     bound.section.features._encoder = color_encoder
     np.testing.assert_array_equal(bound.section.features.at(spots.take(slice(0, 3))), merged[:3])
@@ -281,8 +282,8 @@ def test_subsets_and_crops_keep_their_embedding(make_section, caplog) -> None:
     assert "running hd.pp.embed" not in caplog.text
 
 
-def test_an_embedding_of_an_encoder_that_its_name_does_not_lead_to_cannot_be_made_again(
-    make_section, color_encoder
+def test_an_embedding_of_an_encoder_that_its_name_does_not_lead_to_is_asked_for(
+    make_section, color_encoder, monkeypatch
 ) -> None:
     sdata = make_section()
     hd.pp.select_genes(sdata)
@@ -290,9 +291,12 @@ def test_an_embedding_of_an_encoder_that_its_name_does_not_lead_to_cannot_be_mad
     model = hd.tl.fit(sdata, method="ridge")
     moved_spots(sdata)
     before = snapshot(sdata)
-    with pytest.raises(ValueError, match=r"spots have moved.*run hd.pp.embed"):
+    monkeypatch.setattr(_registry, "_REMEMBERED", {})  # as in another process
+    with pytest.raises(ValueError, match=r"spots have moved.*encoder 'colour' .*pass the object with encoder="):
         hd.tl.predict(sdata, model)
     assert snapshot(sdata) == before
+    hd.tl.predict(sdata, model, encoder=color_encoder)
+    assert "ridge" in sdata.tables["table"].layers
 
 
 def test_texture_takes_the_size_that_the_coarsest_image_needs_and_says_so(make_section, caplog) -> None:

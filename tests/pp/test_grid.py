@@ -13,7 +13,7 @@ from hisdiff import _stream
 from hisdiff._geometry._grid import bins_within
 from hisdiff._sdata import _journal, _store
 from hisdiff._sdata._dense import DenseFeatures
-from hisdiff._sdata._read import read_sections
+from hisdiff._sdata._read import open_sections
 from hisdiff.encoders import DenseSpec, EncoderSpec
 
 AXES = ("x", "y")
@@ -74,7 +74,7 @@ def left(sdata):
 
 def test_labels_number_the_bins_of_the_tissue_and_lie_where_they_are(sdata):
     hd.pp.grid(sdata, 20)
-    section = read_sections(sdata)[0].section
+    section = open_sections(sdata)[0].section
     ij = bins_within(section.tissue, 20.0)
     labels = sdata.labels[KEY]
     assert labels.dtype == np.int32
@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_the_object_as_it_was(backed, monkeypatch, when):
 def test_what_is_stored_is_not_computed_again(sdata):
     encoder = DenseColor()
     hd.pp.grid(sdata, 20, encoder=encoder)
-    bound = read_sections(sdata)[0]
+    bound = open_sections(sdata)[0]
     stored = DenseFeatures(encoder, bound.section.image, bound.section.tissue, bound.place)
     fresh = DenseFeatures(encoder, bound.section.image, bound.section.tissue)
     x0, y0 = (np.array(bound.section.tissue.bounds[:2]) // 20 + 3) * 20
@@ -199,8 +199,8 @@ def test_what_is_stored_is_not_computed_again(sdata):
 
 def test_the_encoder_of_the_embedding_is_the_default(sdata, color_encoder):
     hd.pp.embed(sdata, color_encoder)
-    with pytest.raises(ValueError, match="encoder is one of"):
-        hd.pp.grid(sdata, 20)  # known by its object only
+    hd.pp.grid(sdata, 20)  # an object, without a dense form: the patch around every bin
+    assert sdata.attrs["hisdiff"]["written"][EMBEDDING]["encoder"] == "colour"
     with pytest.raises(ValueError, match=r"'colour' has no dense form.*'texture'"):
         hd.pp.grid(sdata, 20, encoder=color_encoder)
     hd.pp.embed(sdata)

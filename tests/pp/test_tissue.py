@@ -60,7 +60,7 @@ def test_real_sections_are_outlined_and_hold_their_spots(real_data, section: str
     sdata = hd.io.her2st(real_data / "her2st", section)
     outline = hd.pp.tissue_mask(sdata, inplace=False)
     assert outline.area / 1e6 == pytest.approx(area_mm2, rel=0.08)
-    from hisdiff._sdata._read import read_sections
+    from hisdiff._sdata._read import open_sections
 
-    xy = read_sections(sdata)[0].section.spots.xy_um
+    xy = open_sections(sdata)[0].section.spots.xy_um
     assert shapely.contains_xy(outline.buffer(50), xy[:, 0], xy[:, 1]).mean() > 0.97

@@ -243,13 +243,13 @@ def test_settings_that_do_not_go_together_are_refused_before_the_fit(sdata, conf
 
 
 def test_names_that_a_fine_table_needs_are_checked_first(sdata, monkeypatch) -> None:
-    from hisdiff.tl import _target
+    from hisdiff.tl import _predict_fine
 
     model = hd.tl.fit(sdata, method="ridge")
     shapes = sdata.shapes["s1"].iloc[:2].copy()
     sdata.shapes["float"] = shapes.set_axis([0.5, 1.5])
     sdata.shapes["off"] = shapes.assign(geometry=shapes.geometry.translate(9000, 0))
-    monkeypatch.setattr(_target, "fine_predictor", None)  # nothing is computed
+    monkeypatch.setattr(_predict_fine, "fine_predictor", None)  # nothing is computed
     with pytest.raises(ValueError, match="integers or strings"):
         hd.tl.predict(sdata, model, at="float")
     with pytest.raises(ValueError, match="2 of 2 locations of 'off' lie outside image"):

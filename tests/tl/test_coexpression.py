@@ -146,7 +146,7 @@ def test_constant_genes_and_empty_spots_are_stated_and_harmless(section, caplog)
         ({"layer": "X", "n_perms": 2.5}, TypeError, "n_perms"),
         ({"layer": "X", "rng": -1}, ValueError, "rng"),
         ({"layer": "X", "table_key": "t"}, KeyError, "no table 't'"),
-        ({"layer": "X", "key_added": "mine"}, ValueError, "was not written by hisdiff"),
+        ({"layer": "X", "key_added": "mine"}, ValueError, "hisdiff did not write"),
     ],
 )
 def test_mistakes_are_named_and_leave_the_object_alone(section, arguments, error, message) -> None:

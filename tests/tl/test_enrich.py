@@ -214,7 +214,7 @@ def test_constant_genes_are_left_out_of_rankings(section, caplog) -> None:
         ({"by": "side", "min_size": 9, "max_size": 3}, ValueError, "min_size=9 is above"),
         ({"by": "side", "min_size": 7}, ValueError, "None of the 4 gene sets has 7 to 500"),
         ({"by": "side", "gene_sets": {"m": ["a00", "a02", "a04", "a06", "a08"]}}, ValueError, "another species"),
-        ({"method": "zscore", "key_added": "mine"}, ValueError, "was not written by hisdiff"),
+        ({"method": "zscore", "key_added": "mine"}, ValueError, "hisdiff did not write"),
     ],
 )
 def test_mistakes_are_named_and_leave_the_object_alone(section, arguments, error, message) -> None:

@@ -99,7 +99,7 @@ def test_type_enrichment_replaces_its_own_result_and_nothing_else(table) -> None
     for _ in range(2):
         hd.tl.type_enrichment(table, n_resamples=2)
     table.uns["hisdiff"]["mine"] = "kept"
-    for key in ("mine", "structure"):
+    for key in ("mine", "written"):
         with pytest.raises(ValueError, match=f"There is a '{key}' that hisdiff did not write"):
             hd.tl.type_enrichment(table, key_added=key)
     assert table.uns["hisdiff"]["mine"] == "kept"

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from hisdiff._check import positive
-from hisdiff._keys import ARRAY_COL, ARRAY_ROW, SPATIAL, TRUTH_TABLE
+from hisdiff._keys import ARRAY_COL, ARRAY_ROW, INSTANCE_KEY, REGION_KEY, SPATIAL, TRUTH_TABLE
 from hisdiff.datasets._toy._genes import (
     TRUTH_UM,
     Programmes,
@@ -23,7 +23,7 @@ from hisdiff.datasets._toy._genes import (
 )
 from hisdiff.datasets._toy._paint import Stain, paint
 from hisdiff.datasets._toy._tissue import CELL_TYPES, make_tissue
-from hisdiff.io._build import INSTANCE_KEY, REGION_KEY, levels_of, section
+from hisdiff.io._build import levels_of, section
 from hisdiff.io._scale import check_mpp
 
 if TYPE_CHECKING:

@@ -1,0 +1,138 @@
+"""What hisdiff itself wrote, and may therefore replace: elements, tables, and slots of tables.
+
+A table carries its mark in ``uns``, and so do the slots that were added to a table of the user's. Shapes carry a column.
+An element of pixels has no room for a mark that survives a round trip through zarr, so notes on elements lie in
+``sdata.attrs``. All of it is read only to tell what may be replaced, and what a stored grid was made of.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff import _keys
+from hisdiff._sdata._journal import stored_notes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+UNKNOWN = "unknown"
+"""In a record, of what could not be told: stores have no None."""
+
+
+def records(table: AnnData, kind: str) -> dict[str, Any]:
+    """Return the records of one kind in ``uns["hisdiff"]``, an empty mapping where there are none."""
+    return table.uns.get(_keys.STEM, {}).get(kind, {})
+
+
+def set_record(table: AnnData, kind: str, key: str | None, record: Mapping[str, Any]) -> None:
+    """Write a record of plain values into ``uns["hisdiff"][kind]`` (``[key]``)."""
+    home = table.uns.setdefault(_keys.STEM, {})
+    if key is None:
+        home[kind] = dict(record)
+    else:
+        home.setdefault(kind, {})[key] = dict(record)
+
+
+def in_sample_of(record: Mapping[str, Any]) -> bool | None:
+    """Return whether a prediction is one of spots that its model was trained on; None where that is not known."""
+    value = record.get("in_sample", UNKNOWN)
+    return None if isinstance(value, str) else bool(value)
+
+
+def checked_name(key_added: Any, usual: str) -> str:
+    """Return the name of a result, after checking that it can be written and reached; None for the usual one."""
+    if key_added is None:
+        return usual
+    if not isinstance(key_added, str):
+        raise TypeError(f"key_added={key_added!r} is no name for a result: names are strings.")
+    if not re.fullmatch(r"(?!__|\.+$)[A-Za-z0-9_.-]+", key_added) or key_added == "X":
+        raise ValueError(
+            f"key_added={key_added!r} is no name for a result: names have letters, digits, '_', '-' and '.' and do not begin "
+            f"with '__' (what SpatialData can store), and 'X' is the matrix of a table."
+        )
+    return key_added
+
+
+def mark_made_here(table: AnnData) -> None:
+    """Record in a table that hisdiff wrote it, so that it may be replaced and is no default input."""
+    table.uns.setdefault(_keys.STEM, {})[_keys.MADE_BY] = _keys.STEM
+
+
+def made_here(table: AnnData) -> bool:
+    """Whether hisdiff wrote a table."""
+    return table.uns.get(_keys.STEM, {}).get(_keys.MADE_BY) == _keys.STEM
+
+
+def mark_slots(table: AnnData, slot: str, names: Iterable[str]) -> None:
+    """Record that hisdiff wrote entries of a slot of a table: ``obs``, ``layers``, ..., or ``hisdiff``, its own home in ``uns``."""
+    home = table.uns.setdefault(_keys.STEM, {}).setdefault(_keys.WRITTEN, {})
+    home[slot] = sorted({*home.get(slot, ()), *names})
+
+
+def check_slots_free(table: AnnData, slot: str, names: Iterable[str]) -> None:
+    """Raise where a slot of a table holds something of these names that hisdiff did not write."""
+    there = table.uns.get(_keys.STEM, {}) if slot == _keys.STEM else getattr(table, slot)
+    ours = set(records(table, _keys.WRITTEN).get(slot, ()))
+    taken = [name for name in names if name in there and name not in ours]
+    if taken:
+        told = f"uns[{_keys.STEM!r}]" if slot == _keys.STEM else slot
+        raise _refusal(taken[0], f"in {told}" + (f" ({len(taken)} such names in all)" if len(taken) > 1 else ""))
+
+
+def written(sdata: SpatialData, key: str) -> dict[str, Any] | None:
+    """Return the note on an element that hisdiff made, or None where it made none of that name."""
+    return notes(sdata).get(key)
+
+
+def notes(sdata: SpatialData) -> dict[str, dict[str, Any]]:
+    """Return the notes on all elements that hisdiff made."""
+    return sdata.attrs.get(_keys.STEM, {}).get(_keys.WRITTEN, {})
+
+
+def mark_written(sdata: SpatialData, key: str, note: Mapping[str, Any]) -> None:
+    """Note that hisdiff made an element."""
+    home = sdata.attrs.setdefault(_keys.STEM, {}).setdefault(_keys.WRITTEN, {})
+    home[key] = plain_note(note)
+
+
+def plain_note(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a note as JSON holds it."""
+    plain = lambda value: value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value  # noqa: E731
+    return {name: plain(value) for name, value in note.items()}
+
+
+def check_free(sdata: SpatialData, key: str) -> None:
+    """Raise where something of that name exists, in the object or in its store, that hisdiff did not make."""
+    if key in sdata:
+        if not _is_ours(sdata, key):
+            raise _refusal(key, "among the elements")
+        return
+    if sdata.path is None:
+        return
+    stored = {path.partition("/")[2]: path.partition("/")[0] for path in sdata.elements_paths_on_disk()}
+    # Another process may have made it since the object was read. A table's mark is in the table, which is not here.
+    ours = written(sdata, key) is not None or (key in stored and key in stored_notes(Path(sdata.path)))
+    if key in stored and (stored[key] == "tables" or not ours):
+        raise _refusal(key, "in the object's store, which was not read with it")
+
+
+def _is_ours(sdata: SpatialData, key: str) -> bool:
+    if key in sdata.tables:
+        return made_here(sdata.tables[key])
+    if written(sdata, key) is not None:
+        return True
+    shapes = sdata.shapes.get(key)
+    return shapes is not None and _keys.MADE_BY in shapes.columns and bool((shapes[_keys.MADE_BY] == _keys.STEM).all())
+
+
+def _refusal(name: str, where: str) -> ValueError:
+    return ValueError(
+        f"There is a {name!r} that hisdiff did not write, {where}; it is left alone. Choose another name with key_added=."
+    )

@@ -1,0 +1,159 @@
+"""Predict one section finer than its spots, and write a table of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from hisdiff import _keys
+from hisdiff._sdata._fine import fine_table, write_fine
+from hisdiff._sdata._image import fingerprint
+from hisdiff._sdata._store import check_room, working_folder
+from hisdiff._section import needed
+from hisdiff.pp._tissue import outline_of
+from hisdiff.tl._fine import fine_predictor, outputs_of, predict_bins, predict_locations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from hisdiff._runtime import Runtime
+    from hisdiff._sdata._read import Bound
+    from hisdiff._section import Prediction, Section
+    from hisdiff.methods._protocols import Field
+    from hisdiff.models._model import Model
+    from hisdiff.tl._fine import FinePredictor
+    from hisdiff.tl._options import PredictOptions
+    from hisdiff.tl._target import Laid, Target
+
+
+def predict_finer(
+    target: Target,
+    bound: Bound,
+    model: Model,
+    stem: str,
+    options: PredictOptions,
+    runtime: Runtime,
+    record: Mapping[str, Any],
+    *,
+    several: bool,
+    inplace: bool,
+) -> AnnData | None:
+    """Predict one section, and write its table or return it."""
+    bound = bound.with_section(with_outline(bound))
+    laid = target.lay(bound, stem, several=several)
+    streamed = inplace and laid.is_grid
+    if streamed:
+        _check_room(bound, laid, model, options)
+    place = bound.place
+    with working_folder(place.sdata, laid.table_key) if streamed else nullcontext() as folder:
+        field = _field(bound.section, model, options, runtime)
+        predictor = _predictor(bound.section, field, laid, options, runtime)
+        record = {**record, **_facts(record, laid, field, predictor, options)}
+        prediction = _predicted(bound.section, laid, predictor, record, runtime, folder)
+        table = _table(bound, laid, prediction, record, stem, model)
+        if inplace:
+            write_fine(place, laid.table_key, laid.region, table, laid.labels(place))
+    return None if inplace else table
+
+
+def with_outline(bound: Bound) -> Section:
+    """Return the section with an outline, found in the image where none is stored."""
+    section = bound.section
+    if section.tissue is not None:
+        return section
+    return replace(section, tissue=outline_of(needed(section.image), bound.place.image_name))
+
+
+def _check_room(bound: Bound, laid: Laid, model: Model, options: PredictOptions) -> None:
+    outputs = outputs_of(len(laid.where), len(model.genes), options.keep_draws)
+    what = f"A table of {len(laid.where)} bins of {laid.resolution_um:g} um and {len(model.genes)} genes"
+    check_room(bound.place.sdata, sum(output.nbytes for output in outputs.values()), what)
+
+
+def _field(section: Section, model: Model, options: PredictOptions, runtime: Runtime) -> Field:
+    return model.fitted.field(
+        section,
+        n_draws=options.n_draws,
+        n_steps=options.n_steps,
+        library_size=options.library_size,
+        seed=runtime.seed,
+        device=runtime.device,
+        progress=runtime.progress,
+    )
+
+
+def _predictor(section: Section, field: Field, laid: Laid, options: PredictOptions, runtime: Runtime) -> FinePredictor:
+    return fine_predictor(
+        section,
+        field,
+        laid.resolution_um,
+        calibrate=options.calibrate,
+        units=options.units,
+        keep_draws=min(options.keep_draws, field.n_draws),  # an ensemble has as many draws as members
+        seed=runtime.seed,
+    )
+
+
+def _facts(
+    record: Mapping[str, Any], laid: Laid, field: Field, predictor: FinePredictor, options: PredictOptions
+) -> dict[str, Any]:
+    """Return what the record says of a prediction finer than the spots."""
+    calibrated = predictor.agreement is not None
+    return {
+        "calibration": options.calibrate if calibrated else "none",
+        "resolution_um": laid.resolution_um,
+        "n_draws": field.n_draws,
+        "uses_section_counts": record["uses_section_counts"] or calibrated or field.fitted_to_section,
+    }
+
+
+def _predicted(
+    section: Section,
+    laid: Laid,
+    predictor: FinePredictor,
+    record: Mapping[str, Any],
+    runtime: Runtime,
+    folder: Path | None,
+) -> Prediction:
+    if not laid.is_grid:
+        return predict_locations(predictor, laid.where, show=runtime.progress)
+    plan = {**record, "units": predictor.units, "bins": _digest(needed(laid.where.array_ij)), **_inputs_of(section)}
+    return predict_bins(predictor, laid.where, folder, plan, show=runtime.progress)
+
+
+def _table(
+    bound: Bound, laid: Laid, prediction: Prediction, record: Mapping[str, Any], stem: str, model: Model
+) -> AnnData:
+    spots = bound.section.spots if bound.section.counts is not None else None
+    table = fine_table(bound.place, laid.region, laid.instances, laid.where, prediction, record, stem, spots)
+    if model.calibration is not None:
+        table.var[_keys.cv_pcc(stem)] = np.asarray(model.calibration.cv_pcc, dtype=float)
+    return table
+
+
+def _inputs_of(section: Section) -> dict[str, str]:
+    """Return what tells whether an unfinished run was of the same image, outline and counts."""
+    told = {"image": fingerprint(needed(section.image)), "tissue": shapely.to_wkb(section.tissue, hex=True)}
+    if section.counts is not None:
+        counts = section.counts.tocsr()
+        told["counts"] = _digest(counts.indptr, counts.indices, counts.data, np.asarray(section.genes, dtype="S"))
+    if section.spots is not None:
+        told["spots"] = _digest(section.spots.xy_um, section.spots.radius_um)
+        if section.features is not None:
+            told["embedding"] = _digest(section.features.at(section.spots), section.features.mean, section.features.std)
+    return told
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -42,12 +42,12 @@ class FileArray(abc.ABC):
         """Return a box."""
 
     def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
-        with self._lock:
-            if self._opened is None:
-                self._opened, closing = self._open()
-                if closing is not None:
-                    weakref.finalize(self, closing.close)
         try:
+            with self._lock:
+                if self._opened is None:
+                    self._opened, closing = self._open()
+                    if closing is not None:
+                        weakref.finalize(self, closing.close)
             return self._read(self._opened, key)
         except MemoryError:
             raise

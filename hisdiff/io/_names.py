@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from spatialdata import sanitize_name
+from spatialdata.models import TableModel
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from anndata import AnnData
 
+LONGEST = 100
+"""Characters of a name: file systems take 255 bytes, and hisdiff adds to names."""
+RESERVED = ("region", "instance_id")
+"""Columns of ``obs`` that connect a table with its shapes."""
 SLOTS = ("obsm", "varm", "obsp", "varp", "layers", "uns")
 
 
 def element_name(name: str) -> str:
     """Return ``name`` with what SpatialData does not take in a name replaced by underscores."""
     composed = unicodedata.normalize("NFC", str(name))  # macOS gives accents as characters of their own
-    return sanitize_name(composed).lstrip("_.") or "section"
+    return sanitize_name(composed).lstrip("_.")[:LONGEST] or "section"
 
 
 def clean_table(adata: AnnData) -> dict[str, str]:
@@ -27,12 +35,15 @@ def clean_table(adata: AnnData) -> dict[str, str]:
     The original of each name that was changed, by ``"slot/new name"``.
     """
     originals: dict[str, str] = {}
+    attrs = adata.uns.pop(TableModel.ATTRS_KEY, None)  # of an earlier life
     for slot in ("obs", "var"):
         frame = getattr(adata, slot)
-        names = _clean(list(frame.columns), column=True)
-        if names != list(frame.columns):
+        if slot == "obs" and attrs is not None:
+            frame = frame.drop(columns=[key for key in RESERVED if key in frame])
+        names = _clean(list(frame.columns), column=True, reserved=RESERVED if slot == "obs" else ())
+        if len(frame.columns) < len(getattr(adata, slot).columns) or names != list(frame.columns):
             originals |= _changed(slot, frame.columns, names)
-            frame.columns = names
+            setattr(adata, slot, frame.set_axis(names, axis="columns"))
     for slot in SLOTS:
         values = getattr(adata, slot)
         keys = [key for key in values if key is not None]  # anndata 0.13 lists X among the layers
@@ -44,22 +55,28 @@ def clean_table(adata: AnnData) -> dict[str, str]:
                 del values[key]
             for key, name in zip(keys, names):
                 values[name] = taken[key]
+    for key, value in adata.uns.items():
+        adata.uns[key] = _without_slashes(value)
     return originals
+
+
+def _without_slashes(value: Any) -> Any:
+    """Return nested mappings with keys that a zarr group can have."""
+    if not isinstance(value, Mapping):
+        return value
+    return {str(key).replace("/", "_"): _without_slashes(inner) for key, inner in value.items()}
 
 
 def _changed(slot: str, before: Any, after: list[str]) -> dict[str, str]:
     return {f"{slot}/{name}": str(old) for old, name in zip(before, after) if old != name}
 
 
-def _clean(names: list[Any], *, column: bool = False) -> list[str]:
+def _clean(names: list[Any], *, column: bool = False, reserved: Collection[str] = ()) -> list[str]:
     """Return names that SpatialData takes, all different when case is ignored; those that are fine stay as they are."""
     valid = [_valid(name, column) for name in names]
-    taken: set[str] = set()
     # What is fine already goes first, so that no other name takes its place.
-    for name, new in zip(names, valid):
-        if name == new:
-            taken.add(new.lower())
-    seen: set[str] = set()
+    taken = {new.lower() for name, new in zip(names, valid) if name == new}
+    seen = set(reserved)
     cleaned = []
     for name, new in zip(names, valid):
         free, number = new, 0
@@ -72,4 +89,4 @@ def _clean(names: list[Any], *, column: bool = False) -> list[str]:
 
 
 def _valid(name: Any, column: bool) -> str:
-    return sanitize_name(unicodedata.normalize("NFC", str(name)), is_dataframe_column=column)
+    return sanitize_name(unicodedata.normalize("NFC", str(name)), is_dataframe_column=column)[:LONGEST]

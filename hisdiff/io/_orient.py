@@ -29,13 +29,16 @@ _TURNS: dict[str, Callable] = {
 }
 ORIENTATIONS = tuple(_TURNS)
 SIZE_TOLERANCE = 0.02
-_SIDE = 64
+_SIDE = 128
 """Longer side in pixels at which images are compared."""
 _CHEAP_PX = 64e6
 """Levels up to this many pixels are read whole; of larger ones a window around each point of the comparison."""
 _WINDOW = 8
-# A turned image is refused where it fits this much better than as it came, and this well.
-_BETTER, _WELL = 0.2, 0.4
+_WELL = 0.8
+"""Correlation that images of one section have, whatever was done to their colors."""
+_UNLIKE = 0.4
+_LEFT = 0.5
+"""An image is refused where a turn leaves less than this share of what is unexplained as it came: slides are alike on all sides."""
 
 
 def turned(raster: Raster, orient: str | None) -> Raster:
@@ -80,12 +83,14 @@ def check_orientation(raster: Raster, reference: np.ndarray, what: str) -> None:
     if not fit:
         return
     best = max(fit, key=lambda name: fit[name])
-    if fit[best] > _WELL and fit[best] > fit.get("none", -1.0) + _BETTER:
+    as_it_is = fit.get("none", -1.0)
+    if fit[best] > _WELL and 1 - fit[best] < _LEFT * (1 - as_it_is):
+        told = f"{as_it_is:.2f} as it is" if "none" in fit else "not to be had as it is (another shape)"
         raise ValueError(
             f"{what} is mirrored or turned against the reduced image that came with the spots: their correlation is "
-            f"{fit.get('none', float('nan')):.2f} as it is and {fit[best]:.2f} with orient={best!r}; pass that to turn it."
+            f"{told} and {fit[best]:.2f} with orient={best!r}; pass that to turn it."
         )
-    if max(fit.values()) < _WELL:
+    if max(fit.values()) < _UNLIKE:
         logger.warning(
             "%s looks unlike the reduced image that came with the spots (correlation %.2f): is it that of another section?",
             what, max(fit.values()),
@@ -110,7 +115,7 @@ def _standardized(image: np.ndarray) -> np.ndarray | None:
 
 
 def _thumbnail(raster: Raster) -> np.ndarray:
-    """Return a grey image of 64 pixels a side, without reading all of a large slide that has no pyramid."""
+    """Return a grey image of 128 pixels a side, without reading all of a large slide that has no pyramid."""
     stored = raster.levels[raster.n_stored - 1]
     if stored.shape[1] * stored.shape[2] <= _CHEAP_PX:
         return _shrunk(_gray(np.moveaxis(raster.levels[-1].compute(), 0, -1)))

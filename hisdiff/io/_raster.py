@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SLIDE_SUFFIXES = {".mrxs", ".vms", ".vmu", ".czi"}
 """Formats whose main file may be a preview that Pillow reads well, at a fraction of the resolution."""
+PLAIN_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
 PREFERS_OPENSLIDE = {".ndpi"}
 DICOM_MAGIC = b"DICM"
 CONVERTED = ("P", "PA", "CMYK", "YCbCr")
@@ -81,6 +82,8 @@ def open_raster(path: str | Path) -> Raster:
     if suffix not in SLIDE_SUFFIXES and not dicom and magic[:4] not in TIFF_MAGIC and _is_pillows(path):
         levels = levels_of(decode(path))
         return Raster(levels, n_stored=len(levels))
+    if magic.startswith(PLAIN_MAGIC) and suffix not in SLIDE_SUFFIXES:
+        raise ValueError(f"{path} cannot be read as an image: it ends in its header. Is the file complete?")
     return _raster(*_open_slide(path, f"{path} is no TIFF and no format that Pillow reads"), path)
 
 

@@ -122,7 +122,9 @@ def _check_agreement(found: Sequence[Source], what: str) -> None:
 
 def _check_given(given: Source, found: Sequence[Source], what: str) -> None:
     against = [source for source in found if source.contradicts(given)]
-    if any(source.of_spots for source in against):
+    # The best thing that the spots say decides; with it on the user's side, the others may be wrong.
+    spots = next((source for source in found if source.of_spots), None)
+    if spots in against:
         raise ValueError(f"{given.name} contradicts the spots of {what}, per pixel: {_told(found)}. {_remedy(found)}")
     for source in against:
         logger.warning(

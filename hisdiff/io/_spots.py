@@ -22,6 +22,8 @@ LIBRARY = "library_id"
 
 def check_finite(xy_px: np.ndarray, what: str) -> None:
     """Raise if a spot has no position, or none of them differs from the others."""
+    if not len(xy_px):
+        raise ValueError(f"There is no spot in {what}.")
     lost = int((~np.isfinite(xy_px)).any(axis=1).sum())
     if lost:
         raise ValueError(f"{lost} of {len(xy_px)} spots of {what} have no position (NaN).")

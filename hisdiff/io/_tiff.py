@@ -61,7 +61,7 @@ def open_tiff(path: Path) -> tuple[Stored, list[Source]]:
     except ValueError as error:
         if str(path) in str(error):
             raise
-        raise CannotDecode(f"tifffile cannot decode {path}: {error}") from error
+        raise ValueError(f"{path} cannot be read as a TIFF: {error}. Is the file complete?") from error
     return stored, sources
 
 
@@ -149,7 +149,9 @@ class _TiffLevel(FileArray):
         return zarr.open_array(tif.series[self.index].aszarr(level=self.level), mode="r"), tif
 
     def _read(self, opened: Any, key: tuple[slice, ...]) -> np.ndarray:
-        wanted = dict(zip((self.color, "Y", "X"), key))
+        wanted = {axis: part for axis, part in zip((self.color, "Y", "X"), key) if axis}
         box = np.asarray(opened[tuple(wanted.get(axis, 0) for axis in self.axes)])
         left = [axis for axis in self.axes if axis in wanted]
+        if not self.color:
+            return (box if left == ["Y", "X"] else box.T)[None]
         return box.transpose([left.index(axis) for axis in (self.color, "Y", "X")])

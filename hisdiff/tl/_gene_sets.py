@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import socket
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 ENRICHR = "https://maayanlab.cloud/Enrichr/geneSetLibrary?mode=text&libraryName={}"
 MSIGDB = "https://data.broadinstitute.org/gsea-msigdb/msigdb/release/{release}/{name}.gmt"
 _MSIGDB_NAME = re.compile(r"[\w.]+\.v(?P<release>[\d.]+\.(Hs|Mm))\.symbols")
+_BINARY = re.compile("[\x00-\x08\x0e-\x1f]")
+"""Characters that no text has."""
 RESOLVE_S, READ_S = 5.0, 20.0
 """Seconds to wait for the name server, and for each answer of the library's server."""
 
@@ -60,11 +63,21 @@ def read_gmt(path: Path) -> dict[str, list[str]]:
     """Return the sets of a GMT file: per line a name, a description and genes, separated by tabs."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
+    return _parse_gmt(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file in UTF-8 or UTF-16 (as spreadsheets save it), else in the Latin-1 of older files."""
+    raw = path.read_bytes()
+    encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        text = path.read_text(encoding="utf8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text, so no GMT file.") from error
-    return _parse_gmt(text, str(path))
+        text = raw.decode(encoding)
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+        logger.info("%s is not in UTF-8 and was read as Latin-1", path)
+    if _BINARY.search(text):
+        raise ValueError(f"{path} is no text, so no GMT file.")
+    return text
 
 
 def in_panel(sets: Mapping[str, list[str]], panel: np.ndarray, min_size: int, max_size: int) -> dict[str, np.ndarray]:
@@ -116,13 +129,17 @@ def _from_mapping(gene_sets: Mapping[str, Iterable[str]]) -> dict[str, list[str]
 
 def _parse_gmt(text: str, what: str) -> dict[str, list[str]]:
     sets: dict[str, list[str]] = {}
+    empty: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         name, *rest = line.rstrip("\n").split("\t")
         # Libraries of Enrichr may give a gene a weight: GENE,1.0
         genes = [gene.strip().split(",")[0] for gene in rest[1:] if gene.strip()]
-        if len(rest) < 2 or not name.strip() or not genes:
+        if name.strip() and len(rest) > 1 and not genes:
+            empty.append(name.strip())
+            continue
+        if not name.strip() or not genes:
             raise ValueError(
                 f"{what} is no GMT file: line {number} has {len(rest) + 1} field(s) separated by tabs, and a set needs a name, a "
                 f"description and at least one gene."
@@ -131,7 +148,9 @@ def _parse_gmt(text: str, what: str) -> dict[str, list[str]]:
             raise ValueError(f"{what} has gene set {name.strip()!r} more than once (again in line {number}).")
         sets[name.strip()] = list(dict.fromkeys(genes))
     if not sets:
-        raise ValueError(f"{what} holds no gene set.")
+        raise ValueError(f"{what} holds no gene set with a gene.")
+    if empty:
+        logger.info("%s: left out %d gene sets without a gene, such as %s", what, len(empty), listing(empty, 3))
     return sets
 
 

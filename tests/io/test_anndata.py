@@ -190,3 +190,53 @@ class TestBadInput:
         spots.obs_names = ["a"] * spots.n_obs
         with pytest.raises(ValueError, match="obs_names of adata are not unique"):
             hd.io.from_anndata(spots, slide)
+
+    def test_counts_in_raw_are_pointed_to(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        spots.raw = spots.copy()
+        spots.X = np.log1p(spots.X)
+        with pytest.raises(ValueError, match=r"adata\.raw\.to_adata\(\)"):
+            hd.io.from_anndata(spots, slide)
+        assert hd.io.from_anndata(spots.raw.to_adata(), slide).tables["table"].shape == spots.shape
+
+
+class TestObjectsOfTheField:
+    def test_columns_and_keys_of_any_name_are_cleaned_and_kept(
+        self, spots: ad.AnnData, slide: np.ndarray, tmp_path: Path
+    ) -> None:
+        spots.obs["Cell type"], spots.obs["cell type"], spots.obs["region"] = "a", "b", "cortex"
+        spots.uns["a b"] = {"x/y": 1}
+        sdata = hd.io.from_anndata(spots, slide)
+        sdata.write(tmp_path / "s.zarr")
+        table = sdata.tables["table"]
+        assert (table.obs["Cell_type"] == "a").all()
+        assert (table.obs["region_1"] == "cortex").all()
+        assert sdata.attrs["hisdiff"]["names"] == {
+            "obs/Cell_type": "Cell type", "obs/cell_type_1": "cell type", "obs/region_1": "region", "uns/a_b": "a b",
+        }  # fmt: skip
+        assert "Cell type" in spots.obs
+
+    def test_the_image_in_uns_is_used_where_none_is_given(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        factors = {"tissue_hires_scalef": 0.1, "spot_diameter_fullres": 130.0}
+        images = {"hires": (slide[::10, ::10] / np.float32(255))}
+        spots.uns["spatial"] = {"is_single": True, "lib": {"images": images, "scalefactors": factors}}
+        sdata = hd.io.from_anndata(spots)
+        assert mpp_of(sdata.images["section_image"]) == pytest.approx(5)
+        assert mpp_of(sdata.shapes["section"]) == pytest.approx(0.5)
+        del spots.uns["spatial"]
+        with pytest.raises(ValueError, match="There is no image"):
+            hd.io.from_anndata(spots)
+
+    def test_a_lazy_object_is_read(self, spots: ad.AnnData, slide: np.ndarray, tmp_path: Path) -> None:
+        from anndata.experimental import read_lazy
+
+        spots.write_h5ad(tmp_path / "a.h5ad")
+        table = hd.io.from_anndata(read_lazy(tmp_path / "a.h5ad"), slide).tables["table"]
+        np.testing.assert_array_equal(table.X.toarray(), spots.X)
+
+    def test_an_interleaved_array_is_not_taken_for_visium(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        square = spots.obs[["array_col", "array_row"]].to_numpy() * 32.0 + 100  # square, every other place empty
+        spots.obsm["spatial"] = square
+        with pytest.raises(ValueError, match="pass mpp="):
+            hd.io.from_anndata(spots, slide)
+        sdata = hd.io.from_anndata(spots, slide, mpp=4.4, spot_diameter_um=100)
+        assert {"array_row", "array_col"} <= set(sdata.tables["table"].obs)

@@ -85,3 +85,21 @@ def test_a_few_spots_beyond_the_border_are_left_out_many_are_an_error(
     table.write_h5ad(file)
     with pytest.raises(ValueError, match="lie outside the image"):
         hd.io.hest(hest_folder, "SPA148")
+
+
+def test_metadata_that_contradict_the_spots_are_refused(hest_folder: Path) -> None:
+    change(hest_folder / "metadata/SPA148.json", pixel_size_um_estimated=0.2125)
+    with pytest.raises(ValueError, match=r"0\.2125 um by the metadata.*0\.5 um by the pitch of the spots"):
+        hd.io.hest(hest_folder, "SPA148")
+    assert mpp_of(hd.io.hest(hest_folder, "SPA148", mpp=0.5).shapes["SPA148"]) == 0.5
+
+
+def test_cells_without_a_width_are_as_wide_as_they_are_apart(hest_folder: Path) -> None:
+    import anndata as ad
+
+    change(hest_folder / "metadata/SPA148.json", spot_diameter=float("nan"))
+    file = hest_folder / "st/SPA148.h5ad"
+    table = ad.read_h5ad(file)
+    table.uns["spatial"]["ST"]["scalefactors"]["spot_diameter_fullres"] = float("nan")
+    table.write_h5ad(file)
+    assert hd.io.hest(hest_folder, "SPA148").shapes["SPA148"].radius.iloc[0] == pytest.approx(100)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +150,38 @@ class TestPixelSize:
         )
         assert mpp_of(hd.io.image(tmp_path / "a.svs")) == pytest.approx(0.252)
 
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({"description": "Aperio Image Library v1\r\n4x3|MPP=0,2521|AppMag = 40"}, 0.2521),
+            ({"description": "Aperio Image Library v1\r\n4x3|MPP = 4.99e-1"}, 0.499),
+            ({"description": '<x><Attribute Name="DICOM_PIXEL_SPACING" PMSVR="IDoubleArray">&quot;0.00025&quot; &quot;0.00025&quot;</Attribute></x>'}, 0.25),
+            ({"description": '<x><name>openslide.mpp-x</name><value type="VipsRefString">0.25</value></x>'}, 0.25),
+            ({"resolution": (4000, 4000), "resolutionunit": "MILLIMETER"}, 0.25),
+        ],
+    )  # fmt: skip
+    def test_other_vendors_and_notations(
+        self, tmp_path: Path, pixels: np.ndarray, options: dict, expected: float
+    ) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None, **options)
+        assert mpp_of(hd.io.image(tmp_path / "a.tif")) == pytest.approx(expected)
+
+    def test_figures_that_contradict_each_other_are_all_named(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        tifffile.imwrite(
+            tmp_path / "a.svs", pixels, photometric="rgb", tile=(128, 128), metadata=None, resolution=(2e4, 2e4),
+            resolutionunit="CENTIMETER", description="Aperio Image Library v1\n400x300|MPP = 0.25",
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=r"0\.25 um by the Aperio description.*0\.5 um by the resolution tags"):
+            hd.io.image(tmp_path / "a.svs")
+        assert mpp_of(hd.io.image(tmp_path / "a.svs", mpp=0.25)) == 0.25
+
+    def test_the_resolution_of_a_flatbed_scanner_is_said(
+        self, tmp_path: Path, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", resolution=(2540, 2540), resolutionunit="INCH")
+        assert mpp_of(hd.io.image(tmp_path / "a.tif")) == pytest.approx(10)
+        assert "flatbed scanner" in caplog.text
+
     def test_imagej_unit(self, tmp_path: Path, pixels: np.ndarray) -> None:
         tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, resolution=(2, 2), metadata={"unit": "um"})
         assert mpp_of(hd.io.image(tmp_path / "a.tif")) == pytest.approx(0.5)
@@ -185,6 +219,28 @@ class TestColour:
             seen = full(hd.io.image(tmp_path / name, 0.5))
             assert (seen[:, :100] == 255).all()
             np.testing.assert_array_equal(seen[:, 100:], pixels[:, 100:])
+
+    def test_extra_channels_are_opacity_only_where_the_file_says_so(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        half = np.full((*pixels.shape[:2], 1), 128, dtype=np.uint8)
+        for kind, extra, expected in (
+            ("unspecified", 0 * half, pixels),
+            ("unassalpha", 0 * half, pixels),  # nothing would be left of the image
+            ("assocalpha", half, np.minimum(pixels.astype(int) + 127, 255)),
+        ):
+            data = np.concatenate([pixels, extra], axis=-1)
+            tifffile.imwrite(tmp_path / "a.tif", data, photometric="rgb", extrasamples=[kind])
+            assert np.abs(full(hd.io.image(tmp_path / "a.tif", 0.5)).astype(int) - expected).max() <= 1
+
+    def test_tiffs_of_other_colors_are_converted_or_refused_by_name(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        file = tmp_path / "a.tif"
+        for mode, photometric in (("CMYK", "separated"), ("YCbCr", "ycbcr")):
+            tifffile.imwrite(file, np.asarray(Image.fromarray(pixels).convert(mode)), photometric=photometric)
+            assert np.abs(full(hd.io.image(file, 0.5)).astype(int) - pixels).mean() < 3
+        Image.fromarray(pixels).quantize(64).save(file)
+        assert np.abs(full(hd.io.image(file, 0.5)).astype(int) - pixels).mean() < 12
+        tifffile.imwrite(file, pixels, photometric="cielab")
+        with pytest.raises(ValueError, match="a.tif has its colours as CIELAB"):
+            hd.io.image(file, 0.5)
 
     @pytest.mark.parametrize("bits", [8, 12, 16])
     def test_sixteen_bit_values_are_scaled_from_the_library_size_they_use(
@@ -247,6 +303,28 @@ class TestColour:
 
 
 class TestBrokenFiles:
+    def test_a_small_file_that_would_fill_the_memory_is_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "bomb.png"
+        Image.new("RGB", (8, 8)).save(file)
+        raw = bytearray(file.read_bytes())
+        raw[16:24] = struct.pack(">II", 30000, 30000)  # the size, in the first chunk, and the chunk's checksum
+        raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
+        file.write_bytes(raw)
+        with pytest.raises(ValueError, match=r"bomb.png has 0.0 MB and would take 2.7 GB decoded"):
+            hd.io.image(file, 0.5)
+
+    def test_a_damaged_tile_names_the_file(self, tmp_path: Path, pixels: np.ndarray) -> None:
+        file = tmp_path / "a.tif"
+        tifffile.imwrite(file, pixels, photometric="rgb", tile=(64, 64), compression="zlib")
+        with tifffile.TiffFile(file) as tif:
+            offset = tif.pages[0].dataoffsets[20]
+        with file.open("r+b") as raw:
+            raw.seek(offset)
+            raw.write(bytes(200))
+        sdata = hd.io.image(file, 0.5)
+        with pytest.raises(ValueError, match="a.tif cannot be decoded"):
+            full(sdata)
+
     @pytest.mark.parametrize("suffix", ["jpg", "png"])
     def test_a_truncated_image_is_named(self, tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
         whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
+from scipy import sparse
+from scipy.io import mmwrite
 from spatialdata.transformations import get_transformation
 
 import hisdiff as hd
@@ -124,6 +127,92 @@ class TestVisium:
         assert hd.io.visium(outs).tables["table"].n_obs == 34
         assert "left out 2 spots without a position" in caplog.text
 
+    def test_names_may_be_anything_and_are_kept(self, outs: Path) -> None:
+        sdata = hd.io.visium(outs, dataset_id="Patient A (1)/é")
+        assert list(sdata.shapes) == ["Patient_A__1__é"]
+        assert sdata.attrs["hisdiff"]["names"] == {"Patient_A__1__é": "Patient A (1)/é"}
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("tissue_positions.csv", {"sep": ";"}),
+            ("tissue_positions_list.csv", {"header": False}),
+            ("GSM1_tissue_positions_list.csv.gz", {"header": False}),
+        ],
+    )
+    def test_positions_of_all_versions_are_read(self, outs: Path, spots: ad.AnnData, name: str, options: dict) -> None:
+        positions = pd.read_csv(outs / "spatial" / "tissue_positions.csv")
+        (outs / "spatial" / "tissue_positions.csv").unlink()
+        positions.to_csv(outs / "spatial" / name, index=False, **options)
+        np.testing.assert_allclose(hd.io.visium(outs).tables["table"].obsm["spatial"], spots.obsm["spatial"])
+
+    def test_broken_positions_are_named(self, outs: Path) -> None:
+        file = outs / "spatial" / "tissue_positions.csv"
+        positions = pd.read_csv(file)
+        positions.to_csv(file, index=False, header=False)
+        with pytest.raises(ValueError, match=r"tissue_positions.csv has no header"):
+            hd.io.visium(outs)
+        pd.concat([positions, positions[:2]]).to_csv(file, index=False)
+        with pytest.raises(ValueError, match=r"2 barcodes more than once, such as \['spot0', 'spot1'\]"):
+            hd.io.visium(outs)
+        positions.assign(barcode=positions["barcode"] + "-2").to_csv(file, index=False)
+        with pytest.raises(ValueError, match="No barcode of the counts of run7 has a position"):
+            hd.io.visium(outs)
+
+    def test_a_folder_of_a_sparse_matrix_is_read(self, outs: Path, spots: ad.AnnData) -> None:
+        (outs / "filtered_feature_bc_matrix.h5").unlink()
+        folder = outs / "filtered_feature_bc_matrix"
+        folder.mkdir()
+        with gzip.open(folder / "matrix.mtx.gz", "wb") as file:
+            mmwrite(file, sparse.coo_matrix(spots.X.T))
+        features = pd.DataFrame({0: [f"ENSG{i}" for i in range(5)], 1: list("ABCDE"), 2: "Gene Expression"})
+        features.to_csv(folder / "features.tsv.gz", sep="\t", header=False, index=False)
+        pd.Series(spots.obs_names).to_csv(folder / "barcodes.tsv.gz", header=False, index=False)
+        np.testing.assert_array_equal(hd.io.visium(outs).tables["table"].X.toarray(), spots.X)
+
+    def test_several_counts_files_are_a_choice_to_make(self, outs: Path) -> None:
+        counts = outs / "filtered_feature_bc_matrix.h5"
+        for name in ("A", "B"):
+            (outs / f"{name}_{counts.name}").write_bytes(counts.read_bytes())
+        counts.unlink()
+        with pytest.raises(ValueError, match="several counts files.*choose one with counts_file="):
+            hd.io.visium(outs)
+        assert list(hd.io.visium(outs, counts_file=f"B_{counts.name}").shapes) == ["B"]
+
+    def test_the_lowres_image_stands_in_where_it_is_all_there_is(self, outs: Path) -> None:
+        (outs / "spatial" / "tissue_hires_image.png").unlink()
+        assert mpp_of(hd.io.visium(outs).images["run7_image"]) == pytest.approx(0.5 / 0.03)
+
+    @pytest.mark.parametrize(("turn", "back"), [("FLIP_LEFT_RIGHT", "flip_left_right"), ("ROTATE_90", "rotate_270")])
+    def test_a_turned_image_is_refused_with_the_turn_that_fits(self, outs: Path, turn: str, back: str) -> None:
+        slide = outs.parents[1] / "slide.tif"
+        straight = tifffile.imread(slide)
+        turned = Image.fromarray(straight).transpose(Image.Transpose[turn])
+        tifffile.imwrite(slide, np.asarray(turned), photometric="rgb", tile=(256, 256))
+        with pytest.raises(ValueError, match=f"orient='{back}'"):
+            hd.io.visium(outs, fullres_image_file=slide)
+        element = hd.io.visium(outs, fullres_image_file=slide, orient=back).images["run7_image"]
+        np.testing.assert_array_equal(element["scale0"]["image"].to_numpy(), straight.transpose(2, 0, 1))
+
+    def test_antibodies_are_left_out_and_genomes_are_a_choice_to_make(
+        self, outs: Path, spots: ad.AnnData, write_10x: Callable[..., None]
+    ) -> None:
+        counts = outs / "filtered_feature_bc_matrix.h5"
+        with h5py.File(counts, "r+") as file:
+            file["matrix/features/feature_type"][...] = np.array(
+                ["Gene Expression"] * 4 + ["Antibody Capture"], dtype="S"
+            )
+        assert list(hd.io.visium(outs).tables["table"].var_names) == list("ABCD")
+        with h5py.File(counts, "r+") as file:
+            file["matrix/features/genome"][...] = np.array(["GRCh38"] * 2 + ["mm10"] * 3, dtype="S")
+        with pytest.raises(ValueError, match=r"several genomes, \['GRCh38', 'mm10'\]"):
+            hd.io.visium(outs)
+        assert list(hd.io.visium(outs, genome="mm10").tables["table"].var_names) == ["C", "D"]
+
+    def test_arguments_without_a_use_are_refused_by_name(self, outs: Path) -> None:
+        with pytest.raises(TypeError, match="no argument 'imread_kwargs'"):
+            hd.io.visium(outs, imread_kwargs={})
+
 
 @pytest.fixture
 def hd_outs(tmp_path: Path, write_10x: Callable[..., None]) -> Path:
@@ -204,3 +293,42 @@ class TestVisiumHD:
         with pytest.raises(ValueError, match=r"\['other.tif', 'slide.tif'\]; choose"):
             hd.io.visium_hd(hd_outs)
         assert hd.io.visium_hd(hd_outs, fullres_image_file=slide).images
+
+    def test_a_folder_without_the_feature_slice_is_read(self, hd_outs: Path) -> None:
+        (hd_outs / "feature_slice.h5").unlink()
+        assert list(hd.io.visium_hd(hd_outs).shapes) == ["crc"]
+
+    def test_scale_factors_that_contradict_the_pitch_of_the_bins_are_refused(self, hd_outs: Path) -> None:
+        file = hd_outs / "binned_outputs/square_008um/spatial/scalefactors_json.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "microns_per_pixel": 0.25}))
+        with pytest.raises(ValueError, match=r"0\.25 um by the scale factors, 0\.5 um by the pitch of the bins"):
+            hd.io.visium_hd(hd_outs)
+        assert mpp_of(hd.io.visium_hd(hd_outs, mpp=0.5).shapes["crc"]) == 0.5
+
+    @pytest.mark.parametrize(("name", "hint"), [("bin_size", "bin_um="), ("load_segmentations_only", "segmented=True")])
+    def test_arguments_of_another_reader_are_refused_with_ours(self, hd_outs: Path, name: str, hint: str) -> None:
+        with pytest.raises(TypeError, match=f"no argument '{name}'.*{hint}"):
+            hd.io.visium_hd(hd_outs, **{name: 16})
+
+    def test_segmented_cells_have_their_outlines(
+        self, hd_outs: Path, write_10x: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = hd_outs / "segmented_outputs"
+        names = [f"cellid_{i:09d}-1" for i in range(1, 7)]
+        counts = np.random.default_rng(0).poisson(1, (6, 4))
+        write_10x(folder / "filtered_feature_cell_matrix.h5", counts, names, list("ABCD"))
+        (folder / "spatial").mkdir()
+        factors = hd_outs / "binned_outputs/square_008um/spatial/scalefactors_json.json"
+        (folder / "spatial" / factors.name).write_text(factors.read_text())
+        square = np.array([[0, 0], [12, 0], [12, 12], [0, 12], [0, 0]]) + 600
+        features = [
+            {"properties": {"cell_id": i}, "geometry": {"type": "Polygon", "coordinates": [(square + 20 * i).tolist()]}}
+            for i in (3, 1, 2, 5, 4)  # the sixth has none
+        ]
+        (folder / "cell_segmentations.geojson").write_text(json.dumps({"features": features}))
+        sdata = hd.io.visium_hd(hd_outs, segmented=True)
+        table = sdata.tables["table"]
+        assert list(table.obs["instance_id"]) == names[:5]
+        np.testing.assert_array_equal(table.X.toarray(), counts[:5])
+        np.testing.assert_allclose(table.obsm["spatial"][:, 0], 606 + 20 * np.arange(1, 6))
+        assert "left out 1 cells without an outline" in caplog.text

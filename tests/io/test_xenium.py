@@ -115,3 +115,37 @@ def test_a_missing_file_is_named(folder: Path, file: str) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         hd.io.xenium(tmp_path / "gone")
+
+
+def test_without_outlines_cells_are_circles_of_their_area(folder: Path) -> None:
+    (folder / "cell_boundaries.parquet").unlink()
+    sdata = hd.io.xenium(folder)
+    assert sdata.shapes["xen"]["radius"].to_numpy() == pytest.approx(np.sqrt(36 / np.pi) / HE_MPP)
+    np.testing.assert_allclose(sdata.tables["table"].obsm["spatial"], np.load(folder.parent / "he_px.npy"))
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t"])
+def test_keypoints_are_fitted(folder: Path, sep: str) -> None:
+    (folder / "x_he_imagealignment.csv").unlink()
+    points = np.array([[0, 0], [500, 40], [100, 600], [420, 380.0]])
+    fixed = (np.c_[points, np.ones(4)] @ he_to_um()[:2].T) / PIXEL_UM
+    frame = pd.DataFrame(
+        {"fixedX": fixed[:, 0], "fixedY": fixed[:, 1], "alignmentX": points[:, 0], "alignmentY": points[:, 1]}
+    )
+    frame.to_csv(folder / "keypoints.csv", index=False, sep=sep)
+    sdata = hd.io.xenium(folder, alignment_file=folder / "keypoints.csv")
+    np.testing.assert_allclose(sdata.tables["table"].obsm["spatial"], np.load(folder.parent / "he_px.npy"))
+
+
+def test_broken_files_are_named(folder: Path) -> None:
+    (folder / "x_he_imagealignment.csv").write_text("1,2\n3")
+    with pytest.raises(ValueError, match="x_he_imagealignment.csv"):
+        hd.io.xenium(folder)
+    (folder / "experiment.xenium").write_text('{"pixel_size": ')
+    with pytest.raises(ValueError, match="experiment.xenium is no JSON"):
+        hd.io.xenium(folder)
+
+
+def test_arguments_of_another_reader_are_refused_by_name(folder: Path) -> None:
+    with pytest.raises(TypeError, match="no argument 'cells_as_circles'"):
+        hd.io.xenium(folder, cells_as_circles=True)

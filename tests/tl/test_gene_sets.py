@@ -29,6 +29,14 @@ def test_a_mapping_is_as_good_and_slashes_are_replaced() -> None:
     assert read_gene_sets({"up/down": ("A", "A", "B"), "x": np.array(["C"])}) == {"up|down": ["A", "B"], "x": ["C"]}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_files_of_spreadsheets_are_read_and_empty_sets_left_out(tmp_path, encoding, caplog) -> None:
+    path = tmp_path / "sets.gmt"
+    path.write_bytes("alpha\tvon München\tA\tB\nempty\tnone\t\t\n".encode(encoding))
+    assert read_gene_sets(path) == {"alpha": ["A", "B"]}
+    assert "left out 1 gene sets without a gene, such as ['empty']" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 
-def listing(names: Iterable[Any], most: int = 12) -> str:
+def listing(names: Iterable[Any], max_names: int = 12) -> str:
     """Write names as a list that fits into a message."""
     # numpy's scalars would show as np.str_('x').
     names = [repr(name.item() if isinstance(name, np.generic) else name) for name in names]
-    more = f", ... ({len(names)} in all)" if len(names) > most else ""
-    return "[" + ", ".join(names[:most]) + more + "]"
+    more = f", ... ({len(names)} in all)" if len(names) > max_names else ""
+    return "[" + ", ".join(names[:max_names]) + more + "]"
 
 
 def _hint(value: Any, options: Iterable[Any]) -> str:

@@ -26,7 +26,7 @@ except ImportError:  # Windows: no locks
 _WAIT_S = 120.0
 _PAUSE_S = 0.05
 # Below this part of a result's size no compression makes room for it.
-_LEAST_ROOM = 0.25
+_MIN_ROOM = 0.25
 
 
 def token() -> str:
@@ -97,7 +97,7 @@ def check_writable(folder: Path, what: str) -> None:
 def check_room(folder: Path, nbytes: int, what: str) -> None:
     """Raise an ``OSError`` where a result of so many bytes, before compression, cannot fit on the disk of a folder."""
     free = shutil.disk_usage(folder).free
-    if free < nbytes * _LEAST_ROOM:
+    if free < nbytes * _MIN_ROOM:
         raise OSError(
             errno.ENOSPC,
             f"{what} takes up to {nbytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free in {folder}.",

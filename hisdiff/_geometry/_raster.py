@@ -39,22 +39,22 @@ class PointRaster:
     nearest: np.ndarray
 
     @classmethod
-    def of(cls, xy_um: np.ndarray, *, bins: bool, most_px: int | None = None) -> PointRaster:
+    def of(cls, xy_um: np.ndarray, *, bins: bool, max_px: int | None = None) -> PointRaster:
         """Lay a raster over locations ``(n, 2)``.
 
         Parameters
         ----------
         bins
             Whether locations are bins of a grid, which become one pixel each, or spots, which become several.
-        most_px
+        max_px
             Most pixels along the shorter side; pixels become larger where that is needed.
         """
         pitch = pitch_of(xy_um)
         pixel = pitch if bins else pitch / _PIXELS_PER_PITCH
         low, high = xy_um.min(axis=0), xy_um.max(axis=0)
         margin = 0.5 * pitch
-        if most_px is not None:
-            pixel = max(pixel, float((high - low).min() + 2 * margin) / most_px)
+        if max_px is not None:
+            pixel = max(pixel, float((high - low).min() + 2 * margin) / max_px)
         origin = low - margin
         columns, rows = np.maximum(np.ceil((high + margin - origin) / pixel - 1e-6).astype(int), 1)
         place = np.floor((xy_um - origin) / pixel + 1e-9).astype(int)
@@ -96,11 +96,11 @@ def depth_inside(mask: np.ndarray, pixel_um: float) -> np.ndarray:
     return np.where(mask, (distance - 0.5) * pixel_um, 0.0)
 
 
-def large_parts(mask: np.ndarray, least_px: float) -> np.ndarray:
+def large_parts(mask: np.ndarray, min_px: float) -> np.ndarray:
     """Return the connected parts (4 neighbours) of a region that have at least so many pixels, int, 0 outside."""
     parts, count = ndimage.label(mask)
     size = np.bincount(parts.ravel(), minlength=count + 1)
-    kept = np.flatnonzero(size[1:] >= least_px) + 1
+    kept = np.flatnonzero(size[1:] >= min_px) + 1
     order = np.zeros(count + 1, dtype=int)
     order[kept[np.argsort(-size[kept], kind="stable")]] = np.arange(1, len(kept) + 1)
     return order[parts]

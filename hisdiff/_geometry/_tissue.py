@@ -13,7 +13,7 @@ from skimage.morphology import remove_small_holes, remove_small_objects
 # Smoothing that joins nuclei to tissue but keeps ducts and clefts of some ten cells.
 _BLUR_UM = 16.0
 # Optical density that glass, dust and uneven light may reach, above the background's own.
-_LEAST_DENSITY = 0.02
+_MIN_DENSITY = 0.02
 # Evidence that is beyond doubt: an image that is all tissue must not be split in two.
 _SURE_EVIDENCE = 0.1
 # No slide's glass is darker than this; an image without glass, cut out of tissue, is judged against plain white.
@@ -69,10 +69,10 @@ def _evidence(rgb: np.ndarray) -> np.ndarray:
 
 def _threshold(score: np.ndarray) -> float:
     # Otsu on the logarithm: faint stroma belongs to the tissue, however dark the tumour beside it is.
-    logs = np.log(np.maximum(score, _LEAST_DENSITY / 4))
+    logs = np.log(np.maximum(score, _MIN_DENSITY / 4))
     if np.ptp(logs) == 0:
-        return _LEAST_DENSITY
-    return float(np.clip(np.exp(threshold_otsu(logs)), _LEAST_DENSITY, _SURE_EVIDENCE))
+        return _MIN_DENSITY
+    return float(np.clip(np.exp(threshold_otsu(logs)), _MIN_DENSITY, _SURE_EVIDENCE))
 
 
 def _polygons(mask: np.ndarray, um_per_px: float) -> MultiPolygon:

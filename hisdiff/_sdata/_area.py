@@ -72,7 +72,7 @@ def tables_places(sdata: SpatialData, selection: Selection) -> tuple[AnnData, li
     return table, places
 
 
-def areas_of(places: Sequence[Place], rows: np.ndarray, *, most_px: int | None = None) -> list[Area]:
+def areas_of(places: Sequence[Place], rows: np.ndarray, *, max_px: int | None = None) -> list[Area]:
     """Lay rasters over the given rows of a table, section by section."""
     found = []
     for place in places:
@@ -81,7 +81,7 @@ def areas_of(places: Sequence[Place], rows: np.ndarray, *, most_px: int | None =
             raise ValueError(f"Section {place.name!r} has {len(chosen)} locations with values; at least 4 are needed.")
         xy = np.asarray(needed(place.table).obsm[_keys.SPATIAL], dtype=float)[rows[chosen]] * place.mpp
         bins = place.region in place.sdata.labels
-        found.append(Area(place, rows[chosen], chosen, xy, PointRaster.of(xy, bins=bins, most_px=most_px)))
+        found.append(Area(place, rows[chosen], chosen, xy, PointRaster.of(xy, bins=bins, max_px=max_px)))
     return found
 
 

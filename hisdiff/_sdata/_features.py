@@ -28,7 +28,7 @@ _SAME_PLACE_UM = 1e-3
 # Spots that are further from where they were embedded have been moved.
 _MOVED_UM = 0.1
 # Sets of new locations whose embeddings are remembered: those of a tile, and the anchors around them.
-_MOST_RECENT = 2
+_MAX_RECENT = 2
 
 
 class StoredFeatures:
@@ -89,7 +89,7 @@ class StoredFeatures:
         key = locations.xy_um.tobytes() + locations.radius_um.tobytes()
         if key not in self._recent:
             computed = self._compute(locations)
-            while len(self._recent) >= _MOST_RECENT:
+            while len(self._recent) >= _MAX_RECENT:
                 self._recent.pop(next(iter(self._recent)))
             self._recent[key] = computed
         return self._recent[key]

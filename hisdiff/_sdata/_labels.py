@@ -37,8 +37,8 @@ class LabelRaster:
     to_um: np.ndarray
 
 
-def label_raster(place: Place, to_um: np.ndarray, most_px: int) -> LabelRaster:
-    """Return the labels that a table annotates, thinned out to at most ``most_px`` pixels a side.
+def label_raster(place: Place, to_um: np.ndarray, max_px: int) -> LabelRaster:
+    """Return the labels that a table annotates, thinned out to at most ``max_px`` pixels a side.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def label_raster(place: Place, to_um: np.ndarray, most_px: int) -> LabelRaster:
         ``(3, 3)`` matrix from the element's own (x, y) to um.
     """
     levels = [level.data for level in levels_of(place.sdata.labels[needed(place.region)])]
-    fine_enough = [level for level in levels if max(level.shape) >= most_px] or levels[:1]
+    fine_enough = [level for level in levels if max(level.shape) >= max_px] or levels[:1]
     level = fine_enough[-1]
-    step = -(-max(level.shape) // most_px)
+    step = -(-max(level.shape) // max_px)
     labels = np.asarray(level[::step, ::step])
     # A pixel of the thinned raster covers that many of the element's own; levels need not halve exactly.
     height, width = (full / len_ * step for full, len_ in zip(levels[0].shape, level.shape))

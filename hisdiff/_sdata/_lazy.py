@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Values that are read at once.
 _BLOCK_VALUES = 2e7
 # Least rows of a block, so that a wide table is not read row by row.
-_LEAST_ROWS = 256
+_MIN_ROWS = 256
 
 
 def read_columns(
@@ -46,7 +46,7 @@ def in_memory(values: Any) -> Any:
 
 def row_blocks(n_rows: int, n_columns: int) -> list[slice]:
     """Return blocks of rows that are read at once."""
-    height = max(_LEAST_ROWS, int(_BLOCK_VALUES / max(n_columns, 1)))
+    height = max(_MIN_ROWS, int(_BLOCK_VALUES / max(n_columns, 1)))
     return [slice(start, min(start + height, n_rows)) for start in range(0, n_rows, height)]
 
 

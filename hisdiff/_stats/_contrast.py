@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _BLOCK_VALUES = 2**24
 # Added to mean counts in a ratio, as a part of the mean over genes: a gene that is absent from one side is no miracle.
-_LEAST_PART = 0.01
+_MIN_PART = 0.01
 
 
 def contrast(
@@ -64,7 +64,7 @@ def contrast(
         columns["auc"].append(auc)
         columns["p"].append(p)
     table = {name: np.concatenate(parts) for name, parts in columns.items()}
-    least = _LEAST_PART * float(np.mean(table["mean_first"] + table["mean_second"])) / 2 or 1.0
+    least = _MIN_PART * float(np.mean(table["mean_first"] + table["mean_second"])) / 2 or 1.0
     fold = np.log2((table["mean_first"] + least) / (table["mean_second"] + least))
     told = np.isfinite(table["p"])
     fdr = np.full(n_genes, np.nan)

@@ -8,7 +8,7 @@ import numpy as np
 # It bounds the graph: 5,000 genes give at most 150,000 edges instead of 12.5 million.
 _PARTNERS = 15
 # Cuts of the tree that are tried.
-_MOST_CLUSTERS = 20
+_MAX_CLUSTERS = 20
 
 
 def leiden_modules(matrix: np.ndarray, *, resolution: float, min_genes: int, seed: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def hierarchical_modules(matrix: np.ndarray, *, min_genes: int) -> np.ndarray:
         distance = np.maximum(1 - matrix[np.ix_(varies, varies)].astype(np.float64), 0)
         np.fill_diagonal(distance, 0)
         tree = linkage(squareform(distance, checks=False), method="average")
-        cuts = [fcluster(tree, k, "maxclust") for k in range(2, min(_MOST_CLUSTERS, len(varies) - 1) + 1)]
+        cuts = [fcluster(tree, k, "maxclust") for k in range(2, min(_MAX_CLUSTERS, len(varies) - 1) + 1)]
         cuts = [cut for cut in cuts if 1 < len(np.unique(cut)) < len(varies)]
         if cuts:
             labels[varies] = max(cuts, key=lambda cut: silhouette_score(distance, cut, metric="precomputed"))

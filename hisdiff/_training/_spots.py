@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hisdiff._section import FeatureSource, Locations, Section
 
-_LEAST_SPOTS = 4
+_MIN_SPOTS = 4
 # Spots from which principal axes are found; more do not move a hundred of them.
 _MAX_ROWS = 10_000
 _CHUNK = 4096
@@ -147,9 +147,9 @@ class TrainingSpots:
         counted = [(s, np.flatnonzero(np.asarray(s.counts.sum(axis=1)).ravel() > 0)) for s in sections]
         counted = [(s, rows) for s, rows in counted if len(rows)]
         n = sum(len(rows) for _, rows in counted)
-        if n < _LEAST_SPOTS:
+        if n < _MIN_SPOTS:
             raise ValueError(
-                f"To learn from, at least {_LEAST_SPOTS} spots with counts of the panel are needed; "
+                f"To learn from, at least {_MIN_SPOTS} spots with counts of the panel are needed; "
                 f"section(s) {[s.name for s in sections]} have {n}."
             )
         log2_sizes = tuple(float(np.log2(library_size_of(s.counts[rows]))) for s, rows in counted)

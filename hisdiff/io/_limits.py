@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 SUSPICIOUS_BYTES = 512 * 2**20
 """Decoded images below this are taken whatever their file's size."""
-MOST_COMPRESSED = 200
+MAX_COMPRESSED = 200
 """Times that a decoded image may be larger than its file; photographs of tissue come to 50 at most."""
 
 
 def check_decoded(path: Path, shape: tuple[int, ...], itemsize: int = 1) -> None:
     """Raise before an image is decoded that is far larger than its file or than the memory that is free."""
     decoded, stored = math.prod(shape) * itemsize, path.stat().st_size
-    if decoded > SUSPICIOUS_BYTES and decoded > MOST_COMPRESSED * stored:
+    if decoded > SUSPICIOUS_BYTES and decoded > MAX_COMPRESSED * stored:
         raise ValueError(
             f"{path} has {stored / 1e6:.1f} MB and would take {decoded / 1e9:.1f} GB decoded ({shape[-1]} x {shape[-2]} px), {decoded / stored:.0f} "
             "times as much: an image that is almost empty, or one made to fill the memory. Crop it, or save it as a tiled TIFF."

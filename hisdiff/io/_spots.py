@@ -14,7 +14,7 @@ from hisdiff._log import logger
 if TYPE_CHECKING:
     from anndata import AnnData
 
-MOST_OFF_IMAGE = 0.1
+MAX_OFF_IMAGE = 0.1
 """Share of spots that may lie beyond the border of the image; they are left out."""
 LIBRARY = "library_id"
 """Column in which objects of several sections name them."""
@@ -44,7 +44,7 @@ def on_image(xy_px: np.ndarray, size: tuple[float, float], what: str) -> np.ndar
     height, width = size
     inside = _within(xy_px, size)
     n_outside = int((~inside).sum())
-    if n_outside > MOST_OFF_IMAGE * len(xy_px):
+    if n_outside > MAX_OFF_IMAGE * len(xy_px):
         x, y = xy_px.max(axis=0)
         raise ValueError(
             f"{n_outside} of {len(xy_px)} spots of {what} lie outside the image, which is {width:.0f} x {height:.0f} px; they "
@@ -64,7 +64,7 @@ def _within(xy_px: np.ndarray, size: tuple[float, float]) -> np.ndarray:
 
 
 def _reason(xy_px: np.ndarray, size: tuple[float, float]) -> str:
-    if _within(xy_px[:, ::-1], size).mean() >= 1 - MOST_OFF_IMAGE:
+    if _within(xy_px[:, ::-1], size).mean() >= 1 - MAX_OFF_IMAGE:
         return "With x and y swapped they lie on it: positions are (x, y), which is (column, row)."
     return (
         "Is the image at a lower resolution than the coordinates (a 'hires' image taken for the full-resolution one), or are x "
@@ -81,7 +81,7 @@ def check_one_section(adata: AnnData, what: str) -> None:
     if ARRAY_ROW in adata.obs and ARRAY_COL in adata.obs:
         place = pd.MultiIndex.from_frame(adata.obs[[ARRAY_ROW, ARRAY_COL]])
         repeated = int(place.duplicated().sum())
-        if repeated > MOST_OFF_IMAGE * adata.n_obs:
+        if repeated > MAX_OFF_IMAGE * adata.n_obs:
             raise ValueError(
                 f"{repeated} of {adata.n_obs} spots of {what} have an array position (obs[{ARRAY_ROW!r}], obs[{ARRAY_COL!r}]) that "
                 "another one has: it holds several sections; take the rows of one."

@@ -31,7 +31,7 @@ UNDERLAY_PX = 1000
 """Longer side of the underlay: sharp at 200 dpi for a panel of 5 inches, 3 MB in memory."""
 MAP_INCH = 3.6
 """Width of a map."""
-MOST_BESIDE = 3
+MAX_BESIDE = 3
 """Maps in a row, where there is one column of them."""
 
 
@@ -63,7 +63,7 @@ def map_panels(n_rows: int, n_cols: int, box: Box, n_bars: int = 1) -> tuple[Fig
     height = width * aspect + 0.65  # the title above and the scale bar below
     tall, wide, bars = n_rows, n_cols, 0.8 * n_bars
     if n_cols == 1:
-        tall, wide = -(-n_rows // MOST_BESIDE), min(n_rows, MOST_BESIDE)
+        tall, wide = -(-n_rows // MAX_BESIDE), min(n_rows, MAX_BESIDE)
         bars *= wide
     figure, axes = new_figure(tall, wide, figsize=(width * wide + bars, height * tall), layout="compressed")
     for spare in axes.flat[n_rows * n_cols :]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
-MOST_LABELS = 36
+MAX_LABELS = 36
 """Genes that a heatmap of the usual size can name."""
 PANEL_INCH = 3.3
 
@@ -97,7 +97,7 @@ def coexpression(
 
     scalings = {scaling_of(result.record) for result in shown}
     if ax is None:
-        named = len(common) <= MOST_LABELS
+        named = len(common) <= MAX_LABELS
         size = (PANEL_INCH * len(shown) + (1.6 if named else 1.0), PANEL_INCH + 0.7)
         figure, axes = _canvas.new_figure(1, len(shown), figsize=size, layout="constrained")
         figure.set_layout_engine("constrained", w_pad=0.12)  # the strips stand left of the panels
@@ -134,7 +134,7 @@ def _strip(panel: Axes, result: Matrix, *, with_names: bool) -> None:
     strip.set_xticks([])
     for spine in strip.spines.values():
         spine.set_visible(False)
-    if with_names and len(result.genes) <= MOST_LABELS:
+    if with_names and len(result.genes) <= MAX_LABELS:
         strip.set_yticks(range(len(result.genes)), result.genes, fontsize="x-small")
         strip.tick_params(length=0, pad=2)
     else:

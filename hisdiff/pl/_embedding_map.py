@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 N_COLORS = 3
 REACH_SD = 2.0
 """Standard deviations of a component at which its colour is full."""
-MOST_ROWS = 5_000
+MAX_ROWS = 5_000
 """Rows that the axes are found from: more do not move the leading ones."""
 # CIELAB: lightness for the first component, blue to yellow for the second and green to magenta for the third, so that
 # eyes that miss the last contrast lose the least.
@@ -151,8 +151,8 @@ def _components(sections: list[Section], wanted: list[int] | None) -> tuple[list
         )
     values = [np.asarray(section.features.at(section.spots)) for section in sections]
     pooled = np.concatenate(values)
-    if len(pooled) > MOST_ROWS:
-        pooled = pooled[np.random.default_rng(0).choice(len(pooled), MOST_ROWS, replace=False)]
+    if len(pooled) > MAX_ROWS:
+        pooled = pooled[np.random.default_rng(0).choice(len(pooled), MAX_ROWS, replace=False)]
     center, scale = column_scale(pooled)
     standardized = (pooled - center) / scale
     most = min(len(pooled) - 1, pooled.shape[1])

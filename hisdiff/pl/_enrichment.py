@@ -29,7 +29,7 @@ LONGEST = 34
 """Characters of a line of a set's name."""
 LINE = "#0072b2"
 _SIGNIFICANT = 0.05
-_MOST_FDR = 6.0
+_MAX_FDR = 6.0
 _LARGEST = 170.0
 
 
@@ -223,12 +223,12 @@ def _ranked(table: AnnData, key: str, group: str, row: pd.Series) -> tuple[np.nd
 
 
 def _matrix(ax: Axes, frame: pd.DataFrame, terms: list[str], groups: list[str]) -> None:
-    rate = np.minimum(-np.log10(np.maximum(frame["fdr"].to_numpy(dtype=float), 1e-300)), _MOST_FDR)
+    rate = np.minimum(-np.log10(np.maximum(frame["fdr"].to_numpy(dtype=float), 1e-300)), _MAX_FDR)
     score = frame["score"].to_numpy(dtype=float)
     limit = float(np.abs(score).max()) or 1.0
     x, y = (np.array([names.index(name) for name in frame[column]]) for names, column in ((groups, "group"), (terms, "term")))  # fmt: skip
     edge = np.where(frame["fdr"] < _SIGNIFICANT, "black", "none")
-    dots = ax.scatter(x, y, s=8 + _LARGEST * rate / _MOST_FDR, c=score, cmap="RdBu_r", norm=Normalize(-limit, limit),
+    dots = ax.scatter(x, y, s=8 + _LARGEST * rate / _MAX_FDR, c=score, cmap="RdBu_r", norm=Normalize(-limit, limit),
                       edgecolors=edge.tolist(), linewidths=0.9, zorder=2)  # fmt: skip
     ax.set_xticks(range(len(groups)), groups, rotation=45 if max(map(len, groups)) > 4 else 0, fontsize="small",
                   ha="right" if max(map(len, groups)) > 4 else "center", rotation_mode="anchor")  # fmt: skip
@@ -239,12 +239,12 @@ def _matrix(ax: Axes, frame: pd.DataFrame, terms: list[str], groups: list[str]) 
         dots, ax=ax, label=SCORE[frame["method"].iloc[0]], fraction=0.08, pad=0.03, aspect=18, shrink=0.9
     )
     steps = [value for value in (0.0, 1.0, 2.0, 4.0, 6.0) if value <= max(np.ceil(rate.max()), 2)]
-    _sizes(ax, [(8 + _LARGEST * value / _MOST_FDR, f"{value:g}{'+' if value == _MOST_FDR else ''}") for value in steps], FDR_LABEL)  # fmt: skip
+    _sizes(ax, [(8 + _LARGEST * value / _MAX_FDR, f"{value:g}{'+' if value == _MAX_FDR else ''}") for value in steps], FDR_LABEL)  # fmt: skip
 
 
 def _single(ax: Axes, frame: pd.DataFrame, kind: str) -> None:
     rate = -np.log10(np.maximum(frame["fdr"].to_numpy(dtype=float), 1e-300))
-    norm = Normalize(0, max(min(float(rate.max()), _MOST_FDR), 2))
+    norm = Normalize(0, max(min(float(rate.max()), _MAX_FDR), 2))
     score, overlap = frame["score"].to_numpy(dtype=float), frame["overlap"].to_numpy(dtype=float)
     edge = np.where(frame["fdr"] < _SIGNIFICANT, "black", "none").tolist()
     y = np.arange(len(frame))

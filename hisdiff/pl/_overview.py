@@ -38,9 +38,9 @@ TEXT_INCH = 7.0
 """Least width of the figure, for the list of contents."""
 NAME_INCH, LONGEST_NAME = 2.5, 32
 """Width of the first column of the list, and the characters that fit into it."""
-MOST_RINGS = 3_000
+MAX_RINGS = 3_000
 """Spots whose outlines are drawn on the image: more would hide it."""
-MOST_ROWS = 2_000
+MAX_ROWS = 2_000
 """Rows that tell which gene varies most."""
 OUTLINE_COLOR = "#1a1a1a"
 SPOT_COLOR = "#0072b2"
@@ -185,7 +185,7 @@ def _best_gene(table: AnnData, stem: str) -> int:
 
 
 def _most_varied(matrix: Any) -> int:
-    return int(np.nanargmax(np.asarray(matrix[:MOST_ROWS], dtype=float).std(axis=0)))
+    return int(np.nanargmax(np.asarray(matrix[:MAX_ROWS], dtype=float).std(axis=0)))
 
 
 def _expected(table: AnnData, stem: str, column: int) -> str:
@@ -216,7 +216,7 @@ def _draw(
     else:
         if section.tissue is not None:
             _outline(ax, section.tissue)
-        if section.spots is not None and len(section.spots) <= MOST_RINGS:
+        if section.spots is not None and len(section.spots) <= MAX_RINGS:
             _canvas.ring_locations(ax, section.spots, SPOT_COLOR).set_linewidth(0.6)
     _canvas.scale_bar(ax, box)
     ax.set_title(panel.title, loc="left", fontsize="medium")

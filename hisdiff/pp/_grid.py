@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _CHUNK_VALUES = 2**21
 _REGION_UM = 1000.0
 """Least side of what is embedded at once: what lies around it is read and filtered as well."""
-_MOST_CHUNKS = 4
+_MAX_CHUNKS = 4
 # Vectors longer than this are kept in half precision; networks that give such run in bfloat16 anyway.
 _LONGEST_IN_FLOAT32 = 256
 
@@ -252,7 +252,7 @@ def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
 def _regions(window: Window, ij: np.ndarray, output: _stream.Output) -> list[dict[str, _stream.Region]]:
     """Cut a window into squares of whole chunks; those without a bin are left out."""
     chunk = output.chunks[1]
-    side = chunk * int(np.clip(np.ceil(_REGION_UM / (chunk * window.resolution_um)), 1, _MOST_CHUNKS))
+    side = chunk * int(np.clip(np.ceil(_REGION_UM / (chunk * window.resolution_um)), 1, _MAX_CHUNKS))
     rows, columns = window.shape
     taken = np.unique((ij - [window.row, window.column]) // side, axis=0)
     return [

@@ -121,7 +121,7 @@ def marker_regions(
     if inplace:
         check_slots_free(table, "obs", names)
     expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
-    areas = areas_of(places, expression.rows, most_px=options["working_px"])
+    areas = areas_of(places, expression.rows, max_px=options["working_px"])
     flag, label = np.zeros(table.n_obs, dtype=bool), np.full(table.n_obs, -1)
     density = np.zeros(table.n_obs)
     sections: dict[str, Any] = {}

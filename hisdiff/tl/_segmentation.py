@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from hisdiff.methods.tesla._regions import Regions, Target
 
 # Labels of fewer pixels are merged, as a part of the shorter side's square: 1000 pixels where that side has 1000.
-_LEAST_PART = 1e-3
-_LEAST_PX = 4.0
-_MOST_STEPS = 30
+_MIN_PART = 1e-3
+_MIN_PX = 4.0
+_MAX_STEPS = 30
 
 
 def checked_options(
@@ -73,8 +73,8 @@ def label_section(
         np.stack([gray, gene]),
         n_labels=options["n_labels"],
         continuity_weight=options["continuity"],
-        least_px=max(_LEAST_PX, _LEAST_PART * min(inside.shape) ** 2),
-        n_steps=_MOST_STEPS,
+        min_px=max(_MIN_PX, _MIN_PART * min(inside.shape) ** 2),
+        n_steps=_MAX_STEPS,
         **run,
     )
     target: Target = options["target"]

@@ -116,7 +116,7 @@ def tls_score(
         check_slots_free(table, "obsm", [f"{key_added}_programmes"])
     genes = list(dict.fromkeys(gene for markers in known.values() for gene in markers))
     expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
-    areas = areas_of(places, expression.rows, most_px=options["working_px"])
+    areas = areas_of(places, expression.rows, max_px=options["working_px"])
     values = expression.values()
 
     from hisdiff.methods.tesla._regions import together

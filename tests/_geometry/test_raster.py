@@ -30,7 +30,7 @@ def test_spots_are_painted_as_far_as_they_reach() -> None:
 
 def test_many_bins_are_averaged_in_larger_pixels() -> None:
     xy = grid(40, 60)
-    raster = PointRaster.of(xy, bins=True, most_px=10)
+    raster = PointRaster.of(xy, bins=True, max_px=10)
     assert min(raster.nearest.shape) == 10
     rising = raster.paint(xy[:, 0])
     assert np.abs(raster.at(rising) - xy[:, 0]).max() <= raster.pixel_um

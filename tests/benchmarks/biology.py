@@ -23,7 +23,7 @@ import hisdiff as hd
 TRAIN, TEST = ("C2", "C3", "C4"), "C5"
 METHODS = {"ridge": "baseline", "hisdiff": "fast"}
 N_DRAWS = 16
-LEAST_SHARE = 0.1
+MIN_SHARE = 0.1
 STRUCTURE = ("r", "mae", "module_ari", "r_norm", "mae_norm", "module_ari_norm")
 HEADINGS = {
     "r": "coex r", "mae": "MAE", "module_ari": "ARI", "r_norm": "r norm", "mae_norm": "MAE norm", "module_ari_norm": "ARI norm",
@@ -50,7 +50,7 @@ def panel_of(train, sets: dict[str, list[str]]) -> tuple[list[str], int]:
     shared = set.intersection(*(set(table.var_names) for table in tables))
     wanted = sorted(shared.intersection(*[{gene for genes in sets.values() for gene in genes}]) - chosen)
     seen = np.mean(np.concatenate([(table[:, wanted].X > 0).toarray() for table in tables]), axis=0)
-    added = [gene for gene, share in zip(wanted, seen) if share >= LEAST_SHARE]
+    added = [gene for gene, share in zip(wanted, seen) if share >= MIN_SHARE]
     return sorted(chosen) + added, len(added)
 
 

@@ -166,7 +166,7 @@ def test_bins_that_are_shapes_are_added_up_and_stay_sparse(fine):
 
 
 def test_a_table_in_a_file_is_read_block_by_block(halves, monkeypatch):
-    monkeypatch.setattr("hisdiff._sdata._lazy._LEAST_ROWS", 20)
+    monkeypatch.setattr("hisdiff._sdata._lazy._MIN_ROWS", 20)
     monkeypatch.setattr("hisdiff._sdata._lazy._BLOCK_VALUES", 60)
     monkeypatch.setattr("hisdiff.tl._aggregate._OUTLINE_VALUES", 3)
     expected = hd.tl.aggregate(halves, "hisdiff_10um", "halves", inplace=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hisdiff._section import Locations, Section
     from hisdiff.methods.istar.config import IStarConfig
 
-_LEAST_SPOTS = 2
+_MIN_SPOTS = 2
 # Superpixels that are projected at a time.
 _ROWS = 4096
 
@@ -50,9 +50,9 @@ def kept_rows(section: Section) -> np.ndarray:
             int((~whole).sum()), len(whole), section.name,
         )  # fmt: skip
     rows = np.flatnonzero(whole)
-    if len(rows) < _LEAST_SPOTS:
+    if len(rows) < _MIN_SPOTS:
         raise ValueError(
-            f"iStar needs at least {_LEAST_SPOTS} spots whose footprint lies inside the image; "
+            f"iStar needs at least {_MIN_SPOTS} spots whose footprint lies inside the image; "
             f"section {section.name!r} has {len(rows)} of {len(whole)}."
         )
     return rows

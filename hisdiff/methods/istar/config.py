@@ -28,8 +28,8 @@ class IStarConfig(Config):
     n_components
         Principal components of the dense embedding that the networks see; None for the embedding itself.
     batch_size
-        Most spots per step; never more than a sixteenth of all spots, but at least ``least_batch``.
-    least_batch
+        Most spots per step; never more than a sixteenth of all spots, but at least ``min_batch``.
+    min_batch
         Fewest spots per step, where there are as many.
     learning_rate
         Of Adam.
@@ -53,7 +53,7 @@ class IStarConfig(Config):
     width: int = 256
     n_components: int | None = 64
     batch_size: int = 128
-    least_batch: int = 32
+    min_batch: int = 32
     learning_rate: float = 2e-3
     epochs: int = 400
     most_steps: int | None = 300
@@ -62,7 +62,7 @@ class IStarConfig(Config):
     precision: Precision = "no"
 
     def __post_init__(self) -> None:
-        for name in ("n_members", "width", "batch_size", "least_batch", "epochs"):
+        for name in ("n_members", "width", "batch_size", "min_batch", "epochs"):
             positive(getattr(self, name), name, integer=True)
         for name in ("n_components", "most_steps", "footprint_sample"):
             if getattr(self, name) is not None:
@@ -73,7 +73,7 @@ class IStarConfig(Config):
 
     def training(self, n_spots: int) -> TrainingOptions:
         """Return the settings of the training loop for a number of spots."""
-        batch = min(self.batch_size, max(n_spots // _ROWS_PER_STEP, min(self.least_batch, n_spots)))
+        batch = min(self.batch_size, max(n_spots // _ROWS_PER_STEP, min(self.min_batch, n_spots)))
         steps = max(1, self.epochs * n_spots // batch)
         if self.most_steps is not None:
             steps = min(steps, self.most_steps)
@@ -92,4 +92,4 @@ class IStarConfig(Config):
         one_of(name, _PRESETS, f"preset of method {cls.method_name!r}")
         if name == "fast":
             return cls()
-        return cls(n_components=None, least_batch=1, learning_rate=1e-4, most_steps=None, footprint_sample=None)
+        return cls(n_components=None, min_batch=1, learning_rate=1e-4, most_steps=None, footprint_sample=None)

@@ -35,7 +35,7 @@ __all__ = ["FittedStage", "Stage", "StageConfig", "StageField"]
 
 # Total that every spot is scaled to before the logarithm.
 _TARGET = 1e4
-_LEAST_SPOTS = 4
+_MIN_SPOTS = 4
 # Places decoded at once, and rows of the history.
 _CHUNK, _ROWS = 8192, 50
 
@@ -242,9 +242,9 @@ def check_can_fit(sections: Sequence[Section], validation: Sequence[Section], co
         if section.counts is None or section.spots is None:
             raise ValueError(f"STAGE needs the counts and places of spots, and section {section.name!r} lacks them.")
         with_counts = int((np.asarray(section.counts.sum(axis=1)).ravel() > 0).sum())
-        if with_counts < _LEAST_SPOTS:
+        if with_counts < _MIN_SPOTS:
             raise ValueError(
-                f"STAGE needs at least {_LEAST_SPOTS} spots with counts; section {section.name!r} has {with_counts}."
+                f"STAGE needs at least {_MIN_SPOTS} spots with counts; section {section.name!r} has {with_counts}."
             )
     levels_of(sections, config.section_spacing_um)
 
@@ -264,7 +264,7 @@ def _splits(sections: Sequence[Section], fraction: float, seed: int) -> list[np.
     masks = []
     for i, section in enumerate(sections):
         rows = np.flatnonzero(np.asarray(section.counts.sum(axis=1)).ravel() > 0)
-        keep = max(_LEAST_SPOTS - 1, round(fraction * len(rows)))
+        keep = max(_MIN_SPOTS - 1, round(fraction * len(rows)))
         chosen = np.random.default_rng([seed, i]).permutation(rows)[:keep]
         masks.append(np.isin(np.arange(section.counts.shape[0]), chosen))
     return masks

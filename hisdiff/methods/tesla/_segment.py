@@ -39,10 +39,10 @@ def continuity(response: Tensor) -> Tensor:
     return down + across
 
 
-def merge_small(labels: np.ndarray, least_px: float) -> np.ndarray:
+def merge_small(labels: np.ndarray, min_px: float) -> np.ndarray:
     """Give labels of fewer pixels the most frequent larger label around them; where there is none they stay."""
     size = np.bincount(labels.ravel())
-    main = size >= least_px
+    main = size >= min_px
     if not main.any():
         return labels
     merged = labels.copy()
@@ -62,7 +62,7 @@ def segment(
     *,
     n_labels: int,
     continuity_weight: float,
-    least_px: float,
+    min_px: float,
     n_steps: int,
     seed: int,
     device: str | None = None,
@@ -78,7 +78,7 @@ def segment(
     bands
         ``(2, y, x)``, each in 0..1.
     n_labels
-        Stop when so many labels of at least ``least_px`` pixels are left.
+        Stop when so many labels of at least ``min_px`` pixels are left.
     continuity_weight
         Of the penalty.
     n_steps
@@ -97,8 +97,8 @@ def segment(
     labels = np.zeros(bands.shape[1:], dtype=np.int64)
     for _ in progress(range(n_steps), desc="segmenting", enabled=progress_bar):
         response = network(x)
-        labels = merge_small(response[0].argmax(dim=0).cpu().numpy(), least_px)
-        n_main = int((np.bincount(labels.ravel()) >= least_px).sum())
+        labels = merge_small(response[0].argmax(dim=0).cpu().numpy(), min_px)
+        n_main = int((np.bincount(labels.ravel()) >= min_px).sum())
         if 0 < n_main <= n_labels:
             break
         target = torch.from_numpy(labels)[None].to(place)
@@ -108,7 +108,7 @@ def segment(
         optimizer.step()
     else:
         with torch.no_grad():
-            labels = merge_small(network(x)[0].argmax(dim=0).cpu().numpy(), least_px)
+            labels = merge_small(network(x)[0].argmax(dim=0).cpu().numpy(), min_px)
     return _by_size(labels)
 
 

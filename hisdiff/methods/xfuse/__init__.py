@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FittedXFuse", "XFuse", "XFuseConfig"]
 
-_LEAST_SPOTS = 2
+_MIN_SPOTS = 2
 _CALIBRATION_DRAWS = 16
 
 
@@ -65,9 +65,9 @@ class XFuse:
         """
         covariates_of(config, [section.name for section in sections])  # complains before anything is read
         n = sum(0 if s.counts is None else len(s.spots) for s in sections)
-        if n < _LEAST_SPOTS:
+        if n < _MIN_SPOTS:
             raise ValueError(
-                f"XFuse needs at least {_LEAST_SPOTS} spots; section(s) {[s.name for s in sections]} have {n}."
+                f"XFuse needs at least {_MIN_SPOTS} spots; section(s) {[s.name for s in sections]} have {n}."
             )
         for section in sections:
             if section.image is None:

@@ -125,7 +125,7 @@ def _grown(
     gains = contributions(model, slides, seed=seed).tolist()
     if config.strategy == "split":
         kept, old = keep(drop(forest, gains))
-        forest, sources = split(kept, config.most_metagenes)
+        forest, sources = split(kept, config.max_metagenes)
         sources = [old[source] for source in sources]
     else:
         useful = [m for m, gain in enumerate(gains) if gain < 0] or [int(np.argmin(gains))]
@@ -133,7 +133,7 @@ def _grown(
         # Fewer and fewer are kept in reserve, down to one at the end.
         n_spare = max(1, round(config.n_extra + done * (1 - config.n_extra)))
         sources = [*useful, *spare[:n_spare], *(useful * n_spare)[: max(0, n_spare - len(spare))]]
-        sources = sources[: config.most_metagenes]
+        sources = sources[: config.max_metagenes]
         forest = list(range(len(sources)))
     n = sum(gain < 0 for gain in gains)
     logger.info("xfuse: %d of %d metagenes contribute; going on with %d", n, len(gains), len(sources))

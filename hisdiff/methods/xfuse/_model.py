@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hisdiff.methods.xfuse._patches import Patches, Slides
     from hisdiff.methods.xfuse.config import XFuseConfig
 
-_LEAST_RATE = 1e-8
+_MIN_RATE = 1e-8
 _START_SD = 0.01
 _TEMPERATURE = 0.1
 # Parameters are stored divided by these: Adam, whose steps do not depend on scale, then learns them as much faster.
@@ -207,7 +207,7 @@ class XFuseModel(nn.Module):
         profile = (self.baseline + effects.metagenes).exp()
         rate = (exposure @ profile) * effects.rate.exp()[section]
         logit = (self.logit + effects.logit)[section]
-        return NegativeBinomial(_LEAST_RATE + rate, logits=logit, validate_args=False)
+        return NegativeBinomial(_MIN_RATE + rate, logits=logit, validate_args=False)
 
     # The bound
 

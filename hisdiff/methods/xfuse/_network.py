@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SLOPE = 0.2
 _MOMENTUM = 0.05
-_LEAST_SD = 1e-8
+_MIN_SD = 1e-8
 
 
 def block(n_in: int, n_out: int, side: int, stride: int = 1) -> nn.Sequential:
@@ -66,7 +66,7 @@ class LatentHeads(nn.Module):
     def forward(self, encoded: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return mean and standard deviation at each level, in float32."""
         return [
-            (mean(e).float(), nn.functional.softplus(sd(e).float()) + _LEAST_SD)
+            (mean(e).float(), nn.functional.softplus(sd(e).float()) + _MIN_SD)
             for e, mean, sd in zip(encoded, self.mean, self.sd)
         ]
 
@@ -102,7 +102,7 @@ class ImageHeads(nn.Module):
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, ``(b, 3, h, w)``, in float32."""
         mean, sd = self.mean(hidden).float(), self.sd(hidden).float()
-        return torch.tanh(mean), nn.functional.softplus(sd) + _LEAST_SD
+        return torch.tanh(mean), nn.functional.softplus(sd) + _MIN_SD
 
     @torch.no_grad()
     def start(self, mean: Tensor, sd: Tensor) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _TILE_PX = 256
 _NOISE_BLOCK = 64
-_MOST_VALUES = 2**27
+_MAX_VALUES = 2**27
 """Values of tiles kept at a time (512 MB)."""
 
 
@@ -55,7 +55,7 @@ class Canvas:
             self._tiles.move_to_end((i, j))
             return self._tiles[i, j]
         tile = self._tiles[i, j] = self._render(i * _TILE_PX, j * _TILE_PX)
-        while len(self._tiles) > 1 and sum(t.size for t in self._tiles.values()) > _MOST_VALUES:
+        while len(self._tiles) > 1 and sum(t.size for t in self._tiles.values()) > _MAX_VALUES:
             self._tiles.popitem(last=False)
         return tile
 

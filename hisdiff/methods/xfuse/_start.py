@@ -12,7 +12,7 @@ from hisdiff._training._loop import generator_for
 _BATCH = 100
 _RATE = 0.01
 _LEAST = 1e-3
-_MOST_LOG = 4.0
+_MAX_LOG = 4.0
 
 
 def fit_spots(counts: np.ndarray, *, seed: int, n_steps: int = 150) -> tuple[np.ndarray, np.ndarray]:
@@ -59,4 +59,4 @@ def profiles(counts: np.ndarray, n: int, *, seed: int) -> np.ndarray:
     found = found / found.sum(axis=1, keepdims=True)
     relative = np.log(np.maximum(found, 0.02 * usual) / usual)
     short = n - len(relative)
-    return np.pad(np.clip(relative, -_MOST_LOG, _MOST_LOG), ((0, short), (0, 0))).astype(np.float32)
+    return np.pad(np.clip(relative, -_MAX_LOG, _MAX_LOG), ((0, short), (0, 0))).astype(np.float32)

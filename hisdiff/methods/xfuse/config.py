@@ -40,7 +40,7 @@ class XFuseConfig(Config):
         ``"extra"``: ``n_extra`` metagenes that do not contribute are always kept. ``"none"``: only the last pruning.
     grow_every
         Steps between changes of the number of metagenes; none happens in the last such stretch.
-    most_metagenes, n_extra
+    max_metagenes, n_extra
         See ``strategy``.
     jitter
         Standard deviation of the noise that tells a copy of a metagene from its original.
@@ -71,7 +71,7 @@ class XFuseConfig(Config):
     n_metagenes: int = 8
     strategy: Strategy = "none"
     grow_every: int = 200
-    most_metagenes: int = 50
+    max_metagenes: int = 50
     n_extra: int = 4
     jitter: float = 1e-2
     prune: bool = True
@@ -82,7 +82,7 @@ class XFuseConfig(Config):
 
     def __post_init__(self) -> None:
         integers = ("levels", "channels", "patch_px", "batch_size", "n_steps", "n_metagenes", "grow_every")
-        for name in (*integers, "most_metagenes", "n_extra"):
+        for name in (*integers, "max_metagenes", "n_extra"):
             positive(getattr(self, name), name, integer=True)
         for name in ("image_mpp", "learning_rate", "image_weight", "jitter"):
             positive(getattr(self, name), name)

@@ -41,7 +41,7 @@ def two_blobs(side: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_two_blobs_with_one_marker_give_the_blob_of_the_marker() -> None:
     bands, first, second = two_blobs()
-    labels = segment(bands, n_labels=30, continuity_weight=5.0, least_px=4, n_steps=30, seed=0, device="cpu")
+    labels = segment(bands, n_labels=30, continuity_weight=5.0, min_px=4, n_steps=30, seed=0, device="cpu")
     found = find_targets(labels, bands[1], np.ones_like(first), "small")
     region = found.target[labels]
     # The network sees four pixels around each, so that the outline is not sharp.
@@ -49,7 +49,7 @@ def test_two_blobs_with_one_marker_give_the_blob_of_the_marker() -> None:
     assert not (region & second).any()
     size = np.bincount(labels.ravel())
     assert (np.diff(size) <= 0).all()
-    again = segment(bands, n_labels=30, continuity_weight=5.0, least_px=4, n_steps=30, seed=0, device="cpu")
+    again = segment(bands, n_labels=30, continuity_weight=5.0, min_px=4, n_steps=30, seed=0, device="cpu")
     np.testing.assert_array_equal(again, labels)
 
 

@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 _NODE_UM = 70.0
 # Of the disc around a node whose rates are compared: what one patch tells, however wide the footprints of the training are.
-_MOST_NODE_RADIUS_UM = 50.0
+_MAX_NODE_RADIUS_UM = 50.0
 # Nodes that are remembered: some hundred MB.
-_MOST_NODES = 20_000
+_MAX_NODES = 20_000
 # Octaves by which a bin may differ from the footprint around it.
-_MOST_RATIO = 5.0
+_MAX_RATIO = 5.0
 # A count that is as good as none.
 _LEAST = 1e-3
 # Bins whose rates are computed at a time, so that the dozen arrays of it stay small.
 _CHUNK = 8192
 # Octaves, sd.
-_MOST_SPECKLE = 1.5
+_MAX_SPECKLE = 1.5
 _SCORES, _SPECIFIC = range(2)
 
 
@@ -109,14 +109,14 @@ class TwoScaleField:
             means = model.means(section, spots)
             self._align = model.gauge.shift(means)
             self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _LEAST)
-        self._node_radius_um = min(radius_um, _MOST_NODE_RADIUS_UM)
+        self._node_radius_um = min(radius_um, _MAX_NODE_RADIUS_UM)
         self._spacing_um = 2 * radius_um
         # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
         self._inflation = SmoothNoise.variance_of_mean(radius_um, self._spacing_um) ** -0.5
         # Single genes scatter over a third of a spot's width: so finely that draws scatter around the truth as measured.
         self._speckle_um = 2 * local.bin_um
         narrow = SmoothNoise.variance_of_mean(radius_um, self._speckle_um)
-        self._speckle = np.minimum(model.factors.specific / np.sqrt(narrow), _MOST_SPECKLE)
+        self._speckle = np.minimum(model.factors.specific / np.sqrt(narrow), _MAX_SPECKLE)
         self._lift = np.log(2) / 2 * np.square(self._speckle)  # log2 of the mean of exp2(speckle)
         self._nodes: dict[tuple[int, int], int] = {}
         self._known: list[np.ndarray] = []
@@ -164,7 +164,7 @@ class TwoScaleField:
         for rows, parts, vectors in bin_parts(self._section.dense, bins, 2 * self._local.bin_um):
             rates = self._local(self._section.dense, vectors).reshape(len(rows), parts, -1).mean(axis=1)
             ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
-        ratio = np.clip(ratio, -_MOST_RATIO, _MOST_RATIO)
+        ratio = np.clip(ratio, -_MAX_RATIO, _MAX_RATIO)
         self._last = _Bins(bins, center, ratio)
         return self._last
 
@@ -184,7 +184,7 @@ class TwoScaleField:
 
     def _at_nodes(self, nodes: np.ndarray) -> np.ndarray:
         """Return what ``_spots_model`` interpolates, at nodes ``(n, 2)``: float32 ``(n, 2, G)``."""
-        if len(self._nodes) > _MOST_NODES:
+        if len(self._nodes) > _MAX_NODES:
             self._nodes, self._known = {}, []
         new = [key for key in map(tuple, nodes.tolist()) if key not in self._nodes]
         if new:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 _LANDMARKS = 400
 _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-_MOST_COMPONENTS = 40
+_MAX_COMPONENTS = 40
 # Spots that are enough: their footprints are most of the memory of a fit.
-_MOST_SPOTS = 4000
+_MAX_SPOTS = 4000
 # Side of bins that footprints are made of, in um: six to a spot's width, no larger than the dense window of texture.
 _ACROSS, _FINEST_UM, _COARSEST_UM = 6, 4.0, 16.0
 # A linear model has no positive values by nature; below this part of a gene's mean there is next to nothing.
@@ -133,7 +133,7 @@ def fit_local(
         return None
     bin_um = float(np.clip(2 * spots.radius_um / _ACROSS, _FINEST_UM, _COARSEST_UM))
     every = len(spots.section)
-    chosen = np.arange(every)[:: max(1, -(-every // _MOST_SPOTS))]
+    chosen = np.arange(every)[:: max(1, -(-every // _MAX_SPOTS))]
     counts = [s.counts[rows].toarray() for s, rows in zip(spots.sections, spots.kept)]
     areas = np.split(spots.area, np.cumsum([len(rows) for rows in spots.kept])[:-1])
     relative = np.concatenate([_relative(of / area[:, None]) for of, area in zip(counts, areas)])
@@ -157,7 +157,7 @@ def fit_local(
     weight = spots.weight[chosen] / (amount + _OVERDISPERSED)
     spread = np.maximum(np.sqrt(np.average(np.square(relative - 1), axis=0, weights=weight)), 1e-6)
     weighed = np.sqrt(weight)[:, None] * (relative - 1) / spread
-    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MOST_COMPONENTS]
+    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MAX_COMPONENTS]
     kernels = tuple(Kernel(linear, gamma) for gamma in gammas)
     whitenings = [kernel.whitening(landmarks) for kernel in kernels]
     expansions = (

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 # Directions of the landmarks' kernel below this part of the largest are rounding.
 _FLAT = 1e-8
-_LEAST_SPREAD = 1e-3
+_MIN_SPREAD = 1e-3
 # Of expression; what lies beyond is noise of counting.
-_MOST_COMPONENTS = 40
+_MAX_COMPONENTS = 40
 
 # Of a block of features, in parts of the longest one: one that varies less would be blown up, and be far off in other sections.
-_LEAST_LENGTH = 0.1
+_MIN_LENGTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Features:
         center = values.mean(axis=0)
         blocks = np.stack(np.split(values - center, 3, axis=1))
         length = np.sqrt(3 * np.square(blocks).sum(axis=2).mean(axis=1))
-        varies = length > _LEAST_LENGTH * length.max()
+        varies = length > _MIN_LENGTH * length.max()
         return cls(projection, center, np.repeat(np.where(varies, length, np.inf), values.shape[1] // 3))
 
     def at(self, section: Section, locations: Locations) -> np.ndarray:
@@ -235,9 +235,9 @@ def cross_fit(
         rows = np.sort(np.random.default_rng(seed).choice(n, n_landmarks, replace=False))
     intercept = np.average(spots.centerd, axis=0, weights=spots.weight)
     centerd = spots.centerd - intercept
-    spread = np.maximum(np.sqrt(np.average(np.square(centerd), axis=0, weights=spots.weight)), _LEAST_SPREAD)
+    spread = np.maximum(np.sqrt(np.average(np.square(centerd), axis=0, weights=spots.weight)), _MIN_SPREAD)
     weighed = np.sqrt(spots.weight)[:, None] * centerd / spread
-    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MOST_COMPONENTS]
+    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MAX_COMPONENTS]
     targets, components = centerd / spread @ axes.T, axes * spread
     families = ((Kernel(1.0, None),), tuple(Kernel(linear, gamma) for gamma in gammas))
     members, scores, explained = [], np.zeros_like(targets), []

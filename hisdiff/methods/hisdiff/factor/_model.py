@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 16_384
 # A section whose means are off by more than a factor of 8 is a case of its own, not one of stain.
-_MOST_SHIFT = 3.0
+_MAX_SHIFT = 3.0
 # What the numbers of a draw are for; the second argument of BlockNoise.normal.
 _SCORES, _SPECIFIC, _COUNTING = range(3)
 
@@ -77,7 +77,7 @@ class SizeGauge:
 
     def shift(self, spots_mean: np.ndarray) -> float:
         """Return what brings means to ``log2_size``, in octaves, from those at the section's spots."""
-        return float(np.clip(self.log2_size - self.read(spots_mean), -_MOST_SHIFT, _MOST_SHIFT))
+        return float(np.clip(self.log2_size - self.read(spots_mean), -_MAX_SHIFT, _MAX_SHIFT))
 
     def align(self, mean: np.ndarray, spots_mean: np.ndarray) -> np.ndarray:
         """Bring means to ``log2_size``, by what those at the section's spots amount to."""

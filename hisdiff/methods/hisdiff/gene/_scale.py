@@ -16,7 +16,7 @@ OCTAVES = 5.0
 """How far below the library size of their section counts are thinned in training, log2."""
 _STEP = 0.5
 # A gene that is hardly ever seen at a low library size would otherwise have values of hundreds where it is.
-_LEAST_SD = 0.1
+_MIN_SD = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class GeneScale:
         log2_sizes = np.linspace(low, high, 1 + int(np.ceil((high - low) / _STEP)))
         levels = [column_scale(np.log2(1 + counts_at(counts, log2_size, wanted))) for wanted in log2_sizes]
         center, scale = (np.stack(values) for values in zip(*levels))
-        targets = np.stack([center, np.maximum(scale, _LEAST_SD)])
+        targets = np.stack([center, np.maximum(scale, _MIN_SD)])
         return cls(*(a.astype(np.float32) for a in (np.stack(column_scale(inputs)), log2_sizes, targets)))
 
     @classmethod

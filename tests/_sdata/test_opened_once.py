@@ -1,0 +1,79 @@
+"""A call of a public function reads every section, image and transformation once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+import hisdiff as hd
+from hisdiff._sdata import _affine, _locate, _read
+
+QUICK = {"method": "ridge", "config": "baseline"}
+
+
+@pytest.fixture
+def look_ups(monkeypatch):
+    """Count how often each section is read, and each element asked for its full resolution and its transformations."""
+    counts, alive = Counter(), []
+
+    def count(module, name, key_of):
+        original = getattr(module, name)
+
+        def counted(first, *args, **kwargs):
+            alive.append(first)  # so that no other object gets its id
+            counts[name, key_of(first)] += 1
+            return original(first, *args, **kwargs)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(_read, "read_section", lambda place: place.name)
+    count(_read, "read_counts", id)
+    count(_locate, "finest", id)
+    count(_affine, "get_transformation", id)
+    return counts
+
+
+def calls(sdata, model):
+    """Return calls of public functions on a section that nothing was done with before."""
+    return {
+        "embed": lambda: hd.pp.embed(sdata),
+        "grid": lambda: hd.pp.grid(sdata, 50),
+        "fit": lambda: hd.tl.fit(sdata, **QUICK),
+        "predict": lambda: hd.tl.predict(sdata, model),
+        "predict, not in place": lambda: hd.tl.predict(sdata, model, inplace=False),
+        "predict finer": lambda: hd.tl.predict(sdata, model, resolution_um=50),
+        "predict at an element": lambda: hd.tl.predict(sdata, model, at=next(iter(sdata.shapes))),
+        "embedding map": lambda: hd.pl.embedding_map(sdata),
+        "evaluate": lambda: hd.tl.evaluate(sdata, layer="ridge"),
+    }
+
+
+def test_everything_is_looked_up_once_in_a_call(make_section, look_ups) -> None:
+    model = hd.tl.fit(make_section("other", side=4), **QUICK)
+    for afresh in (True, False):  # what is missing is made on the way, or is there already
+        sdata = make_section("s1", side=4)
+        if not afresh:
+            hd.tl.fit(sdata, **QUICK)
+            hd.tl.predict(sdata, model)
+        for name, call in calls(sdata, model).items():
+            if afresh:
+                sdata = make_section("s1", side=4)
+                call = calls(sdata, model)[name]
+                if name in ("embedding map", "evaluate"):
+                    continue
+            look_ups.clear()
+            call()
+            often = {key: n for key, n in look_ups.items() if n > 1}
+            assert not often, f"{name}: {often}"
+            assert look_ups or name == "evaluate"
+
+
+def test_a_lattice_and_an_outline_that_are_made_on_the_way_are_not_searched_for(make_section, look_ups) -> None:
+    model = hd.tl.fit(make_section("other", side=4), **QUICK)
+    only = make_section("s1", side=4)
+    del only.tables["table"], only.shapes["s1"]
+    look_ups.clear()
+    hd.tl.predict(only, model)
+    assert max(look_ups.values()) == 1
+    assert "ridge" in only.tables["lattice"].layers

@@ -108,9 +108,23 @@ class DenseEncoder(Encoder, Protocol):
         """Facts about the dense form, or None where this encoder has none."""
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
-        """Describe the bins of a box whose sides are whole bins, float32 ``(rows, columns, dim)``.
+        """Describe the bins of a box, float32 ``(rows, columns, dim)``.
 
-        A bin's vector depends on its place alone, not on the box.
+        Parameters
+        ----------
+        image
+            Read it with ``image.read(box_um, dense_spec.mpp)``, in boxes of whole pixels of that size; at another
+            resolution it raises. Outside the tissue section it is white.
+        box_um
+            ``(x0, y0, x1, y1)``, whole bins of the grid that starts at the origin of um. It may reach beyond the image.
+        resolution_um
+            Side of a bin: that of the grid which is predicted (16 um, say), 4 to 16 um at spots, and 8 um for the mean and
+            standard deviation of a section. It need not be a multiple of ``dense_spec.mpp``, and may be larger or
+            smaller than ``dense_spec.window_um``, the surroundings that a vector describes whatever the bins' side.
+
+        Notes
+        -----
+        A bin's vector depends on its place alone, not on the box: sections are worked on in tiles.
         """
 
 

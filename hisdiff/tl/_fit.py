@@ -138,7 +138,7 @@ def fit(
     if "features" in fitter.needs:
         known = next((b.section.features.spec for b in opened if b.section.features is not None), None)
         if known is not None:
-            KnownEncoder(known, offered).check_offer(encoder)
+            _check_encoder(KnownEncoder(known, offered), encoder)
         opened = ensure_embedding(opened, known, runtime, encoder)
     bounds = [_on_panel(bound, panel, fitter.needs) for bound in opened]
     training, watched = bounds[:n_training], bounds[n_training:]
@@ -283,6 +283,17 @@ def _on_tissue(bound: Bound) -> Section:
         bound.place.name, (~kept).sum(), len(kept), _keys.IN_TISSUE,
     )  # fmt: skip
     return bound.section.take(kept)
+
+
+def _check_encoder(known: KnownEncoder, given: str | Encoder | None) -> None:
+    """Raise where another encoder is given than the one that embedded; tell where that one is not at hand."""
+    known.check_offer(given)
+    if not known.is_found:
+        logger.warning(
+            "encoder %r, which made the embedding, is an object that this process has not seen: nothing finer than the spots is "
+            "learned; pass it with encoder= to change that",
+            known.spec.encoder,
+        )
 
 
 def _check_embeddings(bounds: Sequence[Bound]) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 import hisdiff
+from hisdiff import _docs
 
 ROOT = Path(hisdiff.__file__).parent
 # Level of each part of the package; inside a level the order of the second number holds.
 LEVELS = {
-    "_keys": (0, 0), "_runtime": (0, 1), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_device": (0, 0), "_files": (0, 0),
+    "_keys": (0, 0), "_runtime": (0, 1), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_device": (0, 0), "_docs": (0, 0), "_files": (0, 0),
     "_section": (1, 0), "_geometry": (1, 0), "_stats": (1, 0),
     "encoders": (2, 0), "_sdata": (2, 1), "_stream": (2, 1),
     "_nn": (3, 0), "_diffusion": (3, 0), "_training": (3, 1), "_prediction": (3, 2),
@@ -157,11 +158,33 @@ def test_signatures_follow_the_conventions() -> None:
         assert not {p.name for p in parameters} & usual, name
 
 
+def parameters_of(function: object) -> list[str]:
+    """Return the names that the numpydoc section *Parameters* of a docstring describes."""
+    lines = (inspect.getdoc(function) or "").split("\n")
+    if "Parameters" not in lines:
+        return []
+    body = lines[lines.index("Parameters") + 2 :]
+    end = next((i for i, line in enumerate(body[1:]) if re.fullmatch("-+", line)), len(body))
+    heads = [line for line in body[:end] if re.fullmatch(r"[\w*]+(, [\w*]+)*", line)]
+    return [name.strip("*") for head in heads for name in head.split(", ")]
+
+
 def test_docstrings_describe_every_argument() -> None:
+    wrong = {}
     for name, function in public_functions():
-        doc = inspect.getdoc(function) or ""
-        for parameter in inspect.signature(function).parameters.values():
-            assert parameter.name in doc, f"{name}: {parameter.name} is not described"
+        arguments, described = list(inspect.signature(function).parameters), parameters_of(function)
+        if sorted(arguments) != sorted(described):
+            wrong[name] = set(arguments) ^ set(described)
+    assert not wrong
+
+
+def test_shared_descriptions_are_filled_in_and_all_used() -> None:
+    used = set()
+    for path in modules():
+        used |= set(re.findall(r"^ *%\((\w+)\)s$", path.read_text(encoding="utf8"), re.MULTILINE))
+    assert used == set(_docs.PARAMETERS)
+    unfilled = [name for name, function in public_functions() if "%(" in (inspect.getdoc(function) or "")]
+    assert not unfilled
 
 
 def test_the_root_lists_its_namespaces_and_rejects_others() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._check import positive
+from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
 from hisdiff._geometry._patches import patch_centers
 from hisdiff._log import progress as progress_bar
@@ -57,6 +58,7 @@ def embed_footprints(
     return vectors if len(points) == len(locations) else (share @ vectors).astype(np.float32)
 
 
+@documented
 def embed_locations(
     encoder: Encoder,
     image: ImageSource,
@@ -85,8 +87,7 @@ def embed_locations(
         Patches per call of the encoder, or None for its own choice.
     device
         Device of encoders that have one (a method ``to``); None leaves them where they are.
-    progress
-        Show a progress bar; None for the package's setting.
+    %(progress)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.patches import Patch
 
 from hisdiff._check import listing, positive
+from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff._stats._modules import heatmap_order
 from hisdiff.pl import _canvas
@@ -27,6 +28,7 @@ MAX_LABELS = 36
 PANEL_INCH = 3.3
 
 
+@documented
 def coexpression(
     data: SpatialData | AnnData,
     keys: str | Sequence[str] | None = None,
@@ -51,14 +53,12 @@ def coexpression(
         Stems of the matrices (``key_added``), such as ``["measured", "hisdiff", "ridge"]``; None for all there are.
     genes
         Genes to show; None for those that all the matrices have.
-    table_key
-        Table to use, where several could be meant.
+    %(table_key)s
     cmap
         Diverging colour map.
     limit
         Ends of the colour scale; None for the 99.5th percentile of the absolute values off the diagonals.
-    ax
-        Axes to draw into, for a single matrix.
+    %(ax)s
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.colors import CenteredNorm, ListedColormap
 
 from hisdiff._check import listing
+from hisdiff._docs import documented
 from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._stats._pca import column_scale, principal_axes
@@ -34,6 +35,7 @@ CONTRASTS = np.array([[30.0, 0.0, 0.0], [0.0, 0.0, 55.0], [0.0, 55.0, 0.0]])
 RAMP_STEPS = 64
 
 
+@documented
 def embedding_map(
     data: SpatialData | Sequence[SpatialData],
     *,
@@ -59,16 +61,13 @@ def embedding_map(
         One section or several, embedded with the same encoder.
     components
         Components to show one by one instead, 1 being the first; each in a column, on a scale centred at 0.
-    table_key, image_key, shapes_key
-        Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(shown_place)s
+    %(mpp)s
     cmap
         Colour map of single components.
     alpha, image_alpha
         Opacity of the spots and of the image under them.
-    ax
-        Axes to draw into, for a single panel.
+    %(ax)s
 
     Returns
     -------

@@ -13,6 +13,7 @@ from pandas.api.types import is_string_dtype
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, present
+from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff._stats._enrichment import running_sum
 from hisdiff.pl import _canvas
@@ -33,6 +34,7 @@ _MAX_FDR = 6.0
 _LARGEST = 170.0
 
 
+@documented
 def enrichment(
     data: SpatialData | AnnData,
     key: str = _keys.STEM,
@@ -59,8 +61,7 @@ def enrichment(
         Group to show; None for all (for ``"bar"``, the only one).
     n_terms
         Number of sets, those of the lowest false discovery rate in any group.
-    table_key
-        Table to use, where several could be meant.
+    %(table_key)s
     ax
         Axes to draw into.
 
@@ -110,6 +111,7 @@ def enrichment(
     return ax
 
 
+@documented
 def gsea(
     data: SpatialData | AnnData,
     term: str,
@@ -134,8 +136,7 @@ def gsea(
         Group whose ranking is shown; None for the only one.
     key
         Stem of the result (``key_added``).
-    table_key
-        Table to use, where several could be meant.
+    %(table_key)s
     ax
         Axes to draw into.
 

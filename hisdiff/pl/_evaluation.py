@@ -10,6 +10,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import listing
+from hisdiff._docs import documented
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._provenance import in_sample_of, records
 from hisdiff._sdata._read import truth_counts
@@ -29,6 +30,7 @@ MEASURED, MEAN, DRAW = "0.2", "#0072b2", "#e69f00"
 NORMALIZED = "#e69f00"
 
 
+@documented
 def evaluation(
     data: SpatialData | AnnData | pd.DataFrame,
     *,
@@ -51,8 +53,7 @@ def evaluation(
         Stem of the prediction's layers; of no effect on a frame.
     truth
         Layer with the raw counts; None for ``X``.
-    table_key
-        Table with the prediction, where several could be meant.
+    %(table_key)s
 
     Returns
     -------

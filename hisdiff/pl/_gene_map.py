@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff import _keys
+from hisdiff._docs import documented
 from hisdiff.pl import _canvas
 from hisdiff.pl._values import columns_of, default_layers, describe, mean_and_spread, values_of
 from hisdiff.pl._view import view_of
@@ -30,6 +31,7 @@ WARNING_COLOR = "#b2182b"
 RING_COLOR = "#00d5ff"  # neither in the stain nor in the colour maps
 
 
+@documented
 def gene_map(
     sdata: SpatialData,
     genes: str | Sequence[str],
@@ -61,19 +63,15 @@ def gene_map(
     layers
         Layer names; ``"X"`` is the table's X. Default: measured counts and ``"hisdiff"``, as far as they exist; X in a
         table of a finer prediction. Counts are shown as log2(1 + count), predictions on that scale as well.
-    table_key, image_key, shapes_key
-        Where to look when it cannot be told, such as ``table_key="hisdiff_16um"``; ``shapes_key`` also chooses the section
-        of a table with several.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
-    cmap
-        Colour map, perceptually uniform by default.
+    %(shown_place)s
+        A finer prediction is named, such as ``table_key="hisdiff_16um"``.
+    %(mpp)s
+    %(cmap)s
     alpha, image_alpha
         Opacity of what is drawn (None: 0.95 for spots and shapes, 0.6 for a raster) and of the image under it.
     percentiles
         Ends of the colour scale, over all panels of the gene.
-    ax
-        Axes to draw into, for a single panel.
+    %(ax)s
 
     Returns
     -------
@@ -110,6 +108,7 @@ def gene_map(
     return _panels(view, columns_of(table, genes, what), infos, [cmap] * len(infos), style, ax)
 
 
+@documented
 def uncertainty_map(
     sdata: SpatialData,
     genes: str | Sequence[str],
@@ -138,11 +137,9 @@ def uncertainty_map(
     layer
         Name of the prediction, ``"hisdiff"`` unless told; its spread is the layer ``{layer}_std``. A table of its own holds
         one prediction, which needs no name.
-    table_key, image_key, shapes_key
-        Where to look when it cannot be told, such as ``table_key="hisdiff_16um"``; ``shapes_key`` also chooses the section
-        of a table with several.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(shown_place)s
+        A finer prediction is named, such as ``table_key="hisdiff_16um"``.
+    %(mpp)s
     cmap, std_cmap
         Colour maps of the mean and of the standard deviation.
     alpha, image_alpha

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._check import one_of
+from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, read_expression
 from hisdiff.pl import _canvas
 from hisdiff.pl._values import LOG_COUNTS, default_layers, describe
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 POINT = "#0072b2"
 
 
+@documented
 def gene_pair(
     sdata: SpatialData,
     x: str,
@@ -43,8 +45,7 @@ def gene_pair(
 
     Parameters
     ----------
-    sdata
-        A section with an image and a table.
+    %(section)s
     x, y
         Names of the genes.
     layers
@@ -53,12 +54,9 @@ def gene_pair(
     normalize
         ``"library_size"``: every spot is scaled to the same total count over the modelled genes, as in
         :func:`hisdiff.tl.coexpression`; None: as it is.
-    table_key, image_key, shapes_key
-        Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
-    cmap
-        Colour map, perceptually uniform by default.
+    %(shown_place)s
+    %(mpp)s
+    %(cmap)s
     image_alpha
         Opacity of the image under the spots.
     percentiles

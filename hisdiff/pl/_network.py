@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from hisdiff import _keys
 from hisdiff._check import positive
+from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff.pl import _canvas
 from hisdiff.pl._matrices import color_of, common_genes, label_of, matrices_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 NEGATIVE = "#b2182b"
 
 
+@documented
 def coexpression_network(
     data: SpatialData | AnnData,
     key: str = _keys.STEM,
@@ -50,10 +52,9 @@ def coexpression_network(
         Number of pairs.
     genes
         Genes among which pairs are looked for; None for all of the matrix.
-    table_key
-        Table to use, where several could be meant.
-    rng
-        Seed of the layout.
+    %(table_key)s
+    %(rng)s
+        It is used by the layout.
     ax
         Axes to draw into.
 

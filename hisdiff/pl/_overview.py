@@ -10,6 +10,7 @@ import shapely
 from matplotlib.collections import LineCollection
 
 from hisdiff import _keys
+from hisdiff._docs import documented
 from hisdiff._sdata._annotation import regions_of
 from hisdiff._sdata._locate import Elements, check_sdata, resolve_table
 from hisdiff._sdata._provenance import records
@@ -46,6 +47,7 @@ OUTLINE_COLOR = "#1a1a1a"
 SPOT_COLOR = "#0072b2"
 
 
+@documented
 def overview(
     sdata: SpatialData,
     *,
@@ -68,10 +70,8 @@ def overview(
         Any object with at least an image.
     table_key, image_key
         Where to look when it cannot be told. Without a table, every image is a section.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
-    cmap
-        Colour map, perceptually uniform by default.
+    %(mpp)s
+    %(cmap)s
     image_alpha
         Opacity of the image under coloured spots.
 

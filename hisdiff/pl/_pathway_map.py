@@ -8,6 +8,7 @@ import numpy as np
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
+from hisdiff._docs import documented
 from hisdiff.pl import _canvas
 from hisdiff.pl._matrices import title_of
 from hisdiff.pl._view import view_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 UNITS = {"ssgsea": "ssGSEA score", "zscore": "mean standard score"}
 
 
+@documented
 def pathway_map(
     sdata: SpatialData,
     pathways: str | Sequence[str],
@@ -51,18 +53,14 @@ def pathway_map(
         Names of gene sets.
     keys
         Stems of the results (``key_added``), such as ``["measured", "hisdiff"]``; None for all there are.
-    table_key, image_key, shapes_key
-        Where to look when it cannot be told; ``shapes_key`` also chooses the section of a table with several.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
-    cmap
-        Colour map, perceptually uniform by default.
+    %(shown_place)s
+    %(mpp)s
+    %(cmap)s
     image_alpha
         Opacity of the image under the spots.
     percentiles
         Ends of each set's colour scale.
-    ax
-        Axes to draw into, for a single panel.
+    %(ax)s
 
     Returns
     -------

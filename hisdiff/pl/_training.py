@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._check import listing, present
+from hisdiff._docs import documented
 from hisdiff.pl import _canvas
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 """Steps, and the value at each."""
 
 
+@documented
 def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes | None = None) -> Axes | Figure:
     """Show the course of training, and the step at which it was best on held-out tissue.
 
@@ -37,8 +39,7 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
     names
         Values of ``model.history`` to show, each in a panel of its own; None for all. ``"loss"`` stands for the loss in
         training and, where it was measured, on held-out tissue (``"val_loss"``).
-    ax
-        Axes to draw into, for a single value.
+    %(ax)s
 
     Returns
     -------

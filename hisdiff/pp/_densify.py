@@ -12,6 +12,7 @@ from spatialdata.models import ShapesModel
 
 from hisdiff import _keys
 from hisdiff._check import one_of, seed_of
+from hisdiff._docs import documented
 from hisdiff._geometry._fill import array_fill, array_to_um, inside, random_fill
 from hisdiff._log import logger
 from hisdiff._sdata._locate import check_sdata
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _PATTERNS = ("array", "random", "none")
 
 
+@documented
 def densify(
     sdata: SpatialData,
     pattern: str = "array",
@@ -62,14 +64,12 @@ def densify(
         How many times as dense ``"random"`` makes a round section.
     z_um
         Height of the locations, for models of several aligned sections; None for that of the section.
-    table_key, image_key, shapes_key
-        What to use where several could be meant; ``image_key`` may map regions to images.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(place)s
+    %(mpp)s
     key_added
         Name of the shapes; by default ``<region>_dense``, and ``<region>_<z_um>um`` where a height is given.
-    rng
-        Seed, or a Generator, of which one number is drawn; of ``"random"``.
+    %(rng)s
+        It is used by ``"random"``.
 
     Returns
     -------

@@ -11,6 +11,7 @@ from shapely import MultiPolygon
 
 from hisdiff import _keys, encoders
 from hisdiff._check import positive
+from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
@@ -43,6 +44,7 @@ LATTICE_SPACING_UM = 100.0
 LATTICE_RADIUS_UM = 27.5
 
 
+@documented
 def embed(
     data: SpatialData | Sequence[SpatialData],
     encoder: str | Encoder = DEFAULT_ENCODER,
@@ -78,16 +80,11 @@ def embed(
         Side of the patch in um; None for the encoder's own.
     batch_size
         Patches per call of the encoder; does not change the result.
-    table_key, image_key, shapes_key
-        What to use where several could be meant; ``image_key`` may map regions to images.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show a progress bar; None for the package's setting.
-    inplace
-        Write, or return the embeddings.
+    %(place)s
+    %(mpp)s
+    %(device)s
+    %(progress)s
+    %(inplace)s
 
     Returns
     -------

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, positive
+from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._annotation import regions_of
 from hisdiff._sdata._genes import rows_of, shared_genes
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 N_HVG, N_TOP = 2000, 300
 
 
+@documented
 def select_genes(
     data: SpatialData | Sequence[SpatialData],
     *,
@@ -61,14 +63,11 @@ def select_genes(
         Genes of highest mean, and of highest standard deviation.
     genes
         Take these genes instead of choosing.
-    table_key
-        Table with the counts; needed where several could be meant.
-    layer
-        Layer with raw counts, or None for ``X``.
+    %(table_key)s
+    %(counts_layer)s
     key_added
         Name of the ``var`` column.
-    inplace
-        Write the column, or return the genes.
+    %(inplace)s
 
     Returns
     -------

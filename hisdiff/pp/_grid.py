@@ -10,6 +10,7 @@ import numpy as np
 
 from hisdiff import _stream, encoders
 from hisdiff._check import positive
+from hisdiff._docs import documented
 from hisdiff._geometry._grid import bins_within
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
@@ -45,6 +46,7 @@ _MAX_CHUNKS = 4
 _LONGEST_IN_FLOAT32 = 256
 
 
+@documented
 def grid(
     data: SpatialData | Sequence[SpatialData],
     resolution_um: float,
@@ -75,17 +77,13 @@ def grid(
         Name of an encoder that has a dense form, or an object (:class:`hisdiff.encoders.DenseEncoder`); None for that of
         the section's embedding (where it has no dense form, every bin is embedded with the patch around it), or
         ``"texture"`` where there is no embedding.
-    table_key, image_key, shapes_key
-        What to use where several could be meant; ``image_key`` may map regions to images.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(place)s
+    %(mpp)s
     key_added
         Name of the labels; by default ``grid_{resolution_um:g}um``, followed by ``_<image>`` where the object has several
         images.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show a progress bar; None for the package's setting.
+    %(device)s
+    %(progress)s
 
     Returns
     -------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._check import positive
+from hisdiff._docs import documented
 from hisdiff._geometry import find_tissue
 from hisdiff._log import logger
 from hisdiff._sdata._locate import check_sdata
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MPP = 8.0
 
 
+@documented
 def tissue_mask(
     sdata: SpatialData,
     *,
@@ -45,18 +47,15 @@ def tissue_mask(
     ----------
     sdata
         Object with an H&E image.
-    image_key
-        Which image; needed where several could be meant.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(image_key)s
+    %(mpp)s
     min_area_um2
         Pieces of tissue smaller than this, in square micrometres, are dropped.
     min_hole_um2
         Holes smaller than this, in square micrometres, are filled.
     key_added
         Name of the element; by default ``tissue``, or ``tissue_<image>`` where the object has several images.
-    inplace
-        Write the element, or return the outline in um.
+    %(inplace)s
 
     Returns
     -------

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, present
+from hisdiff._docs import documented
 from hisdiff._geometry._grid import bins_touching, by_block, outlines
 from hisdiff._geometry._shares import shares
 from hisdiff._log import logger
@@ -44,6 +45,7 @@ STATISTICS = ("sum", "mean")
 _OUTLINE_VALUES = 200
 
 
+@documented
 def aggregate(
     sdata: SpatialData,
     values: str,
@@ -75,16 +77,12 @@ def aggregate(
     layers
         Layers to bring along beside X; None for the draws that were kept. The spread of a sum follows from those
         draws, not from the spread of its parts, which are no independent numbers: without two draws there is none.
-    image_key
-        Image that tells the scale, where several could.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(image_key)s
+    %(mpp)s
     key_added
         Name of the new table, None for ``{values}_in_{by}``; coarser bins are named after it.
-    inplace
-        Write, or return the table.
-    progress
-        Show a progress bar; None for the package's setting.
+    %(inplace)s
+    %(progress)s
 
     Returns
     -------

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, seed_of
+from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._expression import MAX_BYTES, read_expression, table_of
 from hisdiff._sdata._graph import spatial_weights
@@ -31,6 +32,7 @@ MAX_GENES = 10_000
 """A matrix of so many genes takes 400 MB."""
 
 
+@documented
 def coexpression(
     data: SpatialData | AnnData,
     genes: Sequence[str] | None = None,
@@ -80,15 +82,14 @@ def coexpression(
         Number of permutations for the significance of every pair, None for none. Each gene is permuted over the
         locations on its own. Spots are no independent samples (neighbours are alike), so significance is overstated:
         read it as a filter. With p permutations no p-value is below 1 / (p + 1).
-    table_key
-        Table to use, where several could be meant; needed for a table that hisdiff made.
+    %(table_key)s
+        A table that hisdiff made has to be named.
     key_added
         Stem of the slots, None for ``"hisdiff"``. Name one for each layer that :func:`hisdiff.pl.coexpression` is to
         compare, such as ``"measured"``.
-    inplace
-        Write into the table; if not, return the matrix.
-    rng
-        Seed of the permutations and of Leiden.
+    %(inplace)s
+    %(rng)s
+        It is used by the permutations and by Leiden.
 
     Returns
     -------

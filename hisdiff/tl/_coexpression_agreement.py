@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import one_of, positive, present, seed_of
+from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, draw_layers, panel_columns, read_expression, table_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._provenance import records
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 METHODS = ("spearman", "pearson")
 
 
+@documented
 def coexpression_agreement(
     data: SpatialData | AnnData,
     genes: Sequence[str] | None = None,
@@ -53,8 +55,7 @@ def coexpression_agreement(
         Genes to compare; None for those that all the layers cover.
     layers
         Names of predictions, whose mean and draws are both shown, or of single layers. None: all predictions.
-    truth
-        Layer with the measured counts, None for X.
+    %(truth_layer)s
     method
         ``"spearman"`` or ``"pearson"``.
     normalize
@@ -63,10 +64,9 @@ def coexpression_agreement(
         Of the modules, as in :func:`coexpression`.
     control
         Training sections: adds the figures of their measured spots, drawn at random.
-    table_key
-        Table to use, where several could be meant.
-    rng
-        Seed of Leiden and of what is drawn at random.
+    %(table_key)s
+    %(rng)s
+        It is used by Leiden and by the random controls.
 
     Returns
     -------

@@ -11,6 +11,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import listing, positive
+from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
 from hisdiff._sdata._genes import gene_names, rows_of
@@ -46,6 +47,7 @@ _STEM = "compared"  # of results that are never written
 _PRESETS = {"ridge": "baseline"}  # of methods that are not compared with their default
 
 
+@documented
 def compare(
     train: SpatialData | Sequence[SpatialData],
     test: SpatialData | Sequence[SpatialData],
@@ -92,18 +94,13 @@ def compare(
         Draws of each prediction.
     encoder
         For sections that are not embedded yet, and with ``coarsen``; None for that of the sections, else ``"texture"``.
-    table_key, image_key, shapes_key
-        What to use where several could be meant; ``image_key`` may map regions to images.
-    layer
-        Layer with raw counts, or None for ``X``.
-    mpp
-        Micrometres per pixel, where an image has no coordinate system ``um``.
-    rng
-        First seed, or a Generator, of which one number is drawn.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show progress bars; None for the package's setting.
+    %(place)s
+    %(counts_layer)s
+    %(mpp)s
+    %(rng)s
+        It is the first of the seeds.
+    %(device)s
+    %(progress)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import listing, positive, present
+from hisdiff._docs import documented
 from hisdiff._geometry._raster import depth_inside, large_parts
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
@@ -31,6 +32,7 @@ EDGE, CORE, OUTSIDE = "edge", "core", "outside"
 _BLOCK_UM = 200.0
 
 
+@documented
 def edge_core(
     sdata: SpatialData,
     region: str = _keys.REGION,
@@ -54,8 +56,7 @@ def edge_core(
 
     Parameters
     ----------
-    sdata
-        Object with an image and a table.
+    %(section)s
     region
         Column of ``obs`` that says which locations are in the region (bool), such as :func:`marker_regions` writes.
     width_um
@@ -64,18 +65,13 @@ def edge_core(
         Parts of the region smaller than this, in square micrometres, are left out.
     genes
         Genes to compare; None for the panel.
-    layer
-        Layer with expression; None for ``X``.
-    table_key
-        Table to use; None for the one with the spots. A finer prediction is named, such as ``"hisdiff_16um"``.
-    image_key
-        Image, where several could be meant.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(expression_layer)s
+    %(spots_table_key)s
+    %(image_key)s
+    %(mpp)s
     key_added
         Stem of the columns.
-    inplace
-        Write, or return the columns and the genes.
+    %(inplace)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, seed_of
+from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._expression import read_expression, table_of
 from hisdiff._sdata._genes import gene_names
@@ -33,6 +34,7 @@ COLUMNS = ("group", "term", "method", "size", "total", "overlap", "score", "p", 
 _MANY = 20_000
 
 
+@documented
 def enrich(
     data: SpatialData | AnnData,
     gene_sets: str | Path | Mapping[str, Iterable[str]],
@@ -94,14 +96,12 @@ def enrich(
         Least and greatest number of a set's genes in the panel; other sets are left out.
     n_perms
         Permutations of the genes, for ``"prerank"``.
-    table_key
-        Table to use, where several could be meant.
+    %(table_key)s
     key_added
         Stem of the slots, None for ``"hisdiff"``.
-    inplace
-        Write into the table; if not, return the frame.
-    rng
-        Seed of the permutations.
+    %(inplace)s
+    %(rng)s
+        It is used by the permutations.
 
     Returns
     -------

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, present
+from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._expression import draw_layers
 from hisdiff._sdata._genes import gene_names, rows_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@documented
 def evaluate(
     data: SpatialData | AnnData,
     *,
@@ -58,8 +60,7 @@ def evaluate(
     control
         Training sections: adds the figures that their measured spots reach when they are drawn at random, the image
         ignored. What this control reaches is no skill.
-    table_key
-        Table with the prediction; needed where several could be meant.
+    %(table_key)s
 
     Returns
     -------

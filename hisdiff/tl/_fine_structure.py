@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import listing, one_of, positive, seed_of
+from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._expression import check_not_logged
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
@@ -27,6 +28,7 @@ _ALGORITHMS = ("kmeans", "minibatch", "gmm")
 UNCLASSIFIED = "unclassified"
 
 
+@documented
 def cluster_cells(
     data: SpatialData | AnnData,
     n_clusters: int = 10,
@@ -50,14 +52,12 @@ def cluster_cells(
 
     Parameters
     ----------
-    data
-        Table of a fine prediction, or the object that holds it.
+    %(fine_data)s
     n_clusters
         How many clusters.
     genes
         Genes to use; None for all.
-    layer
-        Layer to cluster; None for ``X``.
+    %(expression_layer)s
     algorithm
         ``"kmeans"``, ``"minibatch"`` (k-means in parts, for millions of bins) or ``"gmm"`` (Gaussian mixture with
         diagonal covariances).
@@ -67,14 +67,10 @@ def cluster_cells(
         Standard deviation of the smoothing, in um; 0 for none.
     min_bins
         Smallest connected part of a cluster; 1 keeps all.
-    table_key
-        Table; None for the only fine one.
-    key_added
-        Column to write.
-    inplace
-        Write, or return the clusters.
-    rng
-        Seed, or a Generator, of which one number is drawn.
+    %(fine_table_key)s
+    %(key_added)s
+    %(inplace)s
+    %(rng)s
 
     Returns
     -------
@@ -118,6 +114,7 @@ def cluster_cells(
     return None
 
 
+@documented
 def marker_scores(
     data: SpatialData | AnnData,
     markers: Mapping[str, Sequence[str]],
@@ -135,20 +132,16 @@ def marker_scores(
 
     Parameters
     ----------
-    data
-        Table of a fine prediction, or the object that holds it; any other table works as well, without ``pool_bins``.
+    %(fine_data)s
+        Any other table works as well, without ``pool_bins``.
     markers
         Genes by the name of the list. Genes that the table lacks are left out and said.
-    layer
-        Layer to score; None for ``X``.
+    %(expression_layer)s
     pool_bins
         Average blocks of so many bins a side first.
-    table_key
-        Table; None for the only fine one.
-    key_added
-        Slot to write.
-    inplace
-        Write, or return the scores.
+    %(fine_table_key)s
+    %(key_added)s
+    %(inplace)s
 
     Returns
     -------
@@ -181,6 +174,7 @@ def marker_scores(
     return None
 
 
+@documented
 def cell_types(
     data: SpatialData | AnnData,
     markers: Mapping[str, Sequence[str]],
@@ -196,20 +190,16 @@ def cell_types(
 
     Parameters
     ----------
-    data
-        Table of a fine prediction, or the object that holds it.
+    %(fine_data)s
     markers
         Genes by cell type.
     threshold
         Lowest score of a bin that gets a type; the others are ``"unclassified"``.
     layer, pool_bins
         See :func:`marker_scores`.
-    table_key
-        Table; None for the only fine one.
-    key_added
-        Column to write.
-    inplace
-        Write, or return type and confidence.
+    %(fine_table_key)s
+    %(key_added)s
+    %(inplace)s
 
     Returns
     -------
@@ -254,6 +244,7 @@ def cell_types(
     return None
 
 
+@documented
 def type_enrichment(
     data: SpatialData | AnnData,
     *,
@@ -270,22 +261,17 @@ def type_enrichment(
 
     Parameters
     ----------
-    data
-        Table of a fine prediction, or the object that holds it.
+    %(fine_data)s
     cluster_key, type_key
         Categorical columns of ``obs``, such as :func:`cluster_cells` and :func:`cell_types` write.
     block_um
         Side of the blocks of tissue that are resampled: neighbouring bins are no independent observations.
     n_resamples
         How often.
-    table_key
-        Table; None for the only fine one.
-    key_added
-        Slot to write.
-    inplace
-        Write, or return the result.
-    rng
-        Seed, or a Generator, of which one number is drawn.
+    %(fine_table_key)s
+    %(key_added)s
+    %(inplace)s
+    %(rng)s
 
     Returns
     -------

@@ -11,6 +11,7 @@ import numpy as np
 
 from hisdiff import _keys, encoders
 from hisdiff._check import listing, path_of
+from hisdiff._docs import documented
 from hisdiff._files import check_writable
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from hisdiff.methods._protocols import Method
 
 
+@documented
 def fit(
     data: SpatialData | Sequence[SpatialData],
     *,
@@ -85,18 +87,12 @@ def fit(
         Folder to save the model in; by default ``settings.cache_dir/models/<id>``. With it the cache is not needed.
     resume
         Go on from the checkpoint that an interrupted call with the same data and arguments left.
-    table_key, image_key, shapes_key
-        What to use where several could be meant; ``image_key`` may map regions to images.
-    layer
-        Layer with raw counts, or None for ``X``.
-    mpp
-        Micrometres per pixel, where an image has no coordinate system ``um``.
-    rng
-        Seed, or a Generator, of which one number is drawn.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show progress bars; None for the package's setting.
+    %(place)s
+    %(counts_layer)s
+    %(mpp)s
+    %(rng)s
+    %(device)s
+    %(progress)s
 
     Returns
     -------

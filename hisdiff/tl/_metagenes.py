@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import positive
+from hisdiff._docs import documented
 from hisdiff._geometry._grid import block_slices
 from hisdiff._log import logger
 from hisdiff._log import progress as progress_bar
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hisdiff.models._model import Model
 
 
+@documented
 def metagenes(
     sdata: SpatialData,
     model: Model | str | Path | None = None,
@@ -45,24 +47,17 @@ def metagenes(
 
     Parameters
     ----------
-    sdata
-        Object with one section and a fine prediction of it.
-    model
-        A model, the folder of one, or None for the one that was fitted on this object.
+    %(fine_sdata)s
+    %(model)s
     n_draws
         Draws of the latent image.
-    table_key
-        Table of the fine prediction; None for the only one.
+    %(fine_table_key)s
     image_key, mpp
         As in :func:`predict`.
-    key_added
-        Slot to write.
-    rng
-        Seed, or a Generator, of which one number is drawn.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show progress bars; None for the package's setting.
+    %(key_added)s
+    %(rng)s
+    %(device)s
+    %(progress)s
 
     Returns
     -------

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff._check import one_of, positive, seed_of
+from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, panel_columns, read_expression, table_of
 from hisdiff._sdata._genes import gene_names
 from hisdiff._stats._accuracy import pearson, spearman
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@documented
 def pathway_agreement(
     data: SpatialData | AnnData,
     gene_sets: str | Path | Mapping[str, Iterable[str]],
@@ -51,8 +53,7 @@ def pathway_agreement(
         As in :func:`enrich`.
     layers
         Names of predictions, whose mean and draws are both shown, or of single layers. None: all predictions.
-    truth
-        Layer with the measured counts, None for X.
+    %(truth_layer)s
     method
         ``"ssgsea"`` or ``"zscore"``, as in :func:`enrich`.
     per
@@ -63,10 +64,9 @@ def pathway_agreement(
         Training sections: adds what their measured spots reach, drawn at random.
     min_size, max_size
         Least and greatest number of a set's genes that all layers cover.
-    table_key
-        Table to use, where several could be meant.
-    rng
-        Seed of what is drawn at random.
+    %(table_key)s
+    %(rng)s
+        It is used by the random controls.
 
     Returns
     -------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hisdiff import encoders
+from hisdiff._docs import documented
 from hisdiff._runtime import Runtime
 from hisdiff._sdata._provenance import checked_name
 from hisdiff._sdata._read import as_list
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hisdiff.models._model import Model
 
 
+@documented
 def predict(
     data: SpatialData | Sequence[SpatialData],
     model: Model | str | Path | None = None,
@@ -59,8 +61,7 @@ def predict(
     ----------
     data
         One SpatialData or a sequence of them.
-    model
-        A model, the folder of one, or None for the one that was fitted on this object.
+    %(model)s
     resolution_um
         Side of the bins of a grid over the tissue, in um.
     at
@@ -86,22 +87,16 @@ def predict(
     encoder
         The model's encoder, where neither a name leads to it nor this process has seen it: an object of your own, after
         the model was loaded in another process.
-    table_key, image_key, shapes_key
-        What to use where several could be meant; ``image_key`` may map regions to images.
-    layer
-        Layer with raw counts, from which a section's library size is taken; None for ``X``.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(place)s
+    %(counts_layer)s
+        The library size of a section and its agreement with measured spots are computed from it.
+    %(mpp)s
     key_added
         Stem of the names of layers, or of the new table and element; None for the name of the method.
-    inplace
-        Write, or return the predictions and leave the object as it is.
-    rng
-        Seed, or a Generator, of which one number is drawn.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show progress bars; None for the package's setting.
+    %(inplace)s
+    %(rng)s
+    %(device)s
+    %(progress)s
 
     Returns
     -------

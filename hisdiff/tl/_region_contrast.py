@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import one_of, positive
+from hisdiff._docs import documented
 from hisdiff._geometry._grid import block_slices, by_block
 from hisdiff._log import logger
 from hisdiff._log import progress as progress_bar
@@ -33,6 +34,7 @@ _FLOOR = 1e-3
 _QUANTILES = (0.05, 0.95)
 
 
+@documented
 def region_contrast(
     sdata: SpatialData,
     model: Model | str | Path | None = None,
@@ -59,30 +61,22 @@ def region_contrast(
 
     Parameters
     ----------
-    sdata
-        Object with one section and a fine prediction of it.
-    model
-        A model, the folder of one, or None for the one that was fitted on this object.
+    %(fine_sdata)s
+    %(model)s
     by
         Categorical column of the fine table's ``obs``, such as :func:`cluster_cells` writes.
     a, b
         Categories to compare; ``b=None`` for all other bins.
     n_draws
         Draws of the model.
-    table_key
-        Table of the fine prediction; None for the only one.
+    %(fine_table_key)s
     image_key, layer, mpp
         As in :func:`predict`.
-    key_added
-        Slot to write.
-    inplace
-        Write, or return the result.
-    rng
-        Seed, or a Generator, of which one number is drawn.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show progress bars; None for the package's setting.
+    %(key_added)s
+    %(inplace)s
+    %(rng)s
+    %(device)s
+    %(progress)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import seed_of
+from hisdiff._docs import documented
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
 from hisdiff._sdata._area import areas_of, tables_places, write_columns
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hisdiff.methods.tesla._regions import Regions
 
 
+@documented
 def marker_regions(
     sdata: SpatialData,
     markers: str | Sequence[str],
@@ -55,12 +57,10 @@ def marker_regions(
 
     Parameters
     ----------
-    sdata
-        Object with an image and a table.
+    %(section)s
     markers
         Genes of the programme.
-    layer
-        Layer with their expression; None for ``X``.
+    %(expression_layer)s
     n_required, pool
         Of the ``n_required`` highest markers at a location the lowest (``"min"``: so many have to be there together) or
         their ``"mean"`` is the programme.
@@ -73,22 +73,16 @@ def marker_regions(
     working_px
         Pixels along the shorter side of the working image at most (1000 in the published code). A pixel is never smaller
         than a bin. Time grows with its square.
-    table_key
-        Table to use; None for the one with the spots. A finer prediction is named, such as ``"hisdiff_16um"``.
-    image_key
-        Image, where several could be meant.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(spots_table_key)s
+    %(image_key)s
+    %(mpp)s
     key_added
         Stem of the columns.
-    inplace
-        Write, or return the columns.
-    rng
-        Seed of the network, or a Generator, of which one number is drawn.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show a progress bar; None for the package's setting.
+    %(inplace)s
+    %(rng)s
+        It is used by the network that segments.
+    %(device)s
+    %(progress)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._check import listing, positive, seed_of
+from hisdiff._docs import documented
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
 from hisdiff._sdata._area import areas_of, tables_places, write_columns
@@ -32,6 +33,7 @@ TLS_PROGRAMMES: dict[str, tuple[str, ...]] = {
 """Bins and the chemokine that meet in a tertiary lymphoid structure, with their markers."""
 
 
+@documented
 def tls_score(
     sdata: SpatialData,
     programmes: Mapping[str, Sequence[str]] | None = None,
@@ -61,13 +63,11 @@ def tls_score(
 
     Parameters
     ----------
-    sdata
-        Object with an image and a table.
+    %(section)s
     programmes
         Markers by programme; None for B cells, CD4 T cells, dendritic cells and CXCL13. Markers that the table, or the panel of a
         predicted layer, lacks are left out; a programme of which none is there is an error.
-    layer
-        Layer with expression; None for ``X``.
+    %(expression_layer)s
     n_required
         How many programmes have to meet.
     min_score
@@ -76,14 +76,10 @@ def tls_score(
         See :func:`marker_regions`.
     key_added
         Name of the column.
-    inplace
-        Write, or return the scores.
-    rng
-        Seed, or a Generator, of which one number is drawn.
-    device
-        ``"cpu"``, ``"cuda"``, ...; None for the package's setting.
-    progress
-        Show a progress bar; None for the package's setting.
+    %(inplace)s
+    %(rng)s
+    %(device)s
+    %(progress)s
 
     Returns
     -------

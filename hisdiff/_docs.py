@@ -1,0 +1,121 @@
+"""Descriptions of parameters that many public functions share, each written once.
+
+A docstring names a shared parameter by a line ``%(name)s`` of its *Parameters* section. Lines that follow it, indented as a
+description, are added to the shared text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+PARAMETERS = {
+    "place": """
+        table_key, image_key, shapes_key
+            Names of the table, of the image, and of the shapes or labels that the table annotates; needed where several
+            could be meant. ``image_key`` may also map regions to images.
+        """,
+    "shown_place": """
+        table_key, image_key, shapes_key
+            Names of the table, the image and the shapes; needed where several could be meant. ``shapes_key`` also selects
+            one section of a table with several.
+        """,
+    "table_key": """
+        table_key
+            Name of the table; needed where several could be meant.
+        """,
+    "fine_table_key": """
+        table_key
+            Name of the table of the fine prediction; None for the only one.
+        """,
+    "spots_table_key": """
+        table_key
+            Name of the table; None for the table of the spots. A finer prediction has to be named, such as
+            ``"hisdiff_16um"``.
+        """,
+    "image_key": """
+        image_key
+            Name of the image; needed where several could be meant.
+        """,
+    "counts_layer": """
+        layer
+            Layer with raw counts; None for ``X``.
+        """,
+    "expression_layer": """
+        layer
+            Layer with expression; None for ``X``.
+        """,
+    "mpp": """
+        mpp
+            Micrometers per pixel of the full-resolution image; needed where the image has no coordinate system ``um``.
+        """,
+    "fine_data": """
+        data
+            Table of a fine prediction, or the object that holds it.
+        """,
+    "fine_sdata": """
+        sdata
+            Object with one section and a fine prediction of it.
+        """,
+    "section": """
+        sdata
+            Object with an image and a table.
+        """,
+    "model": """
+        model
+            A model, the path of a saved model, or None for the model that was fitted on this object.
+        """,
+    "key_added": """
+        key_added
+            Name of the slot to write.
+        """,
+    "inplace": """
+        inplace
+            Write the result into the object and return None; or leave the object unchanged and return the result.
+        """,
+    "rng": """
+        rng
+            Seed, or a NumPy Generator from which one integer is drawn.
+        """,
+    "device": """
+        device
+            Device to run on, such as ``"cpu"`` or ``"cuda"``; None for ``hisdiff.settings.device``.
+        """,
+    "progress": """
+        progress
+            Show progress bars; None for ``hisdiff.settings.progress``.
+        """,
+    "truth_layer": """
+        truth
+            Layer with the measured counts; None for ``X``.
+        """,
+    "ax": """
+        ax
+            Axes to draw into; only with a single panel.
+        """,
+    "cmap": """
+        cmap
+            Color map; perceptually uniform by default.
+        """,
+}
+"""Name of a placeholder -> an entry of a *Parameters* section, indented at will."""
+
+_PLACEHOLDER = re.compile(r"^([ \t]*)%\((\w+)\)s$", re.MULTILINE)
+
+
+def _entry(match: re.Match[str]) -> str:
+    indent, name = match.groups()
+    head, *body = (line.strip() for line in PARAMETERS[name].strip().splitlines())
+    return "\n".join([indent + head, *(f"{indent}    {line}" for line in body)])
+
+
+def documented(function: F) -> F:
+    """Fill the placeholders of a docstring; one that ``PARAMETERS`` does not have is a ``KeyError`` at import."""
+    if function.__doc__ is not None:  # None under python -OO
+        function.__doc__ = _PLACEHOLDER.sub(_entry, function.__doc__)
+    return function

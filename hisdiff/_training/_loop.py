@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
-from hisdiff._check import one_of, positive
 from hisdiff._device import resolve_device, without_denormals
 from hisdiff._log import logger, progress
 from hisdiff._training._interrupt import deferred_interrupt
@@ -25,10 +23,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-Precision = Literal["no", "bf16", "fp16"]
+    from hisdiff._training._config import TrainingConfig
+
 CHECKPOINT_S = 30.0
 """Seconds between checkpoints, whatever a step costs."""
-PRECISIONS: tuple[Precision, ...] = ("no", "bf16", "fp16")
 
 # Spreads (seed, step, process) over 63 bits, so that neighbouring steps start unrelated generators.
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -63,67 +61,6 @@ class Validation(NamedTuple):
     parts: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingOptions:
-    """Settings of the loop.
-
-    Attributes
-    ----------
-    n_steps
-        Steps of the optimiser at most.
-    batch_size
-        Rows per step, over all processes together.
-    learning_rate, weight_decay
-        Of AdamW; the rate rises over ``warmup`` steps and, with ``cosine``, falls to zero at ``n_steps``.
-    warmup
-        Steps.
-    cosine
-        Whether the rate falls.
-    clip
-        Largest norm of the gradient; None for any.
-    ema
-        Decay of the exponential moving average of the weights, which is what is kept; 0 for the last weights.
-    precision
-        ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
-    validate_every
-        Steps between looks at held-out tissue.
-    patience
-        Looks without a better score before stopping; None to go on to ``n_steps``.
-    checkpoint_every
-        Steps between checkpoints at most; there is one every half minute as well.
-    fused
-        Whether the optimiser's step is one kernel: seven times as quick on a CPU, with other rounding.
-    """
-
-    n_steps: int
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    warmup: int = 0
-    cosine: bool = False
-    clip: float | None = 1.0
-    ema: float = 0.0
-    precision: Precision = "no"
-    validate_every: int = 50
-    patience: int | None = None
-    checkpoint_every: int = 500
-    fused: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_size", "validate_every", "checkpoint_every"):
-            positive(getattr(self, name), name, integer=True)
-        positive(self.learning_rate, "learning_rate")
-        if self.clip is not None:
-            positive(self.clip, "clip")
-        if self.patience is not None:
-            positive(self.patience, "patience", integer=True)
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is a decay from 0 to below 1, not {self.ema!r}.")
-        if self.weight_decay < 0 or self.warmup < 0:
-            raise ValueError("weight_decay and warmup are zero or above.")
-        one_of(self.precision, PRECISIONS, "precision")
-
-
 class TrainingResult(NamedTuple):
     """The end of a run.
 
@@ -151,7 +88,7 @@ def generator_for(seed: int, step: int, process: int = 0, device: torch.device |
 def train(
     module: nn.Module,
     data: Mapping[str, Tensor],
-    options: TrainingOptions,
+    config: TrainingConfig,
     *,
     seed: int,
     validate: Callable[[nn.Module], Validation] | None = None,
@@ -170,7 +107,7 @@ def train(
     data
         Tensors with one row per observation, all of one length. They are moved to the device as a whole: batches are
         gathered by index, without a data loader in the way.
-    options
+    config
         Settings.
     seed
         Decides batches, noise and dropout.
@@ -198,14 +135,16 @@ def train(
         If the tensors differ in length, or the checkpoint is of another run.
     """
     n_rows = _n_rows(data)
-    accelerator = _accelerator(options, device)
-    run = _Run(module, data, options, seed, accelerator, n_rows)
+    if config.max_steps is None:
+        raise ValueError("max_steps is None: a training needs to know how many steps it may take.")
+    accelerator = _accelerator(config, device)
+    run = _Run(module, data, config, seed, accelerator, n_rows)
     if resume and checkpoint is not None and checkpoint.exists():
         run.state.load(checkpoint)
-        logger.info("resuming %s at step %d of %d", desc, run.state.step, options.n_steps)
+        logger.info("resuming %s at step %d of %d", desc, run.state.step, config.max_steps)
     writes = checkpoint if accelerator.is_main_process else None
     shown = progress_bar if accelerator.is_main_process else False
-    bars = progress(desc=desc, total=options.n_steps, enabled=shown)
+    bars = progress(desc=desc, total=config.max_steps, enabled=shown)
     kept = time.monotonic()
     with without_denormals(), bars as bar, deferred_interrupt() as interrupted:
         bar.update(run.state.step)
@@ -213,15 +152,15 @@ def train(
             if validate is not None and run.state.step == 0:
                 run.state.history.append({"step": 0.0})
                 run.look(validate)  # the weights a module starts with may be good, and none may be better
-            while run.state.step < options.n_steps and not run.finished:
+            while run.state.step < config.max_steps and not run.finished:
                 run.advance()
                 if validate is not None and (
-                    run.state.step % options.validate_every == 0 or run.state.step == options.n_steps
+                    run.state.step % config.validate_every == 0 or run.state.step == config.max_steps
                 ):
                     run.look(validate)
                 bar.update()
                 bar.set_postfix({k: f"{v:.3g}" for k, v in run.shown().items()}, refresh=False)
-                due = run.state.step % options.checkpoint_every == 0 or time.monotonic() - kept > CHECKPOINT_S
+                due = run.state.step % config.checkpoint_every == 0 or time.monotonic() - kept > CHECKPOINT_S
                 if writes is not None and due:
                     run.state.save(writes)
                     kept = time.monotonic()
@@ -243,42 +182,42 @@ class _Run:
         self,
         module: nn.Module,
         data: Mapping[str, Tensor],
-        options: TrainingOptions,
+        config: TrainingConfig,
         seed: int,
         accelerator: Any,
         n_rows: int,
     ) -> None:
-        self.options, self.seed, self.accelerator, self.n_rows = options, seed, accelerator, n_rows
+        self.config, self.seed, self.accelerator, self.n_rows = config, seed, accelerator, n_rows
         self.device = accelerator.device
         module.to(self.device)
         self.data = {name: tensor.to(self.device) for name, tensor in data.items()}
         decayed = [p for p in module.parameters() if p.requires_grad]
-        fused = True if options.fused and self.device.type in ("cpu", "cuda") else None
-        optimizer = torch.optim.AdamW(decayed, lr=options.learning_rate, weight_decay=options.weight_decay, fused=fused)
+        fused = True if config.fused and self.device.type in ("cpu", "cuda") else None
+        optimizer = torch.optim.AdamW(decayed, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
         self.wrapped, self.optimizer = accelerator.prepare(_Loss(module), optimizer)
-        identity = _identity(options, seed, n_rows, module)
+        identity = _identity(config, seed, n_rows, module)
         self.whole = True  # whether weights, optimiser and step are of the same moment
-        self.state = TrainingState(module, self.optimizer, options.ema, self.device, identity)
+        self.state = TrainingState(module, self.optimizer, config.ema, self.device, identity)
 
     @property
     def finished(self) -> bool:
-        return self.options.patience is not None and self.state.stale >= self.options.patience
+        return self.config.patience is not None and self.state.stale >= self.config.patience
 
     def advance(self) -> None:
         """Take one step."""
-        options, accelerator = self.options, self.accelerator
-        rows = torch.randint(self.n_rows, (options.batch_size,), generator=generator_for(self.seed, self.state.step))
+        config, accelerator = self.config, self.accelerator
+        rows = torch.randint(self.n_rows, (config.batch_size,), generator=generator_for(self.seed, self.state.step))
         mine = rows[accelerator.process_index :: accelerator.num_processes].to(self.device)
         batch = {name: tensor[mine] for name, tensor in self.data.items()}
         # Every process draws noise of its own, from another seed than the rows.
         noise = generator_for(self.seed ^ 0x5DEECE66D, self.state.step, accelerator.process_index, self.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * _rate(options, self.state.step)
+            group["lr"] = config.learning_rate * _rate(config, self.state.step)
         self.state.module.train()
         total, parts = self.wrapped(batch, noise)
         accelerator.backward(total)
-        if options.clip is not None:
-            accelerator.clip_grad_norm_(self.wrapped.parameters(), options.clip)
+        if config.clip is not None:
+            accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip)
         self.whole = False
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -292,7 +231,7 @@ class _Run:
         for name, value in values.items():
             state.since[name] = state.since.get(name, 0) + value
         state.n_since += 1
-        if state.step % self.options.validate_every == 0 or state.step == self.options.n_steps:
+        if state.step % self.config.validate_every == 0 or state.step == self.config.max_steps:
             stacked = torch.stack([value.float() for value in state.since.values()])
             means = self.accelerator.reduce(stacked, "mean") / state.n_since
             row = {"step": float(state.step), **dict(zip(state.since, means.tolist()))}
@@ -329,14 +268,14 @@ class _Run:
         return TrainingResult(weights, state.step if state.best is None else state.best_step, state.history)
 
 
-def _identity(options: TrainingOptions, seed: int, n_rows: int, module: nn.Module) -> dict[str, Any]:
+def _identity(config: TrainingConfig, seed: int, n_rows: int, module: nn.Module) -> dict[str, Any]:
     """Return what a checkpoint has to agree on; the number of steps may grow unless the rate depends on it."""
-    told = asdict(options)
+    told = config.of_training()
     del told["checkpoint_every"]
-    if not options.cosine:  # the rate then depends on where the run is to end
-        del told["n_steps"]
+    if not config.cosine:  # the rate then depends on where the run is to end
+        del told["max_steps"]
     shapes = {name: list(parameter.shape) for name, parameter in module.state_dict().items()}
-    return {"options": told, "seed": seed, "rows": n_rows, "shapes": shapes}
+    return {"config": told, "seed": seed, "rows": n_rows, "shapes": shapes}
 
 
 def _n_rows(data: Mapping[str, Tensor]) -> int:
@@ -346,7 +285,7 @@ def _n_rows(data: Mapping[str, Tensor]) -> int:
     return next(iter(lengths.values()))
 
 
-def _accelerator(options: TrainingOptions, device: str | None) -> Any:
+def _accelerator(config: TrainingConfig, device: str | None) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 
@@ -354,13 +293,13 @@ def _accelerator(options: TrainingOptions, device: str | None) -> Any:
     # Accelerate keeps one global state; what an earlier fit chose must not decide this one.
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    precision = options.precision if wanted.type != "mps" else "no"
+    precision = config.precision if wanted.type != "mps" else "no"
     return Accelerator(mixed_precision=precision, cpu=wanted.type == "cpu")
 
 
-def _rate(options: TrainingOptions, step: int) -> float:
-    rise = min(1.0, (step + 1) / max(options.warmup, 1))
-    fall = 0.5 * (1 + math.cos(math.pi * step / options.n_steps)) if options.cosine else 1.0
+def _rate(config: TrainingConfig, step: int) -> float:
+    rise = min(1.0, (step + 1) / max(config.warmup, 1))
+    fall = 0.5 * (1 + math.cos(math.pi * step / config.max_steps)) if config.cosine else 1.0
     return rise * fall
 
 

@@ -112,7 +112,7 @@ class Method(Protocol):
     needs_to_predict
         Which of them a section must have to be predicted.
     config_type
-        Class of its settings.
+        Class of its settings, or one for each of several models.
     fitted_type
         Class of what ``fit`` returns.
 
@@ -126,7 +126,7 @@ class Method(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     needs_to_predict: ClassVar[frozenset[str]]
-    config_type: ClassVar[type[Config]]
+    config_type: ClassVar[type[Config] | tuple[type[Config], ...]]
     fitted_type: ClassVar[type[Fitted]]
 
     def fit(

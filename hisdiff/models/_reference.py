@@ -51,13 +51,13 @@ def load_reference_checkpoint(path: str | Path, genes: Sequence[str], *, heads: 
     >>> hd.tl.predict(sdata, model)  # doctest: +SKIP
     """
     # torch is loaded when a checkpoint is, not when hisdiff.models is.
-    from hisdiff.methods.hisdiff import FittedHisDiff, HisDiffConfig
+    from hisdiff.methods.hisdiff import FittedHisDiff, GeneConfig
     from hisdiff.methods.hisdiff.gene._model import published_model
     from hisdiff.methods.hisdiff.gene._reference import load_reference_checkpoint as read
 
     reference = read(path, genes, heads=heads)
     sizes = reference.sizes
-    config = replace(HisDiffConfig.preset("paper"), width=sizes.hidden, depth=sizes.depth, heads=sizes.heads)
+    config = replace(GeneConfig.preset("paper"), width=sizes.hidden, depth=sizes.depth, heads=sizes.heads)
     fitted = FittedHisDiff(np.asarray(genes, dtype=str), config, published_model(config, reference))
     return Model("hisdiff", fitted, config.to_dict(), _unknown_cohort())
 

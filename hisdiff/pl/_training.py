@@ -55,7 +55,7 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
     Examples
     --------
     >>> import hisdiff as hd
-    >>> model = hd.tl.fit(hd.datasets.toy(size_um=400), config={"train_steps": 50})
+    >>> model = hd.tl.fit(hd.datasets.toy(size_um=400), config={"max_steps": 50})
     >>> figure = hd.pl.training(model)
     """
     curves = _curves(model)

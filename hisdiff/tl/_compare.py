@@ -21,13 +21,14 @@ from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._stand_in import stand_in
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
+from hisdiff._training._config import config_from
 from hisdiff.methods._registry import get as method_named
 from hisdiff.methods._registry import names as method_names
 from hisdiff.models._model import shares_spots, spot_hashes
 from hisdiff.pp._embed import embed, ensure_embedding
 from hisdiff.pp._genes import select_genes
 from hisdiff.tl._contest import Task, merged, unseen
-from hisdiff.tl._fit import config_of, fit
+from hisdiff.tl._fit import fit
 from hisdiff.tl._options import N_DRAWS
 from hisdiff.tl._predict import predict
 from hisdiff.tl._watch import Watch
@@ -215,7 +216,7 @@ def _entries(methods: Any, *, own_counts: bool) -> list[_Entry]:
     entries = []
     for label, value in methods.items():
         name, config = (value, "fast") if isinstance(value, str) else value
-        entry = _Entry(str(label), name, config_of(method_named(name), config))
+        entry = _Entry(str(label), name, config_from(method_named(name).config_type, config))
         if label in (RANDOM_SPOTS, PSEUDO_SPOT):
             raise ValueError(f"The label {label!r} is that of a control; choose another.")
         if entry.own_counts and not own_counts:

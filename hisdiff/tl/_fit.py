@@ -25,6 +25,7 @@ from hisdiff._section import needed
 from hisdiff._settings import settings
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._checkpoint import check_place
+from hisdiff._training._config import config_from
 from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
@@ -116,7 +117,7 @@ def fit(
     'ridge'
     """
     fitter = method_named(method)
-    config = config_of(fitter, config)
+    config = config_from(fitter.config_type, config)
     selection = Selection(table_key, image_key, shapes_key, layer, mpp)
     runtime = Runtime.of(device=device, progress=progress, rng=rng)
     offered = None if encoder is None or isinstance(encoder, str) else encoders.get(encoder)
@@ -210,18 +211,6 @@ def _checkpoint_of(run: str) -> Path | None:
         logger.warning("%s The fit leaves none: stopped, it starts afresh.", err.strerror)
         return None
     return folder
-
-
-def config_of(fitter: Method, config: Any) -> Any:
-    """Return a method's configuration from the name of a preset, a mapping, or itself."""
-    kind = fitter.config_type
-    if isinstance(config, kind):
-        return config
-    if isinstance(config, str):
-        return kind.preset(config)
-    if hasattr(config, "keys"):
-        return kind.from_dict(config)
-    raise TypeError(f"config is the name of a preset, a mapping or a {kind.__name__}, not {type(config).__name__}.")
 
 
 def _panel(groups: Sequence[list[Bound]]) -> list[str]:

@@ -61,7 +61,7 @@ def test_a_coarse_section_is_fitted_and_its_original_spots_are_predicted(make_se
     sdata = make_section(side=8)
     hd.pp.select_genes(sdata, genes=list(sdata.tables["table"].var_names))
     merged = coarsen(sdata, 2)
-    model = hd.tl.fit(merged.sdata, method=method, config={"n_epochs": 20} if method == "stage" else "fast")
+    model = hd.tl.fit(merged.sdata, method=method, config={"max_steps": 20} if method == "stage" else "fast")
     hd.tl.predict(merged.sdata, model, at=merged.spots["s1"])
     made = merged.sdata.tables[f"{method}_s1_spots"]
     assert made.n_obs == 64

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from hisdiff._training._config import TrainingConfig
 from hisdiff._training._loop import (
     LossOutput,
-    TrainingOptions,
     Validation,
     generator_for,
     train,
 )
 
 N, P = 64, 3
-OPTIONS = TrainingOptions(n_steps=40, batch_size=16, learning_rate=0.05, ema=0.9, validate_every=10, checkpoint_every=7)
+OPTIONS = TrainingConfig(
+    max_steps=40, batch_size=16, learning_rate=0.05, ema=0.9, validate_every=10, checkpoint_every=7
+)
 
 
 class Line(torch.nn.Module):
@@ -68,7 +70,7 @@ def test_same_seed_same_weights_and_global_generators_are_left_alone(data):
 
 
 def test_keeps_the_weights_of_the_best_look_and_stops_when_looks_get_worse(data):
-    options = TrainingOptions(n_steps=400, batch_size=16, learning_rate=0.05, validate_every=5, patience=3)
+    options = TrainingConfig(max_steps=400, batch_size=16, learning_rate=0.05, validate_every=5, patience=3)
     wanted = torch.tensor([0.5, -1.0, 0.25])  # on the way to the solution
     _, result = run(data, options, validate=lambda m: Validation(float((m.weight - wanted).norm()), {"n": 1.0}))
     scores = [row["val_score"] for row in result.history]
@@ -169,17 +171,17 @@ def test_a_loss_that_is_not_finite_is_an_error(data):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"n_steps": 0}, {"ema": 1.0}, {"precision": "tf32"}, {"patience": 0}, {"clip": -1.0}]
+    "changes", [{"max_steps": 0}, {"ema": 1.0}, {"precision": "tf32"}, {"patience": 0}, {"clip": -1.0}]
 )
 def test_bad_options_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
-        TrainingOptions(**{"n_steps": 1, **changes})
+        TrainingConfig(**{"max_steps": 1, **changes})
 
 
 def test_cosine_falls_to_zero_and_warmup_rises():
     from hisdiff._training._loop import _rate
 
-    options = TrainingOptions(n_steps=100, warmup=10, cosine=True)
+    options = TrainingConfig(max_steps=100, warmup=10, cosine=True)
     rates = [_rate(options, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1, rel=1e-3)
     assert rates[99] < 1e-3
@@ -187,7 +189,7 @@ def test_cosine_falls_to_zero_and_warmup_rises():
 
 
 def test_bf16_trains_too(data):
-    _, result = run(data, TrainingOptions(n_steps=40, batch_size=16, learning_rate=0.05, precision="bf16"))
+    _, result = run(data, TrainingConfig(max_steps=40, batch_size=16, learning_rate=0.05, precision="bf16"))
     np.testing.assert_allclose(weight(result), [1.0, -2.0, 0.5], atol=0.5)
 
 

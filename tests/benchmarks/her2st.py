@@ -1,7 +1,7 @@
 """Figures of merit on real Her2ST sections: prints a table for each split and writes JSON.
 
     python tests/benchmarks/her2st.py --data her2st --seeds 3 --json her2st.json
-    python tests/benchmarks/her2st.py --data her2st --methods ridge hisdiff 'dit=hisdiff:{"denoiser": "dit"}'
+    python tests/benchmarks/her2st.py --data her2st --methods ridge hisdiff dit=hisdiff:dit
 
 A method is a name that ``hd.tl.fit`` knows, or ``label=name:config`` with a preset or a JSON mapping. Genes, embedding and
 split are the same for all. ``random spots`` are measured training spots drawn at random, the image ignored. Intervals are

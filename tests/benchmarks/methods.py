@@ -25,7 +25,7 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "hisdiff": ("hisdiff", "fast"),
     "ridge": ("ridge", "baseline"),
     "istar": ("istar", "fast"),
-    "xfuse": ("xfuse", {"image_mpp": 8, "levels": 3, "channels": 8, "patch_px": 64, "n_steps": 400}),
+    "xfuse": ("xfuse", {"image_mpp": 8, "levels": 3, "channels": 8, "patch_px": 64, "max_steps": 400}),
     "tesla": ("tesla", "fast"),
     "stage": ("stage", {"train_fraction": 1.0}),
 }

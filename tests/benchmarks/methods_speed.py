@@ -76,7 +76,7 @@ def tesla(hd, sdata) -> dict[str, object]:
 
 
 def stage(hd, sdata) -> dict[str, object]:
-    model = hd.tl.fit(sdata, method="stage", config={"n_epochs": 2000})
+    model = hd.tl.fit(sdata, method="stage", config={"max_steps": 2000})
     return {
         "genes": len(model.genes),
         "trained_spots": int(model.fitted.frame.sections[0].trained.sum()),

@@ -23,7 +23,7 @@ from hisdiff._nn._initialize import initialize
 from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
 from hisdiff._training._loop import generator_for
 from hisdiff.encoders import get
-from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
+from hisdiff.methods.hisdiff import FactorConfig, FittedHisDiff, GeneConfig, HisDiff
 from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
 from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
@@ -64,7 +64,7 @@ def fast_seconds(n_spots: int, n_genes: int, n_draws: int, repeats: int) -> floa
     training = [section(n_spots, n_genes, dim, seed) for seed in (1, 2, 3)]
     # One choice of each setting, the one with the widest embedding, so that the fit is short; sizes are the preset's.
     single = {"scalings": ("both",), "gammas": (0.3,), "penalties": (1.5,)}
-    config = HisDiffConfig.from_dict({"train_steps": 2, "validate_every": 2, **single})
+    config = FactorConfig.from_dict({"max_steps": 2, "validate_every": 2, **single})
     watched = [section(8, n_genes, dim, 4)]  # few spots, since looks at held-out tissue are most of so short a fit
     fitted = HisDiff().fit(training, config, validation=watched, device="cpu", progress=False)
     target = section(n_spots, n_genes, dim, 0)
@@ -73,7 +73,7 @@ def fast_seconds(n_spots: int, n_genes: int, n_draws: int, repeats: int) -> floa
 
 def paper_step_seconds(n_spots: int, n_genes: int, n_steps: int) -> float:
     """Return the time of one step for one draw."""
-    config = HisDiffConfig.preset("paper")
+    config = GeneConfig.preset("paper")
     sizes = Sizes.of(config, n_genes, UNI_DIM)
     network = initialize(GeneNetwork.of(config, sizes), generator_for(0, -1))
     model = GeneModel(config, sizes, network, GeneScale.identity(UNI_DIM, n_genes), log2_size=0.0, pitch_um=None)
@@ -102,7 +102,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    n_steps = HisDiffConfig.preset("paper").n_steps
+    n_steps = GeneConfig.preset("paper").n_steps
     fast = fast_seconds(args.spots, args.genes, args.draws, repeats=3)
     step = paper_step_seconds(args.timed_spots, args.genes, args.timed_steps)
     paper = step * args.spots / args.timed_spots * n_steps * args.draws

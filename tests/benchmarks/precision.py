@@ -23,12 +23,11 @@ from hisdiff.encoders._import_timm import import_timm
 from hisdiff.encoders._recipes import IMAGENET
 from hisdiff.encoders._timm import own_output
 from hisdiff.encoders._torch import TorchEncoder
-from hisdiff.methods.hisdiff import HisDiffConfig
 
 ROUNDS = 3
 TRAINED = {
-    "fast": {"scalings": ["raw"], "gammas": [0.3], "penalties": [1.5], "train_steps": 200},
-    "dit": {"preset": "dit", "train_steps": 4, "batch_size": 32},
+    "fast": {"scalings": ["raw"], "gammas": [0.3], "penalties": [1.5], "max_steps": 200},
+    "dit": {"preset": "dit", "max_steps": 4, "batch_size": 32},
 }
 
 
@@ -74,11 +73,10 @@ def training(sdata, options: dict, device: torch.device) -> list[float]:
     """Return milliseconds of a step in float32 and bfloat16."""
 
     def fit(precision: str, n: int) -> None:
-        changed = {"train_steps": n, "precision": precision, "validate_every": 10**6, "patience": None}
-        config = HisDiffConfig.from_dict({**options, **changed})
-        hd.tl.fit(sdata, config=config, device=str(device), progress=False)
+        changed = {"max_steps": n, "precision": precision, "validate_every": 10**6, "patience": None}
+        hd.tl.fit(sdata, config={**options, **changed}, device=str(device), progress=False)
 
-    steps = options["train_steps"]
+    steps = options["max_steps"]
     runs = [lambda p=p, n=n: fit(p, n) for p in ("no", "bf16") for n in (1, 1 + steps)]
     short, long, short_half, long_half = quickest(*runs, rounds=2)
     return [1e3 * (long - short) / steps, 1e3 * (long_half - short_half) / steps]

@@ -1,6 +1,6 @@
 """Does XFuse find the maps that were planted? In an image simulated with two metagenes, and in the toy tissue.
 
-python tests/benchmarks/xfuse_recovery.py --jobs simulated toy --config '{"n_steps": 600}'
+python tests/benchmarks/xfuse_recovery.py --jobs simulated toy --config '{"max_steps": 600}'
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def simulated(options: dict) -> dict[str, float]:
     from hisdiff.methods.xfuse import XFuse, XFuseConfig
 
     section, share = two_metagenes()
-    config = XFuseConfig.from_dict({"n_metagenes": 2, "n_steps": 200, **options})
+    config = XFuseConfig.from_dict({"n_metagenes": 2, "max_steps": 200, **options})
     start = time.perf_counter()
     fitted = XFuse().fit([section], config, progress=False)
     seconds = time.perf_counter() - start

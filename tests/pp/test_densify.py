@@ -46,7 +46,7 @@ def test_stage_predicts_new_points_and_new_levels_between_stacked_sections(make_
     for height, sdata in zip((0.0, 10.0), stack):
         sdata.tables["table"].obs["z_um"] = height
     hd.pp.select_genes(stack, genes=list(stack[0].tables["table"].var_names))
-    model = hd.tl.fit(stack, method="stage", config={"n_epochs": 30})
+    model = hd.tl.fit(stack, method="stage", config={"max_steps": 30})
     assert [known.z_um for known in model.fitted.frame.sections] == [0, 10]
     lower = stack[0]
     hd.pp.densify(lower)
@@ -85,6 +85,6 @@ def test_sections_without_an_array_or_with_levels_mixed_are_refused(make_section
         hd.pp.densify(sdata)
     hd.pp.densify(sdata, "none", z_um=5)
     sdata.shapes["s1_5um"]["z_um"] = np.arange(36.0)
-    model = hd.tl.fit(sdata, method="stage", config={"n_epochs": 2})
+    model = hd.tl.fit(sdata, method="stage", config={"max_steps": 2})
     with pytest.raises(ValueError, match="several heights"):
         hd.tl.predict(sdata, model, at="s1_5um")

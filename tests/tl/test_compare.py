@@ -11,8 +11,8 @@ from hisdiff._stats._figures import within_groups
 from hisdiff.tl._compare import PSEUDO_SPOT, RANDOM_SPOTS
 from hisdiff.tl._watch import Watch
 
-STAGE = ("stage", {"n_epochs": 10, "train_fraction": 1.0})
-XFUSE = ("xfuse", {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 32, "n_steps": 10, "n_metagenes": 2})
+STAGE = ("stage", {"max_steps": 10, "train_fraction": 1.0})
+XFUSE = ("xfuse", {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 32, "max_steps": 10, "n_metagenes": 2})
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import spatialdata as sd
 import hisdiff as hd
 
 OPTIONS = {
-    "istar": {"most_steps": 60, "width": 16, "n_members": 2},
-    "xfuse": {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 32, "n_steps": 10, "n_metagenes": 2},
+    "istar": {"max_steps": 60, "width": 16, "n_members": 2},
+    "xfuse": {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 32, "max_steps": 10, "n_metagenes": 2},
 }
 
 
@@ -76,7 +76,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_model(make_section, color_encode
     from hisdiff._training import _loop as _training
 
     made = prepared(make_section, color_encoder, "s1", 1)
-    options = {**OPTIONS[method], "most_steps" if method == "istar" else "n_steps": 6}
+    options = {**OPTIONS[method], "max_steps": 6}
     straight = hd.tl.fit(made, method=method, config=options)
     advance = _training._Run.advance
 

@@ -8,7 +8,7 @@ from hisdiff._training import _loop as _training
 
 TINY = {
     "scalings": ["standardized"], "gammas": [0.3], "penalties": [1.0, 5.0], "n_components": 4, "n_factors": 2,
-    "width": 8, "depth": 1, "n_members": 1, "train_steps": 20, "validate_every": 5, "n_steps": 2, "patience": None,
+    "width": 8, "depth": 1, "n_members": 1, "max_steps": 20, "validate_every": 5, "n_steps": 2, "patience": None,
 }  # fmt: skip
 
 

@@ -16,13 +16,13 @@ import hisdiff as hd
 from hisdiff.methods._registry import get as method_named
 
 METHODS: dict[str, dict] = {
-    "hisdiff": {"train_steps": 2, "n_members": 1, "width": 8, "n_factors": 2, "n_blocks": 2},
+    "hisdiff": {"max_steps": 2, "n_members": 1, "width": 8, "n_factors": 2, "n_blocks": 2},
     "nearest": {},
-    "istar": {"most_steps": 3, "width": 8, "n_members": 2},
+    "istar": {"max_steps": 3, "width": 8, "n_members": 2},
     "ridge": {},
-    "stage": {"n_epochs": 5},
+    "stage": {"max_steps": 5},
     "tesla": {"step_um": 40},
-    "xfuse": {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 16, "n_steps": 2, "n_metagenes": 2},
+    "xfuse": {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 16, "max_steps": 2, "n_metagenes": 2},
 }
 
 

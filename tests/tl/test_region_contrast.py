@@ -10,7 +10,7 @@ from hisdiff._sdata._stand_in import stand_in
 def fitted(make_section, tmp_path_factory):
     made = make_section(side=8)
     hd.pp.select_genes(made)
-    config = {"image_mpp": 8, "levels": 2, "channels": 4, "patch_px": 32, "n_steps": 100, "n_metagenes": 2, "learning_rate": 5e-3}  # fmt: skip
+    config = {"image_mpp": 8, "levels": 2, "channels": 4, "patch_px": 32, "max_steps": 100, "n_metagenes": 2, "learning_rate": 5e-3}  # fmt: skip
     hd.tl.fit(made, method="xfuse", config=config, save=tmp_path_factory.mktemp("model") / "m")
     hd.tl.predict(made, resolution_um=40, n_draws=2, calibrate="none")
     return made

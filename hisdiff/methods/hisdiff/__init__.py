@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
-from hisdiff.methods.hisdiff.config import HisDiffConfig
 from hisdiff.methods.hisdiff.factor._fit import fit_factor_model
+from hisdiff.methods.hisdiff.factor.config import FactorConfig
 from hisdiff.methods.hisdiff.gene._fit import fit_gene_model
-from hisdiff.methods.hisdiff.gene._model import DENOISERS
+from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Section
 
-_FITTERS = {"mlp": fit_factor_model} | dict.fromkeys(DENOISERS, fit_gene_model)
-
 
 class HisDiff:
     r"""Learn p(expression | morphology) and draw from it.
 
-    With the denoiser ``"mlp"`` (preset ``"fast"``) a draw is made of three parts:
+    With the factor model (preset ``"fast"``) a draw is made of three parts:
 
     1. the conditional mean, by kernel ridge regression on principal components of a spot's own embedding and of the means
        over 9 and 49 anchors; closed form, chosen and cross-fitted on left-out tissue,
@@ -33,19 +31,19 @@ class HisDiff:
        learning.
 
     Regression first and a generative model for what it leaves is the plan of CorrDiff (Mardani et al., 2025). With the
-    denoiser ``"dit"`` (presets ``"dit"`` and ``"paper"``) the whole gene vector is diffused by the published network.
+    gene model (presets ``"dit"`` and ``"paper"``) the whole gene vector is diffused by the published network.
     """
 
     name: ClassVar[str] = "hisdiff"
     needs: ClassVar[frozenset[str]] = frozenset({"counts", "features"})
     needs_to_predict: ClassVar[frozenset[str]] = frozenset({"image", "features"})
-    config_type: ClassVar[type] = HisDiffConfig
+    config_type: ClassVar[tuple[type, ...]] = (FactorConfig, GeneConfig)
     fitted_type: ClassVar[type] = FittedHisDiff
 
     def fit(
         self,
         sections: Sequence[Section],
-        config: HisDiffConfig,
+        config: FactorConfig | GeneConfig,
         *,
         validation: Sequence[Section] = (),
         seed: int = 0,
@@ -76,16 +74,17 @@ class HisDiff:
         resume
             Go on from the checkpoint.
         """
-        return _FITTERS[config.denoiser](
-            sections,
-            config,
-            validation=validation,
-            seed=seed,
-            device=device,
-            progress=progress,
-            checkpoint=checkpoint,
-            resume=resume,
-        )
+        run: dict[str, Any] = {
+            "validation": validation,
+            "seed": seed,
+            "device": device,
+            "progress": progress,
+            "checkpoint": checkpoint,
+            "resume": resume,
+        }
+        if isinstance(config, GeneConfig):
+            return fit_gene_model(sections, config, **run)
+        return fit_factor_model(sections, config, **run)
 
 
-__all__ = ["FittedHisDiff", "HisDiff", "HisDiffConfig"]
+__all__ = ["FactorConfig", "FittedHisDiff", "GeneConfig", "HisDiff"]

@@ -13,10 +13,12 @@ from hisdiff._keys import LOG2
 from hisdiff._log import progress as progress_bar
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._field import PatchField
-from hisdiff.methods.hisdiff.config import HisDiffConfig
+from hisdiff._training._config import config_from
 from hisdiff.methods.hisdiff.factor._field import TwoScaleField
 from hisdiff.methods.hisdiff.factor._model import FactorModel
-from hisdiff.methods.hisdiff.gene._model import DENOISERS, GeneModel
+from hisdiff.methods.hisdiff.factor.config import FactorConfig
+from hisdiff.methods.hisdiff.gene._model import GeneModel
+from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,8 +50,8 @@ class Generator(Protocol):
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
 
 
-GENERATORS: dict[str, Any] = {"mlp": FactorModel} | dict.fromkeys(DENOISERS, GeneModel)
-"""Denoiser of the configuration -> what makes draws."""
+GENERATORS: dict[type, Any] = {FactorConfig: FactorModel, GeneConfig: GeneModel}
+"""Settings -> what makes draws."""
 
 
 class FittedHisDiff:
@@ -74,7 +76,7 @@ class FittedHisDiff:
     def __init__(
         self,
         genes: np.ndarray,
-        config: HisDiffConfig,
+        config: FactorConfig | GeneConfig,
         generator: Generator,
         calibration: Calibration | None = None,
         history: list[dict[str, float]] | None = None,
@@ -172,6 +174,6 @@ class FittedHisDiff:
         cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
     ) -> FittedHisDiff:
         """Rebuild what ``state`` described."""
-        config = HisDiffConfig.from_dict(settings["config"])
-        generator = GENERATORS[config.denoiser].from_state(config, arrays, settings["generator"])
+        config = config_from(tuple(GENERATORS), settings["config"])
+        generator = GENERATORS[type(config)].from_state(config, arrays, settings["generator"])
         return cls(genes, config, generator, radius_um=settings["radius_um"])

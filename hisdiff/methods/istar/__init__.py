@@ -288,7 +288,7 @@ class IStar:
         result = train(
             module,
             {"bins": torch.from_numpy(bins), "share": torch.from_numpy(share), "target": torch.from_numpy(target)},
-            config.training(len(target)),
+            config.for_spots(len(target)),
             seed=seed,
             device=device,
             checkpoint=checkpoint,

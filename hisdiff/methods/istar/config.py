@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hisdiff._check import one_of, positive
-from hisdiff._training._config import Config
-from hisdiff._training._loop import PRECISIONS, Precision, TrainingOptions
+from hisdiff._training._config import TrainingConfig
 
-_PRESETS = ("fast", "paper")
+_EPOCHS = 400  # of the published code, where no number of steps is given
 _ROWS_PER_STEP = 16  # the published batch is a sixteenth of the spots, up to 128
 
 
 @dataclass(frozen=True, slots=True)
-class IStarConfig(Config):
+class IStarConfig(TrainingConfig):
     """Settings of iStar.
 
     Attributes
@@ -31,55 +30,43 @@ class IStarConfig(Config):
         Most spots per step; never more than a sixteenth of all spots, but at least ``min_batch``.
     min_batch
         Fewest spots per step, where there are as many.
-    learning_rate
-        Of Adam.
-    epochs
-        Passes over the spots.
-    most_steps
-        Steps at most, whatever ``epochs`` says; None for no limit.
+    max_steps
+        Steps of each network; None for 400 passes over the spots, as published.
     footprint_sample
         Superpixels of each footprint that a step looks at, drawn in proportion to their area; None for all of them.
     reference_compat
         Follow the published code where it differs: raw embedding, footprints that are discs of whole superpixels around
         a rounded centre, counts that are not brought to a common library size.
-    precision
-        Of the training: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
     """
 
     method_name: ClassVar[str] = "istar"
+    presets: ClassVar[tuple[str, ...]] = ("fast", "paper")
+    unused: ClassVar[frozenset[str]] = frozenset({"patience"})
 
     superpixel_um: float = 8.0
     n_members: int = 5
     width: int = 256
     n_components: int | None = 64
-    batch_size: int = 128
     min_batch: int = 32
-    learning_rate: float = 2e-3
-    epochs: int = 400
-    most_steps: int | None = 300
     footprint_sample: int | None = 8
     reference_compat: bool = False
-    precision: Precision = "no"
+    max_steps: int | None = 300
+    learning_rate: float = 2e-3
+    clip: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n_members", "width", "batch_size", "min_batch", "epochs"):
+        TrainingConfig.__post_init__(self)
+        for name in ("n_members", "width", "min_batch"):
             positive(getattr(self, name), name, integer=True)
-        for name in ("n_components", "most_steps", "footprint_sample"):
+        for name in ("n_components", "footprint_sample"):
             if getattr(self, name) is not None:
                 positive(getattr(self, name), name, integer=True)
-        for name in ("superpixel_um", "learning_rate"):
-            positive(getattr(self, name), name)
-        one_of(self.precision, PRECISIONS, "precision")
+        positive(self.superpixel_um, "superpixel_um")
 
-    def training(self, n_spots: int) -> TrainingOptions:
-        """Return the settings of the training loop for a number of spots."""
+    def for_spots(self, n_spots: int) -> IStarConfig:
+        """Return the settings with the batches and steps that a number of spots asks for."""
         batch = min(self.batch_size, max(n_spots // _ROWS_PER_STEP, min(self.min_batch, n_spots)))
-        steps = max(1, self.epochs * n_spots // batch)
-        if self.most_steps is not None:
-            steps = min(steps, self.most_steps)
-        return TrainingOptions(
-            n_steps=steps, batch_size=batch, learning_rate=self.learning_rate, clip=None, precision=self.precision
-        )
+        return replace(self, max_steps=self.max_steps or max(1, _EPOCHS * n_spots // batch), batch_size=batch)
 
     @classmethod
     def preset(cls, name: str) -> IStarConfig:
@@ -89,7 +76,7 @@ class IStarConfig(Config):
         ``"paper"``: the published sizes and 400 epochs, with footprints by area and standardised features;
         ``{"preset": "paper", "reference_compat": True}`` for the published treatment of these as well.
         """
-        one_of(name, _PRESETS, f"preset of method {cls.method_name!r}")
+        one_of(name, cls.presets, f"preset of method {cls.method_name!r}")
         if name == "fast":
             return cls()
-        return cls(n_components=None, min_batch=1, learning_rate=1e-4, most_steps=None, footprint_sample=None)
+        return cls(n_components=None, min_batch=1, learning_rate=1e-4, max_steps=None, footprint_sample=None)

@@ -34,6 +34,7 @@ class RidgeConfig(Config):
     """
 
     method_name: ClassVar[str] = "ridge"
+    presets: ClassVar[tuple[str, ...]] = ("fast", "baseline")
 
     scalings: tuple[Scaling, ...] = ("both", "raw", "standardized")
     n_components: tuple[int, ...] = (32, 64, 128)
@@ -47,7 +48,7 @@ class RidgeConfig(Config):
 
         The baseline draws resampled residuals around the regression and chooses its penalty by cross-validation.
         """
-        one_of(name, ("fast", "baseline"), f"preset of method {cls.method_name!r}")
+        one_of(name, cls.presets, f"preset of method {cls.method_name!r}")
         return cls()
 
     def __post_init__(self) -> None:

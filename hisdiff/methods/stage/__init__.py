@@ -19,7 +19,8 @@ from hisdiff._log import logger
 from hisdiff._prediction._point import point_prediction
 from hisdiff._stats._accuracy import pearson
 from hisdiff._training._calibration import Calibration, cv_pcc_of
-from hisdiff._training._loop import TrainingOptions, train
+from hisdiff._training._config import TrainingConfig
+from hisdiff._training._loop import train
 from hisdiff.methods.stage._frame import Frame, levels_of
 from hisdiff.methods.stage._network import StageNetwork
 from hisdiff.methods.stage.config import StageConfig
@@ -35,6 +36,7 @@ __all__ = ["FittedStage", "Stage", "StageConfig", "StageField"]
 
 # Total that every spot is scaled to before the logarithm.
 _TARGET = 1e4
+_EPOCHS = 2000  # of the published code, where no number of steps is given
 _MIN_SPOTS = 4
 # Places decoded at once, and rows of the history.
 _CHUNK, _ROWS = 8192, 50
@@ -203,14 +205,10 @@ class Stage:
         network = _network(x.shape[1], frame.n_dims, config)
         network.initialize(seed, x, c)
         batch = min(config.batch_size, len(x))
-        n_steps = config.n_epochs * -(-len(x) // batch)
-        options = TrainingOptions(
-            n_steps=n_steps,
-            batch_size=batch,
-            learning_rate=config.learning_rate,
-            clip=None,
-            validate_every=max(1, n_steps // _ROWS),
-            fused=True,
+        max_steps = config.max_steps or _EPOCHS * -(-len(x) // batch)
+        options = TrainingConfig(
+            **config.of_training()
+            | {"max_steps": max_steps, "batch_size": batch, "validate_every": max(1, max_steps // _ROWS)}
         )
         result = train(
             network,

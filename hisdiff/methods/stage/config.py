@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hisdiff._check import positive
-from hisdiff._training._config import Config
+from hisdiff._training._config import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
-class StageConfig(Config):
+class StageConfig(TrainingConfig):
     """Settings of STAGE.
 
     Attributes
     ----------
-    n_epochs, batch_size, learning_rate
-        Training: as many steps as epochs over the spots take, with batches drawn anew for each.
+    max_steps
+        Steps of training, with batches drawn anew for each; None for 2,000 passes over the spots, as published.
     n_directions
         Directions of the sliced Wasserstein distance in a step; 1000 in the published code, of the same expectation.
     train_fraction
@@ -33,21 +33,22 @@ class StageConfig(Config):
     """
 
     method_name: ClassVar[str] = "stage"
+    unused: ClassVar[frozenset[str]] = frozenset({"patience", "validate_every"})
 
-    n_epochs: int = 2000
-    batch_size: int = 512
-    learning_rate: float = 1e-3
     n_directions: int = 100
     train_fraction: float = 0.8
     last_relu: bool = True
     decoder_only: bool = False
     section_spacing_um: float | None = None
     reach_pitches: float = 2.0
+    batch_size: int = 512
+    clip: float | None = None
+    fused: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("n_epochs", "batch_size", "n_directions"):
-            positive(getattr(self, name), name, integer=True)
-        for name in ("learning_rate", "train_fraction", "reach_pitches"):
+        TrainingConfig.__post_init__(self)
+        positive(self.n_directions, "n_directions", integer=True)
+        for name in ("train_fraction", "reach_pitches"):
             positive(getattr(self, name), name)
         if self.batch_size < 2:
             raise ValueError("batch_size is at least 2, since batches are normalised.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def fit_model(
         result = train(
             XFuseLoss(model, slides),
             data,
-            config.training(n_steps),
+            replace(config, max_steps=n_steps),
             seed=seed + 7919 * number,
             device=device,
             checkpoint=None if checkpoint is None else checkpoint / f"stretch-{number}",
@@ -99,7 +100,7 @@ def fit_model(
             {**row, "step": row["step"] + done, "metagenes": float(model.n_metagenes)} for row in result.history
         ]
         if number + 1 < len(stretches):
-            model, forest = _grown(model, forest, slides, seed + number, done / config.n_steps)
+            model, forest = _grown(model, forest, slides, seed + number, done / config.max_steps)
     if config.prune and model.n_metagenes > 1:
         gains = contributions(model, slides, seed=seed, n_draws=_FINAL_DRAWS).tolist()
         kept = [m for m, gain in enumerate(gains) if gain < 0] or [int(np.argmin(gains))]
@@ -112,9 +113,9 @@ def fit_model(
 def _stretches(config: XFuseConfig) -> list[int]:
     """Return the steps of each stretch: the number of metagenes changes between them, not in the last one."""
     if config.strategy == "none":
-        return [config.n_steps]
-    whole = max(1, config.n_steps // config.grow_every)
-    return [config.grow_every] * (whole - 1) + [config.n_steps - config.grow_every * (whole - 1)]
+        return [config.max_steps]
+    whole = max(1, config.max_steps // config.grow_every)
+    return [config.grow_every] * (whole - 1) + [config.max_steps - config.grow_every * (whole - 1)]
 
 
 def _grown(

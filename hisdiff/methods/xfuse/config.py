@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from hisdiff._check import one_of, positive
-from hisdiff._training._config import Config
-from hisdiff._training._loop import PRECISIONS, Precision, TrainingOptions
+from hisdiff._training._config import TrainingConfig
 
-_PRESETS = ("fast", "paper")
 Strategy = Literal["split", "extra", "none"]
 Start = Literal["single", "profiles"]
 
 
 @dataclass(frozen=True, slots=True)
-class XFuseConfig(Config):
+class XFuseConfig(TrainingConfig):
     """Settings of XFuse.
 
     Attributes
@@ -25,10 +23,8 @@ class XFuseConfig(Config):
     levels, channels
         Resolutions of the latent variables, each half of the one before, and channels of the finest; they double with
         each level.
-    patch_px, batch_size
-        Side of the patches that training looks at, and patches per step.
-    n_steps, learning_rate
-        Steps of the optimiser in all, and its rate.
+    patch_px
+        Side of the patches that training looks at, ``batch_size`` of them per step.
     image_weight
         What the image counts for against the expression; 1 as published. Less of it leaves more of a short training
         for the expression.
@@ -54,18 +50,17 @@ class XFuseConfig(Config):
     section_effects
         Whether each of several sections is a level of a covariate of its own.
     precision
-        ``"no"`` (float32), ``"bf16"`` or ``"fp16"``; likelihoods of counts are in float32 all the same.
+        As of every training; likelihoods of counts are in float32 all the same.
     """
 
     method_name: ClassVar[str] = "xfuse"
+    presets: ClassVar[tuple[str, ...]] = ("fast", "paper")
+    unused: ClassVar[frozenset[str]] = frozenset({"patience"})
 
     image_mpp: float = 4.0
     levels: int = 4
     channels: int = 8
     patch_px: int = 128
-    batch_size: int = 4
-    n_steps: int = 600
-    learning_rate: float = 2e-3
     image_weight: float = 0.05
     start: Start = "profiles"
     n_metagenes: int = 8
@@ -78,17 +73,20 @@ class XFuseConfig(Config):
     augment: bool = True
     covariates: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
     section_effects: bool = True
-    precision: Precision = "no"
+    max_steps: int | None = 600
+    batch_size: int = 4
+    learning_rate: float = 2e-3
+    clip: float | None = None
 
     def __post_init__(self) -> None:
-        integers = ("levels", "channels", "patch_px", "batch_size", "n_steps", "n_metagenes", "grow_every")
+        TrainingConfig.__post_init__(self)
+        integers = ("levels", "channels", "patch_px", "max_steps", "n_metagenes", "grow_every")
         for name in (*integers, "max_metagenes", "n_extra"):
             positive(getattr(self, name), name, integer=True)
-        for name in ("image_mpp", "learning_rate", "image_weight", "jitter"):
+        for name in ("image_mpp", "image_weight", "jitter"):
             positive(getattr(self, name), name)
         one_of(self.start, ("single", "profiles"), "start")
         one_of(self.strategy, ("split", "extra", "none"), "strategy")
-        one_of(self.precision, PRECISIONS, "precision")
         if self.patch_px % self.step_px:
             raise ValueError(f"patch_px is a multiple of 2 ** (levels - 1) = {self.step_px}, not {self.patch_px}.")
         levels = {name: tuple(of) for name, of in dict(self.covariates).items()}
@@ -108,16 +106,6 @@ class XFuseConfig(Config):
         """How far a pixel of the result looks, rounded up."""
         return 13 * self.step_px
 
-    def training(self, n_steps: int) -> TrainingOptions:
-        """Return the settings of the training loop for a stretch of steps."""
-        return TrainingOptions(
-            n_steps=n_steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            clip=None,
-            precision=self.precision,
-        )
-
     @classmethod
     def preset(cls, name: str) -> XFuseConfig:
         """Return the configuration of a name.
@@ -125,7 +113,7 @@ class XFuseConfig(Config):
         ``"fast"``, the default: four levels of 8 to 64 channels at 4 um per pixel, minutes on two cores. ``"paper"``: the
         published sizes, for a GPU.
         """
-        one_of(name, _PRESETS, f"preset of method {cls.method_name!r}")
+        one_of(name, cls.presets, f"preset of method {cls.method_name!r}")
         if name == "fast":
             return cls()
         return cls(
@@ -134,7 +122,7 @@ class XFuseConfig(Config):
             channels=16,
             patch_px=768,
             batch_size=4,
-            n_steps=20_000,
+            max_steps=20_000,
             learning_rate=3e-4,
             image_weight=1.0,
             start="single",
@@ -145,4 +133,5 @@ class XFuseConfig(Config):
 
     def to_dict(self) -> dict[str, Any]:
         """Return settings that JSON can hold."""
-        return asdict(self) | {"covariates": {name: list(levels) for name, levels in self.covariates.items()}}
+        covariates = {name: list(levels) for name, levels in self.covariates.items()}
+        return TrainingConfig.to_dict(self) | {"covariates": covariates}

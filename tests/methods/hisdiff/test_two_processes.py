@@ -11,10 +11,10 @@ import pytest
 import torch
 from linear_sections import linear_section
 
-from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
+from hisdiff.methods.hisdiff import FittedHisDiff, GeneConfig, HisDiff
 
 CONFIG = {
-    "preset": "dit", "width": 16, "depth": 1, "heads": 2, "train_steps": 60, "batch_size": 64, "validate_every": 20,
+    "preset": "dit", "width": 16, "depth": 1, "heads": 2, "max_steps": 60, "batch_size": 64, "validate_every": 20,
     "patience": None, "n_steps": 5, "learning_rate": 5e-3, "warmup": 0, "ema": 0.9,
 }  # fmt: skip
 SCRIPT = """
@@ -30,7 +30,7 @@ torch.save((state.num_processes, *outcome(fitted)), {out!r} + str(state.process_
 
 def fit() -> FittedHisDiff:
     cohort = [linear_section("A", 1), linear_section("B", 2)]
-    return HisDiff().fit(cohort, HisDiffConfig.from_dict(CONFIG), device="cpu", progress=False)
+    return HisDiff().fit(cohort, GeneConfig.from_dict(CONFIG), device="cpu", progress=False)
 
 
 def outcome(fitted: FittedHisDiff) -> tuple[torch.Tensor, torch.Tensor, list[float]]:

@@ -15,7 +15,7 @@ from hisdiff.methods.istar._network import Ensemble, FootprintLoss, Superpixels
 
 GENES = np.array([f"G{i}" for i in range(6)])
 D = 8
-QUICK = IStarConfig(most_steps=150, width=32, n_members=3)
+QUICK = IStarConfig(max_steps=150, width=32, n_members=3)
 
 
 class Waves:
@@ -120,7 +120,7 @@ def test_spots_over_the_edge_of_the_image_are_left_out_with_a_warning(caplog):
     cut = replace(whole, image=Frame(820.0))
     kept = inside(cut.spots, cut.image)
     assert 0 < kept.sum() < len(kept)
-    fitted = IStar().fit([cut], replace(QUICK, most_steps=2), progress=False)
+    fitted = IStar().fit([cut], replace(QUICK, max_steps=2), progress=False)
     assert f"{(~kept).sum()} of 81 spots of 'A' reach over the edge" in caplog.text
     assert np.isfinite(fitted.predict(cut, cut.spots, n_draws=2).mean).all()
     with pytest.raises(ValueError, match="at least 2 spots"):
@@ -235,7 +235,7 @@ def test_the_same_seed_fits_the_same_and_state_rebuilds_it(fitted):
 
 
 def test_reference_compat_uses_raw_embeddings_whole_discs_and_raw_counts():
-    config = IStarConfig.from_dict({"preset": "paper", "reference_compat": True, "epochs": 1, "n_members": 2})
+    config = IStarConfig.from_dict({"preset": "paper", "reference_compat": True, "max_steps": 16, "n_members": 2})
     shallow = section("B", 1, size_factor=0.25)
     both = IStar().fit([section(), shallow], config, progress=False)
     assert not both.inputs.standardize
@@ -273,15 +273,16 @@ def test_principal_components_are_of_unit_variance_and_flat_columns_are_harmless
 def test_config_survives_a_round_trip_and_names_what_is_wrong():
     config = IStarConfig.preset("paper")
     assert IStarConfig.from_dict(config.to_dict()) == config
-    assert config.training(4000).batch_size == 128
-    assert config.training(181).batch_size == 11
-    assert config.training(181).n_steps == 400 * 181 // 11
+    assert config.for_spots(4000).batch_size == 128
+    assert config.for_spots(181).batch_size == 11
+    assert config.for_spots(181).max_steps == 400 * 181 // 11
     for options, error, message in (
         ({"n_member": 1}, ValueError, r"'n_member'.*Did you mean 'n_members'"),
         ({"n_members": 0}, ValueError, "n_members"),
         ({"width": 1.5}, TypeError, "width"),
         ({"precision": "half"}, ValueError, "precision"),
         ({"preset": "slow"}, ValueError, "slow"),
+        ({"patience": 3}, ValueError, "'patience'"),  # nothing is held out while it trains
     ):
         with pytest.raises(error, match=message):
             IStarConfig.from_dict(options)

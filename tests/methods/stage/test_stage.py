@@ -26,7 +26,7 @@ def make(name: str = "s", seed: int = 0, side: int = 9, z: float | None = None, 
     return Section(name, GENES, csr_matrix(counts.astype(np.float32)), spots).with_panel(GENES)
 
 
-QUICK = StageConfig(n_epochs=150)
+QUICK = StageConfig(max_steps=150)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_no_output_starts_dead_behind_its_relu() -> None:
 
 
 def test_coordinates_hidden_in_expression_are_found(fitted) -> None:
-    # The waves tell the place; 150 epochs bring spots to a fraction of the section's 800 um.
+    # The waves tell the place; 150 steps bring spots to a fraction of the section's 800 um.
     assert fitted.position_error_um < 60
     assert fitted.history[-1]["latent"] < 0.3 * fitted.history[0]["latent"]
 
@@ -148,12 +148,12 @@ def test_a_rebuilt_model_predicts_the_same(section, fitted) -> None:
 
 
 def test_the_same_seed_trains_the_same_and_an_interrupted_run_goes_on_to_the_same(section, tmp_path) -> None:
-    short = replace(QUICK, n_epochs=6)
+    short = replace(QUICK, max_steps=6)
     first, second, other = (Stage().fit([section], short, seed=s, device="cpu").network for s in (0, 0, 1))
     for a, b in zip(first.parameters(), second.parameters()):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not torch.equal(first.decoder[0].weight, other.decoder[0].weight)
-    Stage().fit([section], replace(short, n_epochs=3), device="cpu", checkpoint=tmp_path / "c")
+    Stage().fit([section], replace(short, max_steps=3), device="cpu", checkpoint=tmp_path / "c")
     resumed = Stage().fit([section], short, device="cpu", checkpoint=tmp_path / "c", resume=True).network
     torch.testing.assert_close(resumed.decoder[0].weight, first.decoder[0].weight)
 
@@ -164,7 +164,7 @@ def test_nothing_of_a_section_changes() -> None:
         section.counts.data.tobytes() + section.counts.indices.tobytes() + section.spots.xy_um.tobytes()
     ).hexdigest()
     before = digest()
-    Stage().fit([section], replace(QUICK, n_epochs=2), device="cpu")
+    Stage().fit([section], replace(QUICK, max_steps=2), device="cpu")
     assert digest() == before
 
 
@@ -192,8 +192,8 @@ def test_a_stack_needs_heights_and_is_then_one_map_in_three_dimensions() -> None
     with pytest.raises(ValueError, match="section_spacing_um"):
         Stage().fit(stack, QUICK)
     for sections, config in (
-        (stack, replace(QUICK, n_epochs=20, section_spacing_um=10.0)),
-        ([make("a", 0, z=0.0), make("b", 1, z=10.0)], replace(QUICK, n_epochs=20)),
+        (stack, replace(QUICK, max_steps=20, section_spacing_um=10.0)),
+        ([make("a", 0, z=0.0), make("b", 1, z=10.0)], replace(QUICK, max_steps=20)),
     ):
         fitted = Stage().fit(sections, config, device="cpu")
         assert fitted.frame.n_dims == 3
@@ -214,7 +214,7 @@ def test_refuses_what_it_cannot_fit(section) -> None:
 
 
 def test_decoder_alone_and_open_ends_are_options(section) -> None:
-    config = replace(QUICK, n_epochs=20, decoder_only=True, last_relu=False, train_fraction=1.0)
+    config = replace(QUICK, max_steps=20, decoder_only=True, last_relu=False, train_fraction=1.0)
     fitted = Stage().fit([section], config, device="cpu")
     assert fitted.calibration is None
     assert fitted.position_error_um == 0
@@ -222,9 +222,9 @@ def test_decoder_alone_and_open_ends_are_options(section) -> None:
 
 
 def test_configuration() -> None:
-    assert StageConfig.from_dict(StageConfig(n_epochs=3).to_dict()).n_epochs == 3
+    assert StageConfig.from_dict(StageConfig(max_steps=3).to_dict()).max_steps == 3
     for options, error, text in (
-        ({"epochs": 3}, ValueError, "Did you mean 'n_epochs'"),
+        ({"max_epochs": 3}, ValueError, "Did you mean 'max_steps'"),
         ({"train_fraction": 1.2}, ValueError, "train_fraction"),
         ({"batch_size": 1}, ValueError, "at least 2"),
         ({"last_relu": 1}, TypeError, "last_relu"),

@@ -26,7 +26,7 @@ MPP = 4.0
 SIDE_UM = 384.0
 GENES = np.array([f"G{i}" for i in range(8)])
 SMALL = XFuseConfig(
-    image_mpp=MPP, levels=3, channels=4, patch_px=32, batch_size=2, n_steps=4, n_metagenes=2, prune=False
+    image_mpp=MPP, levels=3, channels=4, patch_px=32, batch_size=2, max_steps=4, n_metagenes=2, prune=False
 )
 
 
@@ -373,7 +373,7 @@ def test_sections_have_effects_of_their_own(section):
 
 
 def test_metagenes_grow_and_an_interrupted_fit_goes_on(section, tmp_path, monkeypatch):
-    config = replace(SMALL, start="single", strategy="split", n_steps=6, grow_every=2)
+    config = replace(SMALL, start="single", strategy="split", max_steps=6, grow_every=2)
     straight = XFuse().fit([section], config, progress=False, checkpoint=tmp_path / "a")
     assert [row["metagenes"] for row in straight.history][-1] >= 2
     assert straight.history[-1]["step"] == 6
@@ -387,7 +387,7 @@ def test_metagenes_grow_and_an_interrupted_fit_goes_on(section, tmp_path, monkey
 def test_two_planted_maps_are_recovered():
     section, share = planted(512.0, seed=3, pitch=32.0)
     config = XFuseConfig(
-        image_mpp=MPP, levels=3, channels=6, patch_px=64, batch_size=2, n_steps=150, n_metagenes=2, learning_rate=3e-3
+        image_mpp=MPP, levels=3, channels=6, patch_px=64, batch_size=2, max_steps=150, n_metagenes=2, learning_rate=3e-3
     )
     fitted = XFuse().fit([section], config, progress=False)
     assert fitted.model.n_metagenes == 2
@@ -407,7 +407,7 @@ def test_config_survives_a_round_trip_and_names_what_is_wrong():
         ({"patch_px": 100}, ValueError, "multiple of 2"),
         ({"strategy": "grow"}, ValueError, "strategy"),
         ({"covariates": {"a": ["x"], "b": ["x", "y"]}}, ValueError, "one level for each section"),
-        ({"n_steps": 0}, ValueError, "n_steps"),
+        ({"max_steps": 0}, ValueError, "max_steps"),
         ({"preset": "slow"}, ValueError, "slow"),
     ):
         with pytest.raises(error, match=message):
@@ -426,7 +426,7 @@ def test_is_found_by_name():
 
 
 def test_mixed_precision_leaves_the_likelihood_of_counts_in_float32(section):
-    fitted = XFuse().fit([section], replace(SMALL, precision="bf16", n_steps=2), progress=False)
-    exact = XFuse().fit([section], replace(SMALL, n_steps=2), progress=False)
+    fitted = XFuse().fit([section], replace(SMALL, precision="bf16", max_steps=2), progress=False)
+    exact = XFuse().fit([section], replace(SMALL, max_steps=2), progress=False)
     assert all(p.dtype == torch.float32 for p in fitted.model.parameters())
     assert fitted.history[-1]["counts"] == pytest.approx(exact.history[-1]["counts"], rel=0.02)

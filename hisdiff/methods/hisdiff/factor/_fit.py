@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hisdiff._section import Section
-    from hisdiff.methods.hisdiff.config import HisDiffConfig
     from hisdiff.methods.hisdiff.factor._model import Draw
+    from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
 _VALIDATION_DRAWS = 8
 _CALIBRATION_DRAWS = 16
@@ -42,7 +42,7 @@ _OWN_SEED = 104_729
 
 def fit_factor_model(
     sections: Sequence[Section],
-    config: HisDiffConfig,
+    config: FactorConfig,
     *,
     validation: Sequence[Section] = (),
     seed: int = 0,
@@ -102,7 +102,7 @@ def fit_factor_model(
         result = train(
             flow,
             data,
-            config.training(),
+            config,
             seed=seed,
             validate=watched.score,
             device=device,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from hisdiff._section import Locations, Section
-    from hisdiff.methods.hisdiff.config import HisDiffConfig
+    from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
 _CHUNK = 16_384
 # A section whose means are off by more than a factor of 8 is a case of its own, not one of stain.
@@ -125,7 +125,7 @@ class FactorModel:
 
     def __init__(
         self,
-        config: HisDiffConfig,
+        config: FactorConfig,
         mean: ConditionalMean,
         gauge: SizeGauge,
         summary: Summary,
@@ -260,7 +260,7 @@ class FactorModel:
 
     @classmethod
     def from_state(
-        cls, config: HisDiffConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+        cls, config: FactorConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
     ) -> FactorModel:
         """Rebuild what ``state`` described."""
         factors = Factors.from_state(arrays)
@@ -274,7 +274,7 @@ class FactorModel:
         return cls(config, mean, gauge, summary, factors, flow, float(settings["log2_size"]), local)
 
 
-def new_flow(config: HisDiffConfig, n_factors: int, n_condition: int, member_folds: torch.Tensor) -> FactorFlow:
+def new_flow(config: FactorConfig, n_factors: int, n_condition: int, member_folds: torch.Tensor) -> FactorFlow:
     """Return a flow with the sizes of a configuration, weights zero."""
     network = StackedMLP(
         len(member_folds),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Section
     from hisdiff._training._loop import TrainingResult
-    from hisdiff.methods.hisdiff.config import HisDiffConfig
+    from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
 _CALIBRATION_DRAWS = 16
 # Spots that are worth drawing for; a gene's correlation is known to a few hundredths from them.
@@ -40,7 +40,7 @@ _OWN_SEED = 104_729
 
 def fit_gene_model(
     sections: Sequence[Section],
-    config: HisDiffConfig,
+    config: GeneConfig,
     *,
     validation: Sequence[Section] = (),
     seed: int = 0,
@@ -66,7 +66,7 @@ def fit_gene_model(
         watched = _Rows(spots, held_out)
         model, result = _train(_Rows(spots, ~held_out), config, watched, checkpoint=first, **run)
         calibration = _calibration(model, watched, seed, device)
-        steps = replace(config, train_steps=max(result.best_step, 1))
+        steps = replace(config, max_steps=max(result.best_step, 1))
         model, _ = _train(everything, steps, None, checkpoint=last, **run)
         model.config = config
     else:
@@ -104,9 +104,9 @@ class _Rows:
         """Library size of each spot's section ``(n,)``."""
         return np.asarray(self.spots.log2_sizes)[self.spots.section[self.mask]]
 
-    def embeddings(self, config: HisDiffConfig) -> np.ndarray:
+    def embeddings(self, config: GeneConfig) -> np.ndarray:
         """Return the embeddings ``(n, D)``."""
-        scaling, pitch = config.scalings[0], self.spots.pitch_um
+        scaling, pitch = config.scaling, self.spots.pitch_um
         return np.concatenate(
             [
                 context_of(section, section.spots, scaling=scaling, pitch_um=pitch).own[self.locations(i)]
@@ -141,7 +141,7 @@ def _validation_rows(validation: Sequence[Section]) -> _Rows | None:
 
 def _train(
     rows: _Rows,
-    config: HisDiffConfig,
+    config: GeneConfig,
     watched: _Rows | None,
     *,
     seed: int,
@@ -157,7 +157,7 @@ def _train(
     result = train(
         module,
         data,
-        config.training(),
+        config,
         seed=seed,
         validate=None if watched is None else HeldOutLoss(*watched.tensors(model), seed),
         device=device,
@@ -169,7 +169,7 @@ def _train(
     return model, result
 
 
-def _new_model(rows: _Rows, config: HisDiffConfig, seed: int) -> GeneModel:
+def _new_model(rows: _Rows, config: GeneConfig, seed: int) -> GeneModel:
     """Return a model with starting weights, scaled by the spots it will be trained on."""
     spots = rows.spots
     embeddings, n_genes = rows.embeddings(config), spots.measured.shape[1]

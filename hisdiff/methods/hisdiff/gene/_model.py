@@ -13,7 +13,7 @@ from hisdiff._device import multiplies_bf16, resolve_device
 from hisdiff._diffusion._samplers import FLOW_SAMPLERS, SAMPLERS, denoiser
 from hisdiff._diffusion._schedule import Schedule, linear_betas
 from hisdiff._nn._conditioner import Conditioner
-from hisdiff._nn._dit import DiT
+from hisdiff._nn._denoisers import DENOISERS
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._training._context import context_of
 from hisdiff.methods.hisdiff.factor._model import Draw
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hisdiff._diffusion._prediction_type import PredictionType
+    from hisdiff._nn._denoisers import Denoiser
     from hisdiff._prediction._noise import BlockNoise
     from hisdiff._section import Locations, Section
     from hisdiff._training._context import Context
-    from hisdiff.methods.hisdiff.config import HisDiffConfig
     from hisdiff.methods.hisdiff.gene._reference import ReferenceNetwork
+    from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
-DENOISERS = {"dit": DiT}
 """Denoisers of the gene vector by their name in the configuration; each is built from the arguments of ``DiT``."""
 FLOW_SCALE = 1000.0
 """The time embedding is made for steps 0 to 999."""
@@ -55,7 +55,7 @@ class Sizes:
     learn_variance: bool = True
 
     @classmethod
-    def of(cls, config: HisDiffConfig, n_genes: int, embedding_dim: int) -> Sizes:
+    def of(cls, config: GeneConfig, n_genes: int, embedding_dim: int) -> Sizes:
         """Return the published sizes, or without raw targets those of a conditioner as narrow as the network."""
         if config.standardize:
             return cls(n_genes, embedding_dim, config.width, config.heads, 4 * config.width, learn_variance=False)
@@ -66,12 +66,12 @@ class Sizes:
 class GeneNetwork(nn.Module):
     """Conditioner and denoiser."""
 
-    def __init__(self, conditioner: Conditioner, denoiser: DiT) -> None:
+    def __init__(self, conditioner: Conditioner, denoiser: Denoiser) -> None:
         super().__init__()
         self.conditioner, self.denoiser = conditioner, denoiser
 
     @classmethod
-    def of(cls, config: HisDiffConfig, sizes: Sizes) -> GeneNetwork:
+    def of(cls, config: GeneConfig, sizes: Sizes) -> GeneNetwork:
         """Return a network that is not initialised yet."""
         conditioner = Conditioner(
             sizes.embedding_dim,
@@ -106,7 +106,7 @@ class GeneModel:
 
     def __init__(
         self,
-        config: HisDiffConfig,
+        config: GeneConfig,
         sizes: Sizes,
         network: GeneNetwork,
         scale: GeneScale,
@@ -173,10 +173,10 @@ class GeneModel:
 
     def context(self, section: Section, locations: Locations) -> Context:
         """Return the context of locations, with embeddings as the network takes them."""
-        context = context_of(section, locations, scaling=self.config.scalings[0], pitch_um=self.pitch_um)
+        context = context_of(section, locations, scaling=self.config.scaling, pitch_um=self.pitch_um)
         has, needs = context.own.shape[1], self.sizes.embedding_dim
         if has != needs:
-            sides = 2 if self.config.scalings[0] == "both" else 1
+            sides = 2 if self.config.scaling == "both" else 1
             raise ValueError(
                 f"The embedding of section {section.name!r} has {has // sides} values, but the model was trained on "
                 f"{needs // sides}; embed the section with the encoder that the model was trained with."
@@ -222,9 +222,7 @@ class GeneModel:
         return arrays | self.scale.state(), settings
 
     @classmethod
-    def from_state(
-        cls, config: HisDiffConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
-    ) -> GeneModel:
+    def from_state(cls, config: GeneConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> GeneModel:
         """Rebuild what ``state`` described."""
         sizes = Sizes(**settings["sizes"])
         network = GeneNetwork.of(config, sizes)
@@ -242,7 +240,7 @@ class GeneModel:
         )
 
 
-def published_model(config: HisDiffConfig, reference: ReferenceNetwork) -> GeneModel:
+def published_model(config: GeneConfig, reference: ReferenceNetwork) -> GeneModel:
     """Return the model that a checkpoint of the published code stands for."""
     sizes = Sizes(
         reference.sizes.n_genes,
@@ -257,7 +255,7 @@ def published_model(config: HisDiffConfig, reference: ReferenceNetwork) -> GeneM
     return GeneModel(config, sizes, network, scale, log2_size=0.0, pitch_um=None)
 
 
-def prediction_type_of(config: HisDiffConfig) -> PredictionType:
+def prediction_type_of(config: GeneConfig) -> PredictionType:
     """Return what the network predicts: the noise as published, or what a few hundred steps of training learn better.
 
     An error in the noise is an error a hundred times larger in the clean value where there is hardly any signal.
@@ -267,7 +265,7 @@ def prediction_type_of(config: HisDiffConfig) -> PredictionType:
     return "v_prediction" if config.standardize else "epsilon"
 
 
-def schedule_of(config: HisDiffConfig, n_steps: int) -> Schedule:
+def schedule_of(config: GeneConfig, n_steps: int) -> Schedule:
     """Return the path that the sampler follows in ``n_steps``."""
     if config.sampler in FLOW_SAMPLERS:
         return Schedule.straight(n_steps, FLOW_SCALE)

@@ -5,12 +5,12 @@ from field_sections import RADIUS_UM, field_section
 from hisdiff._geometry._grid import bins_within, overlap
 from hisdiff._section import Locations
 from hisdiff._stats._accuracy import pearson
-from hisdiff.methods.hisdiff import HisDiff, HisDiffConfig
+from hisdiff.methods.hisdiff import FactorConfig, HisDiff
 from hisdiff.methods.hisdiff.factor._field import TwoScaleField
 
-TINY = HisDiffConfig(
+TINY = FactorConfig(
     n_components=3, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=2, n_condition=2, n_members=2, width=16, depth=1,
-    train_steps=20, validate_every=10, batch_size=64, n_steps=3,
+    max_steps=20, validate_every=10, batch_size=64, n_steps=3,
 )  # fmt: skip
 BIN_UM = 10.0
 

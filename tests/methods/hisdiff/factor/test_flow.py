@@ -5,7 +5,8 @@ import torch
 from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._nn._initialize import initialize
 from hisdiff._nn._mlp import StackedMLP, seeded_dropout
-from hisdiff._training._loop import TrainingOptions, generator_for, train
+from hisdiff._training._config import TrainingConfig
+from hisdiff._training._loop import generator_for, train
 from hisdiff.methods.hisdiff.factor._flow import FactorFlow, gaussian_velocity
 
 K, C = 3, 2
@@ -79,7 +80,7 @@ def test_learns_a_distribution_that_depends_on_the_condition():
     scores[:, 1] += condition[:, 1]
     made = flow(width=32, depth=2)
     data = {"scores": scores, "condition": condition, "fold": torch.zeros(600, dtype=torch.int64)}
-    train(made, data, TrainingOptions(n_steps=250, batch_size=128, learning_rate=8e-3, ema=0.98), seed=0, device="cpu")
+    train(made, data, TrainingConfig(max_steps=250, batch_size=128, learning_rate=8e-3, ema=0.98), seed=0, device="cpu")
     asked = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat_interleave(400, 0)
     drawn = made.sample(asked, noise(2, 800, K), n_steps=12, sampler=SAMPLERS["heun"]).reshape(2, 2, 400, K)
     wide, narrow = drawn[:, 0, :, 0].std(), drawn[:, 1, :, 0].std()

@@ -11,13 +11,13 @@ from scipy.sparse import csr_matrix
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import coverage
 from hisdiff.methods._registry import get as method
-from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
+from hisdiff.methods.hisdiff import FactorConfig, FittedHisDiff, HisDiff
 from hisdiff.methods.hisdiff.factor._factors import count_mean, count_rate
 from hisdiff.methods.hisdiff.factor._model import SizeGauge, Summary
 
-TINY = HisDiffConfig(
+TINY = FactorConfig(
     n_components=6, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=3, n_condition=2, n_members=2, width=16, depth=1,
-    train_steps=20, validate_every=10, batch_size=64, n_steps=3,
+    max_steps=20, validate_every=10, batch_size=64, n_steps=3,
 )  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def test_no_worse_than_ridge_on_a_left_out_section(real_data):
     *training, test = (hd.io.her2st(real_data / "her2st", name) for name in ("C2", "C3", "C4"))
     figures = {}
     # Few steps of the flow, which take the most time and change the least here; nothing below the spots is looked at.
-    short = {"train_steps": 10, "validate_every": 10, "fine": False}
+    short = {"max_steps": 10, "validate_every": 10, "fine": False}
     for name, config in (("hisdiff", short), ("ridge", "baseline")):
         hd.tl.predict(test, hd.tl.fit(training, method=name, config=config), keep_draws=16)
         figures[name] = hd.tl.evaluate(test, layer=name).attrs["summary"]["mean"]

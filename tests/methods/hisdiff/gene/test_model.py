@@ -14,7 +14,7 @@ from hisdiff._diffusion._schedule import linear_betas
 from hisdiff._nn._initialize import initialize
 from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
 from hisdiff._training._loop import generator_for
-from hisdiff.methods.hisdiff import FittedHisDiff, HisDiff, HisDiffConfig
+from hisdiff.methods.hisdiff import FittedHisDiff, GeneConfig, HisDiff
 from hisdiff.methods.hisdiff.gene import _model as _gene_model
 from hisdiff.methods.hisdiff.gene._loss import Anchors, GeneLoss, thin
 from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes, rescaled
@@ -22,7 +22,7 @@ from hisdiff.methods.hisdiff.gene._scale import OCTAVES, GeneScale, counts_at
 
 G, D = 6, 5
 TINY = {
-    "width": 16, "depth": 1, "heads": 2, "n_steps": 4, "train_steps": 6, "validate_every": 3, "batch_size": 16, "warmup": 0,
+    "width": 16, "depth": 1, "heads": 2, "n_steps": 4, "max_steps": 6, "validate_every": 3, "batch_size": 16, "warmup": 0,
 }  # fmt: skip
 
 
@@ -49,11 +49,11 @@ def section(name: str = "s", *, side: int = 5, seed: int = 0, size_factor: float
     return Section(name, genes, counts, spots, features=features, library_size=library_size_of(counts))
 
 
-def config(preset: str = "dit", **options) -> HisDiffConfig:
-    return HisDiffConfig.from_dict({"preset": preset, **TINY, **options})
+def config(preset: str = "dit", **options) -> GeneConfig:
+    return GeneConfig.from_dict({"preset": preset, **TINY, **options})
 
 
-def random_model(settings: HisDiffConfig, *, seed: int = 0, dim: int = D) -> GeneModel:
+def random_model(settings: GeneConfig, *, seed: int = 0, dim: int = D) -> GeneModel:
     """A network with random weights everywhere, so that nothing is zero."""
     sizes = Sizes.of(settings, G, dim)
     network = initialize(GeneNetwork.of(settings, sizes), generator_for(seed, -1))
@@ -223,7 +223,7 @@ def test_the_paper_preset_is_trained_on_the_published_loss():
 
 
 def test_the_planted_rule_is_learned():
-    settings = config(train_steps=50, validate_every=25, learning_rate=1e-2, batch_size=64)
+    settings = config(max_steps=50, validate_every=25, learning_rate=1e-2, batch_size=64)
     fitted = fit([section(seed=i) for i in range(2)], settings)
     losses = [row["loss"] for row in fitted.history if "loss" in row]
     assert losses[-1] < 0.8 * losses[0]

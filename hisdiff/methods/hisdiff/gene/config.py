@@ -1,0 +1,89 @@
+"""Settings of the gene model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from hisdiff._check import one_of, positive
+from hisdiff._diffusion._samplers import SAMPLERS
+from hisdiff._nn._denoisers import DENOISERS
+from hisdiff._training._config import TrainingConfig
+from hisdiff._training._context import Scaling
+
+
+@dataclass(frozen=True, slots=True)
+class GeneConfig(TrainingConfig):
+    """Settings of the gene model, presets ``"dit"`` and ``"paper"``.
+
+    Attributes
+    ----------
+    denoiser
+        Network that denoises the gene vector; ``"dit"`` has one token per gene and attention to the surroundings.
+    scaling
+        How embeddings are scaled.
+    standardize
+        Whether genes are standardised and the library size is part of the condition.
+    width, depth, heads
+        Of the denoiser.
+    n_blocks
+        Blocks of tissue that a single training section is cut into for validation.
+    sampler, n_steps
+        How draws are made by default.
+    """
+
+    method_name: ClassVar[str] = "hisdiff"
+    presets: ClassVar[tuple[str, ...]] = ("dit", "paper")
+
+    denoiser: str = "dit"
+    scaling: Scaling = "standardized"
+    standardize: bool = True
+    width: int = 64
+    depth: int = 3
+    heads: int = 4
+    n_blocks: int = 5
+    sampler: str = "dpm++2m"
+    n_steps: int = 20
+    max_steps: int | None = 400
+    warmup: int = 20
+    ema: float = 0.98
+    patience: int | None = 3
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        one_of(self.denoiser, DENOISERS, "denoiser")
+        one_of(self.sampler, SAMPLERS, "sampler")
+        one_of(self.scaling, get_args(Scaling), "scaling")
+        for name in ("max_steps", "width", "depth", "heads", "n_blocks", "n_steps"):
+            positive(getattr(self, name), name, integer=True)
+        if self.width % self.heads:
+            raise ValueError(
+                f"A width of {self.width} does not split into {self.heads} heads; heads has to divide width."
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> GeneConfig:
+        """Return the configuration of a name.
+
+        ``"dit"``: the published network made small, with standardised genes, library size and few steps. ``"paper"``:
+        the published setting in full (raw log2 targets, 12 blocks of width 384, 1000 ancestral steps), for a GPU.
+        """
+        one_of(name, cls.presets, f"preset of method {cls.method_name!r}")
+        if name == "dit":
+            return cls()
+        return cls(
+            scaling="raw",
+            standardize=False,
+            width=384,
+            depth=12,
+            heads=12,
+            sampler="ddpm",
+            n_steps=1000,
+            max_steps=150_000,  # 2000 epochs of batch 128 over the sections of the study
+            learning_rate=1e-4,
+            warmup=0,
+            ema=0.0,
+            clip=None,
+            validate_every=1000,
+            patience=None,
+        )

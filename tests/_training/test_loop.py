@@ -213,7 +213,7 @@ def test_two_processes_share_the_work_and_agree(data, tmp_path):
     script.write_text(SCRIPT.format(folder=str(Path(__file__).parent), out=str(tmp_path / "w")))
     # On CPUs `accelerate launch` starts several processes through MPI only; torchrun sets the same environment.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     (n, one), (_, two) = (torch.load(tmp_path / f"w{i}", weights_only=True) for i in (0, 1))
     assert n == 2

@@ -49,7 +49,7 @@ def test_dit_on_two_processes_learns_what_one_learns(tmp_path) -> None:
     script.write_text(SCRIPT.format(folders=folders, out=str(tmp_path / "rank")))
     # On CPUs `accelerate launch` starts several processes through MPI only; torchrun sets the same environment.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     (n, weights, mean, losses), (_, other, *_) = (torch.load(tmp_path / f"rank{i}", weights_only=True) for i in (0, 1))
     assert n == 2

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hisdiff._log import logger
 
@@ -70,7 +70,7 @@ def put_in_place(fresh: Path, target: Path, old: Path) -> None:
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two paths in one step; False where the system or its disk cannot."""
     a, b = os.fsencode(one), os.fsencode(other)
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform in ("linux", "darwin") else None
+    libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform in ("linux", "darwin") else None
     if sys.platform == "linux" and hasattr(libc, "renameat2"):
         here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
         failed = libc.renameat2(here, a, here, b, exchange)

@@ -12,7 +12,7 @@ from hisdiff._keys import COUNTS
 from hisdiff._prediction._noise import BlockNoise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from hisdiff._section import Locations, Prediction, Section
@@ -34,7 +34,8 @@ class Pointwise(Protocol):
     genes: np.ndarray
     calibration: Calibration | None
 
-    def predict(self, section: Section, locations: Locations, *, n_draws: int, **options: Any) -> Prediction:
+    @property
+    def predict(self) -> Callable[..., Prediction]:
         """Predict at locations; see ``hisdiff.methods.Fitted``."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._geometry._grid import BLOCK
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,7 @@ class BlockNoise:
     def at(cls, seed: int, locations: Locations) -> BlockNoise:
         """Noise of the bins of a grid, or of the places of other locations."""
         if locations.bin_um is not None:
-            return cls.for_grid(seed, locations.array_ij)
+            return cls.for_grid(seed, needed(locations.array_ij))
         return cls.for_places(seed, locations.xy_um, locations.z_um)
 
     def generators(self, draw: int, step: int) -> Iterator[np.random.Generator]:

@@ -10,6 +10,7 @@ import shapely
 from scipy import sparse
 
 from hisdiff._geometry._grid import BLOCK, bins_touching, block_slices, by_block, outlines, overlap
+from hisdiff._section import needed
 from hisdiff._stats._pca import column_scale, principal_axes
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class Inputs:
         """Return what the networks see of scaled vectors, float32 ``(n, k)``."""
         if self.axes is None:
             return scaled.astype(np.float32, copy=False)
-        return (scaled.astype(np.float32, copy=False) - self.center) @ self.axes
+        return (scaled.astype(np.float32, copy=False) - needed(self.center)) @ self.axes
 
     def of(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:
         """Return what the networks see of raw vectors, float32 ``(n, k)``."""

@@ -111,10 +111,10 @@ def read_expression(
     at_least
         Least number of locations and of genes.
     """
-    names = [layers] if layers is None or isinstance(layers, str) else list(layers)
-    if not names:
+    asked = [layers] if layers is None or isinstance(layers, str) else list(layers)
+    if not asked:
         raise ValueError("There is no layer: layer is empty.")
-    names = [X if name is None else name for name in names]
+    names = [X if name is None else name for name in asked]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"Layers are named more than once: {listing(sorted(repeated))}.")

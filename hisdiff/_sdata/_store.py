@@ -121,8 +121,10 @@ def _put_into_store(
         found = {}
         for path in paths:
             kind, _, key = path.partition("/")
-            in_memory = kind == _TABLES or stored is None
-            found[key] = _from_store(elements[key], store / path) if in_memory else stored[key]
+            if stored is None or kind == _TABLES:
+                found[key] = _from_store(elements[key], store / path)
+            else:
+                found[key] = stored[key]
     logger.debug("placed %s in %s", list(elements), store)
     return found
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _LOCAL = "local-dir:"
 _HIPT = "hipt:"
 _TEXTURES = {form.name: form for form in FORMS}
-_SPECS: dict[str, EncoderSpec] = {name: known.spec for name, known in (*_TEXTURES.items(), *RECIPES.items())}
+_SPECS: dict[str, EncoderSpec] = {form.name: form.spec for form in FORMS}
+_SPECS |= {name: recipe.spec for name, recipe in RECIPES.items()}
 _REMEMBERED: dict[EncoderSpec, Encoder] = {}
 """Objects of the user's: later steps find the one that made an embedding by what is recorded of it."""
 

@@ -106,7 +106,7 @@ def _encode_tile(form: Form, image: ImageSource, ys: np.ndarray, xs: np.ndarray)
     # Whole blocks, so that a place lies in the same block and the same pixel of every level whatever is asked for.
     top, bottom = _whole_blocks(ys, windows)
     left, right = _whole_blocks(xs, windows)
-    rgb = image.read(tuple(side * form.mpp for side in (left, top, right, bottom)), form.mpp)
+    rgb = image.read((left * form.mpp, top * form.mpp, right * form.mpp, bottom * form.mpp), form.mpp)
     out = np.empty((len(ys), len(xs), _LEVEL_DIM * len(windows.sigmas)), dtype=np.float32)
     for index, (sigma, densities) in enumerate(zip(windows.sigmas, pyramid(rgb))):
         moments = block_moments(densities, block >> index)

@@ -18,6 +18,7 @@ WHITE = 255
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 CHANNELS = {"rgb": 3, "ycbcr": 3, "cmyk": 4, "palette": 1}
 """Channels that stand for colour, by kind."""
+Kind = Literal["rgb", "ycbcr", "cmyk", "palette"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Stored:
     """
 
     levels: Sequence[da.Array]
-    kind: Literal["rgb", "ycbcr", "cmyk", "palette"] = "rgb"
+    kind: Kind = "rgb"
     alpha: int | None = None
     premultiplied: bool = False
     palette: np.ndarray | None = None
@@ -97,6 +98,7 @@ def _convert(
     block: np.ndarray, *, kind: str, alpha: int | None, premultiplied: bool, palette: np.ndarray | None, full: float
 ) -> np.ndarray:
     if kind == "palette":
+        assert palette is not None
         return np.moveaxis(palette[np.minimum(block[0], len(palette) - 1)], -1, 0)
     unit = block.astype(np.float32) / np.float32(full)
     color = unit[: CHANNELS[kind]]

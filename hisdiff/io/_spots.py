@@ -60,7 +60,7 @@ def on_image(xy_px: np.ndarray, size: tuple[float, float], what: str) -> np.ndar
 
 
 def _within(xy_px: np.ndarray, size: tuple[float, float]) -> np.ndarray:
-    return ((xy_px >= 0) & (xy_px <= (size[1], size[0]))).all(axis=1)
+    return np.all((xy_px >= 0) & (xy_px <= (size[1], size[0])), axis=1)
 
 
 def _reason(xy_px: np.ndarray, size: tuple[float, float]) -> str:

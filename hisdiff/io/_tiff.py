@@ -10,7 +10,7 @@ import tifffile
 
 from hisdiff._log import logger
 from hisdiff.io._build import chunked
-from hisdiff.io._color import Stored, check_channels
+from hisdiff.io._color import CHANNELS, Kind, Stored, check_channels
 from hisdiff.io._lazy import FileArray, Unreadable
 from hisdiff.io._limits import check_decoded
 from hisdiff.io._tiff_scale import tiff_sources
@@ -31,7 +31,7 @@ class CannotDecode(Exception):
 
 
 # Baseline and common values of PhotometricInterpretation that hold colours.
-_KINDS = {
+_KINDS: dict[int, Kind] = {
     tifffile.PHOTOMETRIC.RGB: "rgb",
     tifffile.PHOTOMETRIC.YCBCR: "ycbcr",
     tifffile.PHOTOMETRIC.SEPARATED: "cmyk",
@@ -70,7 +70,7 @@ def _stored(path: Path, index: int, series: tifffile.TiffPageSeries) -> Stored:
     page = series.keyframe
     levels = [_level(path, index, k, level, series.axes) for k, level in enumerate(series.levels)]
     channels = levels[0].shape[0]
-    kind = "ycbcr" if page.compression == _APERIO_YCBCR else _KINDS.get(page.photometric)
+    kind: Kind | None = "ycbcr" if page.compression == _APERIO_YCBCR else _KINDS.get(page.photometric)
     if kind is None and page.photometric not in _GREY:
         name = getattr(page.photometric, "name", page.photometric)
         raise ValueError(
@@ -83,7 +83,7 @@ def _stored(path: Path, index: int, series: tifffile.TiffPageSeries) -> Stored:
         if channels != 1 or page.colormap is None:
             raise ValueError(f"{path} is a palette image of {channels} channels, or has no palette.")
         return Stored(levels, "palette", palette=(np.asarray(page.colormap).T >> 8).astype(np.uint8))
-    colors = {"cmyk": 4, "ycbcr": 3, "rgb": 3}.get(kind, channels)
+    colors = channels if kind is None else CHANNELS[kind]
     if kind is None or channels < colors:
         check_channels(channels, series.axes, str(path))
         return Stored(levels)

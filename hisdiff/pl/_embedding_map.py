@@ -11,6 +11,7 @@ from hisdiff._check import listing
 from hisdiff._docs import documented
 from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
 from hisdiff._stats._pca import column_scale, principal_axes
 from hisdiff.pl import _canvas
 
@@ -99,7 +100,7 @@ def embedding_map(
     if ax is not None and n_rows * n_cols > 1:
         raise ValueError(f"ax= takes one panel, not {n_rows} x {n_cols}; leave it out.")
 
-    boxes = [_canvas.crop_box(section.spots, section.image.bounds_um) for section in sections]
+    boxes = [_canvas.crop_box(needed(section.spots), needed(section.image).bounds_um) for section in sections]
     if ax is None:
         tallest = max((box[3] - box[1]) / (box[2] - box[0]) for box in boxes)
         width = _canvas.MAP_INCH * min(1.0, 1.5 / tallest)
@@ -111,13 +112,15 @@ def embedding_map(
     # Sections in rows, what is shown of each in columns.
     grid = axes.reshape(len(sections), -1)
     for section, box, own, row in zip(sections, boxes, scores, grid):
-        pixels = _canvas.read_underlay(section.image, box)
+        pixels = _canvas.read_underlay(needed(section.image), box)
         for panel, (what, values, style) in zip(row, _columns(own, shares, wanted, cmap)):
             _canvas.frame(panel, box)
             _canvas.draw_underlay(panel, pixels, box, image_alpha)
-            drawn = _canvas.draw_locations(panel, section.spots, values, alpha=alpha, **style)
+            drawn = _canvas.draw_locations(panel, needed(section.spots), values, alpha=alpha, **style)
             _canvas.scale_bar(panel, box)
-            panel.set_title(f"{section.name}, {what}{section.features.spec.encoder}", loc="left", fontsize="medium")
+            panel.set_title(
+                f"{section.name}, {what}{needed(section.features).spec.encoder}", loc="left", fontsize="medium"
+            )
         if wanted is not None:
             label = "standard deviations"
             panel.figure.colorbar(drawn, ax=panel, label=label, extend="both", fraction=0.04, pad=0.02, aspect=22)
@@ -143,12 +146,12 @@ def _columns(
 
 def _components(sections: list[Section], wanted: list[int] | None) -> tuple[list[np.ndarray], np.ndarray]:
     """Return scores in standard deviations, ``(n, k)`` for each section, and the share of variance of each component."""
-    specs = {(section.features.spec.encoder, section.features.spec.revision) for section in sections}
+    specs = {(spec.encoder, spec.revision) for spec in (needed(section.features).spec for section in sections)}
     if len(specs) > 1:
         raise ValueError(
             f"Embeddings of different encoders cannot be shown together: {listing(sorted(' '.join(s) for s in specs))}."
         )
-    values = [np.asarray(section.features.at(section.spots)) for section in sections]
+    values = [np.asarray(needed(section.features).at(needed(section.spots))) for section in sections]
     pooled = np.concatenate(values)
     if len(pooled) > MAX_ROWS:
         pooled = pooled[np.random.default_rng(0).choice(len(pooled), MAX_ROWS, replace=False)]

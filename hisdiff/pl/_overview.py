@@ -16,6 +16,7 @@ from hisdiff._sdata._locate import Elements, check_sdata, resolve_table
 from hisdiff._sdata._provenance import records
 from hisdiff._sdata._read import Bound, open_sections
 from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
 from hisdiff.pl import _canvas
 from hisdiff.pl._contents import INDENT, Line, contents
 from hisdiff.pl._marks import Footprints
@@ -140,7 +141,7 @@ def _panels(bound: Bound) -> list[Panel]:
     table = bound.place.table
     if table is None:
         return panels
-    spots = Footprints(bound.section.spots)
+    spots = Footprints(needed(bound.section.spots))
     if is_measured(table):
         totals = np.asarray(table.X.sum(axis=1)).ravel()[bound.place.rows]
         info = describe(table, None, str(bound.place.table_key))
@@ -163,13 +164,19 @@ def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
         if own_prediction(table) is None or not regions or any(region not in sdata.labels for region in regions):
             continue
         view = view_of(sdata, key, bound.place.image_key, None, mpp)
-        stem = None if spots is None else _stem(spots)
-        known = None if stem is None else str(spots.var_names[_best_gene(spots, stem)])
-        gene = known if known in table.var_names else str(table.var_names[_most_varied(table.X)])
+        gene = _gene_at_spots(spots)
+        if gene is None or gene not in table.var_names:
+            gene = str(table.var_names[_most_varied(table.X)])
         info = describe(table, None, key)
         values = values_of(view.place, {gene: int(table.var_names.get_loc(gene))}, info)[gene]
         return [Panel(f"{gene}, {key}", view.marks, values, info.unit)]
     return []
+
+
+def _gene_at_spots(spots: AnnData | None) -> str | None:
+    """Return the gene that is shown at the spots, None where nothing was predicted there."""
+    stem = None if spots is None else _stem(spots)
+    return None if spots is None or stem is None else str(spots.var_names[_best_gene(spots, stem)])
 
 
 def _stem(table: AnnData) -> str | None:
@@ -197,7 +204,7 @@ def _expected(table: AnnData, stem: str, column: int) -> str:
 def _box(bound: Bound) -> Box:
     """Return the box that holds all of the image, or all of the spots where there is no image."""
     section = bound.section
-    return _canvas.crop_box(section.spots) if section.image is None else section.image.bounds_um
+    return _canvas.crop_box(needed(section.spots)) if section.image is None else section.image.bounds_um
 
 
 def _draw(

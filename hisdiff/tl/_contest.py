@@ -125,7 +125,7 @@ class Task:
         """
         has_draws = draws is not None
         if self.parent is not None:
-            expected = draws if has_draws else np.broadcast_to(mean, (n_draws, *mean.shape))
+            expected = draws if draws is not None else np.broadcast_to(mean, (n_draws, *mean.shape))
             draws = with_counting_noise(expected, seed)
         known = np.isfinite(mean).all(axis=1)
         if not known.any():

@@ -128,7 +128,7 @@ def evaluate(
     summary["mean"]["coverage_90"] = covered
 
     result = _per_gene(yardstick, mean, genes)
-    result.attrs = {
+    facts: dict[str, Any] = {
         "summary": summary,
         "notes": _notes(record, len(draws), covered, yardstick.modules),
         "in_sample": in_sample_of(record),
@@ -137,7 +137,8 @@ def evaluate(
         "method": str(record["method"]),
         "n_spots": len(rows),
     }
-    _warn(result.attrs)
+    result.attrs.update(facts)
+    _warn(facts)
     return result
 
 

@@ -14,7 +14,7 @@ from hisdiff._log import logger, progress
 from hisdiff._prediction._agreement import Agreement
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
-from hisdiff._section import Locations, Prediction
+from hisdiff._section import Locations, Prediction, needed
 from hisdiff._stream import Output, run
 from hisdiff._training._calibration import Dispersion
 
@@ -192,13 +192,13 @@ def predict_bins(
     predictor: FinePredictor, where: Locations, folder: Path | None, plan: Mapping[str, Any], *, show: bool | None
 ) -> Prediction:
     """Predict the bins of a grid tile by tile, into ``folder`` or into memory (see ``hisdiff._stream.run``)."""
-    assert where.array_ij is not None
+    ij = needed(where.array_ij)
     n_genes = len(predictor.field.genes)
     outputs = outputs_of(len(where), n_genes, predictor.keep_draws)
-    tiles = tiles_of(where.array_ij, n_genes)
+    tiles = tiles_of(ij, n_genes)
 
     def work(k: int) -> dict[str, np.ndarray]:
-        part = predictor.bins(where.array_ij[tiles[k]])
+        part = predictor.bins(ij[tiles[k]])
         kept = {fine_draw(i): draw for i, draw in enumerate(part.draws if part.draws is not None else ())}
         return {"mean": part.mean, "std": part.std, **kept}
 

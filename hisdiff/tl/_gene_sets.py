@@ -118,12 +118,12 @@ def _from_mapping(gene_sets: Mapping[str, Iterable[str]]) -> dict[str, list[str]
         raise ValueError("There is no gene set: the mapping is empty.")
     sets = {}
     for name, genes in gene_sets.items():
-        genes = [None] if isinstance(genes, str) else list(genes)
-        if not all(isinstance(gene, str) for gene in genes):
+        listed = [] if isinstance(genes, str) else list(genes)
+        if isinstance(genes, str) or not all(isinstance(gene, str) for gene in listed):
             raise TypeError(f"Gene set {name!r} has to be a list of gene names.")
-        if not genes:
+        if not listed:
             raise ValueError(f"Gene set {name!r} has no gene.")
-        sets[str(name)] = list(dict.fromkeys(genes))
+        sets[str(name)] = list(dict.fromkeys(listed))
     return sets
 
 

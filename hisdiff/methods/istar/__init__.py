@@ -14,7 +14,7 @@ from hisdiff._device import resolve_device
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._prediction._superpixels import Footprints, Inputs, bin_parts, dense_rasters
-from hisdiff._section import Prediction
+from hisdiff._section import Prediction, needed
 from hisdiff._training._calibration import Calibration, Dispersion
 from hisdiff._training._loop import train
 from hisdiff.methods.istar._network import Ensemble, FootprintLoss, Superpixels
@@ -100,10 +100,10 @@ class FittedIStar:
         members = min(n_draws, self.network.n_members)
         network = self.network.to(resolve_device(device))
         means = np.zeros((members, len(locations), len(self.genes)), dtype=np.float32)
-        for rows, vectors in dense_rasters(section.dense, footprints.ij, self.config.superpixel_um):
+        for rows, vectors in dense_rasters(needed(section.dense), footprints.ij, self.config.superpixel_um):
             part = footprints.share[:, rows]
             touched = np.flatnonzero(np.diff(part.indptr))
-            each = self._members(network, self.inputs.of(section.dense, vectors))[:members]
+            each = self._members(network, self.inputs.of(needed(section.dense), vectors))[:members]
             for e in range(members):
                 means[e, touched] += part[touched] @ each[e]
         area = np.pi * locations.radius_um**2 / self.footprint_um2
@@ -218,7 +218,7 @@ class EnsembleField:
         if self._last is not None and self._last[0] is bins:  # mean and draws of the same bins cost one pass
             return self._last[1]
         out = np.empty((self.n_draws, len(bins), len(self.genes)), dtype=np.float32)
-        dense = self._section.dense
+        dense = needed(self._section.dense)
         for rows, parts, vectors in bin_parts(dense, bins, self._fitted.config.superpixel_um):
             each = self._fitted._members(self._network, self._fitted.inputs.of(dense, vectors))[: self.n_draws]
             out[:, rows] = each.reshape(self.n_draws, len(rows), parts, -1).mean(axis=2)
@@ -262,10 +262,10 @@ class IStar:
             check_dense(section)
         kept = [kept_rows(section) for section in sections]
         log2_size = float(np.median([s.log2_size for s in sections if np.isfinite(s.log2_size)] or [0.0]))
-        spots = [s.spots.take(rows) for s, rows in zip(sections, kept)]
+        spots = [needed(s.spots).take(rows) for s, rows in zip(sections, kept)]
         areas = [np.pi * part.radius_um**2 for part in spots]
         footprint_um2 = float(np.median(np.concatenate(areas)))
-        counts = [s.counts[rows].toarray() for s, rows in zip(sections, kept)]
+        counts = [needed(s.counts)[rows].toarray() for s, rows in zip(sections, kept)]
         if not config.reference_compat:
             counts = [
                 c
@@ -317,10 +317,13 @@ def _means(module: FootprintLoss, bins: np.ndarray, share: np.ndarray) -> np.nda
 
 def _calibration(fitted: FittedIStar, validation: Sequence[Section], device: str | None) -> Calibration:
     """Measure accuracy and interval factors on sections that were not trained on."""
-    told = [fitted.predict(s, s.spots, n_draws=fitted.network.n_members, units=LOG2, device=device) for s in validation]
+    told = [
+        fitted.predict(s, needed(s.spots), n_draws=fitted.network.n_members, units=LOG2, device=device)
+        for s in validation
+    ]
     return Calibration.from_held_out(
-        np.concatenate([np.log2(1 + s.counts.toarray()) for s in validation]),
+        np.concatenate([np.log2(1 + needed(s.counts).toarray()) for s in validation]),
         np.concatenate([p.mean for p in told]),
         np.concatenate([p.std for p in told]),
-        np.repeat(np.arange(len(validation)), [len(s.spots) for s in validation]),
+        np.repeat(np.arange(len(validation)), [len(needed(s.spots)) for s in validation]),
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from hisdiff._log import logger
 from hisdiff._prediction._superpixels import Footprints, Inputs, inside, scaled_under
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ def gather(
     whole = config.reference_compat
     inputs = Inputs(standardize=not whole)
     footprints = [Footprints.of(part, config.superpixel_um, whole_discs=whole and are_discs(part)) for part in spots]
-    scaled = [scaled_under(s.dense, f, config.superpixel_um, inputs) for s, f in zip(sections, footprints)]
+    scaled = [scaled_under(needed(s.dense), f, config.superpixel_um, inputs) for s, f in zip(sections, footprints)]
     inputs = Inputs.fit(scaled, config.n_components, standardize=not whole)
     padded = [f.padded() for f in footprints]
     longest = max(bins.shape[1] for bins, _ in padded)
@@ -43,7 +44,7 @@ def gather(
 
 def kept_rows(section: Section) -> np.ndarray:
     """Return the rows of spots that can be trained on, saying what is left out."""
-    whole = inside(section.spots, section.image)
+    whole = inside(needed(section.spots), section.image)
     if not whole.all():
         logger.warning(
             "istar: %d of %d spots of %r reach over the edge of the image and are left out",

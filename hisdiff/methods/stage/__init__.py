@@ -17,6 +17,7 @@ from hisdiff._geometry import pitch_of
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._prediction._point import point_prediction
+from hisdiff._section import needed
 from hisdiff._stats._accuracy import pearson
 from hisdiff._training._calibration import Calibration, cv_pcc_of
 from hisdiff._training._config import TrainingConfig
@@ -53,7 +54,7 @@ class StageField:
         self, fitted: FittedStage, known: Known, section: Section, library_size: float | None, device: Any
     ) -> None:
         self.genes = fitted.genes
-        self.footprint_um2 = float(np.pi * np.median(section.spots.radius_um) ** 2)
+        self.footprint_um2 = float(np.pi * np.median(needed(section.spots).radius_um) ** 2)
         self._fitted, self._known, self._device = fitted, known, device
         self._spots = cKDTree(known.xy_um)
         self._reach = fitted.config.reach_pitches * pitch_of(known.xy_um)
@@ -261,16 +262,16 @@ def _splits(sections: Sequence[Section], fraction: float, seed: int) -> list[np.
     """Return which spots of each section are trained on: a random part of those that have counts."""
     masks = []
     for i, section in enumerate(sections):
-        rows = np.flatnonzero(np.asarray(section.counts.sum(axis=1)).ravel() > 0)
+        rows = np.flatnonzero(np.asarray(needed(section.counts).sum(axis=1)).ravel() > 0)
         keep = max(_MIN_SPOTS - 1, round(fraction * len(rows)))
         chosen = np.random.default_rng([seed, i]).permutation(rows)[:keep]
-        masks.append(np.isin(np.arange(section.counts.shape[0]), chosen))
+        masks.append(np.isin(np.arange(needed(section.counts).shape[0]), chosen))
     return masks
 
 
 def _normalized(section: Section, rows: np.ndarray) -> np.ndarray:
     """Return log1p of counts scaled to 1e4 per spot, float32 ``(n, G)``."""
-    counts = section.counts[rows].toarray().astype(np.float32)
+    counts = needed(section.counts)[rows].toarray().astype(np.float32)
     return np.log1p(counts * (_TARGET / counts.sum(axis=1, keepdims=True)))
 
 
@@ -294,10 +295,10 @@ def _calibration(fitted: FittedStage, sections: Sequence[Section]) -> Calibratio
         rows = np.flatnonzero(~known.trained & (known.totals > 0))
         if len(rows) < 2:
             continue
-        places = section.spots.take(rows)
+        places = needed(section.spots).take(rows)
         prediction = fitted.predict(section, places, n_draws=1, device="cpu")
         near = np.isfinite(prediction.mean).all(axis=1)
-        measured.append(np.log2(1 + section.counts[rows[near]].toarray()))
+        measured.append(np.log2(1 + needed(section.counts)[rows[near]].toarray()))
         predicted.append(prediction.mean[near])
         number.append(np.full(int(near.sum()), i))
         own = fitted.decode(fitted.frame.of_locations(known, places), torch.device("cpu"))

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from hisdiff._check import listing
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ class Frame:
         """Read origin and scale from the spots of sections."""
         levels = levels_of(sections, spacing_um)
         known = tuple(
-            Known(s.name, s.spots.xy_um, np.asarray(s.counts.sum(axis=1)).ravel(), mask, z)
+            Known(s.name, needed(s.spots).xy_um, np.asarray(needed(s.counts).sum(axis=1)).ravel(), mask, z)
             for s, mask, z in zip(sections, trained, levels)
         )
         xy = np.concatenate([one.xy_um for one in known])
@@ -139,7 +140,8 @@ def levels_of(sections: Sequence[Section], spacing_um: float | None) -> list[flo
         return [0.0]
     if spacing_um is not None:
         return [i * spacing_um for i in range(len(sections))]
-    heights = [None if s.spots.z_um is None or np.ptp(s.spots.z_um) > 0 else float(s.spots.z_um[0]) for s in sections]
+    levels = [needed(s.spots).z_um for s in sections]
+    heights = [None if z is None or np.ptp(z) > 0 else float(z[0]) for z in levels]
     told = [z for z in heights if z is not None]
     if len(told) < len(sections) or len(set(told)) < len(told):
         raise ValueError(

@@ -13,6 +13,7 @@ from hisdiff._check import positive
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._prediction._point import columns_of, point_prediction, size_factor
+from hisdiff._section import needed
 from hisdiff._training._calibration import Calibration, cv_pcc_of
 from hisdiff.methods.tesla._map import TeslaMap
 from hisdiff.methods.tesla.config import TeslaConfig
@@ -37,13 +38,13 @@ class TeslaField:
 
     def __init__(self, section: Section, genes: np.ndarray, config: TeslaConfig, library_size: float | None) -> None:
         self.genes, self.map = genes, TeslaMap(section, config)
-        self.footprint_um2 = float(np.pi * np.median(section.spots.radius_um) ** 2)
+        self.footprint_um2 = float(np.pi * np.median(needed(section.spots).radius_um) ** 2)
         self._absent = 0.0 if config.reference_compat else np.nan
         self._factor = size_factor(section, library_size)
         columns = columns_of(genes, section.genes)
         self._known = columns >= 0
         # Dense: spots are few, and a sparse product with ten neighbours each fills in most of it anyway, ten times slower.
-        self._log_counts = np.log1p(section.counts[:, columns[self._known]].toarray().astype(np.float32))
+        self._log_counts = np.log1p(needed(section.counts)[:, columns[self._known]].toarray().astype(np.float32))
 
     def mean(self, bins: Locations) -> None:
         """Return None: the one value is all there is."""
@@ -186,9 +187,9 @@ def _calibration(fitted: FittedTesla, sections: Sequence[Section]) -> Calibratio
     measured, filled, number = [], [], []
     for i, section in enumerate(sections):
         field = fitted.field(section, n_draws=1)
-        weights = field.map.weights(section.spots.xy_um, leave_out_self=True)
+        weights = field.map.weights(needed(section.spots).xy_um, leave_out_self=True)
         near = np.diff(weights.indptr) > 0
-        measured.append(np.log2(1 + section.counts[near].toarray()))
+        measured.append(np.log2(1 + needed(section.counts)[near].toarray()))
         filled.append(np.log2(1 + field.of(weights[near])))
         number.append(np.full(int(near.sum()), i))
     correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(filled), np.concatenate(number))

@@ -11,7 +11,7 @@ from shapely import MultiPolygon, affinity
 from hisdiff._geometry import find_tissue
 from hisdiff._geometry._grid import bins_within
 from hisdiff._log import logger
-from hisdiff._section import Locations
+from hisdiff._section import Locations, needed
 from hisdiff.methods.tesla._color import ColorDepth, ColorRaster
 from hisdiff.methods.tesla._weights import distance_threshold, neighbor_weights, neighbors_of
 
@@ -49,7 +49,7 @@ class TeslaMap:
     """
 
     def __init__(self, section: Section, config: TeslaConfig) -> None:
-        tissue, xy = tissue_of(section), section.spots.xy_um
+        tissue, xy = tissue_of(section), needed(section.spots).xy_um
         if config.reference_compat:
             factor = _REFERENCE_ENLARGEMENT
             tissue = affinity.scale(tissue, factor, factor, origin=shapely.centroid(tissue))
@@ -59,7 +59,7 @@ class TeslaMap:
                 f"No superpixel of {config.step_um:g} um lies inside the tissue of {section.name!r}; a smaller step_um is needed."
             )
         self.config, self.n_superpixels = config, len(centers)
-        self._raster = ColorRaster.read(section.image, _box(np.concatenate([centers, xy])), config.step_um)
+        self._raster = ColorRaster.read(needed(section.image), _box(np.concatenate([centers, xy])), config.step_um)
         colors = self._raster.at(centers)
         scale = config.color_weight * float(centers.std(axis=0).max())
         self.depth = ColorDepth.by_variance(colors, scale)
@@ -68,7 +68,7 @@ class TeslaMap:
         self.spots = np.column_stack([xy, self.spot_depth(at_spots)])
         superpixels = np.column_stack([centers, self.depth(colors)])
         self.threshold = distance_threshold(superpixels, self.spots, config.n_neighbors)
-        self._offset = _OFFSET * (section.image.mpp if config.reference_compat else 1.0)
+        self._offset = _OFFSET * (needed(section.image).mpp if config.reference_compat else 1.0)
 
     def weights(self, xy_um: np.ndarray, *, leave_out_self: bool = False) -> csr_matrix:
         """Return the weights of the spots at places, csr ``(n, N)``; a row is empty where no spot is near enough.
@@ -93,14 +93,16 @@ def tissue_of(section: Section) -> Polygon | MultiPolygon:
     """Return the outline of a section's tissue in um: as stored, else as the image shows it, else around its spots."""
     if section.tissue is not None and not section.tissue.is_empty:
         return section.tissue
-    scale = max(_TISSUE_MPP, section.image.mpp)
-    rgb = section.image.read(section.image.bounds_um, scale)
+    image = needed(section.image)
+    scale = max(_TISSUE_MPP, image.mpp)
+    rgb = image.read(image.bounds_um, scale)
     outline = find_tissue(rgb, scale, min_area_um2=_MIN_AREA_UM2, min_hole_um2=_MIN_HOLE_UM2)
     if not outline.is_empty:
         return outline
     logger.warning("%s: no tissue was found in the image; the hull of the spots is taken for it", section.name)
-    radius = float(np.median(section.spots.radius_um))
-    return MultiPolygon([shapely.convex_hull(shapely.MultiPoint(section.spots.xy_um)).buffer(radius)])
+    spots = needed(section.spots)
+    radius = float(np.median(spots.radius_um))
+    return MultiPolygon([shapely.convex_hull(shapely.MultiPoint(spots.xy_um)).buffer(radius)])
 
 
 def _box(xy_um: np.ndarray) -> Box:

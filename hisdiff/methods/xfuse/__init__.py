@@ -12,6 +12,7 @@ import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
+from hisdiff._section import needed
 from hisdiff._training._calibration import Calibration, Dispersion
 from hisdiff.methods.xfuse._fit import covariates_of, fit_model, start
 from hisdiff.methods.xfuse._fitted import FittedXFuse, digest_of
@@ -64,7 +65,7 @@ class XFuse:
         them. Without any, it knows nothing.
         """
         covariates_of(config, [section.name for section in sections])  # complains before anything is read
-        n = sum(0 if s.counts is None else len(s.spots) for s in sections)
+        n = sum(len(needed(s.spots)) for s in sections if s.counts is not None)
         if n < _MIN_SPOTS:
             raise ValueError(
                 f"XFuse needs at least {_MIN_SPOTS} spots; section(s) {[s.name for s in sections]} have {n}."
@@ -108,18 +109,19 @@ def _plain_log2_size(model: XFuseModel, sections: Sequence[Section]) -> float:
 def _dispersion(fitted: FittedXFuse, sections: Sequence[Section], seed: int, device: str | None) -> Dispersion:
     """Return how far the counts of training spots scatter around what is predicted for them."""
     counted = [s for s in sections if s.counts is not None]
-    told = [fitted.predict(s, s.spots, n_draws=1, units=COUNTS, seed=seed, device=device).mean for s in counted]
-    return Dispersion.from_counts(np.concatenate([s.counts.toarray() for s in counted]), np.concatenate(told))
+    told = [fitted.predict(s, needed(s.spots), n_draws=1, units=COUNTS, seed=seed, device=device).mean for s in counted]
+    return Dispersion.from_counts(np.concatenate([needed(s.counts).toarray() for s in counted]), np.concatenate(told))
 
 
 def _calibration(fitted: FittedXFuse, validation: Sequence[Section], seed: int, device: str | None) -> Calibration:
     """Measure accuracy and interval factors on sections that were not trained on."""
     told = [
-        fitted.predict(s, s.spots, n_draws=_CALIBRATION_DRAWS, units=LOG2, seed=seed, device=device) for s in validation
+        fitted.predict(s, needed(s.spots), n_draws=_CALIBRATION_DRAWS, units=LOG2, seed=seed, device=device)
+        for s in validation
     ]
     return Calibration.from_held_out(
-        np.concatenate([np.log2(1 + s.counts.toarray()) for s in validation]),
+        np.concatenate([np.log2(1 + needed(s.counts).toarray()) for s in validation]),
         np.concatenate([p.mean for p in told]),
         np.concatenate([p.std for p in told]),
-        np.repeat(np.arange(len(validation)), [len(s.spots) for s in validation]),
+        np.repeat(np.arange(len(validation)), [len(needed(s.spots)) for s in validation]),
     )

@@ -58,6 +58,7 @@ def start(config: XFuseConfig, slides: Sequence[Slide], *, seed: int) -> XFuseMo
         model.logit_.copy_(torch.from_numpy(logit) / FAST_GENES)
         last = last_of(model.scale_head)
         last.weight.normal_(0, 1e-5, generator=generator_for(seed, 0))
+        assert last.bias is not None
         last.bias.fill_(float(inverse_softplus(torch.tensor(1 / area))))
         if gamma is not None and n > 1:
             model.metagenes.mean_.copy_(torch.from_numpy(gamma) / FAST_POSTERIORS)

@@ -14,6 +14,7 @@ from hisdiff._geometry._grid import bins_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
+from hisdiff._section import needed
 from hisdiff._training._calibration import Dispersion
 from hisdiff._training._loop import generator_for
 from hisdiff.methods.xfuse._model import Covariate, XFuseModel
@@ -217,8 +218,8 @@ class PixelField:
             for _ in range(self.n_draws):
                 yield np.empty((0, self._canvas.model.n_metagenes))
             return
-        side = bins.bin_um / self._mpp
-        corner = bins.array_ij * side
+        side = needed(bins.bin_um) / self._mpp
+        corner = needed(bins.array_ij) * side
         first = np.floor(corner.min(axis=0) + 1e-9).astype(int)
         size = np.ceil(corner.max(axis=0) + side - 1e-9).astype(int) - first
         maps = self._canvas.window(tuple(first.tolist()), tuple(size.tolist()))

@@ -110,6 +110,7 @@ class ImageHeads(nn.Module):
         for part, value in ((self.mean, torch.atanh(mean)), (self.sd, inverse_softplus(sd))):
             last = last_of(part)
             last.weight.zero_()
+            assert last.bias is not None
             last.bias.copy_(value)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 
 from hisdiff._geometry import find_tissue
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
@@ -80,13 +81,13 @@ class Slide:
         """
         tissue = _outline(section)
         (y0, x0), (h, w) = _frame(section, tissue, mpp, step_px)
-        image = section.image.read((x0 * mpp, y0 * mpp, (x0 + w) * mpp, (y0 + h) * mpp), mpp)
+        image = needed(section.image).read((x0 * mpp, y0 * mpp, (x0 + w) * mpp, (y0 + h) * mpp), mpp)
         spots = section.spots if section.counts is not None else None
         n = 0 if spots is None else len(spots)
         centers = np.zeros((0, 2)) if spots is None else spots.xy_um[:, ::-1] / mpp - (y0, x0)
         radii = np.zeros(0) if spots is None else np.asarray(spots.radius_um) / mpp
         labels = paint(centers, radii, (h, w))
-        counts = np.zeros((0, len(section.genes))) if n == 0 else section.counts.toarray()
+        counts = np.zeros((0, len(section.genes))) if n == 0 else needed(section.counts).toarray()
         return cls(
             section.name, mpp, (y0, x0), _scaled(image), labels, _off_tissue(tissue, labels, mpp, (y0, x0)),
             centers, radii, (np.pi * radii**2).astype(np.float32), counts.astype(np.float32),
@@ -112,8 +113,9 @@ def _outline(section: Section) -> Polygon | MultiPolygon | None:
     """Return the outline of the tissue: as stored, else as the image shows it; None where it shows none."""
     if section.tissue is not None:
         return section.tissue
-    scale = max(_TISSUE_MPP, section.image.mpp)
-    rgb = section.image.read(section.image.bounds_um, scale)
+    image = needed(section.image)
+    scale = max(_TISSUE_MPP, image.mpp)
+    rgb = image.read(image.bounds_um, scale)
     found = find_tissue(rgb, scale, min_area_um2=_MIN_AREA_UM2, min_hole_um2=_MIN_HOLE_UM2)
     return None if found.is_empty else found
 
@@ -122,7 +124,7 @@ def _frame(
     section: Section, tissue: Polygon | MultiPolygon | None, mpp: float, step: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the first pixel and the size of what is kept, in multiples of ``step``."""
-    x0, y0, x1, y1 = (side / mpp for side in section.image.bounds_um)
+    x0, y0, x1, y1 = (side / mpp for side in needed(section.image).bounds_um)
     parts = [] if tissue is None else [np.asarray(tissue.bounds)]
     if section.spots is not None and len(section.spots):
         parts.append(_extent(section.spots))

@@ -29,3 +29,13 @@ def test_add_an_encoder():
     names = run(PAGE, "Add an encoder")
     assert names["sdata"].tables["table"].uns["hisdiff"]["embedding"]["encoder"] == "mean-colour"
     assert "hisdiff" in names["sdata"].tables["table"].layers
+
+
+def test_add_a_denoiser(monkeypatch):
+    from hisdiff._nn._denoisers import DENOISERS
+
+    monkeypatch.setitem(DENOISERS, "residual", None)  # taken out again after the test
+    names = run(PAGE, "Add a denoiser")
+    table = names["test"].tables["table"]
+    assert np.isfinite(table.layers["hisdiff"][:, table.var["hisdiff_modelled"]]).all()
+    assert names["model"].config["denoiser"] == "residual"

@@ -76,7 +76,7 @@ def metagenes(
     --------
     >>> import hisdiff as hd
     >>> sdata = hd.datasets.toy(size_um=400)
-    >>> small = {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 32, "n_steps": 5, "prune": False}
+    >>> small = {"image_mpp": 8, "levels": 2, "channels": 2, "patch_px": 32, "max_steps": 5, "prune": False}
     >>> model = hd.tl.fit(sdata, method="xfuse", config=small)
     >>> hd.tl.predict(sdata, resolution_um=40)
     >>> hd.tl.metagenes(sdata, n_draws=2)

@@ -69,7 +69,7 @@ def predict(
     n_draws
         Draws of the whole gene vector per location; None for 16 at spots, 4 elsewhere. Their mean is the prediction.
     n_steps
-        Steps of the sampler; None for the model's own.
+        Steps of the sampler; None for the model's own. An error with a method that has none.
     keep_draws
         How many single draws to store; None for 1 at spots, none elsewhere.
     units

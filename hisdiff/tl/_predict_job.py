@@ -96,6 +96,10 @@ class PredictJob:
         """Open the sections, and check everything that can be wrong before the first patch is read."""
         bounds = open_sections(sdata, selection, needs=self.needs & {"image"}, encoder=self.encoder)
         _check_encoder(self.encoder, self.model)
+        if self.options.n_steps is not None and not self.model.fitted.n_steps:
+            raise ValueError(
+                f"n_steps= is for models that sample in steps; method {self.model.method!r} has none, so leave it out."
+            )
         for bound in bounds:
             if self.target is not None:
                 self.target.check(bound, self.stem, several=len(bounds) > 1)
@@ -176,7 +180,6 @@ class PredictJob:
         model = self.model
         sizes = [_library_size_of(bound.section, model, self.options.library_size) for bound in bounds]
         known = [_is_known(bound.section, model) for bound in bounds]
-        n_steps = model.fitted.n_steps  # 0: a method without steps takes none, whatever is asked for
         return {
             "method": model.method,
             "model": model.id,
@@ -186,7 +189,7 @@ class PredictJob:
             "library_size_from": [source for _, source in sizes],
             "seed": int(self.runtime.seed),
             "n_draws": int(n_draws),
-            "n_steps": int((self.options.n_steps or n_steps) if n_steps else 0),
+            "n_steps": int(self.options.n_steps or model.fitted.n_steps),
             "calibration": "none",
             "in_sample": True if any(known) else UNKNOWN if None in known else False,
             "uses_section_counts": "counts" in method_named(model.method).needs_to_predict,

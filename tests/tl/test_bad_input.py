@@ -122,6 +122,7 @@ def model(sdata):
         ({"units": "log"}, ValueError, "units is one of"),
         ({"layer": "raw"}, KeyError, "no layer"),
         ({"n_steps": -1}, ValueError, "n_steps"),
+        ({"n_steps": 5}, ValueError, "method 'ridge' has none"),
     ],
 )
 def test_predict_refuses_wrong_arguments(sdata, model, arguments, error, message) -> None:

@@ -410,7 +410,7 @@ def test_counts_of_one_gene_do_not_make_a_section_a_known_one(sections) -> None:
 
 def test_a_record_says_what_was_made_not_what_was_asked_for(sections) -> None:
     test = sections[2]
-    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), n_draws=8, n_steps=5, library_size=64)
+    hd.tl.predict(test, hd.tl.fit(test, method="tesla"), n_draws=8, library_size=64)
     hd.tl.predict(test, hd.tl.fit(sections[:2], config={"max_steps": 5, "n_steps": 3, "fine": False}), n_draws=2)
     made = test.tables["table"].uns["hisdiff"]["predictions"]
     assert [(r["n_draws"], r["n_steps"]) for r in (made["tesla"], made["hisdiff"])] == [(1, 0), (2, 3)]

@@ -1,4 +1,4 @@
-"""Argument checks: every message names the value seen and what there is to choose from."""
+"""Argument checks: every message names the value seen and the available choices."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ def path_of(value: Any, what: str) -> Path:
         raise TypeError(f"{what} is a path, not {type(value).__name__} {value!r}.")
     text = os.fspath(value)
     if not text.strip() or "\0" in text:
-        raise ValueError(f"{what}={text!r} is no path.")
+        raise ValueError(f"{what}={text!r} is not a path.")
     return Path(text).expanduser()

@@ -17,17 +17,17 @@ F = TypeVar("F", bound="Callable[..., Any]")
 PARAMETERS = {
     "place": """
         table_key, image_key, shapes_key
-            Names of the table, of the image, and of the shapes or labels that the table annotates; needed where several
-            could be meant. ``image_key`` may also map regions to images.
+            Names of the table, of the image, and of the shapes or labels that the table annotates; needed if the object
+            has several. ``image_key`` may also map regions to images.
         """,
     "shown_place": """
         table_key, image_key, shapes_key
-            Names of the table, the image and the shapes; needed where several could be meant. ``shapes_key`` also selects
+            Names of the table, the image and the shapes; needed if there are several. ``shapes_key`` also selects
             one section of a table with several.
         """,
     "table_key": """
         table_key
-            Name of the table; needed where several could be meant.
+            Name of the table; needed if there are several.
         """,
     "fine_table_key": """
         table_key
@@ -40,7 +40,7 @@ PARAMETERS = {
         """,
     "image_key": """
         image_key
-            Name of the image; needed where several could be meant.
+            Name of the image; needed if there are several.
         """,
     "counts_layer": """
         layer
@@ -52,7 +52,7 @@ PARAMETERS = {
         """,
     "mpp": """
         mpp
-            Micrometers per pixel of the full-resolution image; needed where the image has no coordinate system ``um``.
+            Micrometres per pixel of the full-resolution image; needed where the image has no coordinate system ``um``.
         """,
     "fine_data": """
         data
@@ -100,7 +100,7 @@ PARAMETERS = {
         """,
     "cmap": """
         cmap
-            Color map; perceptually uniform by default.
+            Colour map; perceptually uniform by default.
         """,
 }
 """Name of a placeholder -> an entry of a *Parameters* section, indented at will."""

@@ -56,7 +56,7 @@ class BlockNoise:
 
     @classmethod
     def for_rows(cls, seed: int, n: int) -> BlockNoise:
-        """Noise of ``n`` rows that are no places, in blocks of ``ROW_BLOCK`` rows."""
+        """Noise of ``n`` rows that are not locations, in blocks of ``ROW_BLOCK`` rows."""
         rows = np.arange(n)
         return cls(seed, rows // ROW_BLOCK, rows % ROW_BLOCK)
 

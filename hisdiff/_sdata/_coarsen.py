@@ -76,7 +76,7 @@ def coarsen(sdata: SpatialData, n: int, *, table_key: str | None = None, layer: 
     n
         Spots along a side of a pseudo-spot, 2 or more.
     table_key, layer
-        Table and layer of raw counts, where several could be meant.
+        Table and layer of raw counts; needed if there are several.
 
     Examples
     --------

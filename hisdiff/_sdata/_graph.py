@@ -35,7 +35,7 @@ def spatial_weights(table: AnnData, rows: np.ndarray) -> csr_matrix:
 
 
 def nearest(table: AnnData, rows: np.ndarray) -> csr_matrix:
-    """Return weights of the 6 nearest among some rows; spots of different sections are no neighbours."""
+    """Return weights of the 6 nearest among some rows; spots of different sections are not neighbours."""
     return layout_of(table, rows).neighbors
 
 

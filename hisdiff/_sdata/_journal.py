@@ -136,7 +136,7 @@ def read_root(store: Path) -> dict[str, Any]:
             f"The store {store} is none of zarr format 3; write it anew with sdata.write('NEW.zarr'), and read that."
         ) from err
     except json.JSONDecodeError as err:
-        raise ValueError(f"{store / _META} is no JSON ({err}): the store is damaged.") from err
+        raise ValueError(f"{store / _META} is not valid JSON ({err}): the store is damaged.") from err
 
 
 def stored_notes(store: Path) -> dict[str, dict[str, Any]]:

@@ -232,7 +232,7 @@ def _elsewhere(argument: str | None, layers: Iterable[str]) -> str:
 
 
 def check_counts(data: np.ndarray, where: str, layers: Iterable[str], argument: str | None = "layer=") -> None:
-    """Raise where values are no raw counts: numbers that are finite, not negative, and whole."""
+    """Raise where values are not raw counts: numbers that are finite, not negative, and whole."""
     if data.dtype.kind == "b" or not np.issubdtype(data.dtype, np.number):
         raise TypeError(f"Counts are numbers, but {where} has dtype {data.dtype}.")
     if not np.isfinite(data).all():

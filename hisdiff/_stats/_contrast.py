@@ -22,7 +22,7 @@ def contrast(
 ) -> tuple[pd.DataFrame, tuple[int, int]]:
     """Compare two groups of locations, with units of replication that are larger than a location.
 
-    Bins of a fine map are no independent observations: many lie under one spot and were made of its counts. A unit
+    Bins of a fine map are not independent observations: many lie under one spot and were made of its counts. A unit
     (a spot, a block of tissue) belongs to the group that most of its locations are in, has the mean of those as its
     value, and counts once.
 

@@ -37,7 +37,7 @@ def check_place(path: Path, what: str) -> None:
         If the folder around it is missing and cannot be made, or cannot be written.
     """
     if path.exists() and not (path.is_dir() and (path / WEIGHTS).is_file()):
-        raise FileExistsError(f"{path} exists and is no folder of a model; it is left alone. Choose another path.")
+        raise FileExistsError(f"{path} exists and is not a model directory; it is left alone. Choose another path.")
     check_writable(path.absolute().parent, what)
 
 
@@ -117,7 +117,7 @@ def _check_file(file: Path) -> int:
             raise ValueError(f"{file} is a link that leads out of its folder, to {target}; it is not read.")
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{file} is no regular file.")
+        raise ValueError(f"{file} is not a regular file.")
     return found.st_size
 
 

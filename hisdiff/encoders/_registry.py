@@ -58,7 +58,7 @@ def get(encoder: str | Encoder) -> Encoder:
     ValueError
         If there is no encoder of that name.
     TypeError
-        If the object is no encoder.
+        If the object is not an encoder.
     PermissionError
         If the weights are gated and access was not granted.
     ConnectionError

@@ -109,7 +109,7 @@ def from_folder(name: str, folder: str | Path) -> TorchEncoder:
         config = json.loads(config_file.read_text())
         architecture, arguments = config["architecture"], dict(config.get("model_args", {}))
     except (ValueError, KeyError, TypeError) as err:
-        raise ValueError(f"Encoder {name!r}: {config_file} is no timm configuration ({err!r}).") from err
+        raise ValueError(f"Encoder {name!r}: {config_file} is not a timm configuration ({err!r}).") from err
     arguments["num_classes"] = 0
     timm = import_timm()
     if architecture not in timm.list_models():

@@ -78,7 +78,7 @@ def from_anndata(
     ------
     ValueError
         If positions or the scale are missing, spots lie outside the image, the scale contradicts the spots (an image
-        of reduced resolution), or the values are no counts.
+        of reduced resolution), or the values are not counts.
 
     Examples
     --------

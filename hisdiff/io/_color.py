@@ -28,7 +28,7 @@ class Stored:
     Attributes
     ----------
     levels
-        ``(c, y, x)`` of any type, finest first. Channels after those of the kind are no colour.
+        ``(c, y, x)`` of any type, finest first. Channels after those of the kind are not colours.
     kind
         What the channels stand for.
     alpha
@@ -47,7 +47,7 @@ class Stored:
 
 
 def check_channels(channels: int, kind: str, what: str) -> None:
-    """Raise unless an image has the three channels of a stained slide, not counting those that are no colour."""
+    """Raise unless an image has the three channels of a stained slide, not counting those that are not colours."""
     if channels == 3:
         return
     if channels == 1:
@@ -127,7 +127,7 @@ def _full_scale(level: da.Array, what: str) -> float:
     lowest, highest = (float(v) for v in da.compute(level.min(), level.max(), scheduler="synchronous"))
     if not np.isfinite([lowest, highest]).all() or lowest < 0:
         raise ValueError(
-            f"{what} holds {level.dtype} values from {lowest:g} to {highest:g}; NaN and negative ones are no colour."
+            f"{what} holds {level.dtype} values from {lowest:g} to {highest:g}; NaN and negative ones are not colours."
         )
     if level.dtype == np.uint16:
         full = next(2.0**bits - 1 for bits in BIT_DEPTHS if highest < 2**bits)

@@ -45,7 +45,7 @@ def _expression_only(adata: AnnData, what: str, genome: str | None) -> AnnData:
                 keep &= of_genes
                 left = sorted(types[~of_genes].unique())
                 logger.info(
-                    "%s: left out %d features that are no gene expression: %s.", what, (~of_genes).sum(), listing(left)
+                    "%s: left out %d features that are not gene expression: %s.", what, (~of_genes).sum(), listing(left)
                 )
             break
     controls = adata.var_names.astype(str).str.match(_CONTROL) & keep

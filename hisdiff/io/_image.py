@@ -34,7 +34,7 @@ def image(path: str | Path, mpp: float | None = None, *, name: str | None = None
     Raises
     ------
     ValueError
-        If the pixel size is neither given nor in the file, or the file is truncated, has one channel, or is no RGB image.
+        If the pixel size is neither given nor in the file, or the file is truncated, has one channel, or is not an RGB image.
 
     Notes
     -----

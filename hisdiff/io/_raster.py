@@ -84,7 +84,7 @@ def open_raster(path: str | Path) -> Raster:
         return Raster(levels, n_stored=len(levels))
     if magic.startswith(PLAIN_MAGIC) and suffix not in SLIDE_SUFFIXES:
         raise ValueError(f"{path} cannot be read as an image: it ends in its header. Is the file complete?")
-    return _raster(*_open_slide(path, f"{path} is no TIFF and no format that Pillow reads"), path)
+    return _raster(*_open_slide(path, f"{path} is neither a TIFF nor a format that Pillow reads"), path)
 
 
 def _image_path(path: str | Path) -> Path:
@@ -102,7 +102,7 @@ def _image_path(path: str | Path) -> Path:
 
 def _magic(path: Path) -> bytes:
     if not path.is_file():
-        raise ValueError(f"{path} is no regular file; an image file is needed.")
+        raise ValueError(f"{path} is not a regular file; an image file is needed.")
     try:
         with path.open("rb") as file:
             return file.read(132)

@@ -182,7 +182,7 @@ def _with_header(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     try:
         return table.astype({**dict.fromkeys(COLUMNS[:3], float), **dict.fromkeys(COLUMNS[3:], float)})
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{file} has values that are no numbers: {error}.") from error
+        raise ValueError(f"{file} has values that are not numbers: {error}.") from error
 
 
 def place(table: AnnData, positions: pd.DataFrame, file: Path, what: str) -> AnnData:
@@ -215,7 +215,7 @@ def read_json(file: Path, what: str = "the scale of the section") -> dict[str, A
     try:
         values = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no JSON: {error}. Is the file complete?") from error
+        raise ValueError(f"{file} is not valid JSON: {error}. Is the file complete?") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds no mapping of names to values but a {type(values).__name__}.")
     return values

@@ -86,5 +86,5 @@ hd.tl.predict(sdata, model)
 | spots | radius {cohort.radius_um:.3g} um, pitch {cohort.pitch_um:.3g} um, library size {cohort.library_size:.0f} counts over the panel |
 | hisdiff | {model.version} |
 {accuracy}
-Predictions are estimates from morphology. They follow what the training sections showed, and are no measurement.
+Predictions are estimates from morphology. They follow what the training sections showed, and are not measurements.
 """

@@ -43,7 +43,7 @@ def load(path_or_hub_id: str | Path, *, revision: str | None = None, token: str 
         return Model.load(path)
     name = str(path_or_hub_id)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise FileNotFoundError(f"There is no folder {name!r}, and it is no hub id of the form 'owner/name'.")
+        raise FileNotFoundError(f"There is no folder {name!r}, and it is not a hub id of the form 'owner/name'.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -78,7 +78,7 @@ class Cohort:
         return float(1 / self.expression[there].sum())
 
     def contains(self, counts: csr_matrix, genes: Names) -> bool | None:
-        """Whether spots of a section, with counts of the whole panel, are among those of the cohort; None: cannot be told."""
+        """Whether spots of a section, with counts of the whole panel, are among those of the cohort; None: unknown."""
         return shares_spots(self.spots, counts, genes) if len(self.spots) else None
 
 
@@ -93,7 +93,7 @@ def spot_hashes(counts: csr_matrix, genes: Names) -> np.ndarray:
 
 
 def shares_spots(known: np.ndarray, counts: csr_matrix, genes: Names) -> bool | None:
-    """Whether more than one in a hundred spots is among known ones, by their hashes; None: cannot be told.
+    """Whether more than one in a hundred spots is among known ones, by their hashes; None: unknown.
 
     A spot without its like is a new one, however little its counts hold. One with its like is known only where its counts
     hold so much that it would not be met by chance: with a handful of genes it would.

@@ -67,7 +67,7 @@ def coexpression(
     Raises
     ------
     KeyError
-        If there is no such matrix or gene; the message says how it is made.
+        If there is no such matrix or gene; the message names the call that computes it.
     ValueError
         If the matrices share fewer than two genes, or were made with different methods.
 

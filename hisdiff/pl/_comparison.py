@@ -87,7 +87,7 @@ def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Fig
     KeyError
         If the table lacks a figure.
     ValueError
-        If it is no such table, or has no row.
+        If it is not such a table, or has no row.
 
     Examples
     --------

@@ -72,7 +72,7 @@ def enrichment(
     Raises
     ------
     KeyError
-        If there is no such result or group; the message says how it is made.
+        If there is no such result or group; the message names the call that computes it.
     ValueError
         If the result holds scores of single locations, or several groups for bars.
 

@@ -62,9 +62,9 @@ def evaluation(
     Raises
     ------
     KeyError
-        If there is no such prediction; the message says how it is made.
+        If there is no such prediction; the message names the call that computes it.
     ValueError
-        If the prediction is not in units ``"log2"``, or the truth is no counts.
+        If the prediction is not in units ``"log2"``, or the truth does not hold counts.
 
     Examples
     --------

@@ -80,9 +80,9 @@ def gene_map(
     Raises
     ------
     KeyError
-        A gene or layer does not exist; the message says how a missing prediction is made.
+        A gene or layer does not exist; the message names the call that predicts.
     ValueError
-        A gene is not modelled, or it cannot be told which table, image or section is meant.
+        A gene is not modelled, or the table, image or section is ambiguous.
 
     Examples
     --------
@@ -154,9 +154,9 @@ def uncertainty_map(
     Raises
     ------
     KeyError
-        A gene or layer does not exist; the message says how a missing prediction is made.
+        A gene or layer does not exist; the message names the call that predicts.
     ValueError
-        A gene is not modelled, or it cannot be told which table, image or section is meant.
+        A gene is not modelled, or the table, image or section is ambiguous.
 
     Notes
     -----

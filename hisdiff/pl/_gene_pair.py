@@ -71,7 +71,7 @@ def gene_pair(
     KeyError
         A gene or layer does not exist.
     ValueError
-        A gene is not modelled, the genes are the same, or it cannot be told which table, image or section is meant.
+        A gene is not modelled, the genes are the same, or the table, image or section is ambiguous.
 
     Examples
     --------

@@ -70,7 +70,7 @@ def overview(
     sdata
         Any object with at least an image.
     table_key, image_key
-        Where to look when it cannot be told. Without a table, every image is a section.
+        Names of the table and the image; needed if there are several. Without a table, every image is a section.
     %(mpp)s
     %(cmap)s
     image_alpha

@@ -69,9 +69,9 @@ def pathway_map(
     Raises
     ------
     KeyError
-        If there is no such result or set; the message says how it is made.
+        If there is no such result or set; the message names the call that computes it.
     ValueError
-        If results were made with different methods, or it cannot be told which table, image or section is meant.
+        If results were made with different methods, or the table, image or section is ambiguous.
 
     Examples
     --------

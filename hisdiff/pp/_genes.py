@@ -76,7 +76,7 @@ def select_genes(
     Raises
     ------
     ValueError
-        If the sections share no gene, or the values are no counts.
+        If the sections share no gene, or the values are not counts.
     KeyError
         If a gene of ``genes`` is missing in a section.
 

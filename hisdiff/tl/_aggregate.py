@@ -76,7 +76,7 @@ def aggregate(
         ``"sum"``, of counts; ``"mean"``: average over the area that is covered, in the units of the table.
     layers
         Layers to bring along beside X; None for the draws that were kept. The spread of a sum follows from those
-        draws, not from the spread of its parts, which are no independent numbers: without two draws there is none.
+        draws, not from the spread of its parts, which are not independent numbers: without two draws there is none.
     %(image_key)s
     %(mpp)s
     key_added

@@ -80,7 +80,7 @@ def coexpression(
         Genes of smaller modules are in none.
     n_perms
         Number of permutations for the significance of every pair, None for none. Each gene is permuted over the
-        locations on its own. Spots are no independent samples (neighbours are alike), so significance is overstated:
+        locations on its own. Spots are not independent samples (neighbours are alike), so significance is overstated:
         read it as a filter. With p permutations no p-value is below 1 / (p + 1).
     %(table_key)s
         A table that hisdiff made has to be named.

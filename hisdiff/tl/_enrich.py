@@ -125,9 +125,9 @@ def enrich(
     KeyError
         If there is no such layer, library, column or gene.
     ValueError
-        If a file is no GMT or names a set twice, no set has enough genes in the panel (the message says whether the case
+        If a file is not a GMT file or names a set twice, no set has enough genes in the panel (the message says whether the case
         of letters is to blame), no group is left, or a slot holds something that hisdiff did not write. Groups of fewer
-        than two locations are left out and said.
+        than two locations are left out and logged.
 
     Examples
     --------

@@ -76,7 +76,7 @@ def evaluate(
       ``_centered``: with the mean of the section taken out of each draw and of the measurement. ``_floor``: what is left of
       a score where a spot's own rates are known, from half of the molecules and the other half;
     - ``"notes"``: why a metric is missing (``coverage_90``: NaN), by its name: scores of draws need two draws or more (``keep_draws``);
-    - ``"in_sample"``: whether the model was trained on these spots (None: it cannot be told); ``"uses_section_counts"``:
+    - ``"in_sample"``: whether the model was trained on these spots (None: unknown); ``"uses_section_counts"``:
       whether their counts, beyond their library size, went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
 
     Raises
@@ -84,7 +84,7 @@ def evaluate(
     KeyError
         If there is no such prediction or truth.
     ValueError
-        If the prediction is not in units ``"log2"``, or the truth is no counts.
+        If the prediction is not in units ``"log2"``, or the truth does not hold counts.
 
     Examples
     --------

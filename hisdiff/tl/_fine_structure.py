@@ -135,7 +135,7 @@ def marker_scores(
     %(fine_data)s
         Any other table works as well, without ``pool_bins``.
     markers
-        Genes by the name of the list. Genes that the table lacks are left out and said.
+        Genes by the name of the list. Genes that the table lacks are left out and logged.
     %(expression_layer)s
     pool_bins
         Average blocks of so many bins a side first.
@@ -265,7 +265,7 @@ def type_enrichment(
     cluster_key, type_key
         Categorical columns of ``obs``, such as :func:`cluster_cells` and :func:`cell_types` write.
     block_um
-        Side of the blocks of tissue that are resampled: neighbouring bins are no independent observations.
+        Side of the blocks of tissue that are resampled: neighbouring bins are not independent observations.
     n_resamples
         How often.
     %(fine_table_key)s

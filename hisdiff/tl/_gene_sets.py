@@ -76,14 +76,14 @@ def _text(path: Path) -> str:
         text = raw.decode("latin-1")
         logger.info("%s is not in UTF-8 and was read as Latin-1", path)
     if _BINARY.search(text):
-        raise ValueError(f"{path} is no text, so no GMT file.")
+        raise ValueError(f"{path} is not a text file, so it is not a GMT file.")
     return text
 
 
 def in_panel(sets: Mapping[str, list[str]], panel: np.ndarray, min_size: int, max_size: int) -> dict[str, np.ndarray]:
     """Return the positions in a panel of the genes of each set that has enough of them.
 
-    Sets with fewer than ``min_size`` or more than ``max_size`` genes in the panel are left out and said; none left is an
+    Sets with fewer than ``min_size`` or more than ``max_size`` genes in the panel are left out and logged; none left is an
     error.
     """
     where: dict[str, int] = {}
@@ -141,7 +141,7 @@ def _parse_gmt(text: str, what: str) -> dict[str, list[str]]:
             continue
         if not name.strip() or not genes:
             raise ValueError(
-                f"{what} is no GMT file: line {number} has {len(rest) + 1} field(s) separated by tabs, and a set needs a name, a "
+                f"{what} is not a GMT file: line {number} has {len(rest) + 1} field(s) separated by tabs, and a set needs a name, a "
                 f"description and at least one gene."
             )
         if name.strip() in sets:
@@ -187,7 +187,7 @@ def _download(url: str, name: str, cached: Path) -> str:
         raise KeyError(f"{host} has no library {name!r} (answer {error.code}).") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConnectionError(
-            f"{name!r} is no file here, so it was taken as the name of a library; it is not in {cached.parent}, and {host} cannot be "
+            f"{name!r} is not a local file, so it was taken as the name of a library; it is not in {cached.parent}, and {host} cannot be "
             f"reached ({error}). Give a GMT file or a mapping, or put the library at {cached}."
         ) from error
 

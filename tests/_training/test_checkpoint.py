@@ -99,7 +99,7 @@ def test_links_out_of_the_folder_and_pipes_are_not_read(tmp_path, name) -> None:
         read_folder(tmp_path / "m")
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(ValueError, match=f"{name} is no regular file"):
+    with pytest.raises(ValueError, match=f"{name} is not a regular file"):
         read_folder(tmp_path / "m")
 
 

@@ -66,7 +66,7 @@ def test_broken_files_are_named(hest_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"SPA148.h5ad cannot be read"):
         hd.io.hest(hest_folder, "SPA148")
     (hest_folder / "metadata/SPA148.json").write_text("{")
-    with pytest.raises(ValueError, match=r"SPA148.json is no JSON"):
+    with pytest.raises(ValueError, match=r"SPA148.json is not valid JSON"):
         hd.io.hest(hest_folder, "SPA148")
 
 

@@ -113,7 +113,7 @@ class TestVisium:
 
     def test_broken_json_is_named(self, outs: Path) -> None:
         (outs / "spatial/scalefactors_json.json").write_text('{"spot_diameter')
-        with pytest.raises(ValueError, match=r"scalefactors_json.json is no JSON"):
+        with pytest.raises(ValueError, match=r"scalefactors_json.json is not valid JSON"):
             hd.io.visium(outs)
 
     def test_a_prefix_of_the_files_names_the_section(self, outs: Path) -> None:

@@ -142,7 +142,7 @@ def test_broken_files_are_named(folder: Path) -> None:
     with pytest.raises(ValueError, match="x_he_imagealignment.csv"):
         hd.io.xenium(folder)
     (folder / "experiment.xenium").write_text('{"pixel_size": ')
-    with pytest.raises(ValueError, match="experiment.xenium is no JSON"):
+    with pytest.raises(ValueError, match="experiment.xenium is not valid JSON"):
         hd.io.xenium(folder)
 
 

@@ -21,11 +21,11 @@ from hisdiff._files import locked
 from hisdiff._log import logger
 from hisdiff._sdata import _journal
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._provenance import mark_written, plain_note
+from hisdiff._sdata._provenance import mark_written, plain_note, written
 from hisdiff._stream import discard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anndata import AnnData
 
@@ -91,6 +91,20 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
     for key, element in elements.items():
         _set(sdata, key, element)
         mark_written(sdata, key, told[key])
+
+
+def put_back(sdata: SpatialData, keys: Sequence[str]) -> None:
+    """Put elements and tables of an object, whoever made them, into its store, in place of those of the same names.
+
+    Raises
+    ------
+    OSError
+        As for :func:`put`.
+    """
+    notes = {key: note for key in keys if (note := written(sdata, key)) is not None}
+    for key, element in _put_into_store(sdata, {key: sdata[key] for key in keys}, notes).items():
+        if element is not sdata[key]:
+            _set(sdata, key, element)
 
 
 def _put_into_store(

@@ -131,13 +131,9 @@ def check_pixels(encoder: Encoder, mpp: float, what: str) -> None:
 
 def is_of(encoder: EncoderSpec, spec: FeatureSpec) -> bool:
     """Whether an encoder is the one that made an embedding; patches of any side in um are resampled to its pixels."""
-    pixels = round(spec.patch_um / spec.mpp)
-    return (encoder.name, encoder.revision, encoder.dim, encoder.input_px) == (
-        spec.encoder,
-        spec.revision,
-        spec.dim,
-        pixels,
-    )
+    same = (encoder.name, encoder.revision, encoder.dim) == (spec.encoder, spec.revision, spec.dim)
+    # Of embeddings taken over from elsewhere the size of a pixel may be unknown, which is 0.
+    return same and spec.mpp > 0 and encoder.input_px == round(spec.patch_um / spec.mpp)
 
 
 def leads_to(encoder: str, spec: FeatureSpec) -> bool:

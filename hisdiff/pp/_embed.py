@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 from shapely import MultiPolygon
 
-from hisdiff import _keys, encoders
+from hisdiff import encoders
 from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
+from hisdiff._sdata._embedding import Embedded, write_embedding
 from hisdiff._sdata._features import embedding_record, out_of_date, spec_of
-from hisdiff._sdata._provenance import check_free, set_record
+from hisdiff._sdata._provenance import check_free
 from hisdiff._sdata._read import Bound, by_object, open_sections, outline_on, read_spots, require_image, with_features
 from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._tissue import tissue_key, write_tissue
@@ -208,27 +209,13 @@ def _check_writable(bounds: Sequence[Bound]) -> None:
             check_free(bound.place.sdata, tissue_key(bound.place))
 
 
-@dataclass(frozen=True)
-class _Embedded:
-    """What was computed for one section, before anything of it is written."""
-
-    bound: Bound
-    spec: FeatureSpec
-    tissue: MultiPolygon | Polygon
-    locations: Locations
-    values: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    precision: str
-
-
 def _computed(
     bounds: Sequence[Bound],
     encoder: Encoder,
     patch_um: float | None,
     runtime: Runtime,
     lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
-) -> list[_Embedded]:
+) -> list[Embedded]:
     """Embed the sections of one object; nothing is written."""
     own = encoder.spec
     side = own.patch_um if patch_um is None else patch_um
@@ -238,7 +225,7 @@ def _computed(
 
 def _embed_section(
     bound: Bound, encoder: Encoder, spec: FeatureSpec, runtime: Runtime, lattice: tuple[float, float]
-) -> _Embedded:
+) -> Embedded:
     section, place, image = bound.section, bound.place, needed(bound.section.image)
     tissue = section.tissue if section.tissue is not None else _tissue(bound)
     locations = section.spots
@@ -254,11 +241,11 @@ def _embed_section(
                 spec.encoder,
                 stored.precision,
             )
-            return _Embedded(bound, spec, tissue, locations, values, stored.mean, stored.std, stored.precision)
+            return Embedded(bound, spec, tissue, locations, values, stored.mean, stored.std, stored.precision)
     run: Any = {"batch_size": runtime.batch_size, "device": runtime.device, "progress": runtime.progress}
     values = embed_footprints(encoder, image, locations, patch_um=spec.patch_um, **run)
     mean, std = lattice_statistics(encoder, image, tissue, patch_um=spec.patch_um, **run)
-    return _Embedded(bound, spec, tissue, locations, values, mean, std, precision_of(encoder))
+    return Embedded(bound, spec, tissue, locations, values, mean, std, precision_of(encoder))
 
 
 def _suits(stored: StoredFeatures, spec: FeatureSpec, encoder: Encoder) -> bool:
@@ -285,7 +272,7 @@ def _licence(encoder: Encoder) -> dict[str, str]:
     return {"licence": encoder.spec.licence, "derivatives": allowed}
 
 
-def _write(done: Sequence[_Embedded], encoder: Encoder, radius_um: float) -> list[Bound]:
+def _write(done: Sequence[Embedded], encoder: Encoder, radius_um: float) -> list[Bound]:
     """Write outline, lattice and embedding of the sections of one object; return the sections with them."""
     bounds = []
     for one in done:
@@ -293,7 +280,7 @@ def _write(done: Sequence[_Embedded], encoder: Encoder, radius_um: float) -> lis
         if bound.place.table is None:
             bound = _on_lattice(bound, one.locations.xy_um, radius_um)
         bounds.append(bound)
-    _write_embedding(bounds, done, _licence(encoder))
+    write_embedding(bounds, done, _licence(encoder))
     return [with_features(bound, encoder) for bound in bounds]
 
 
@@ -309,38 +296,3 @@ def _on_lattice(bound: Bound, xy_um: np.ndarray, radius_um: float) -> Bound:
     """Write the lattice of a section that has only an image; return the section at it, as it is stored."""
     place = write_lattice(bound.place, xy_um, radius_um)
     return Bound(replace(bound.section, name=place.name, spots=read_spots(place)), place)
-
-
-def _write_embedding(bounds: Sequence[Bound], done: Sequence[_Embedded], licence: Mapping[str, str]) -> None:
-    table, spec = bounds[0].table, done[0].spec
-    record = embedding_record(table)
-    if (
-        record is None
-        or _keys.EMBEDDING not in table.obsm
-        or any(record[key] != value for key, value in spec.to_dict().items())
-    ):
-        # One table has one embedding: of another encoder nothing can stay.
-        record = {**spec.to_dict(), **licence, "sections": {}}
-        table.obsm[_keys.EMBEDDING] = np.full((table.n_obs, spec.dim), np.nan, dtype=np.float32)
-    values = np.array(table.obsm[_keys.EMBEDDING], dtype=np.float32)
-    at = np.array(table.obsm.get(_keys.EMBEDDED_AT, np.full((table.n_obs, 3), np.nan)))
-    for bound, one in zip(bounds, done):
-        place = bound.place
-        values[place.rows] = one.values
-        at[place.rows] = np.column_stack([one.locations.xy_um, one.locations.radius_um])
-        record["sections"][place.region] = {
-            "image": place.image_key,
-            "fingerprint": one.bound.fingerprint,
-            "bounds_um": np.asarray(needed(bound.section.image).bounds_um),
-            "mean": one.mean.astype(np.float32),
-            "std": one.std.astype(np.float32),
-            "precision": one.precision,
-        }
-        logger.info(
-            "%s: wrote obsm[%r]: %d x %d, encoder %r, precision %s",
-            place.name, _keys.EMBEDDING, len(place.rows), spec.dim, spec.encoder, one.precision,
-        )  # fmt: skip
-    found = {section["precision"] for section in record["sections"].values()}
-    record["precision"] = found.pop() if len(found) == 1 else "mixed"
-    table.obsm[_keys.EMBEDDING], table.obsm[_keys.EMBEDDED_AT] = values, at
-    set_record(table, _keys.EMBEDDING_RECORD, None, record)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hisdiff import _keys
 from hisdiff._docs import documented
+from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._values import columns_of, default_layers, describe, mean_and_spread, values_of
 from hisdiff.pl._view import view_of
@@ -94,7 +95,7 @@ def gene_map(
     >>> hd.tl.predict(sdata, resolution_um=25)
     >>> axes = hd.pl.gene_map(sdata, "TUM01", table_key="ridge_25um")
     """
-    view = view_of(sdata, table_key, image_key, shapes_key, mpp)
+    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
     table, what = view.table, view.what
     wanted = default_layers(table, what) if layers is None else [layers] if isinstance(layers, str) else list(layers)
     if not wanted:
@@ -169,7 +170,7 @@ def uncertainty_map(
     >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
     >>> figure = hd.pl.uncertainty_map(sdata, ["TUM01", "IMM02"], "ridge")
     """
-    view = view_of(sdata, table_key, image_key, shapes_key, mpp)
+    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
     table, what = view.table, view.what
     infos = [describe(table, name, what) for name in mean_and_spread(table, layer)]
     style = {

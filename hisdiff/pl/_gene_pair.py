@@ -9,6 +9,7 @@ import numpy as np
 from hisdiff._check import one_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, read_expression
+from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._values import LOG_COUNTS, default_layers, describe
 from hisdiff.pl._view import view_of
@@ -83,7 +84,7 @@ def gene_pair(
         one_of(normalize, ("library_size",), "normalize")
     if x == y:
         raise ValueError(f"Two different genes are needed, not {x!r} twice.")
-    view = view_of(sdata, table_key, image_key, shapes_key, mpp)
+    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
     wanted = default_layers(view.table, view.what) if layers is None else [layers] if isinstance(layers, str) else list(layers)  # fmt: skip
     infos = [describe(view.table, layer, view.what) for layer in wanted]
     names = [X if layer is None else layer for layer in wanted]

@@ -163,7 +163,7 @@ def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
         regions = regions_of(table)
         if own_prediction(table) is None or not regions or any(region not in sdata.labels for region in regions):
             continue
-        view = view_of(sdata, key, bound.place.image_key, None, mpp)
+        view = view_of(sdata, Selection(key, bound.place.image_key, mpp=mpp))
         gene = _gene_at_spots(spots)
         if gene is None or gene not in table.var_names:
             gene = str(table.var_names[_most_varied(table.X)])

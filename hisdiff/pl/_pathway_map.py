@@ -9,6 +9,7 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._docs import documented
+from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._matrices import title_of
 from hisdiff.pl._view import view_of
@@ -80,7 +81,7 @@ def pathway_map(
     >>> hd.tl.enrich(sdata, {"immune": [f"IMM{i:02d}" for i in range(1, 15)]}, layer="X", method="zscore")
     >>> axes = hd.pl.pathway_map(sdata, "immune")
     """
-    view = view_of(sdata, table_key, image_key, shapes_key, mpp)
+    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
     found = _results(view.table, keys)
     terms = [pathways] if isinstance(pathways, str) else list(pathways)
     if not terms:

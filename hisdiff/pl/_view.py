@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hisdiff._check import listing
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._labels import label_raster
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._read import read_section, to_um_of
-from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
 from hisdiff.pl._marks import RASTER_PX, Footprints, Raster
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._sdata._locate import Place
+    from hisdiff._sdata._selection import Selection
     from hisdiff._section import Box, ImageSource
     from hisdiff.pl._marks import Marks
 
@@ -42,11 +42,9 @@ class View:
         return self.marks.box(self.image.bounds_um)
 
 
-def view_of(
-    sdata: SpatialData, table_key: str | None, image_key: Any, shapes_key: str | None, mpp: float | None
-) -> View:
+def view_of(sdata: SpatialData, selection: Selection) -> View:
     """Return the section that is meant; an error where it cannot be told, or has no table or no image."""
-    places = locate(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
+    places = locate(sdata, selection)
     if len(places) > 1:
         names = listing(place.name for place in places)
         raise ValueError(f"The table has several sections, {names}; choose one with shapes_key=.")

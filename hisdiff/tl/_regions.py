@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
-from hisdiff._check import seed_of
+from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
+from hisdiff._runtime import Runtime
 from hisdiff._sdata._area import areas_of, tables_places, write_columns
 from hisdiff._sdata._expression import read_expression
 from hisdiff._sdata._provenance import check_slots_free, checked_name, set_record
 from hisdiff._sdata._selection import Selection
-from hisdiff.tl._segmentation import checked_options, label_section
+from hisdiff.tl._segmentation import SegmentOptions, label_section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,20 +109,24 @@ def marker_regions(
     True
     """
     genes = [markers] if isinstance(markers, str) else list(markers)
-    options = checked_options(n_required, pool, target, min_count, n_labels, continuity, working_px, len(genes))
-    run = {"seed": seed_of(rng), "device": device, "progress_bar": progress}
+    if not genes:
+        raise ValueError("markers is empty; name the genes of the programme.")
+    if positive(n_required, "n_required", integer=True) > len(genes):
+        raise ValueError(f"n_required={n_required} is more than there are markers ({len(genes)}).")
+    options = SegmentOptions(n_required, pool, target, min_count, n_labels, continuity, working_px)
+    runtime = Runtime.of(device=device, progress=progress, rng=rng)
     table, places = tables_places(sdata, Selection(table_key, image_key, mpp=mpp))
     key_added = checked_name(key_added, _keys.REGION)
     names = [key_added, f"{key_added}_label", f"{key_added}_density"]
     if inplace:
         check_slots_free(table, "obs", names)
     expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
-    areas = areas_of(places, expression.rows, max_px=options["working_px"])
+    areas = areas_of(places, expression.rows, max_px=options.working_px)
     flag, label = np.zeros(table.n_obs, dtype=bool), np.full(table.n_obs, -1)
     density = np.zeros(table.n_obs)
     sections: dict[str, Any] = {}
     for area in areas:
-        found, labels = label_section(area, expression.values()[area.chosen], options, run)
+        found, labels = label_section(area, expression.values()[area.chosen], options, runtime)
         flag[area.rows], label[area.rows] = found.target[labels], labels
         density[area.rows] = np.where(found.target[labels], found.density[labels], 0)
         sections[area.place.name] = _summary(area, found, labels)
@@ -131,11 +137,11 @@ def marker_regions(
     record = {
         "markers": genes,
         "layer": expression.layer,
-        "seed": run["seed"],
+        "seed": runtime.seed,
         "sections": sections,
         "version": VERSION,
     }
-    set_record(table, _keys.REGIONS, key_added, record | {k: v for k, v in options.items() if v is not None})
+    set_record(table, _keys.REGIONS, key_added, record | {k: v for k, v in asdict(options).items() if v is not None})
     logger.info("wrote obs[%r]: %d of %d locations are in the region", key_added, int(flag.sum()), table.n_obs)
     return None
 

@@ -8,15 +8,16 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
-from hisdiff._check import listing, positive, seed_of
+from hisdiff._check import listing, positive
 from hisdiff._docs import documented
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
+from hisdiff._runtime import Runtime
 from hisdiff._sdata._area import areas_of, tables_places, write_columns
 from hisdiff._sdata._expression import X, covered_genes, read_expression
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots, set_record
 from hisdiff._sdata._selection import Selection
-from hisdiff.tl._segmentation import checked_options, label_section
+from hisdiff.tl._segmentation import SegmentOptions, label_section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,14 +106,14 @@ def tls_score(
     known = _present_markers(table, layer, dict(programmes or TLS_PROGRAMMES))
     if positive(n_required, "n_required", integer=True) > len(known):
         raise ValueError(f"n_required={n_required} is more than there are programmes: {listing(known)}.")
-    options = checked_options(1, "min", target, min_count, n_labels, continuity, working_px, 1)
-    run = {"seed": seed_of(rng), "device": device, "progress_bar": progress}
+    options = SegmentOptions(1, "min", target, min_count, n_labels, continuity, working_px)
+    runtime = Runtime.of(device=device, progress=progress, rng=rng)
     if inplace:
         check_slots_free(table, "obs", [key_added])
         check_slots_free(table, "obsm", [f"{key_added}_programmes"])
     genes = list(dict.fromkeys(gene for markers in known.values() for gene in markers))
     expression = read_expression(table, layer, genes=genes, normalize=None, at_least=(4, 1))[0]
-    areas = areas_of(places, expression.rows, max_px=options["working_px"])
+    areas = areas_of(places, expression.rows, max_px=options.working_px)
     values = expression.values()
 
     from hisdiff.methods.tesla._regions import together
@@ -122,7 +123,7 @@ def tls_score(
     for area in areas:
         for column, markers in enumerate(known.values()):
             part = values[np.ix_(area.chosen, np.array([genes.index(gene) for gene in markers]))]
-            found, labels = label_section(area, part, options, run)
+            found, labels = label_section(area, part, options, runtime)
             highest = np.nanmax(found.density, initial=0.0)
             share = found.density / highest if highest > 0 else np.zeros_like(found.density)
             scores[area.rows, column] = np.where(found.target[labels], share[labels], 0)
@@ -134,7 +135,7 @@ def tls_score(
     table.obsm[f"{key_added}_programmes"] = frame
     mark_slots(table, "obsm", [f"{key_added}_programmes"])
     record: dict[str, Any] = {"programmes": {k: list(v) for k, v in known.items()}, "n_required": int(n_required)}
-    record |= {"min_score": float(min_score), "layer": expression.layer, "seed": run["seed"], "version": VERSION}
+    record |= {"min_score": float(min_score), "layer": expression.layer, "seed": runtime.seed, "version": VERSION}
     set_record(table, _keys.REGIONS, key_added, record)
     logger.info("wrote obs[%r]: above 0 at %d of %d locations", key_added, int((total > 0).sum()), table.n_obs)
     return None

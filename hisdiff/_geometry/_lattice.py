@@ -46,7 +46,7 @@ def inside(outline: Polygon | MultiPolygon, x: np.ndarray, y: np.ndarray) -> np.
 def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
     """Return the rows of the ``k`` nearest points of each query, nearest first.
 
-    Equal distances are broken by place, from above and from the left, so that the order of points has no say.
+    Ties are broken by position, from above and from the left, so that the order of points has no influence.
 
     Returns
     -------

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._calibration import Calibration
 
-# A node further away than this many spacings has no say.
+# A node further away than this many spacings gets zero weight.
 _REACH = 2
 # Spread of a node's say, in spacings: below .6 the field would show its nodes.
 _SPREAD = 0.7

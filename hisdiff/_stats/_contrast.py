@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BLOCK_VALUES = 2**24
-# Added to mean counts in a ratio, as a part of the mean over genes: a gene that is absent from one side is no miracle.
+# Added to mean counts in a ratio, as a part of the mean over genes: a gene that is absent from one side gets a finite ratio.
 _MIN_PART = 0.01
 
 

@@ -87,7 +87,7 @@ def coverage(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, factor: np
     r"""Return how often the 90 % interval holds the measured counts, gene by gene, ``(G,)``.
 
     Counts are discrete, so an interval around a mostly absent gene holds zero nearly always and plain coverage would
-    always be too high. The randomised probability integral transform (Czado et al. 2009) mends this: the interval is
+    always be too high. The randomised probability integral transform (Czado et al. 2009) corrects this: the interval is
     that of the law :math:`F` of max(0, N(mean, (factor sd / 1.645)^2)), a count :math:`c` takes the share of it
     between :math:`c - 1/2` and :math:`c + 1/2` (a zero, all below 1/2), and
     :math:`u = F(c - 1/2) + v (F(c + 1/2) - F(c - 1/2))`, v uniform, is inside when .05 < u < .95. The mean over v

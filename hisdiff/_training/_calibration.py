@@ -44,7 +44,7 @@ class Dispersion(NamedTuple):
     def from_counts(cls, counts: np.ndarray, predicted: np.ndarray) -> Dispersion:
         """Return how counts scatter around predictions, by the moments of gamma-Poisson distributions.
 
-        One factor per gene first makes the two agree in total, since an offset is no dispersion. What the genes of a
+        One factor per gene first makes the two agree in total, since an offset is not dispersion. What the genes of a
         spot share and what each has of its own are found in turns, since either is seen only once the other is accounted
         for.
 
@@ -85,7 +85,7 @@ class Dispersion(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a fitted method knows about itself, measured on left-out training tissue.
+    """Accuracy and interval factors of a fitted method, measured on left-out training tissue.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Methods: from sections to predictions, and what a method of your own is made of.
+"""Methods that turn sections into predictions, and the protocols for writing your own.
 
 A method is one object (:class:`Method`) whose ``fit`` gives a fitted one (:class:`Fitted`). It sees sections as plain
 arrays in micrometres (:class:`Section`, :class:`Locations`) and returns a :class:`Prediction`; nothing here knows

@@ -44,7 +44,7 @@ def coexpression_agreement(
 ) -> pd.DataFrame:
     """Compare the coexpression of predictions with the measured one.
 
-    Structure alone is no skill: spots of another section, drawn at random, have it too. ``control`` shows what they
+    Coexpression alone is no evidence of accuracy: random spots of another section have it too. ``control`` shows what they
     reach.
 
     Parameters

@@ -67,34 +67,35 @@ def compare(
     device: str | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """Compare methods on sections whose spots were measured and are kept from them.
+    """Compare methods on measured sections that are withheld from them.
 
-    Two jobs. **Spots of an unseen section**: methods are fitted on ``train`` and predict the spots of ``test`` from its
-    image. **Super-resolution of a known section** (``coarsen=2``): in all sections 2 x 2 spots are merged into one
-    pseudo-spot with their summed counts and their joint footprint; methods are fitted on the pseudo-spots, those of
-    ``test`` among them, and predict its original spots, with its pseudo-spots known. ``tesla`` and ``stage`` refine a
-    section from its own counts: they take part in the second job only, and are fitted on each section of ``test`` alone.
+    There are two tasks. **Spots of an unseen section**: methods are fitted on ``train`` and predict the spots of ``test``
+    from its image. **Super-resolution of a known section** (``coarsen=2``): in all sections 2 x 2 spots are merged into one
+    pseudo-spot with their summed counts and their joint footprint. Methods are fitted on the pseudo-spots, including those of
+    ``test``, and predict its original spots. ``tesla`` and ``stage`` interpolate a section from its own counts: they take part
+    in the second task only, and are fitted on each section of ``test`` separately.
 
-    All methods get the same genes (``var["hisdiff_selected"]``, or a choice made on the training sections) and, where
-    they use one, the same embedding. The objects stay as they are.
+    All methods get the same genes (``var["hisdiff_selected"]``, or a selection on the training sections) and, if
+    they use one, the same embedding. The objects are not changed.
 
     Parameters
     ----------
     train
-        Sections with an image and raw counts: one SpatialData or a sequence of them, with ``coarsen`` maybe empty.
+        Sections with an image and raw counts: one SpatialData or a sequence of them; it may be empty with ``coarsen``.
     test
-        Sections to predict, with counts to judge by.
+        Sections to predict, with measured counts.
     methods
-        Names, or a mapping of labels to names or to ``(name, config)``. None for all that can do the job, ``ridge`` with
-        its preset ``"baseline"``.
+        Names, or a mapping of labels to names or to ``(name, config)``. None for all methods that support the task, with the
+        preset ``"baseline"`` of ``ridge``.
     coarsen
         Spots to merge along a side, or None for the spots of an unseen section.
     n_seeds
-        How often each method is fitted, with seeds that follow ``rng``.
+        Number of fits of each method, with consecutive seeds from ``rng`` on.
     n_draws
-        Draws of each prediction.
+        Number of draws of each prediction.
     encoder
-        For sections that are not embedded yet, and with ``coarsen``; None for that of the sections, else ``"texture"``.
+        Encoder for sections that are not embedded yet, and with ``coarsen``; None for the encoder of the sections, else
+        ``"texture"``.
     %(place)s
     %(counts_layer)s
     %(mpp)s

@@ -42,10 +42,10 @@ def evaluate(
     control: SpatialData | Sequence[SpatialData] | None = None,
     table_key: str | None = None,
 ) -> pd.DataFrame:
-    """Measure a prediction against measured counts.
+    """Compare a prediction with measured counts.
 
-    Everything is computed on log2(1 + count). Much of the correlation between genes and places is library size and
-    cell density, so every figure is also given after scaling each spot to the same total count (``"library_size"``).
+    All metrics are computed on log2(1 + count). Much of the correlation between genes and places comes from library size
+    and cell density, so metrics are also computed after scaling each spot to the same total count (``"library_size"``).
 
     Parameters
     ----------
@@ -56,10 +56,9 @@ def evaluate(
     truth
         Layer with the raw counts, or a table with the same observations; None for ``X``.
     normalize
-        ``"library_size"``, or None to leave out the library-size normalised figures.
+        ``"library_size"``, or None to skip the library-size normalised metrics.
     control
-        Training sections: adds the figures that their measured spots reach when they are drawn at random, the image
-        ignored. What this control reaches is no skill.
+        Training sections. Their measured spots, drawn at random without using the image, are evaluated as a control.
     %(table_key)s
 
     Returns
@@ -69,7 +68,7 @@ def evaluate(
 
     - ``"summary"``: for ``"mean"``, ``"draw"`` (the first draw), ``"random_spots"`` (with ``control``), each also with
       ``"_norm"``: ``pcc_10 pcc_50 pcc_200 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae ssim``.
-      ``pcc_10``, ``pcc_50`` and ``pcc_200`` choose their genes by the figure itself; ``pcc_all`` does not. ``ssim`` is the
+      ``pcc_10``, ``pcc_50`` and ``pcc_200`` are means over the genes with the highest correlation. ``ssim`` is the
       structural similarity of the maps of a gene, over windows of 1.5 distances between spots. ``"mean"`` also has
       ``coverage_90`` and the proper scores of the draws, lower is better: ``energy_score`` over all genes,
       ``module_crps`` and ``module_energy_score`` on the modules of the cohort's genes, where counting noise averages out;
@@ -165,7 +164,7 @@ def _notes(record: Mapping[str, Any], n_draws: int, covered: float, modules: Gen
 
 
 def _warn(facts: Mapping[str, Any]) -> None:
-    """Say what the metrics do not tell, and which are missing."""
+    """Warn where the metrics are no measure of accuracy on new tissue, and log which are missing."""
     for why in dict.fromkeys(facts["notes"].values()):
         names = [name for name, of in facts["notes"].items() if of == why]
         logger.info("not in the summary: %s (%s)", ", ".join(names), why)

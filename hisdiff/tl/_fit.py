@@ -65,29 +65,29 @@ def fit(
 ) -> Model:
     """Fit a model of expression given morphology.
 
-    What is missing is made with its defaults and said in a log line: the choice of genes
-    (:func:`hisdiff.pp.select_genes`) and the embedding (:func:`hisdiff.pp.embed`).
+    If genes are not selected (:func:`hisdiff.pp.select_genes`) or an image is not embedded (:func:`hisdiff.pp.embed`),
+    this is done with defaults and logged.
 
     Parameters
     ----------
     data
         Sections with an image and raw counts: one SpatialData or a sequence of them.
     method
-        ``"hisdiff"``, ``"istar"``, ``"ridge"``, ``"stage"``, ``"tesla"`` or ``"xfuse"``, the name of one that was
-        registered (:func:`hisdiff.methods.register`), or an object that meets :class:`hisdiff.methods.Method`.
+        Name of a method: ``"hisdiff"``, ``"istar"``, ``"ridge"``, ``"stage"``, ``"tesla"``, ``"xfuse"`` or one that was
+        registered (:func:`hisdiff.methods.register`); or an object that implements :class:`hisdiff.methods.Method`.
     config
-        Name of a preset (``"fast"``, and ``"paper"`` for ``hisdiff``), a mapping of options that differ from ``"fast"``,
-        or the method's own configuration.
+        Name of a preset (``"fast"``, and ``"paper"`` for ``hisdiff``), a mapping of settings that differ from ``"fast"``,
+        or the configuration object of the method.
     validation
-        Sections that decide when to stop; by default part of the training tissue is held out in turn.
+        Sections used for early stopping and calibration; by default parts of the training tissue are held out in turn.
     encoder
-        Encoder for sections that are not embedded yet; None for the one that the others were embedded with, else
-        ``"texture"``. An object of your own is found again by itself in the process that embedded with it; in another
-        one, give it here.
+        Encoder for sections that are not embedded yet; None for the encoder of the other sections, else
+        ``"texture"``. A custom encoder object is remembered in the process that embedded with it; pass it here in another
+        process.
     save
-        Folder to save the model in; by default ``settings.cache_dir/models/<id>``. With it the cache is not needed.
+        Folder to save the model in; None for ``settings.cache_dir/models/<id>``.
     resume
-        Go on from the checkpoint that an interrupted call with the same data and arguments left.
+        Continue from the checkpoint of an interrupted call with the same data and arguments.
     %(place)s
     %(counts_layer)s
     %(mpp)s
@@ -214,7 +214,7 @@ def _checkpoint_of(run: str) -> Path | None:
 
 
 def _panel(groups: Sequence[list[Bound]]) -> list[str]:
-    """Return the selected genes, which are chosen here where no object has a choice.
+    """Return the selected genes; select them where no object has a selection.
 
     Parameters
     ----------

@@ -53,9 +53,9 @@ def predict(
 ) -> AnnData | list[AnnData] | None:
     """Predict expression from the image.
 
-    At the spots of a section with a table, measured or not; at a lattice of the model's pitch in a section that has
-    only an image. With ``resolution_um`` on a grid finer than the spots, with ``at`` at the shapes of any element: cells,
-    nuclei, annotations, bins. A section that was not embedded yet is embedded with the model's encoder first.
+    By default a section with a table is predicted at its spots, and a section that has only an image at a lattice with the
+    pitch of the training spots. ``resolution_um`` predicts a grid of bins, ``at`` the shapes or labels of any element: cells,
+    nuclei, annotations, bins. A section that is not embedded yet is embedded with the encoder of the model first.
 
     Parameters
     ----------
@@ -65,28 +65,28 @@ def predict(
     resolution_um
         Side of the bins of a grid over the tissue, in um.
     at
-        A shapes or labels element to predict at, by the area of its shapes.
+        Name of a shapes or labels element to predict at. The prediction of a shape is the sum over its area.
     n_draws
-        Draws of the whole gene vector per location; None for 16 at spots, 4 elsewhere. Their mean is the prediction.
+        Number of draws of the whole gene vector per location; None for 16 at spots, 4 elsewhere. Their mean is the
+        prediction.
     n_steps
-        Steps of the sampler; None for the model's own. An error with a method that has none.
+        Number of sampling steps; None for the default of the model. An error for methods without steps.
     keep_draws
-        How many single draws to store; None for 1 at spots, none elsewhere.
+        Number of single draws to store; None for 1 at spots, 0 elsewhere.
     units
-        ``"log2"``: mean and spread of log2(1 + count), the default at spots; ``"counts"``: of counts, the default
-        elsewhere, where they are expected counts, without the noise of counting.
+        ``"log2"``: mean and standard deviation of log2(1 + count), the default at spots. ``"counts"``: of counts, the
+        default elsewhere; these are expected counts, without counting noise.
     calibrate
-        How predictions elsewhere agree with the section's measured spots. ``"shrink"``, the default: the bins of a
-        spot's footprint are scaled by s (y + a) / (s m + a), y its count and m what was predicted for it, with the a of
-        each gene from the training sections and s a factor that all genes of the spot share; draws are scaled by draws
-        from the distributions of which these are the means. ``"exact"``: they add up to the count, where no bin lies in
-        two footprints. ``"none"``.
+        Calibration of a finer prediction to measured spots of the section. ``"shrink"`` (default) scales the bins of a
+        spot's footprint by s (y + a) / (s m + a), with y the count of the spot, m the predicted sum, a the shape of each
+        gene from the training sections, and s a factor that all genes of the spot share; the factors of draws are drawn
+        from their distributions. ``"exact"`` makes the bins add up to the count, where no bin lies in
+        two footprints. ``"none"`` leaves the prediction unchanged.
     library_size
         Median total count of a spot over the panel to predict at, such as 3000; None for the section's own where it has
         counts, else the median of the training sections.
     encoder
-        The model's encoder, where neither a name leads to it nor this process has seen it: an object of your own, after
-        the model was loaded in another process.
+        The encoder of the model; needed only if it is a custom object and the model was loaded in another process.
     %(place)s
     %(counts_layer)s
         The library size of a section and its agreement with measured spots are computed from it.
@@ -104,10 +104,10 @@ def predict(
 
     - ``layers["hisdiff"]`` (mean of draws), ``["hisdiff_std"]``, ``["hisdiff_draw0"]``, ...: float32, n_obs x n_vars, in
       ``units``; NaN for genes outside the panel;
-    - ``var["hisdiff_modelled"]``, ``["hisdiff_cv_pcc"]``, ``["hisdiff_interval_factor"]``: the panel, and what is known of
-      each gene from left-out training tissue;
-    - ``obs["hisdiff_ood"]``: bool, the patch looks like nothing the model was trained on;
-    - ``uns["hisdiff"]["predictions"]["hisdiff"]``: the record.
+    - ``var["hisdiff_modelled"]``, ``["hisdiff_cv_pcc"]``, ``["hisdiff_interval_factor"]``: the panel, and the expected
+      accuracy and interval factor of each gene from left-out training tissue;
+    - ``obs["hisdiff_ood"]``: bool, whether the patch lies outside the distribution of training patches;
+    - ``uns["hisdiff"]["predictions"]["hisdiff"]``: the record of the prediction.
 
     A section that has only an image gets the table ``lattice`` with the genes of the panel. With ``resolution_um=16``: the
     table ``hisdiff_16um`` (bins x panel; ``X`` the mean, layer ``"std"``, ``"draw0"``, ...; ``obs["spot"]`` and
@@ -115,9 +115,9 @@ def predict(
     table ``hisdiff_nuclei`` on that element. An object with several sections gets one for each, with its region at the end
     of the names.
 
-    For an object that is backed by a zarr store the table of a grid is streamed there, tile by tile, in memory that does not
-    grow with the slide (counts and factors of measured spots are held whole); a call that was stopped leaves no table and is continued by the same call. Above 256 MB its ``X``
-    and layers stay lazy (dask).
+    If the object is backed by a zarr store, the table of a grid is written there tile by tile, in memory that does not
+    grow with the slide (only counts and factors of measured spots are held in memory). An interrupted call leaves no table,
+    and the same call resumes it. Above 256 MB ``X`` and the layers are lazy (dask).
 
     With ``inplace=False`` the predictions, an AnnData (locations x panel) per section with the same layers.
 
@@ -126,7 +126,7 @@ def predict(
     KeyError
         If no model is given and none was fitted on this object.
     OSError
-        If the disk is full; the object is as it was, and the same call goes on where it stopped.
+        If the disk is full; the object is unchanged, and the same call resumes.
     ValueError
         If the grid is finer than a pixel or no bin lies in the tissue, a result above 2 GB is asked for an object
         without a store, both ``resolution_um`` and ``at`` are given,

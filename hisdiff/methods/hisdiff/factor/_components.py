@@ -55,7 +55,7 @@ def fit_components(
     n_folds = int(fold.max()) + 1
     weights: list[np.ndarray] = []
     held_out = np.zeros_like(targets)
-    # Zero, no say at all, is what an expansion has to be better than.
+    # An expansion has to predict better than zero weight.
     least = np.zeros(targets.shape[1])
     for f in range(n_folds):
         own, w = targets[fold == f], weight[fold == f]

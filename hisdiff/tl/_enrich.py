@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 METHODS = ("ora", "prerank", *SCORES)
 COLUMNS = ("group", "term", "method", "size", "total", "overlap", "score", "p", "fdr", "genes", "members")
-# Above so many locations ssGSEA takes minutes, and the mean standard score seconds.
-_MANY = 20_000
 
 
 @documented
@@ -163,8 +161,6 @@ def enrich(
         found = in_panel(sets, panel, min_size, max_size)
         frame = prerank(ranked, panel, found, n_perms, seed)
     else:
-        if method == "ssgsea" and len(layers[0].rows) > _MANY:
-            logger.info("ssgsea of %d locations takes minutes; method='zscore' takes seconds", len(layers[0].rows))
         found = in_panel(sets, panel, min_size, max_size)
         each = [pathway_scores(expression.values(), found, method) for expression in layers]
         scores = _over_rows(np.mean(each, axis=0), layers[0], table, list(found))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gseapy
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu, norm
 
 from hisdiff._stats._coexpression import unit_columns
-from hisdiff._stats._enrichment import first_component, group_scores, running_sum, set_means
+from hisdiff._stats._enrichment import first_component, group_scores, running_sum, set_means, single_sample_scores
 
 
 def units_of(values, *, ranked=False):
@@ -47,3 +49,26 @@ def test_set_means_are_mean_standard_scores() -> None:
     member = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 0]], dtype=bool)
     standard = (values - values.mean(axis=0)) / values.std(axis=0)
     np.testing.assert_allclose(set_means(units_of(values), member)[:, 1], standard[:, 2:5].mean(axis=1), atol=1e-5)
+
+
+def test_single_sample_scores_are_those_of_gseapy() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(7, 30))
+    member = np.zeros((30, 3), dtype=bool)
+    member[:5, 0] = member[3:20, 1] = member[29, 2] = True
+    genes = [f"g{i}" for i in range(30)]
+    sets = {f"t{j}": [genes[i] for i in np.flatnonzero(member[:, j])] for j in range(3)}
+    frame = pd.DataFrame(values.T, index=genes, columns=[f"s{i}" for i in range(7)])
+    found = gseapy.ssgsea(frame, sets, outdir=None, min_size=1, max_size=30, no_plot=True).res2d
+    expected = found.pivot(index="Name", columns="Term", values="ES").astype(float).to_numpy() / 30
+    np.testing.assert_allclose(single_sample_scores(values, member), expected, atol=1e-6)
+
+
+def test_single_sample_scores_do_not_depend_on_the_order_of_tied_genes() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.poisson(0.5, (6, 40)).astype(float)
+    member = rng.random((40, 4)) < 0.3
+    order = rng.permutation(40)
+    scores = single_sample_scores(values, member)
+    np.testing.assert_allclose(single_sample_scores(values[:, order], member[order]), scores, atol=1e-6)
+    np.testing.assert_array_equal(single_sample_scores(values, np.ones((40, 1), dtype=bool)), 0)

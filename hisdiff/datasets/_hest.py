@@ -44,8 +44,8 @@ def hest(ids: str | Sequence[str], path: str | Path | None = None) -> list[Spati
         ``"her2st"`` (36 sections of breast tumours), ``"cscc"`` (12, skin), ``"prad"`` (23, prostate) or ``"dlpfc"`` (12,
         brain).
     path
-        Folder to keep them in, in the layout of the collection; None for ``hest`` in the cache of hisdiff. One sample
-        has some 0.1 to 1 GB.
+        Folder for the files, in the layout of the collection; None for ``hest`` in the cache of hisdiff. One sample
+        takes about 0.1 to 1 GB.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What turns patches of tissue into vectors.
+"""Encoders, which turn patches of tissue into vectors.
 
 In: patches, uint8 ``(B, px, px, 3)``, at the pixel size an encoder was made for. Out: float32 ``(B, D)``.
 ``texture`` needs no weights; most others are vision transformers, some with gated weights (:func:`info`). An encoder

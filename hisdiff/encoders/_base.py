@@ -1,4 +1,4 @@
-"""What an encoder is: a specification that can be checked without weights, and one method that embeds patches."""
+"""Protocols of encoders: a specification that can be checked without weights, and one method that embeds patches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """Facts about an encoder.
+    """Specification of an encoder.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class EncoderSpec:
     licence
         SPDX-like name, or ``"unknown"``.
     gated
-        Whether access to the weights has to be asked for.
+        Whether access to the weights has to be requested.
     derivatives
-        Whether the licence lets models trained on the embeddings be shared; None where that is unknown.
+        Whether the licence permits sharing models trained on the embeddings; None if unknown.
     """
 
     name: str
@@ -50,7 +50,7 @@ class EncoderSpec:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns patches of tissue into vectors. Any object with these two members can be passed as ``encoder=``.
+    """Protocol of encoders of image patches. Any object with these two members can be passed as ``encoder=``.
 
     It may also have ``batch_size``, ``to(device)`` and ``precision`` (of its products: ``"float32"``, ``"bf16"``), which is
     kept in the record of what it embeds.
@@ -71,7 +71,7 @@ class Encoder(Protocol):
 
     @property
     def spec(self) -> EncoderSpec:
-        """Facts about the encoder."""
+        """Specification of the encoder."""
 
     def encode(self, patches: np.ndarray) -> np.ndarray:
         """Embed patches, uint8 ``(B, input_px, input_px, 3)``, into float32 ``(B, dim)``."""
@@ -79,7 +79,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DenseSpec:
-    """Facts about the dense form of an encoder.
+    """Specification of the dense form of an encoder.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class DenseEncoder(Encoder, Protocol):
 
     @property
     def dense_spec(self) -> DenseSpec | None:
-        """Facts about the dense form, or None where this encoder has none."""
+        """Specification of the dense form, or None where this encoder has none."""
 
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
         """Describe the bins of a box, float32 ``(rows, columns, dim)``.

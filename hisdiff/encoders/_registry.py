@@ -46,12 +46,12 @@ def get(encoder: str | Encoder) -> Encoder:
         One of :func:`list`; ``"local-dir:FOLDER"`` for a timm model in a folder (``config.json`` beside
         ``model.safetensors`` or ``pytorch_model.bin``; ``mpp`` in the configuration, else 0.5 um per pixel);
         ``"hipt:FOLDER"`` for the pair of transformers that iStar was published with (``vit256*`` and ``vit4k*``); or an
-        object with ``spec`` and ``encode``, which is returned as it is and remembered while the process lives, so that
+        object with ``spec`` and ``encode``, which is returned unchanged and remembered for the lifetime of the process, so that
         later steps find it by the name, revision and size in its ``spec``.
 
     Returns
     -------
-    The encoder. Weights are in the hub's cache when this returns, and read when they are first used.
+    The encoder. Weights are downloaded to the cache of the hub before this returns, and loaded on first use.
 
     Raises
     ------

@@ -46,19 +46,19 @@ def adopt(
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
 ) -> SpatialData:
-    """Bring a SpatialData made elsewhere to the form that the readers give.
+    """Convert a SpatialData made elsewhere to the form that the readers return.
 
     Parameters
     ----------
     sdata
-        It is not changed; the result shares its pixels, counts and geometries.
+        The object. It is not changed; the result shares its pixels, counts and geometries.
     mpp
-        Micrometres per pixel of the image. None: what the object says (a coordinate system ``um``), else what the pitch of
-        the spots makes it where the table has ``array_row`` and ``array_col`` of a Visium array. A value that is given
-        replaces the object's.
+        Micrometres per pixel of the image. None for the scale of its coordinate system ``um``, else for that from the pitch
+        of the spots if the table has ``array_row`` and ``array_col`` of a Visium array. A given value replaces that of the
+        object.
     table_key, image_key, shapes_key
-        What belongs together, where the object leaves a choice; ``image_key`` may map regions to images. A table that
-        annotates nothing is connected to the shapes ``shapes_key`` of the same length or names.
+        Names of the table, image and shapes that belong together; needed if there are several. ``image_key`` may also map
+        regions to images. A table that annotates nothing is connected to the shapes ``shapes_key`` of the same length or names.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def adopt(
     Raises
     ------
     ValueError
-        If the pixel size cannot be known, spots lie outside the image, or it is not clear what belongs together.
+        If the pixel size is unknown, spots lie outside the image, or the table, image or shapes are ambiguous.
 
     Examples
     --------

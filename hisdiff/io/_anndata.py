@@ -46,7 +46,7 @@ def from_anndata(
     orient: str | None = None,
     name: str = "section",
 ) -> SpatialData:
-    """Bring an AnnData with positions and its H&E image together.
+    """Combine an AnnData that has positions with its H&E image.
 
     Parameters
     ----------
@@ -55,17 +55,17 @@ def from_anndata(
         It is not changed.
     image
         The full-resolution image: a file (see :func:`image`), or an array ``(y, x, 3)`` or ``(3, y, x)``. None for the
-        reduced image in ``uns["spatial"]``, which many public objects have alone; its scale factor brings it to the spots.
+        reduced image in ``uns["spatial"]``, the only one in many public objects; its scale factor aligns it with the spots.
     mpp
         Micrometres per full-resolution pixel. None: from the pitch of the spots where ``obs`` has ``array_row`` and
         ``array_col`` of a Visium array, else from ``spot_diameter_um`` and the scale factors in ``uns["spatial"]``, else from
-        the file. Figures that contradict each other are refused; a value that is given goes before all but the spots.
+        the file. Contradicting values are an error; a given value takes precedence over all but the spots.
     layer
         Layer with the raw counts; it becomes ``X`` of the table.
     spot_diameter_um
         Width of a spot. None: 55 on a Visium array, else from the scale factors.
     orient
-        How to turn the image; see :func:`visium`.
+        Orientation of the image; see :func:`visium`.
     name
         Name of the section.
 

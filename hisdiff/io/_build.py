@@ -1,4 +1,4 @@
-"""Build a section in the one form that every reader gives.
+"""Build a section in the form that every reader returns.
 
 Full-resolution pixels are the intrinsic coordinates of image, shapes and ``obsm["spatial"]``; the coordinate system
 ``global`` is the identity on them, and ``um`` their scale by the pixel size, kept nowhere else.

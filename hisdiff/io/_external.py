@@ -1,4 +1,4 @@
-"""Take over embeddings that were computed elsewhere."""
+"""Import embeddings that were computed elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from anndata import AnnData, read_h5ad
 from scipy.spatial import cKDTree
 
 from hisdiff._check import listing, positive
+from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
 from hisdiff._geometry._grid import outlines
 from hisdiff._geometry._shares import shares
@@ -36,6 +37,7 @@ SIZE_TOLERANCE = 0.02
 _FEWEST = 16
 
 
+@documented
 def features(
     sdata: SpatialData,
     path: str | Path | np.ndarray | AnnData | SpatialData,
@@ -48,7 +50,7 @@ def features(
     shapes_key: str | None = None,
     mpp: float | None = None,
 ) -> None:
-    """Take over embeddings that were computed elsewhere, as if :func:`hisdiff.pp.embed` had made them.
+    """Import embeddings that were computed elsewhere, in the form that :func:`hisdiff.pp.embed` writes.
 
     Parameters
     ----------
@@ -64,10 +66,8 @@ def features(
         Name of the encoder, for the record; None for what the file calls it. Models are used on embeddings of one name only.
     patch_um
         Side in um of what the encoder saw, where the file does not say.
-    table_key, image_key, shapes_key
-        What to use where several could be meant; ``image_key`` may map regions to images.
-    mpp
-        Micrometres per pixel, where the image has no coordinate system ``um``.
+    %(place)s
+    %(mpp)s
 
     Returns
     -------

@@ -50,9 +50,9 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None, orient: 
     sample_id
         Such as ``"TENX99"`` or ``"SPA148"``.
     mpp
-        Micrometres per pixel, where the figures of the sample contradict each other; None for the metadata's.
+        Micrometres per pixel, needed if the values of the sample contradict each other; None for that of the metadata.
     orient
-        How to turn the image; see :func:`visium`.
+        Orientation of the image; see :func:`visium`.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None, orient: 
     KeyError
         If the folder has no such sample.
     ValueError
-        If its figures for the pixel size contradict each other, or a file cannot be read.
+        If its values of the pixel size contradict each other, or a file cannot be read.
     FileNotFoundError
         If a file of the sample is missing; :func:`hisdiff.datasets.hest` downloads it.
 

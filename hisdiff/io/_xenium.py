@@ -62,7 +62,7 @@ def xenium(
         (``fixedX, fixedY, alignmentX, alignmentY``); None for the
         ``*he_imagealignment.csv`` beside the image, and where there is none the two are taken to agree.
     mpp
-        Micrometres per pixel of the H&E image, where its own metadata contradict the alignment, which settles it.
+        Micrometres per pixel of the H&E image, needed if its metadata contradict the alignment.
     name
         Name of the section; None for the folder's.
     **kwargs

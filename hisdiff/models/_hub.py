@@ -44,7 +44,7 @@ def _check_licence(model: Model) -> None:
 
 
 def card(model: Model, repo_id: str) -> str:
-    """Return the model card: what the model is, was fitted on, needs, and how good to expect it to be."""
+    """Return the model card: description, cohort, requirements and expected accuracy of the model."""
     cohort, features = model.cohort, model.cohort.features
     encoder = (
         "none"

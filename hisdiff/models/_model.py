@@ -38,16 +38,16 @@ _SAME_SECTION = 0.01
 
 @dataclass(frozen=True)
 class Cohort:
-    """The sections a model was fitted on.
+    """The sections that a model was fitted on.
 
     Attributes
     ----------
     sections
         Their names.
     features
-        What decides the values of their embedding, or None where the method needs none.
+        Specification of their embedding, or None if the method needs none.
     licence, derivatives
-        Of the encoder; whether its licence lets models made with it be shared (None: unknown).
+        Licence of the encoder, and whether it permits sharing models trained on its embeddings (None: unknown).
     mpp
         Micrometres per pixel of each section's image.
     expression
@@ -55,9 +55,9 @@ class Cohort:
     pitch_um, radius_um
         Median distance between spots, and their median radius.
     library_size
-        Geometric middle of the sections' library sizes; NaN where none is known.
+        Median of the sections' library sizes (the geometric mean of the middle two); NaN if unknown.
     spots
-        uint64, one hash for each spot: sections are known again by them, whole or cropped.
+        uint64, one hash for each spot, by which sections are recognised, whole or cropped.
     """
 
     sections: tuple[str, ...]
@@ -95,8 +95,8 @@ def spot_hashes(counts: csr_matrix, genes: Names) -> np.ndarray:
 def shares_spots(known: np.ndarray, counts: csr_matrix, genes: Names) -> bool | None:
     """Whether more than one in a hundred spots is among known ones, by their hashes; None: unknown.
 
-    A spot without its like is a new one, however little its counts hold. One with its like is known only where its counts
-    hold so much that it would not be met by chance: with a handful of genes it would.
+    A spot without a match is new. A match counts only if the counts hold enough information that it is not due to chance,
+    which is not the case with a handful of genes.
     """
     again = np.isin(spot_hashes(counts, genes), known)
     if not len(again):
@@ -185,7 +185,7 @@ class Model:
     def save(self, path: str | Path) -> Path:
         """Write the model to a folder (``weights.safetensors``, ``config.json``, ``metadata.json``, ``genes.txt``).
 
-        A model that stands there is replaced; anything else is left alone (``FileExistsError``).
+        An existing model is replaced; anything else in its place is a ``FileExistsError``.
         """
         arrays, files = self._content()
         write_folder(path, arrays, files)
@@ -216,7 +216,7 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
-        """Read a model that :meth:`save` wrote. Nothing is unpickled; a damaged file is a ``ValueError`` that names it."""
+        """Load a model that :meth:`save` wrote. Nothing is unpickled; a damaged file is a ``ValueError`` that names it."""
         arrays, files = read_folder(path)
         missing = [name for name in ("config.json", "metadata.json", "genes.txt") if name not in files]
         if missing:

@@ -27,14 +27,14 @@ def load_reference_checkpoint(path: str | Path, genes: Sequence[str], *, heads: 
     genes
         The panel it was trained on, in its order.
     heads
-        Attention heads over genes, which the weights do not tell. None for those of a ``config.json`` beside the file
-        where there is one, else the published 12.
+        Number of attention heads over genes, which cannot be inferred from the weights. None for that of a ``config.json``
+        beside the file, else the published 12.
 
     Returns
     -------
-    A model of unknown cohort: the file records neither its sections nor the encoder. Sections have to be embedded with
-    the encoder that it was trained with (UNI in the publication) before :func:`hisdiff.tl.predict`, and the model is not
-    uploaded by ``push_to_hub``.
+    A model with unknown cohort: the file records neither its sections nor the encoder. Embed sections with
+    the encoder of its training (UNI in the publication) before :func:`hisdiff.tl.predict`. ``push_to_hub`` refuses
+    the model.
 
     Raises
     ------

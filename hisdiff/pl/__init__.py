@@ -1,7 +1,7 @@
-"""Plots: what is in an object, expression on the tissue, its uncertainty, training, accuracy, coexpression, pathways.
+"""Plots: contents of an object, expression on the tissue, uncertainty, training, accuracy, coexpression, pathways.
 
-In: what :mod:`hisdiff.tl` wrote. Out: the Axes of a single panel, or a Figure. Nothing is computed that is not already in
-the object, and nothing is saved: call ``figure.savefig``.
+In: results of :mod:`hisdiff.tl`. Out: the Axes of a single panel, or a Figure. Plots show results of the object and save
+nothing: call ``figure.savefig``.
 """
 
 from hisdiff.pl._coexpression import coexpression

@@ -50,9 +50,9 @@ def coexpression(
     data
         Object on which :func:`hisdiff.tl.coexpression` was run.
     keys
-        Stems of the matrices (``key_added``), such as ``["measured", "hisdiff", "ridge"]``; None for all there are.
+        Stems of the matrices (``key_added``), such as ``["measured", "hisdiff", "ridge"]``; None for all.
     genes
-        Genes to show; None for those that all the matrices have.
+        Genes to show; None for the genes that all matrices have.
     %(table_key)s
     cmap
         Diverging colour map.

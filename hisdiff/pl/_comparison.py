@@ -74,7 +74,7 @@ def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Fig
     Parameters
     ----------
     table
-        What ``hd.tl.compare`` returned, or several such tables put together.
+        Result of ``hd.tl.compare``, or several of them concatenated.
     figures
         Columns to show; None for accuracy, scores of draws, structure, time and memory.
 

@@ -1,4 +1,4 @@
-"""What an object holds, in lines of text: images, shapes, tables with what was made of them, and the model."""
+"""Contents of an object as lines of text: images, shapes, tables with their results, and the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an encoder sees: the leading components of an embedding as colours on the tissue."""
+"""Maps of an embedding: its leading components as colours on the tissue."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def embedding_map(
     image_alpha: float = 0.4,
     ax: Axes | None = None,
 ) -> Axes | Figure:
-    """Show the embedding of the image on the tissue: where colours are alike, the encoder sees like tissue.
+    """Show the embedding of the image on the tissue; similar colours mean similar embeddings.
 
     The first three principal components become one colour: the first its lightness, the second blue to yellow, the
-    third green to magenta. Components are those of all sections that are given, so that colours can be compared between
-    them: sections that differ as a whole differ in stain or scanner, which a model may take for biology.
+    third green to magenta. Components are computed over all sections that are given, so that colours can be compared between
+    them. Sections that differ as a whole differ in stain or scanner, which a model may mistake for biology.
 
     Parameters
     ----------

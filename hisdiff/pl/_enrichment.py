@@ -1,4 +1,4 @@
-"""Gene sets that a module, a group or an end of a ranking is rich in."""
+"""Plots of the enrichment of gene sets."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def evaluation(
         Object with a prediction of :func:`hisdiff.tl.predict` in units ``"log2"`` and measured counts; or the frame of
         :func:`hisdiff.tl.evaluate`, of which the correlations and the errors are shown.
     layer
-        Stem of the prediction's layers; of no effect on a frame.
+        Stem of the prediction's layers; ignored for a DataFrame.
     truth
         Layer with the raw counts; None for ``X``.
     %(table_key)s

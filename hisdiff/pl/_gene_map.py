@@ -127,7 +127,7 @@ def uncertainty_map(
 ) -> Figure:
     """Show the predicted mean of genes beside its standard deviation over draws.
 
-    Spots whose patch looks like nothing the model was trained on are ringed: there the spread says less than it should.
+    Spots whose patch lies outside the distribution of training patches are ringed: there the standard deviation is too small.
 
     Parameters
     ----------
@@ -136,8 +136,8 @@ def uncertainty_map(
     genes
         Names in the table's ``var_names``.
     layer
-        Name of the prediction, ``"hisdiff"`` unless told; its spread is the layer ``{layer}_std``. A table of its own holds
-        one prediction, which needs no name.
+        Name of the prediction; its standard deviation is the layer ``{layer}_std``. It is ignored for tables that hold a single
+        prediction.
     %(shown_place)s
         A finer prediction is named, such as ``table_key="hisdiff_16um"``.
     %(mpp)s
@@ -161,7 +161,7 @@ def uncertainty_map(
 
     Notes
     -----
-    The standard deviation of ``n`` draws has a relative error of about ``1 / sqrt(2 (n - 1))``, a fifth for 16.
+    The standard deviation of ``n`` draws has a relative error of about ``1 / sqrt(2 (n - 1))``, 18 % for 16 draws.
 
     Examples
     --------
@@ -190,7 +190,7 @@ def _panels(
     style: dict[str, Any],
     ax: Axes | None,
 ) -> Axes | Figure:
-    # Everything is looked up before a figure is opened: a mistake leaves no empty figure behind.
+    # All results are looked up before a figure is opened, so that an error leaves no empty figure.
     layers = [values_of(view.place, columns, info) for info in infos]
     single = len(columns) == len(infos) == 1
     if ax is not None and not single:

@@ -51,10 +51,10 @@ def gene_pair(
         Names of the genes.
     layers
         Layer names, one row each; None or ``"X"`` is the table's X. Default: measured counts and ``"hisdiff"``, as far
-        as they exist. Name a draw: the mean of draws is smooth, and genes look more alike in it.
+        as they exist. Prefer a draw: the mean of draws is smooth, which inflates correlations.
     normalize
-        ``"library_size"``: every spot is scaled to the same total count over the modelled genes, as in
-        :func:`hisdiff.tl.coexpression`; None: as it is.
+        ``"library_size"`` scales every spot to the same total count over the modelled genes, as in
+        :func:`hisdiff.tl.coexpression`; None for no scaling.
     %(shown_place)s
     %(mpp)s
     %(cmap)s

@@ -152,7 +152,7 @@ def _place(graph: Any, seed: int) -> dict[int, np.ndarray]:
 
 
 def _name_nodes(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:
-    """Write names beside nodes, leaving out those that would cover a name that stands already."""
+    """Write names beside nodes, except those that would cover another name."""
     import matplotlib.patheffects as effects
 
     halo = [effects.withStroke(linewidth=2, foreground="white")]

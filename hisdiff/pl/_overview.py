@@ -1,4 +1,4 @@
-"""One figure of what is in an object."""
+"""One figure of the contents of an object."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def overview(
     cmap: str = "viridis",
     image_alpha: float = 0.7,
 ) -> Figure:
-    """Show what is in an object: image, outline of the tissue, spots, counts, prediction, and a list of the rest.
+    """Show the contents of an object: image, outline of the tissue, spots, counts, prediction, and a list of all elements.
 
     One row per section, with as many panels as there is something to show: the image with the outline of the tissue and
     of the spots; total counts; the predicted gene with the best expected accuracy, at the spots and, in an object with one

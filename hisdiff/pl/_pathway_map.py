@@ -53,7 +53,7 @@ def pathway_map(
     pathways
         Names of gene sets.
     keys
-        Stems of the results (``key_added``), such as ``["measured", "hisdiff"]``; None for all there are.
+        Stems of the results (``key_added``), such as ``["measured", "hisdiff"]``; None for all.
     %(shown_place)s
     %(mpp)s
     %(cmap)s

@@ -1,4 +1,4 @@
-"""What a panel of a gene map shows: the values of a layer, what they are called, and their unit."""
+"""Values, name and unit of the layers that a gene map shows."""
 
 from __future__ import annotations
 

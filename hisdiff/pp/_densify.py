@@ -1,4 +1,4 @@
-"""New locations between the spots of a section, at which any method that can predict finer than spots can be asked."""
+"""New locations between the spots of a section, to be predicted by methods that predict finer than the spots."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def densify(
 ) -> None:
     """Lay new locations between the spots of a section, as large as its spots.
 
-    They are shapes like any other: ``hd.tl.predict(sdata, model, at=...)`` predicts them, by ``stage``, which was made for
-    this, or by any other method that predicts finer than the spots.
+    ``hd.tl.predict(sdata, model, at=...)`` predicts them, with ``stage``, which is designed for this, or with any other
+    method that predicts finer than the spots.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def densify(
         ``"array"``: between the spots of a capture array, by its kind. A hexagonal one (``obs["array_row"]`` and
         ``obs["array_col"]`` as in Visium) gets the centroids of the triangles between spots and becomes three times as
         dense; a square one gets the points half way and becomes four times as dense. ``"random"``: uniform points no
-        farther from a spot than the distance of two spots. ``"none"``: the spots alone, for another height.
+        farther from a spot than the distance of two spots. ``"none"``: only the spots, for another height.
     density
-        How many times as dense ``"random"`` makes a round section.
+        Factor by which ``"random"`` increases the density of a round section.
     z_um
         Height of the locations, for models of several aligned sections; None for that of the section.
     %(place)s

@@ -62,11 +62,11 @@ def embed(
 ) -> np.ndarray | list[np.ndarray] | None:
     """Embed the patch of image around every spot.
 
-    Patches have a fixed side in micrometres and are resampled to the encoder's own pixel size, whatever the scan's. A
-    spot wider than 150 um (merged spots, a region) has the mean of patches 100 um apart, or of one for each of its parts.
-    Embeddings are stored raw; beside them the mean and standard deviation over a 200 um lattice inside the tissue,
-    by which a model can take out stain and scanner. A section that has only an image gets a lattice of locations
-    first. What was embedded before with the same encoder, patch and image is not computed again.
+    Patches have a fixed side in micrometres and are resampled to the pixel size of the encoder. The embedding of a
+    spot wider than 150 um (merged spots, a region) is the mean over patches 100 um apart, or over one patch for each of its
+    parts. Embeddings are stored raw, with their mean and standard deviation over a 200 um lattice inside the tissue,
+    which models use to remove effects of stain and scanner. A section that has only an image gets a lattice of locations
+    first. Existing embeddings with the same encoder, patch and image are not computed again.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ def embed(
         1.05 um per pixel, all sections of the call are embedded with ``"texture-2um"`` (up to 3 um) or ``"texture-4um"`` (up to
         6 um) instead, and this is logged.
     patch_um
-        Side of the patch in um; None for the encoder's own.
+        Side of the patch in um; None for the default of the encoder.
     batch_size
-        Patches per call of the encoder; does not change the result.
+        Number of patches per call of the encoder; it does not change the result.
     %(place)s
     %(mpp)s
     %(device)s
@@ -254,7 +254,7 @@ def _suits(stored: StoredFeatures, spec: FeatureSpec, encoder: Encoder) -> bool:
 
 
 def _tissue(bound: Bound) -> MultiPolygon:
-    """Return the outline of the tissue; where none is seen, measured spots are believed to stand on it."""
+    """Return the outline of the tissue; where none is found, the outline of the measured spots."""
     section = bound.section
     try:
         return outline_of(needed(section.image), bound.place.image_name)

@@ -1,4 +1,4 @@
-"""Choice of the genes to model."""
+"""Selection of the genes to model."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def select_genes(
     key_added: str = _keys.SELECTED,
     inplace: bool = True,
 ) -> list[str] | None:
-    """Choose the genes that a model will learn.
+    """Select the genes that a model will learn.
 
-    In every section, spots and genes without counts are left out and the ``n_hvg`` most variable genes of the
-    log-normalised counts are taken: those of highest dispersion (scanpy's ``seurat`` flavour in one bin, so that genes
-    that are high everywhere, such as ERBB2 in a HER2-positive tumour, are judged like any other). Of the union over
-    sections, those are kept that are both among the ``n_top`` highest means and the ``n_top`` highest standard deviations of the raw counts of all
-    sections together. Only genes that every section has take part. This is the choice of the HisDiff study, made on
-    the sections given and on no others: give the training sections, never the test section.
+    In every section, spots and genes without counts are ignored, and the ``n_hvg`` genes with the highest dispersion of the
+    log-normalised counts are selected (scanpy's ``seurat`` flavour with a single bin, so that genes
+    that are high everywhere, such as ERBB2 in a HER2-positive tumour, are treated like all others). From the union over
+    sections, genes are kept that are among both the ``n_top`` highest means and the ``n_top`` highest standard deviations of the raw counts of all
+    sections together. Only genes that every section has are considered. This is the selection of the HisDiff study.
+    Pass the training sections only, never the test section.
 
     Parameters
     ----------
     data
         One SpatialData or a sequence of them, with raw counts.
     n_hvg
-        Highly variable genes per section.
+        Number of highly variable genes per section.
     n_top
-        Genes of highest mean, and of highest standard deviation.
+        Number of genes of highest mean, and of highest standard deviation.
     genes
-        Take these genes instead of choosing.
+        Genes to use instead of a selection.
     %(table_key)s
     %(counts_layer)s
     key_added

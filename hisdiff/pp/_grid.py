@@ -63,9 +63,9 @@ def grid(
     """Lay a grid of square bins over the tissue and embed every bin.
 
     Bins are anchored at the origin of the coordinate system ``um``, so that cropping a section does not move them.
-    What a bin's vector describes has a fixed size in um and does not depend on the bins' side. Each part of the image
-    is worked on once, not once for every bin. For an object that is backed by a zarr store the embedding is written
-    there as it comes: memory does not grow with the slide, and a call that was stopped is continued by the same call.
+    The surroundings that a vector describes have a fixed size in um, independent of the side of the bins. Each part of the
+    image is encoded once, not once for every bin. If the object is backed by a zarr store, the embedding is written
+    tile by tile: memory does not grow with the slide, and the same call resumes an interrupted one.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def grid(
         the encoder has no dense form, a name is taken by something that hisdiff did not write, or an object without a
         zarr store would have to hold more than 2 GB.
     OSError
-        If the disk is full; the object is as it was, and the same call goes on where it stopped.
+        If the disk is full; the object is unchanged, and the same call resumes.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Add a table of small locations up over larger ones: spots, coarser bins, annotated regions."""
+"""Aggregate a table of small locations over larger ones: spots, coarser bins, annotated regions."""
 
 from __future__ import annotations
 
@@ -59,28 +59,28 @@ def aggregate(
     inplace: bool = True,
     progress: bool | None = None,
 ) -> AnnData | None:
-    """Sum or average a table over larger locations, by the area that they share.
+    """Sum or average a table over larger locations, weighted by shared area.
 
-    A bin of which a third lies in a region counts there with a third of its value. Sums over locations that leave no
-    gap and do not overlap add up to the whole. The table is read block by block, so that it may lie in a file.
+    A bin that lies in a region by a third contributes a third of its value. Sums over locations without
+    gaps and overlaps add up to the total. The table is read block by block, so it can be lazy.
 
     Parameters
     ----------
     sdata
-        Object with both.
+        Object with the table and the locations.
     values
         A table of bins or shapes, such as ``"hisdiff_16um"``.
     by
         A shapes or labels element, or the side in um of coarser bins.
     statistic
-        ``"sum"``, of counts; ``"mean"``: average over the area that is covered, in the units of the table.
+        ``"sum"`` of counts, or ``"mean"`` over the covered area, in the units of the table.
     layers
-        Layers to bring along beside X; None for the draws that were kept. The spread of a sum follows from those
-        draws, not from the spread of its parts, which are not independent numbers: without two draws there is none.
+        Layers to aggregate besides X; None for the draws that were kept. The standard deviation of a sum is computed from
+        at least two draws, since the standard deviations of its parts are not independent.
     %(image_key)s
     %(mpp)s
     key_added
-        Name of the new table, None for ``{values}_in_{by}``; coarser bins are named after it.
+        Name of the new table; None for ``{values}_in_{by}``. The labels of coarser bins are named after it.
     %(inplace)s
     %(progress)s
 
@@ -89,7 +89,8 @@ def aggregate(
     None, after writing the table ``tables["hisdiff_16um_in_spots"]`` (locations x genes; float32, csr where the source is
     sparse) on the element ``by``, or on new labels ``hisdiff_16um_in_64um_bins``. ``X`` and layers are sums or means; layer
     ``std`` is the spread over two or more draws; ``obs["covered"]`` the part of each location's area that bins lie in
-    (above 1 where they overlap); ``obsm["spatial"]`` the centre in pixels. Locations that no bin touches are left out. ``uns["hisdiff"]["aggregated"]`` tells from what and how. With ``inplace=False`` that table.
+    (above 1 where they overlap); ``obsm["spatial"]`` the centre in pixels. Locations that no bin touches are left out.
+    ``uns["hisdiff"]["aggregated"]`` records the source and the statistic. With ``inplace=False`` that table.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def aggregate(
 
     Notes
     -----
-    A disc is taken as a polygon of 128 corners, whose area is right to one in two thousand.
+    A disc is approximated by a polygon with 128 corners, whose area is accurate to 0.05 %.
 
     Examples
     --------

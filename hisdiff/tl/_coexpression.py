@@ -1,4 +1,4 @@
-"""Which genes go together, and the modules that they form."""
+"""Coexpression of genes, and the modules that they form."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def coexpression(
 ) -> pd.DataFrame | None:
     """Correlate genes over spots or bins, and group them into modules.
 
-    Use single draws of a prediction, not its mean: the mean over draws is smooth, so that its genes look far more alike
-    than measured ones. Several draws give several matrices, which are averaged.
+    Use single draws of a prediction, not its mean: the mean over draws is smooth, which inflates correlations. With several
+    draws, their matrices are averaged.
 
     Parameters
     ----------
@@ -66,27 +66,27 @@ def coexpression(
         as log2(1 + count); in a table that hisdiff made, the prediction. A layer that is not of a prediction is taken as
         counts where it holds whole numbers, else as log2(1 + count).
     method
-        ``"spearman"``, ``"pearson"``, or ``"lee"``: Lee's L, the correlation between what the neighbours of a location
-        have of the two genes, on squidpy's graph ``obsp["spatial_connectivities"]`` (without one: the 6 nearest).
+        ``"spearman"``, ``"pearson"``, or ``"lee"``: Lee's L, the correlation of spatially smoothed expression, on squidpy's
+        graph ``obsp["spatial_connectivities"]`` (without one: the 6 nearest neighbours).
     normalize
-        ``"library_size"``: every location is scaled to the same total count over the modelled genes first. None: as it is; most
-        correlation is then library size and cell density.
+        ``"library_size"`` scales every location to the same total count over the modelled genes first. With None, most of the
+        correlation comes from library size and cell density.
     modules
-        ``"leiden"``: modularity on the graph of each gene's strongest positive and negative partners, where negative
-        ones are pushed apart. ``"hierarchical"``: average linkage, cut where the silhouette is highest. None: no modules.
+        ``"leiden"``: modularity on the graph of the strongest positive and negative partners of each gene; negative edges
+        separate genes. ``"hierarchical"``: average linkage, cut where the silhouette is highest. None: no modules.
     resolution
-        Of ``"leiden"``: above 1 for more and smaller modules.
+        Resolution of ``"leiden"``: above 1 for more and smaller modules.
     min_genes
-        Genes of smaller modules are in none.
+        Smallest module; genes of smaller ones belong to no module.
     n_perms
-        Number of permutations for the significance of every pair, None for none. Each gene is permuted over the
-        locations on its own. Spots are not independent samples (neighbours are alike), so significance is overstated:
-        read it as a filter. With p permutations no p-value is below 1 / (p + 1).
+        Number of permutations for the significance of every pair; None for no test. Genes are permuted over locations
+        independently. Neighbouring spots are correlated, so significance is overestimated: use it as a
+        filter only. With p permutations no p-value is below 1 / (p + 1).
     %(table_key)s
         A table that hisdiff made has to be named.
     key_added
-        Stem of the slots, None for ``"hisdiff"``. Name one for each layer that :func:`hisdiff.pl.coexpression` is to
-        compare, such as ``"measured"``.
+        Stem of the slots; None for ``"hisdiff"``. Use a separate one, such as ``"measured"``, for each layer to compare in
+        :func:`hisdiff.pl.coexpression`.
     %(inplace)s
     %(rng)s
         It is used by the permutations and by Leiden.
@@ -103,9 +103,9 @@ def coexpression(
       ``"spearman"``; mean over the layers); NaN at locations that the layer does not cover;
     - ``uns["hisdiff"]["coexpression"]["hisdiff"]``: genes, layers, method, seed.
 
-    With ``inplace=False`` the matrix as a frame, whose ``attrs["module"]`` maps gene to module and whose
-    ``attrs["fdr"]`` is an array, or None. A gene that is constant is correlated with nothing (0, also with itself), is
-    in no module, and is named in the log.
+    With ``inplace=False`` the matrix as a DataFrame, whose ``attrs["module"]`` maps gene to module and whose
+    ``attrs["fdr"]`` is an array, or None. A constant gene has correlation 0 with all genes (also with itself), belongs to
+    no module, and is logged.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How well predictions keep the measured structure between genes."""
+"""Agreement of predicted with measured coexpression."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def coexpression_agreement(
     genes
         Genes to compare; None for those that all the layers cover.
     layers
-        Names of predictions, whose mean and draws are both shown, or of single layers. None: all predictions.
+        Names of predictions, of which both the mean and the draws are evaluated, or of single layers; None for all predictions.
     %(truth_layer)s
     method
         ``"spearman"`` or ``"pearson"``.
     normalize
-        ``"library_size"`` adds the figures after scaling every location to the same total count; None leaves them out.
+        ``"library_size"`` adds the metrics after scaling every location to the same total count; None skips them.
     resolution
-        Of the modules, as in :func:`coexpression`.
+        Resolution of the modules, as in :func:`coexpression`.
     control
-        Training sections: adds the figures of their measured spots, drawn at random.
+        Training sections, whose measured spots, drawn at random, are evaluated as a control.
     %(table_key)s
     %(rng)s
         It is used by Leiden and by the random controls.
 
     Returns
     -------
-    A frame with one row per layer and view. ``view`` is ``"mean"`` (of the draws: smooth, so that genes look more alike
-    than they are), ``"draw"`` (mean of the figures of single draws; the one to compare with the measurement), ``"draws"``
-    (the matrices of the kept draws averaged, where there are several), ``"layer"``; and ``"resampled"`` for the measured
-    locations drawn again with replacement, which tells how far figures move by chance. Columns:
+    A DataFrame with one row per layer and view. ``view`` is ``"mean"`` (mean of draws, which is smooth and overestimates
+    correlations), ``"draw"`` (mean of the metrics of single draws; the one to compare with the measurement), ``"draws"``
+    (the matrices of the kept draws averaged, if there are several), ``"layer"``, and ``"resampled"`` for the measured
+    locations drawn again with replacement, which shows the sampling error of the metrics. Columns:
 
     - ``r``, ``mae``: correlation and mean absolute difference of the entries off the diagonal, over genes that vary in
       the measurement; a gene that is constant in the prediction counts as correlated with none;

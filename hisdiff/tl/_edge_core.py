@@ -49,10 +49,10 @@ def edge_core(
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Split a region, such as a tumour, into its edge and its core, and compare genes between them.
 
-    The edge is what lies within ``width_um`` of the region's boundary, measured by a distance transform, in all parts of the
-    region that are large enough, whatever their form. Genes are compared between units of replication: measured spots (a
+    The edge is the part of the region within ``width_um`` of its boundary, measured by a distance transform, in all parts of
+    the region above a minimum area, of any shape. Genes are compared between units of replication: measured spots (a
     bin of a fine map belongs to its nearest spot, and a spot to edge or core by most of its bins), or blocks of 200 um
-    where there are none. Neighbouring spots are alike too, so read effect sizes first and p-values as a ranking.
+    where there are none. Neighbouring spots are correlated, so prefer effect sizes and use p-values as a ranking only.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which gene sets a module, a group or a direction of the tissue is rich in, and where."""
+"""Enrichment of gene sets in modules, groups and rankings, and scores of gene sets at every location."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def enrich(
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
 ) -> pd.DataFrame | None:
-    """Find gene sets that are over-represented, that lie at an end of a ranking, or score every location.
+    """Test gene sets for over-representation or enrichment in a ranking, or score every location.
 
-    The background is the panel, not the genome. A panel is chosen for being highly expressed in one tissue: against the
-    genome, any part of it is rich in that tissue's pathways, and everything looks significant. Genes of a set that were
-    not modelled cannot be found and do not count; the columns ``size`` and ``total`` tell how many entered.
+    The background is the panel, not the genome. The genes of a panel are highly expressed in one tissue. Against the
+    genome, any subset would be enriched in the pathways of that tissue. Genes of a set that were
+    not modelled are ignored; the columns ``size`` and ``total`` give the number of genes used and the size of the set.
 
     Parameters
     ----------
@@ -63,14 +63,14 @@ def enrich(
         A SpatialData, or a table of spots or bins.
     gene_sets
         A GMT file; a mapping from name to genes; the name of a library of Enrichr (``"MSigDB_Hallmark_2020"``) or of a file
-        of MSigDB (``"h.all.v2024.1.Hs.symbols"``), which is downloaded once. A ``/`` in a name becomes ``|``. Symbols meet
-        Ensembl ids through a column of ``var`` that has them; upper and lower case are told apart.
+        of MSigDB (``"h.all.v2024.1.Hs.symbols"``), which is downloaded once. A ``/`` in a name becomes ``|``. Symbols are matched
+        with Ensembl ids through a column of ``var`` that has them; names are case-sensitive.
     layer
         Layer, or several draws of a prediction, whose statistics or scores are averaged; None or ``"X"`` for measured
-        counts. See :func:`coexpression`. Name draws rather than their mean: that is a mean of logarithms, and scaling it to
-        one library size misleads for genes that are rarely seen.
+        counts. See :func:`coexpression`. Use draws rather than their mean, which is a mean of logarithms: scaling it to
+        one library size is misleading for rarely detected genes.
     by
-        What is asked of.
+        Groups or ranking to test.
 
         - ``"ora"``: a column of ``var`` with groups of genes (None: the modules of :func:`coexpression`); a column of
           ``obs`` with groups of locations, whose markers are taken; or a mapping from name to genes.
@@ -83,20 +83,20 @@ def enrich(
         scores, the mean difference between the running shares of genes in and out of the set, -1 to 1. ``"zscore"``: mean
         standard score of the set's genes, for large tables.
     normalize
-        ``"library_size"`` scales every location to the same total count over the panel first. It decides nothing for
-        ``"ssgsea"``, which looks at ranks within a location.
+        ``"library_size"`` scales every location to the same total count over the panel first. It has no effect on
+        ``"ssgsea"``, which uses ranks within a location.
     background
-        Genes to take as background in place of the panel, for ``"ora"``.
+        Background genes instead of the panel, for ``"ora"``.
     n_markers
-        Most markers per group of locations, for ``"ora"``: genes that are higher in the group at a false discovery rate
-        below 0.05, by Wilcoxon z.
+        Maximum number of markers per group of locations, for ``"ora"``: genes that are higher in the group at a false
+        discovery rate below 0.05, by Wilcoxon z.
     min_size, max_size
-        Least and greatest number of a set's genes in the panel; other sets are left out.
+        Minimum and maximum number of genes of a set in the panel; other sets are left out.
     n_perms
-        Permutations of the genes, for ``"prerank"``.
+        Number of permutations of the genes, for ``"prerank"``.
     %(table_key)s
     key_added
-        Stem of the slots, None for ``"hisdiff"``.
+        Stem of the slots; None for ``"hisdiff"``.
     %(inplace)s
     %(rng)s
         It is used by the permutations.

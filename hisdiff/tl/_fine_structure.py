@@ -1,4 +1,4 @@
-"""Structure in predictions finer than the spots: clusters, marker scores, cell types, and how the two meet."""
+"""Clusters, marker scores and cell types in predictions finer than the spots, and enrichment of types in clusters."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def cluster_cells(
 ) -> pd.Series | None:
     """Cluster the bins of a fine prediction by their expression and that of their surroundings.
 
-    Expected counts are scaled to one total, logarithms taken, genes standardised and reduced to principal components;
-    these are smoothed over the bins that are there and clustered. Parts of a cluster that are smaller than ``min_bins``
-    go to the cluster that surrounds them. Clusters are numbered by size.
+    Expected counts are scaled to one total, log-transformed, standardised per gene and reduced to principal components, which
+    are smoothed in space and clustered. Parts of a cluster that are smaller than ``min_bins``
+    are merged into the surrounding cluster. Clusters are numbered by size.
 
     Parameters
     ----------
     %(fine_data)s
     n_clusters
-        How many clusters.
+        Number of clusters.
     genes
         Genes to use; None for all.
     %(expression_layer)s
@@ -62,7 +62,7 @@ def cluster_cells(
         ``"kmeans"``, ``"minibatch"`` (k-means in parts, for millions of bins) or ``"gmm"`` (Gaussian mixture with
         diagonal covariances).
     n_components
-        Principal components at most.
+        Maximum number of principal components.
     smooth_um
         Standard deviation of the smoothing, in um; 0 for none.
     min_bins
@@ -127,8 +127,8 @@ def marker_scores(
 ) -> pd.DataFrame | None:
     """Score every bin for lists of marker genes.
 
-    Each gene is scaled to 0..1 over the bins, and the genes of a list are averaged, so that a faint marker has as much
-    to say as a strong one.
+    Each gene is scaled to 0..1 over the bins, and the genes of a list are averaged, so that all markers have the same
+    weight.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def marker_scores(
         Genes by the name of the list. Genes that the table lacks are left out and logged.
     %(expression_layer)s
     pool_bins
-        Average blocks of so many bins a side first.
+        Side, in bins, of the blocks that are averaged first.
     %(fine_table_key)s
     %(key_added)s
     %(inplace)s
@@ -186,7 +186,7 @@ def cell_types(
     key_added: str = _keys.CELL_TYPE,
     inplace: bool = True,
 ) -> pd.DataFrame | None:
-    """Name every bin after the list of markers that scores highest in it.
+    """Assign every bin the cell type whose markers score highest.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def type_enrichment(
     inplace: bool = True,
     rng: int | np.random.Generator = 0,
 ) -> pd.DataFrame | None:
-    """Tell which cell types are frequent in which cluster.
+    """Test which cell types are enriched in which cluster.
 
     Parameters
     ----------
@@ -265,9 +265,9 @@ def type_enrichment(
     cluster_key, type_key
         Categorical columns of ``obs``, such as :func:`cluster_cells` and :func:`cell_types` write.
     block_um
-        Side of the blocks of tissue that are resampled: neighbouring bins are not independent observations.
+        Side of the blocks of tissue that are resampled, since neighbouring bins are not independent observations.
     n_resamples
-        How often.
+        Number of resamples.
     %(fine_table_key)s
     %(key_added)s
     %(inplace)s

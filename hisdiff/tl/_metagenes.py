@@ -50,7 +50,7 @@ def metagenes(
     %(fine_sdata)s
     %(model)s
     n_draws
-        Draws of the latent image.
+        Number of draws of the latent image.
     %(fine_table_key)s
     image_key, mpp
         As in :func:`predict`.

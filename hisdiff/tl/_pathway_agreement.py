@@ -1,4 +1,4 @@
-"""How well predictions keep the scores of gene sets."""
+"""Agreement of predicted with measured scores of gene sets."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def pathway_agreement(
     gene_sets
         As in :func:`enrich`.
     layers
-        Names of predictions, whose mean and draws are both shown, or of single layers. None: all predictions.
+        Names of predictions, of which both the mean and the draws are evaluated, or of single layers; None for all predictions.
     %(truth_layer)s
     method
         ``"ssgsea"`` or ``"zscore"``, as in :func:`enrich`.
     per
         ``"pathway"``: one row per set. ``"spot"``: one row per location.
     normalize
-        ``"library_size"`` scales every location to the same total count first; it decides nothing for ``"ssgsea"``.
+        ``"library_size"`` scales every location to the same total count first; it has no effect on ``"ssgsea"``.
     control
-        Training sections: adds what their measured spots reach, drawn at random.
+        Training sections, whose measured spots, drawn at random, are evaluated as a control.
     min_size, max_size
-        Least and greatest number of a set's genes that all layers cover.
+        Minimum and maximum number of genes of a set that all layers cover.
     %(table_key)s
     %(rng)s
         It is used by the random controls.

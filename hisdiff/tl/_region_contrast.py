@@ -55,9 +55,9 @@ def region_contrast(
 ) -> pd.DataFrame | None:
     """Compare the expression of two regions, draw by draw.
 
-    Expected counts are summed over each region and turned into shares of its total, so that density does not matter; a
-    draw's contrast is the log2 ratio of the shares. Its spread over draws says how sure the model is. A model that gives
-    one value only has no spread.
+    Expected counts are summed over each region and divided by their total, so that density has no effect. The contrast of a
+    draw is the log2 ratio of these shares. Its standard deviation over draws is the uncertainty; methods without draws have
+    none.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def region_contrast(
     a, b
         Categories to compare; ``b=None`` for all other bins.
     n_draws
-        Draws of the model.
+        Number of draws.
     %(fine_table_key)s
     image_key, layer, mpp
         As in :func:`predict`.

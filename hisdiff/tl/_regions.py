@@ -53,9 +53,9 @@ def marker_regions(
 ) -> pd.DataFrame | None:
     """Find the regions of a section in which a programme of markers is expressed, after TESLA.
 
-    A small network labels the pixels of a two-band image, the programme and the grey of the H&E; it is trained on its own
-    labels under a penalty on differences between neighbours, until few are left. Labels in which the programme is high are
-    the region. Works on the spots of a table and on the bins of a finer prediction of any method.
+    A small network labels the pixels of a two-band image, the programme and the grey of the H&E. It is trained on its own
+    labels with a penalty on differences between neighbours, until few labels are left. The region consists of the labels
+    in which the programme is high. It works on the spots of a table and on the bins of a finer prediction of any method.
 
     Parameters
     ----------
@@ -64,17 +64,17 @@ def marker_regions(
         Genes of the programme.
     %(expression_layer)s
     n_required, pool
-        Of the ``n_required`` highest markers at a location the lowest (``"min"``: so many have to be there together) or
-        their ``"mean"`` is the programme.
+        The programme is the lowest (``"min"``: all of them have to be expressed) or the ``"mean"`` of the ``n_required``
+        highest markers at a location.
     target
         ``"small"``: labels above half of the highest mean, for small structures; ``"large"``: above a third.
     min_count
-        Expression below this count is taken as none; None for no threshold.
+        Expression below this count is set to zero; None for no threshold.
     n_labels, continuity
-        Stop when so many labels are left; weight of the penalty.
+        Number of labels at which to stop; weight of the penalty.
     working_px
-        Pixels along the shorter side of the working image at most (1000 in the published code). A pixel is never smaller
-        than a bin. Time grows with its square.
+        Maximum number of pixels along the shorter side of the working image (1000 in the published code). A pixel is never
+        smaller than a bin. The run time grows with its square.
     %(spots_table_key)s
     %(image_key)s
     %(mpp)s

@@ -56,23 +56,23 @@ def tls_score(
     device: str | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame | None:
-    """Score how much a place looks like a tertiary lymphoid structure, after TESLA.
+    """Score the similarity of each location to a tertiary lymphoid structure, after TESLA.
 
-    The regions of each programme are found as :func:`marker_regions` does. A location in such a region scores the density
-    of its label over the highest one; the ``n_required``-th highest of these scores, scaled to 0 to 1, is the result: so
-    many programmes have to meet in one place.
+    The regions of each programme are found as by :func:`marker_regions`. The score of a location for a programme is the
+    density of its label relative to the highest one. The result is the ``n_required``-th highest of these scores, scaled to
+    0 to 1, so that ``n_required`` programmes have to coincide.
 
     Parameters
     ----------
     %(section)s
     programmes
-        Markers by programme; None for B cells, CD4 T cells, dendritic cells and CXCL13. Markers that the table, or the panel of a
-        predicted layer, lacks are left out; a programme of which none is there is an error.
+        Markers by programme; None for B cells, CD4 T cells, dendritic cells and CXCL13. Markers that are missing in the table, or
+        in the panel of a predicted layer, are left out; a programme without any marker is an error.
     %(expression_layer)s
     n_required
-        How many programmes have to meet.
+        Number of programmes that have to coincide.
     min_score
-        Scores below this become 0.
+        Scores below this value are set to 0.
     target, min_count, n_labels, continuity, working_px, table_key, image_key, mpp
         See :func:`marker_regions`.
     key_added

@@ -50,19 +50,19 @@ def toy(
 ) -> SpatialData | list[SpatialData]:
     """Make a small synthetic tissue that looks like H&E, with spots, counts and the truth behind them.
 
-    Tumour nests, stroma with fibres, lymphocyte aggregates and fat are laid out at random and painted cell by cell. The
-    cells express overlapping programmes of genes, which the first letters of a gene's name tell: ``TUM`` tumour, ``STR``
+    Tumour nests, stroma with fibres, lymphocyte aggregates and fat are placed at random and painted cell by cell. The
+    cells express overlapping programmes of genes, given by the first letters of a gene's name: ``TUM`` tumour, ``STR``
     stroma, ``IMM`` immune, ``ADI`` fat, ``PRO`` tumour of high grade (large pale nuclei), ``HKG`` every cell, and
-    ``HID``, which follows a field that the image shows nothing of. ``TUM``, ``STR`` and ``IMM`` genes follow such fields
-    in part, so that no method can predict everything, and a good one knows what it cannot.
+    ``HID``, which follows a hidden field that is not visible in the image. ``TUM``, ``STR`` and ``IMM`` genes partly follow
+    hidden fields, so that no method can predict them completely.
 
     Parameters
     ----------
     seed
-        Decides tissue, stain, library size and counts. The genes and their programmes are the same for every seed.
+        Determines tissue, stain, library size and counts. The genes and their programmes are the same for every seed.
     n_sections
-        None for one section, a number for a list of so many; the first is stained and sequenced in the same way
-        whatever the seed, the others differ in stain (colour and strength, white level) and library size (0.4 to 1.6 times).
+        None for one section, or the length of a list of sections. Stain and library size of the first are the same
+        for every seed; the others differ in stain (colour and strength, white level) and library size (0.4 to 1.6 times).
     size_um
         Side of the image, at least 300, rounded to 20. The default has about 180 spots.
     mpp

@@ -5,10 +5,13 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
+import numpy as np
 from anndata import AnnData
+from scipy import sparse
 from spatialdata import SpatialData
 
 from hisdiff import _keys
+from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._read import Bound, by_object
 
 if TYPE_CHECKING:
@@ -34,6 +37,16 @@ def beside(bounds: Sequence[Bound]) -> list[Bound]:
         for elements in [group[0].place.elements.onto(stand_in(group[0].place.sdata))]
         for bound in group
     ]
+
+
+def without_counts(sdata: SpatialData, table_key: str) -> SpatialData:
+    """Return a stand-in whose table has no count and no layer: what was measured cannot be looked at."""
+    blind = stand_in(sdata)
+    table = blind.tables[table_key]
+    table.X = sparse.csr_matrix(table.shape, dtype=np.float32)
+    for name in layer_names(table):
+        del table.layers[name]
+    return blind
 
 
 def _shared(table: AnnData) -> AnnData:

@@ -49,6 +49,21 @@ def paired_bootstrap(
     return BootstrapInterval(float(statistic(np.arange(n_locations))), float(low), float(high))
 
 
+def block_weights(blocks: np.ndarray, n_resamples: int, seed: int = 0) -> np.ndarray:
+    """Return how often each location is in each resample of blocks of neighbors, ``(n_resamples, n)``.
+
+    Neighbors err together, so that resampling single locations gives intervals that are too narrow.
+
+    Parameters
+    ----------
+    blocks
+        ``(n,)`` label of the block of each location; as many blocks as there are are drawn, with replacement.
+    """
+    names, block = np.unique(blocks, return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+    return drawn[:, block.ravel()].astype(np.float64)
+
+
 def random_spots(training: np.ndarray, n_locations: int, n_draws: int, seed: int = 0) -> np.ndarray:
     """Draw measured training spots at random, the image ignored: ``(n_draws, n_locations, G)``.
 

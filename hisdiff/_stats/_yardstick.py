@@ -178,4 +178,4 @@ def score_floor(
         As in ``proper_scores``.
     """
     one, other = halves
-    return {name: _HALVES * score for name, score in proper_scores([one], other, modules, section).items()}
+    return {name: float(_HALVES * score) for name, score in proper_scores([one], other, modules, section).items()}

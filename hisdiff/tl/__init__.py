@@ -8,6 +8,7 @@ from hisdiff.tl._aggregate import aggregate
 from hisdiff.tl._coexpression import coexpression
 from hisdiff.tl._coexpression_agreement import coexpression_agreement
 from hisdiff.tl._compare import compare
+from hisdiff.tl._cross_validate import cross_validate
 from hisdiff.tl._edge_core import edge_core
 from hisdiff.tl._enrich import enrich
 from hisdiff.tl._evaluate import evaluate
@@ -26,6 +27,7 @@ __all__ = [
     "coexpression",
     "coexpression_agreement",
     "compare",
+    "cross_validate",
     "edge_core",
     "enrich",
     "evaluate",

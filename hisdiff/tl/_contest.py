@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from hisdiff._stats._proper import coverage
 from hisdiff._stats._resample import with_counting_noise
 from hisdiff._stats._spatial import Layout
 from hisdiff._stats._yardstick import Yardstick
+from hisdiff.models._model import spot_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +89,11 @@ class Task:
     def measured(self) -> np.ndarray:
         """``(n, G)``, log2(1 + count)."""
         return np.log2(1 + self.counts.toarray())
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """uint64, one hash for each spot that has any count, by which sections are known again."""
+        return spot_hashes(self.counts, self.genes)
 
     def scores(
         self, predicted: AnnData, *, n_draws: int, seed: int, interval_factor: np.ndarray | None = None

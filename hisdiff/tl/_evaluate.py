@@ -76,7 +76,9 @@ def evaluate(
       a score where a spot's own rates are known, from half of the molecules and the other half;
     - ``"notes"``: why a metric is missing (``coverage_90``: NaN), by its name: scores of draws need two draws or more (``keep_draws``);
     - ``"in_sample"``: whether the model was trained on these spots (None: unknown); ``"uses_section_counts"``:
-      whether their counts, beyond their library size, went into the prediction; ``"model"``, ``"method"``, ``"n_spots"``.
+      whether their counts, beyond their library size, went into the prediction; ``"library_size_from"``: whether
+      the section's own library size did (``"section"``), or that of the training sections (``"training"``) or a given one
+      (``"given"``) was used; ``"model"``, ``"method"``, ``"n_spots"``.
 
     Raises
     ------
@@ -132,6 +134,9 @@ def evaluate(
         "notes": _notes(record, len(draws), covered, yardstick.modules),
         "in_sample": in_sample_of(record),
         "uses_section_counts": bool(record["uses_section_counts"]),
+        "library_size_from": ", ".join(
+            dict.fromkeys(map(str, np.atleast_1d(record.get("library_size_from", "unknown"))))
+        ),
         "model": str(record["model"]),
         "method": str(record["method"]),
         "n_spots": len(rows),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hisdiff._stats._resample import paired_bootstrap, random_spots, with_counting_noise
+from hisdiff._stats._resample import block_weights, paired_bootstrap, random_spots, with_counting_noise
 
 
 def test_interval_of_a_mean_has_the_width_of_theory():
@@ -50,3 +50,14 @@ def test_counting_noise_is_that_of_a_poisson_count_and_each_draw_has_its_own():
     assert not np.array_equal(drawn[0], drawn[1])
     np.testing.assert_array_equal(with_counting_noise(expected[:1], 3)[0], drawn[0])
     assert not with_counting_noise(np.full((1, 2, 2), np.nan)).any()
+
+
+def test_intervals_over_blocks_are_those_of_neighbors_that_err_together():
+    block = np.repeat(np.arange(30), 10)
+    values = np.random.default_rng(0).normal(size=30)[block]
+    weights = block_weights(block, 4000)
+    assert weights.shape == (4000, 300)
+    np.testing.assert_array_equal(weights.sum(axis=1), 300)
+    means = weights @ values / 300
+    assert means.mean() == pytest.approx(values.mean(), abs=0.02)
+    assert means.std() == pytest.approx(values.std() / np.sqrt(30), rel=0.05)

@@ -58,6 +58,7 @@ def test_scores_of_draws_lie_above_their_floors(predicted) -> None:
         for name in SCORES:
             assert summary[name] > summary[f"{name}_floor"] > 0
     assert result.attrs["notes"] == {}
+    assert result.attrs["library_size_from"] == "section"
 
 
 def test_one_draw_is_told_why_it_has_no_score(predicted, caplog) -> None:

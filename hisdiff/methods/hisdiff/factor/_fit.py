@@ -12,6 +12,7 @@ from hisdiff._device import one_thread
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._nn._initialize import initialize
+from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import energy_score
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._loop import Validation, generator_for, train
@@ -142,16 +143,25 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Watched:
-    """Held-out tissue."""
+    """Held-out tissue.
+
+    Attributes
+    ----------
+    axes
+        ``(G, K)`` of the cohort's gene modules, on which draws are scored: over single genes the noise of counting
+        hides whether a flow has learned anything.
+    """
 
     model: FactorModel
     parts: list[_Part]
+    axes: np.ndarray
 
     @classmethod
     def of(
         cls, model: FactorModel, spots: TrainingSpots, held_out: np.ndarray, validation: Sequence[Section]
     ) -> _Watched:
         folds = model.flow.member_folds.cpu().numpy()
+        axes = GeneModules.fit(spots.measured, spots.section).raw
         parts: list[_Part] = []
         if validation:
             known = TrainingSpots.of(validation, log2_size=model.gauge.log2_size)
@@ -160,7 +170,7 @@ class _Watched:
             for s, own in enumerate(center):
                 measured = known.measured[known.section == s]
                 parts.append(_Part(members, model.gauge.align(own, own), measured, known.log2_sizes[s], s))
-            return cls(model, parts)
+            return cls(model, parts, axes)
         for section in np.unique(spots.section):
             for fold in np.unique(spots.fold[spots.section == section]):
                 rows = (spots.fold == fold) & (spots.section == section)
@@ -168,14 +178,14 @@ class _Watched:
                 if not len(members):  # too few spots to leave any out
                     members = np.flatnonzero(folds < 0)
                 parts.append(_Part(members, held_out[rows], spots.measured[rows], spots.log2_sizes[section], section))
-        return cls(model, parts)
+        return cls(model, parts, axes)
 
     def score(self, flow: nn.Module) -> Validation:
-        """Return the energy score of a few draws."""
+        """Return the energy score of a few draws on the modules."""
         scores = []
         for part in self.parts:
             draws = [draw.values for draw in self._draws(flow, part, _VALIDATION_DRAWS, 0)]
-            scores.append(energy_score(np.stack(draws), part.measured))
+            scores.append(energy_score(np.stack(draws) @ self.axes, part.measured @ self.axes))
         return Validation(float(np.concatenate(scores).mean()), {})
 
     def calibration(self, seed: int) -> Calibration:

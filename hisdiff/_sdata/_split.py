@@ -1,0 +1,57 @@
+"""Sections as objects of their own, as they are left out of a cohort."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from hisdiff._check import listing
+from hisdiff._sdata._stand_in import stand_in
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._locate import Place
+
+
+def one_section(place: Place) -> SpatialData:
+    """Return a stand-in whose table has the rows of one section only; it shares images and arrays with the object."""
+    alone = stand_in(place.sdata)
+    table = alone.tables[place.table_key]
+    if len(place.rows) < table.n_obs:
+        table = table[place.rows].copy()
+        attrs = table.uns["spatialdata_attrs"] = {**table.uns["spatialdata_attrs"], "region": place.region}
+        table.obs[attrs["region_key"]] = pd.Categorical([place.region] * table.n_obs)
+        alone.tables[place.table_key] = table
+    return alone
+
+
+def group_of(table: AnnData, column: str, name: str) -> str:
+    """Return the one value that a section's table has in a column of ``obs``, as text.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If it is missing somewhere, or has several values.
+    """
+    if column not in table.obs:
+        raise KeyError(
+            f"Section {name!r} has no column obs[{column!r}] to leave groups of sections out by; it has {listing(table.obs)}. "
+            f"Set it, one value for each section, or use by='section'."
+        )
+    values = table.obs[column]
+    if values.isna().any():
+        raise ValueError(
+            f"obs[{column!r}] of section {name!r} is missing at {int(values.isna().sum())} of {len(values)} spots."
+        )
+    found = pd.unique(values.astype(str))
+    if len(found) != 1:
+        raise ValueError(
+            f"obs[{column!r}] has {len(found)} values in section {name!r}, {listing(found, 4)}; sections are left out whole, so "
+            f"that each needs one value."
+        )
+    return str(found[0])

@@ -1,0 +1,292 @@
+"""Accuracy on tissue that a model has not seen: sections or patients are left out in turn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._check import one_of, positive
+from hisdiff._docs import documented
+from hisdiff._keys import VERSION
+from hisdiff._log import logger
+from hisdiff._runtime import Runtime
+from hisdiff._sdata._genes import shared_genes
+from hisdiff._sdata._read import open_sections
+from hisdiff._sdata._selection import Selection
+from hisdiff._sdata._split import group_of, one_section
+from hisdiff._sdata._stand_in import stand_in
+from hisdiff.pp._genes import select_genes
+from hisdiff.tl._bout import Bout, Terms, embed_all, entries_of, refuse_known
+from hisdiff.tl._contest import unseen
+from hisdiff.tl._options import N_DRAWS
+from hisdiff.tl._watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from spatialdata import SpatialData
+
+    from hisdiff._sdata._read import Bound
+    from hisdiff.encoders import Encoder
+    from hisdiff.tl._bout import Entry, LibrarySize, Rows
+    from hisdiff.tl._contest import Task
+
+SECTION = "section"
+# How rows of the sections of a fold become one; all other columns are averaged.
+_JOINED: dict[str, Any] = {
+    "section": ", ".join,
+    "n_spots": "sum",
+    "has_draws": "all",
+    "predict_s": "sum",
+    "peak_gb": "max",
+}
+
+
+@documented
+def cross_validate(
+    data: SpatialData | Sequence[SpatialData],
+    methods: Sequence[str] | Mapping[str, str | tuple[str, Any]] = ("hisdiff", "ridge"),
+    *,
+    by: str = SECTION,
+    genes: Sequence[str] | None = None,
+    n_seeds: int = 1,
+    n_draws: int = N_DRAWS,
+    library_size: LibrarySize = "cohort",
+    save: str | Path | None = None,
+    encoder: str | Encoder | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    layer: str | None = None,
+    mpp: float | None = None,
+    rng: int | np.random.Generator = 0,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Measure methods on sections, or patients, that are left out in turn.
+
+    In every fold the genes are chosen and the methods fitted on the sections that stay in, and the spots of the one left
+    out are predicted from its image. Nothing else of it is used: its counts are taken out of the object before the
+    prediction. The objects stay as they are. The honest figure for a new patient is that of left-out patients.
+
+    Parameters
+    ----------
+    data
+        Sections with an image and raw counts: one SpatialData with several regions, or a sequence of them.
+    methods
+        Names, or a mapping of labels to names or to ``(name, config)``, as in :func:`hisdiff.tl.compare`.
+    by
+        ``"section"``, or a column of ``obs`` with one value for each section, such as ``"patient"``: sections with the
+        same value are left out together.
+    genes
+        Genes to model; None to choose them in every fold on the sections that stay in
+        (:func:`hisdiff.pp.select_genes`). A choice that was made on all sections is not used.
+    n_seeds
+        Number of fits of each method in a fold, with consecutive seeds from ``rng`` on.
+    n_draws
+        Number of draws of each prediction.
+    library_size
+        What the left-out sections are predicted at: ``"cohort"``, the median of the sections that stay in, or
+        ``"section"``, their own, which is one number of what was measured.
+    save
+        Folder that keeps what is done: the same call goes on where it was stopped.
+    encoder
+        For sections that are not embedded yet; None for that of the others, else ``"texture"``. To keep the embedding,
+        run :func:`hisdiff.pp.embed` first.
+    %(place)s
+    %(counts_layer)s
+    %(mpp)s
+    %(rng)s
+        It is the first of the seeds.
+    %(device)s
+    %(progress)s
+
+    Returns
+    -------
+    The table of :func:`hisdiff.tl.compare`, one row per method, fold and seed, and for the control ``"random spots"``;
+    :func:`hisdiff.pl.comparison` shows it. ``fold`` is what was left out, ``section`` the sections in it; metrics of
+    several sections are averaged. ``attrs`` hold ``by``, ``folds`` (the sections of each), ``library_size`` and
+    ``embed_s``.
+
+    Raises
+    ------
+    KeyError
+        If a section lacks the column ``by``.
+    ValueError
+        Before any work, if there are not two groups to leave out, a column differs inside a section, two sections of
+        different groups share spots, or a method cannot predict a section that it has not seen.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sections = hd.datasets.toy(n_sections=3, size_um=500)
+    >>> table = hd.tl.cross_validate(sections, ["ridge"])
+    >>> table.groupby("method")["fold"].count().to_dict()
+    {'random spots': 3, 'ridge': 3}
+    """
+    selection = Selection(table_key, image_key, shapes_key, layer, mpp)
+    runtime = Runtime.of(device=device, progress=progress, rng=rng)
+    one_of(library_size, ("cohort", "section"), "library_size")
+    seeds = [runtime.seed + i for i in range(positive(n_seeds, "n_seeds", integer=True))]
+    terms = Terms(seeds, positive(n_draws, "n_draws", integer=True), library_size, runtime)
+    entries = entries_of(methods, own_counts=False)
+    needs = frozenset({"counts"}).union(*(entry.needs & {"image"} for entry in entries))
+    ledger = None if save is None else _Ledger(save)
+    cohort = _Cohort.of(open_sections(data, selection, needs=needs), by, genes, selection)
+
+    with Watch() as embedding:
+        if any("features" in entry.needs for entry in entries):
+            embed_all([section.sdata for section in cohort.sections], encoder, None, selection, runtime)
+    rows: Rows = []
+    for i, fold in enumerate(cohort.folds):
+        logger.info("fold %d of %d: %s %r is left out", i + 1, len(cohort.folds), by, fold)
+        bout = cohort.bout(fold)
+        keep = None
+        if ledger is not None:
+            keep = ledger.keeper(
+                sections=cohort.digest(fold), panel=bout.panel, n_draws=n_draws, library_size=library_size
+            )
+        rows += _joined(bout.rows(entries, terms, keep), fold)
+    result = pd.DataFrame(rows)
+    result.attrs = {
+        "by": by,
+        "folds": {
+            fold: [section.name for section in cohort.sections if section.group == fold] for fold in cohort.folds
+        },
+        "library_size": library_size,
+        "embed_s": round(embedding.seconds, 1),
+    }
+    return result
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A section as an object of its own, and what it is left out with."""
+
+    name: str
+    group: str
+    table_key: str
+    sdata: SpatialData
+    task: Task
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of all that a fit or a prediction looks at."""
+        table = self.sdata.tables[self.table_key]
+        digest = hashlib.sha256(self.task.hashes.tobytes() + self.task.xy.tobytes())
+        if _keys.EMBEDDING in table.obsm:
+            digest.update(np.ascontiguousarray(table.obsm[_keys.EMBEDDING]).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    """Sections that are left out in turn."""
+
+    sections: list[_Section]
+    selection: Selection
+
+    @classmethod
+    def of(cls, bounds: Sequence[Bound], by: str, genes: Sequence[str] | None, selection: Selection) -> _Cohort:
+        """Take objects apart into stand-ins of their sections, and check that leaving them out makes sense."""
+        names = _distinct([bound.place.name for bound in bounds])
+        groups = (
+            names
+            if by == SECTION
+            else [group_of(bound.table[bound.place.rows], by, name) for bound, name in zip(bounds, names)]
+        )
+        if len(set(groups)) < 2:
+            raise ValueError(_too_few(by, groups))
+        parts = [one_section(bound.place) for bound in bounds]
+        tables = [part.tables[bound.place.table_key] for part, bound in zip(parts, bounds)]
+        for table in tables:
+            table.var = table.var.drop(columns=_keys.SELECTED, errors="ignore")
+        if genes is not None:
+            select_genes(parts, genes=genes, table_key=selection.table_key)
+        common = sorted(set.intersection(*(set(own) for own in shared_genes(tables))))
+        if not common:
+            raise ValueError(f"The {len(tables)} sections share no gene.")
+        tasks = [task for part in parts for task in unseen(part, common, selection)]
+        sections = [
+            _Section(*of) for of in zip(names, groups, [bound.place.table_key for bound in bounds], parts, tasks)
+        ]
+        for fold in dict.fromkeys(groups):
+            refuse_known(*([s.task for s in sections if (s.group == fold) == out] for out in (False, True)))
+        return cls(sections, selection)
+
+    @property
+    def folds(self) -> list[str]:
+        """What is left out in turn."""
+        return list(dict.fromkeys(section.group for section in self.sections))
+
+    def bout(self, fold: str) -> Bout:
+        """Return the bout in which a fold is left out."""
+        stay, out = ([stand_in(s.sdata) for s in self.sections if (s.group == fold) == left] for left in (False, True))
+        return Bout.of_unseen(stay, out, self.selection)
+
+    def digest(self, fold: str) -> list[list[str]]:
+        """Return the identities of the sections that stay in a fold, and of those left out."""
+        return [[s.digest for s in self.sections if (s.group == fold) == left] for left in (False, True)]
+
+
+class _Ledger:
+    """Rows of the table that are done, one file of a folder for each fit."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"save={str(folder)!r} is not a folder, in which finished folds could be kept.")
+
+    def keeper(self, **facts: Any) -> Callable[[Entry, int, Callable[[], Rows]], Rows]:
+        """Return what answers with kept rows of a bout, which ``facts`` identify, or runs and keeps them."""
+
+        def keep(entry: Entry, seed: int, run: Callable[[], Rows]) -> Rows:
+            fit = {"label": entry.label, "method": entry.name, "config": entry.config.to_dict(), "seed": seed}
+            text = json.dumps({"version": VERSION, **fit, **facts}, sort_keys=True)
+            file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+            if file.exists():
+                logger.info("%s, seed %d: taken from %s", entry.label, seed, file)
+                return json.loads(file.read_text(encoding="utf8"))
+            rows = run()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            fresh = file.with_suffix(".part")
+            fresh.write_text(json.dumps(rows, default=lambda value: value.item()), encoding="utf8")
+            fresh.replace(file)  # by one rename, so that a file is whole or not there
+            return rows
+
+        return keep
+
+
+def _joined(rows: Rows, fold: str) -> Rows:
+    """Make one row of those of the sections of a fold."""
+    table = pd.DataFrame(rows)
+    how = {name: _JOINED.get(name, "mean") for name in table.columns if name not in ("method", "seed")}
+    joined = table.groupby(["method", "seed"], sort=False).agg(how).reset_index()
+    joined.insert(1, "fold", fold)
+    return joined[["method", "fold", "section", "seed", *(n for n in how if n != "section")]].to_dict("records")
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number names that occur more than once: objects of their own may call their sections alike."""
+    repeated = {name for name in names if list(names).count(name) > 1}
+    return [f"{name} ({list(names[:i]).count(name) + 1})" if name in repeated else name for i, name in enumerate(names)]
+
+
+def _too_few(by: str, groups: Sequence[str]) -> str:
+    if by == SECTION:
+        return (
+            f"There is one section, {groups[0]!r}; to leave sections out in turn, two are needed. What a model knows of itself from "
+            f"left-out blocks of one section is in var['hisdiff_cv_pcc'] after hd.tl.fit and hd.tl.predict."
+        )
+    return (
+        f"All {len(groups)} sections have {groups[0]!r} in obs[{by!r}]; to leave groups out in turn, two values are needed. "
+        f"by='section' leaves sections out, which says nothing about another {by}."
+    )

@@ -119,7 +119,7 @@ def run(
         discard(place)
         raise _full(err, place, need, "Preparing the arrays", 0) from err
     if finished:
-        logger.info("%s: going on from %d of %d finished in %s", desc, len(finished), len(regions), place)
+        logger.info("%s: resuming from %d of %d finished in %s", desc, len(finished), len(regions), place)
     with progress_bar(None, desc=desc, total=len(regions), initial=len(finished), enabled=progress) as bar:
         for k in range(len(regions)):
             if k in finished:

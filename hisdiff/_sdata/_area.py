@@ -65,7 +65,7 @@ def tables_places(sdata: SpatialData, selection: Selection) -> tuple[AnnData, li
     for place in places:
         if place.image_key is None:
             raise ValueError(
-                f"There is no image for {place.name!r}, which would tell its scale (images: {listing(sdata.images)})."
+                f"There is no image for {place.name!r}, which gives its scale (images: {listing(sdata.images)})."
             )
     if _keys.SPATIAL not in table.obsm:
         raise KeyError(f"Table {places[0].table_key!r} has no obsm[{_keys.SPATIAL!r}].")

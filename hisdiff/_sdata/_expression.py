@@ -222,7 +222,7 @@ def _check_layer(table: AnnData, name: str) -> None:
         present(name, [X, *layer_names(table)], "layer")
     stem = stem_of(table, name)
     if stem is not None and name in (_keys.std(stem), _keys.FINE_STD):
-        raise ValueError(f"Layer {name!r} is the spread over draws, no expression; name the mean or one of the draws.")
+        raise ValueError(f"Layer {name!r} is the spread over draws, not expression; name the mean or one of the draws.")
 
 
 def _named(table: AnnData, genes: Sequence[str], layers: Sequence[str]) -> np.ndarray:

@@ -81,7 +81,7 @@ def _settle(store: Path) -> None:
         if not folder.is_dir() or not {path.name for path in folder.iterdir() if path.name[0] != "."} <= _OURS:
             continue  # somebody else's
         if (folder / _JOURNAL).is_file():
-            logger.info("finishing what a process that has ended was writing to %s", store)
+            logger.info("completing a write that an ended process left in %s", store)
             _apply(store, folder, Change(**json.loads((folder / _JOURNAL).read_text())))
         shutil.rmtree(folder)
 
@@ -133,7 +133,7 @@ def read_root(store: Path) -> dict[str, Any]:
         return json.loads((store / _META).read_text(encoding="utf8"))
     except FileNotFoundError as err:
         raise ValueError(
-            f"The store {store} is none of zarr format 3; write it anew with sdata.write('NEW.zarr'), and read that."
+            f"The store {store} is not in zarr format 3; write it anew with sdata.write('NEW.zarr'), and read that."
         ) from err
     except json.JSONDecodeError as err:
         raise ValueError(f"{store / _META} is not valid JSON ({err}): the store is damaged.") from err

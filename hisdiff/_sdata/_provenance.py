@@ -51,10 +51,10 @@ def checked_name(key_added: Any, usual: str) -> str:
     if key_added is None:
         return usual
     if not isinstance(key_added, str):
-        raise TypeError(f"key_added={key_added!r} is no name for a result: names are strings.")
+        raise TypeError(f"key_added={key_added!r} is not a valid name: names are strings.")
     if not re.fullmatch(r"(?!__|\.+$)[A-Za-z0-9_.-]+", key_added) or key_added == "X":
         raise ValueError(
-            f"key_added={key_added!r} is no name for a result: names have letters, digits, '_', '-' and '.' and do not begin "
+            f"key_added={key_added!r} is not a valid name: names have letters, digits, '_', '-' and '.' and do not begin "
             f"with '__' (what SpatialData can store), and 'X' is the matrix of a table."
         )
     return key_added

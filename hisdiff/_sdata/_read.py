@@ -295,7 +295,7 @@ def to_um_of(place: Place) -> np.ndarray:
     frame = place.elements.frame(needed(place.region))
     if _keys.UM not in frame.systems:
         raise ValueError(
-            f"There is no image for {place.name!r}, and no coordinate system {_keys.UM!r} that would tell its scale."
+            f"There is no image for {place.name!r}, and no coordinate system {_keys.UM!r} that gives its scale."
         )
     return frame.matrix(_keys.UM)
 

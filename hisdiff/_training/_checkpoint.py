@@ -99,7 +99,7 @@ def read_folder(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         raise FileNotFoundError(f"There is no folder {path}.")
     if not (path / WEIGHTS).exists():
         raise ValueError(
-            f"{path} is no folder of a hisdiff model: it has no {WEIGHTS} (it has {sorted(p.name for p in path.iterdir())[:8]})."
+            f"{path} is not the folder of a hisdiff model: it has no {WEIGHTS} (it has {sorted(p.name for p in path.iterdir())[:8]})."
         )
     files = {}
     for file in sorted(path.iterdir()):

@@ -126,7 +126,7 @@ class TrainingConfig(Config):
         for field in fields(self):
             if field.name in self.unused and getattr(self, field.name) != field.default:
                 raise ValueError(
-                    f"{field.name} is no setting of {type(self).__name__}: its training has no use for it."
+                    f"{field.name} is not a setting of {type(self).__name__}: its training does not use it."
                 )
         for name in ("batch_size", "validate_every", "checkpoint_every"):
             positive(getattr(self, name), name, integer=True)

@@ -56,7 +56,7 @@ def fetch_weights(
     if _offline():
         raise ConnectionError(
             f"The weights of encoder {encoder!r} ({repo}) are not in the hub's cache, and offline mode (HF_HUB_OFFLINE) "
-            f"forbids to fetch them. {advice}"
+            f"prevents the download. {advice}"
         )
     for filename in filenames:
         try:
@@ -76,7 +76,7 @@ def fetch_weights(
                 f"The weights of encoder {encoder!r} are not in the hub's cache, and {repo} cannot be reached: {err}. "
                 f"{advice}"
             ) from err
-        logger.info("fetching the weights of encoder %r from %s (%.1f GB)", encoder, repo, (size or 0) / 1e9)
+        logger.info("downloading the weights of encoder %r from %s (%.1f GB)", encoder, repo, (size or 0) / 1e9)
         return _with_commit(hf_hub_download(repo, filename))
     raise FileNotFoundError(f"{repo} holds none of {list(filenames)}, the weights of encoder {encoder!r}. {advice}")
 

@@ -105,7 +105,7 @@ def features(
     bounds = open_sections(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp), needs=("image",))
     for bound in bounds:
         if bound.section.spots is None or bound.place.table is None:
-            raise ValueError(f"{bound.place.name!r} has no spots; embeddings are taken over at spots.")
+            raise ValueError(f"{bound.place.name!r} has no spots; embeddings are imported at spots.")
     source = _source(path)
     if isinstance(source, AnnData):
         source = _by_name(source, bounds[0].table)

@@ -63,7 +63,7 @@ def read_tiles(source: Path | sd.SpatialData, key: str | None) -> Tiles:
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{source} cannot be read as a store with a table of features: {error}") from error
     raise ValueError(
-        f"{source} is no file of features that is known: {listing(H5)} of TRIDENT, a {ZARR} store of wsidata, or .npy of an array. Files of "
+        f"{source} is not a known file of features: {listing(H5)} of TRIDENT, a {ZARR} store of wsidata, or .npy of an array. Files of "
         "torch (.pt) are pickles and are not opened."
     )
 
@@ -114,7 +114,7 @@ def _from_table(sdata: sd.SpatialData, key: str | None) -> Tiles:
     sides = np.concatenate([x1 - x0, y1 - y0])
     if np.ptp(sides) > 0.02 * sides.mean():
         raise ValueError(
-            f"The tiles {region!r} are no squares of one size: sides are {sides.min():g} to {sides.max():g} px."
+            f"The tiles {region!r} are not squares of one size: sides are {sides.min():g} to {sides.max():g} px."
         )
     return Tiles(_dense(table), np.stack([x0, y0], axis=1), float(sides.mean()), key.removesuffix(f"_{region}"))
 

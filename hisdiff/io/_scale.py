@@ -116,7 +116,7 @@ def _check_agreement(found: Sequence[Source], what: str) -> None:
         for other in found[i + 1 :]:
             if one.contradicts(other):
                 raise ValueError(
-                    f"Figures for the pixel size of {what} contradict each other, per pixel: {_told(found)}. {_remedy(found)}"
+                    f"Values of the pixel size of {what} contradict each other, per pixel: {_told(found)}. {_remedy(found)}"
                 )
 
 

@@ -52,8 +52,8 @@ def load(path_or_hub_id: str | Path, *, revision: str | None = None, token: str 
         folder = snapshot_download(name, revision=revision, token=token, allow_patterns=wanted)
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"There is no folder {name!r}, and the hub cannot be reached (or offline mode is on) and has it not in its cache."
+            f"There is no folder {name!r}, and the hub cannot be reached (or offline mode is on) and it is not in the cache."
         ) from error
     except HfHubHTTPError as error:
-        raise FileNotFoundError(f"There is no folder {name!r}, and the hub answers for it: {error}") from error
+        raise FileNotFoundError(f"There is no folder {name!r}, and the hub returned: {error}") from error
     return Model.load(folder)

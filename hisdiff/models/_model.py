@@ -220,10 +220,12 @@ class Model:
         arrays, files = read_folder(path)
         missing = [name for name in ("config.json", "metadata.json", "genes.txt") if name not in files]
         if missing:
-            raise ValueError(f"{path} is no folder of a hisdiff model: it lacks {missing}.")
+            raise ValueError(f"{path} is not the folder of a hisdiff model: it lacks {missing}.")
         meta, config = files["metadata.json"], files["config.json"]
         if not isinstance(meta, dict) or not isinstance(config, dict):
-            raise ValueError(f"{path} is no folder of a hisdiff model: metadata.json and config.json hold no mappings.")
+            raise ValueError(
+                f"{path} is not the folder of a hisdiff model: metadata.json and config.json hold no mappings."
+            )
         if not isinstance(meta.get("format"), int) or meta["format"] > _FORMAT:
             raise ValueError(
                 f"{path} was written by hisdiff {meta.get('version')} in format {meta.get('format')!r}, which this version "

@@ -84,9 +84,11 @@ def evaluation(
     _moments(axes[1, 0], pair, "mean")
     _moments(axes[1, 1], pair, "variance")
     if pair.in_sample:
-        figure.suptitle("The model was trained on these spots: this says nothing about new tissue", color="#b2182b")
+        figure.suptitle(
+            "The model was trained on these spots: this does not estimate the accuracy on new tissue", color="#b2182b"
+        )
     elif pair.uses_counts:
-        figure.suptitle("Made from the counts of these spots: this says nothing about skill", color="#b2182b")
+        figure.suptitle("Made from the counts of these spots: this does not measure accuracy", color="#b2182b")
     return figure
 
 

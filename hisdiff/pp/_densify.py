@@ -125,7 +125,7 @@ def _new_points(bound: Bound, pattern: str, density: float, rng: np.random.Gener
     else:
         if spots.array_ij is None:
             raise ValueError(
-                f"Table {place.table_key!r} has no obs[{_keys.ARRAY_ROW!r}] and obs[{_keys.ARRAY_COL!r}] that would tell the array; "
+                f"Table {place.table_key!r} has no obs[{_keys.ARRAY_ROW!r}] and obs[{_keys.ARRAY_COL!r}] that describe the array; "
                 f"use pattern='random'."
             )
         points = array_to_um(spots.array_ij, spots.xy_um, array_fill(spots.array_ij))

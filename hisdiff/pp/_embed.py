@@ -236,7 +236,7 @@ def _embed_section(
         values = stored.at(locations)
         if np.isfinite(values).all():  # rows added since are NaN
             logger.info(
-                "%s: embedding of encoder %r, precision %s, is there already",
+                "%s: embedding of encoder %r, precision %s, already exists",
                 place.name,
                 spec.encoder,
                 stored.precision,
@@ -261,7 +261,7 @@ def _tissue(bound: Bound) -> MultiPolygon:
     except ValueError:
         if section.spots is None:
             raise
-    logger.warning("%s: no tissue was found in the image; the hull of the spots is taken for it", section.name)
+    logger.warning("%s: no tissue was found in the image; the convex hull of the spots is used instead", section.name)
     radius = float(np.median(section.spots.radius_um))
     return MultiPolygon([shapely.convex_hull(shapely.MultiPoint(section.spots.xy_um)).buffer(radius)])
 

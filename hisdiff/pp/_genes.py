@@ -103,7 +103,7 @@ def select_genes(
         return chosen
     _write(tables, names, chosen, key_added)
     n_sections = sum(len(regions_of(table)) for table in tables)
-    logger.info("wrote var[%r]: %d genes, chosen on %d section(s)", key_added, len(chosen), n_sections)
+    logger.info("wrote var[%r]: %d genes, selected on %d section(s)", key_added, len(chosen), n_sections)
     return None
 
 
@@ -120,7 +120,7 @@ def select_on(bounds: Sequence[Bound]) -> None:
     ]
     chosen = _choose([_counted(part) for part in counts], names, N_HVG, N_TOP)
     _write(tables, names, chosen, _keys.SELECTED)
-    logger.info("wrote var[%r]: %d genes, chosen on %d section(s)", _keys.SELECTED, len(chosen), len(bounds))
+    logger.info("wrote var[%r]: %d genes, selected on %d section(s)", _keys.SELECTED, len(chosen), len(bounds))
 
 
 def _write(tables: Sequence[AnnData], names: Sequence[np.ndarray], chosen: Sequence[str], key: str) -> None:
@@ -134,7 +134,7 @@ def _table(sdata: SpatialData, table_key: str | None) -> AnnData:
     key = resolve_table(sdata, table_key)
     if key is None or sdata.tables[key].n_vars == 0:
         raise ValueError(
-            "A section without counts cannot take part in the choice of genes; give sections with a table of counts."
+            "A section without counts cannot be used to select genes; give sections with a table of counts."
         )
     table = sdata.tables[key]
     if not table.var_names.is_unique:
@@ -159,7 +159,7 @@ def _given(genes: Sequence[str], names: Sequence[np.ndarray]) -> list[str]:
         raise TypeError(f"genes is a list of names, not the single string {genes!r}.")
     chosen = sorted(set(genes))
     if not chosen:
-        raise ValueError("genes is empty; name at least one gene, or leave it out to have them chosen.")
+        raise ValueError("genes is empty; name at least one gene, or leave it out to select them.")
     for own in names:
         missing = np.asarray(chosen)[rows_of(chosen, own) < 0]
         if len(missing):
@@ -174,7 +174,7 @@ def _choose(counts: Sequence[sparse.csr_matrix], names: Sequence[np.ndarray], n_
     pooled = sparse.vstack(counts, format="csr")[:, variable].astype(np.float64)
     if pooled.shape[0] < 2:
         raise ValueError(
-            f"Genes are chosen by how they vary, and there are {pooled.shape[0]} spots with counts; name the genes with genes=."
+            f"Genes are selected by their variability, but there are {pooled.shape[0]} spots with counts; name the genes with genes=."
         )
     mean = np.asarray(pooled.mean(axis=0)).ravel()
     sd = np.sqrt(np.maximum(np.asarray(pooled.multiply(pooled).mean(axis=0)).ravel() - mean**2, 0))

@@ -180,7 +180,7 @@ def _place_of(sdata: SpatialData, values: str, image_key: Any, mpp: float | None
         raise ValueError(f"Table {values!r} annotates several elements, {names}; make a table of the rows of one.")
     if places[0].image_key is None:
         raise ValueError(
-            f"There is no image for {places[0].name!r}, which would tell its scale (images: {listing(sdata.images)})."
+            f"There is no image for {places[0].name!r}, which gives its scale (images: {listing(sdata.images)})."
         )
     return places[0]
 

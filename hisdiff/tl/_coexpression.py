@@ -152,7 +152,7 @@ def coexpression(
     if constant.all():
         raise ValueError(f"All {len(constant)} genes are constant in {listing(e.layer for e in layers)}.")
     if constant.any():
-        logger.warning("%d genes are constant, and correlated with none: %s", constant.sum(), listing(layers[0].genes[constant], 6))  # fmt: skip
+        logger.warning("%d genes are constant and get correlation 0: %s", constant.sum(), listing(layers[0].genes[constant], 6))  # fmt: skip
     labels = _labels(matrix, modules, resolution, min_genes, seed)
     fdr = None if n_perms is None else permutation_fdr(units, statistic, matrix, n_perms, seed)
     names = np.array([f"M{label + 1}" if label >= 0 else "" for label in labels])

@@ -109,7 +109,7 @@ class Task:
         """
         index, columns = predicted.obs_names.get_indexer(self.rows), rows_of(self.genes, predicted.var_names)
         if (columns < 0).any() or (index < 0).any():
-            raise ValueError(f"Not all genes and spots of {self.name!r} that are to be judged were predicted.")
+            raise ValueError(f"Not all genes and spots of {self.name!r} to be evaluated were predicted.")
         take = np.ix_(index, columns)
         mean = np.asarray(predicted.X)[take]
         names = [name for name in layer_names(predicted) if "draw" in name]

@@ -216,7 +216,7 @@ def _as_background(background: Sequence[str], lists: Mapping[str, Sequence[str]]
     universe = np.array(list(dict.fromkeys(background)), dtype=str)
     missing = sorted({gene for genes in lists.values() for gene in genes} - set(universe))
     if missing:
-        raise ValueError(f"The background lacks genes that are asked of, such as {listing(missing, 4)}.")
+        raise ValueError(f"The background lacks genes that are tested, such as {listing(missing, 4)}.")
     return universe
 
 

@@ -174,14 +174,14 @@ def _warn(facts: Mapping[str, Any]) -> None:
         names = [name for name, of in facts["notes"].items() if of == why]
         logger.info("not in the summary: %s (%s)", ", ".join(names), why)
     if facts["in_sample"]:
-        logger.warning("the model was trained on spots of this section: these figures say nothing about new tissue")
-    if facts["in_sample"] is None:
         logger.warning(
-            "it is not known whether the model was trained on spots of this section: the record does not tell"
+            "the model was trained on spots of this section: these metrics do not estimate the accuracy on new tissue"
         )
+    if facts["in_sample"] is None:
+        logger.warning("it is unknown whether the model was trained on spots of this section")
     if facts["uses_section_counts"]:
         logger.warning(
-            "%s made this prediction from the section's own counts: figures against them say nothing about skill",
+            "%s made this prediction from the section's own counts: metrics against them do not measure accuracy",
             facts["method"],
         )
 

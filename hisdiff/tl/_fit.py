@@ -143,7 +143,7 @@ def fit(
 
     checkpoint = _checkpoint_of(_run_id(bounds, fitter.name, config, panel, runtime.seed))
     if resume and (checkpoint is None or not checkpoint.exists()):
-        logger.info("there is no checkpoint of this fit at %s: starting afresh", checkpoint)
+        logger.info("there is no checkpoint of this fit at %s: starting from the beginning", checkpoint)
     try:
         fitted = fitter.fit(
             [bound.section for bound in training],
@@ -208,7 +208,7 @@ def _checkpoint_of(run: str) -> Path | None:
     try:
         check_writable(folder, "A checkpoint")
     except OSError as err:
-        logger.warning("%s The fit leaves none: stopped, it starts afresh.", err.strerror)
+        logger.warning("%s The fit leaves none: an interrupted fit starts from the beginning.", err.strerror)
         return None
     return folder
 

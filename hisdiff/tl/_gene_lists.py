@@ -36,7 +36,7 @@ def gene_lists(
         by = next((name for name in (_keys.module(stem), _keys.module()) if name in table.var), None)
         if by is None:
             raise KeyError(
-                "There are no modules to ask of; make them with hd.tl.coexpression(sdata, layer=...), or name by=: a column "
+                "There are no modules to test; compute them with hd.tl.coexpression(sdata, layer=...), or name by=: a column "
                 f"of var {listing(table.var.columns)} or obs {listing(table.obs.columns)}, or a mapping from name to genes."
             )
     if isinstance(by, Mapping):
@@ -51,7 +51,7 @@ def gene_lists(
         scores = _group_scores(table, layers, by)
         return _markers(scores, panel, n_markers), panel
     raise KeyError(
-        f"by={by!r} is no column of var {listing(table.var.columns)} nor of obs {listing(table.obs.columns)}."
+        f"by={by!r} is neither a column of var {listing(table.var.columns)} nor of obs {listing(table.obs.columns)}."
     )
 
 

@@ -92,7 +92,7 @@ class GridTarget:
             check_free(place.sdata, name)
         if place.table is not None and not place.table.obs_names.is_unique:
             raise ValueError(
-                f"Table {place.table_key!r} has names of observations more than once, and bins are told which spot they lie in; "
+                f"Table {place.table_key!r} has names of observations more than once, and bins refer to the spot they lie in; "
                 f"make them unique with adata.obs_names_make_unique()."
             )
         if self.resolution_um < image.mpp:

@@ -139,7 +139,7 @@ def test_the_regions_of_a_table_count_as_sections(make_section, caplog) -> None:
     table.obs["region"] = pd.Categorical(["s1"] * 18 + ["s2"] * 18)
     table.uns["spatialdata_attrs"]["region"] = ["s1", "s2"]
     hd.pp.select_genes(sdata)
-    assert "chosen on 2 section(s)" in caplog.text
+    assert "selected on 2 section(s)" in caplog.text
 
 
 def test_spots_off_the_tissue_take_no_part(make_section, caplog) -> None:

@@ -100,14 +100,14 @@ def test_figures_on_training_sections_are_marked_as_such(colored_sections, caplo
     hd.tl.predict(train, hd.tl.fit(train, method="ridge"))
     result = hd.tl.evaluate(train, layer="ridge")
     assert result.attrs["in_sample"]
-    assert "say nothing about new tissue" in caplog.text
+    assert "do not estimate the accuracy on new tissue" in caplog.text
 
 
 def test_figures_of_a_method_that_was_given_the_counts_are_marked_as_such(colored_sections, caplog) -> None:
     test = colored_sections[2]
     hd.tl.predict(test, hd.tl.fit(test, method="tesla"), library_size=512)
     assert hd.tl.evaluate(test, layer="tesla").attrs["uses_section_counts"]
-    assert "say nothing about skill" in caplog.text
+    assert "do not measure accuracy" in caplog.text
 
 
 def test_a_single_draw_has_no_coverage(colored_sections) -> None:

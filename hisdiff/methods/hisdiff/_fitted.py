@@ -144,7 +144,7 @@ class FittedHisDiff:
         radius = self.radius_um
         if not np.isfinite(radius):
             if section.spots is None:
-                raise ValueError(f"Neither the model nor section {section.name!r} tells the size of a spot.")
+                raise ValueError(f"Neither the model nor section {section.name!r} gives the size of a spot.")
             radius = float(np.median(section.spots.radius_um))
         model = self.generator
         if isinstance(model, FactorModel) and model.local is not None and section.dense is not None:

@@ -234,7 +234,7 @@ def check_can_fit(sections: Sequence[Section], validation: Sequence[Section], co
     """Raise, before any work, for what STAGE cannot do."""
     if validation:
         raise ValueError(
-            "STAGE knows coordinates of the sections it is fitted on, which no other section shares: validation= has no use. "
+            "STAGE learns the coordinates of the sections that it is fitted on, which no other section shares: validation= has no effect. "
             "Part of the spots is held out with config={'train_fraction': 0.8}."
         )
     for section in sections:

@@ -110,7 +110,7 @@ class Frame:
         names = listing([known.name for known in self.sections])
         if not found:
             raise ValueError(
-                f"STAGE knows coordinates and no image, so it predicts the sections it was fitted on only: {names}; "
+                f"STAGE uses coordinates and no image, so it predicts only the sections that it was fitted on: {names}; "
                 f"{section.name!r} is none of them (name, places and counts of the spots are compared). Fit it on this section."
             )
         raise ValueError(

@@ -140,11 +140,11 @@ def check_has_counts(section: Section) -> None:
     """Raise where a section lacks what TESLA refines."""
     if section.counts is None or section.spots is None or not len(section.spots):
         raise ValueError(
-            f"TESLA spreads the counts of a section's own spots over its image, and {section.name!r} has none; a section with an "
+            f"TESLA interpolates the counts of a section's own spots, and {section.name!r} has none; a section with an "
             f"image only is for methods that learn from other sections, such as 'hisdiff'."
         )
     if section.image is None:
-        raise ValueError(f"TESLA follows the colour of the image, and {section.name!r} has none.")
+        raise ValueError(f"TESLA uses the colour of the image, and {section.name!r} has none.")
 
 
 class Tesla:
@@ -170,7 +170,7 @@ class Tesla:
     ) -> FittedTesla:
         """Settle options and panel; nothing is learned, so ``validation`` is an error and the others have no use here."""
         if validation:
-            raise ValueError("TESLA learns nothing that another section could validate; validation= has no use.")
+            raise ValueError("TESLA learns nothing that another section could validate; validation= has no effect.")
         for section in sections:
             check_has_counts(section)
         fitted = FittedTesla(sections[0].genes, config)

@@ -99,7 +99,7 @@ def tissue_of(section: Section) -> Polygon | MultiPolygon:
     outline = find_tissue(rgb, scale, min_area_um2=_MIN_AREA_UM2, min_hole_um2=_MIN_HOLE_UM2)
     if not outline.is_empty:
         return outline
-    logger.warning("%s: no tissue was found in the image; the hull of the spots is taken for it", section.name)
+    logger.warning("%s: no tissue was found in the image; the convex hull of the spots is used instead", section.name)
     spots = needed(section.spots)
     radius = float(np.median(spots.radius_um))
     return MultiPolygon([shapely.convex_hull(shapely.MultiPoint(spots.xy_um)).buffer(radius)])

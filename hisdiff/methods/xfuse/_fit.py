@@ -138,5 +138,5 @@ def _grown(
         sources = sources[: config.max_metagenes]
         forest = list(range(len(sources)))
     n = sum(gain < 0 for gain in gains)
-    logger.info("xfuse: %d of %d metagenes contribute; going on with %d", n, len(gains), len(sources))
+    logger.info("xfuse: %d of %d metagenes contribute; continuing with %d", n, len(gains), len(sources))
     return resized(model, sources, jitter=config.jitter, seed=seed), forest

@@ -209,7 +209,7 @@ def test_refuses_what_it_cannot_fit(section) -> None:
     empty = Section("empty", GENES, csr_matrix((9, 8), dtype=np.float32), Locations(np.eye(9)[:, :2] * 100, 27.5))
     with pytest.raises(ValueError, match="'empty' has 0"):
         Stage().fit([empty], QUICK)
-    with pytest.raises(ValueError, match="validation= has no use"):
+    with pytest.raises(ValueError, match="validation= has no effect"):
         Stage().fit([section], QUICK, validation=[section])
 
 

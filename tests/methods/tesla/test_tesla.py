@@ -258,7 +258,7 @@ def test_refuses_a_section_without_counts_and_a_step_wider_than_the_tissue() -> 
 
 
 def test_refuses_validation_sections() -> None:
-    with pytest.raises(ValueError, match="validation= has no use"):
+    with pytest.raises(ValueError, match="validation= has no effect"):
         Tesla().fit([make()], TeslaConfig(), validation=[make(1)])
 
 

@@ -111,6 +111,19 @@ def test_layers_are_listed_by_one_helper() -> None:
     assert not {path: lines for path, lines in found.items() if lines}
 
 
+def test_one_module_each_knows_transformations_annotations_and_what_hisdiff_wrote() -> None:
+    homes = {
+        r"\bget_transformation\(|linalg\.inv\(": ("_sdata/_affine.py", "io/", "encoders/_texture.py", "methods/xfuse/"),
+        r"spatialdata_attrs|ATTRS_KEY|\"instance_id\"": ("_sdata/_annotation.py", "_keys.py", "io/"),
+        r"that hisdiff did not write, \{": ("_sdata/_provenance.py",),
+        r"\.uns\.get\(_keys\.STEM, \{\}\)\.get\(_keys\.MADE_BY": ("_sdata/_provenance.py",),
+    }
+    for path in modules():
+        place, text = str(path.relative_to(ROOT)), path.read_text(encoding="utf8")
+        for pattern, allowed in homes.items():
+            assert place.startswith(allowed) or not re.search(pattern, text), f"{place} has {pattern!r}"
+
+
 def test_slot_names_have_one_home() -> None:
     """Names of slots are constants and functions of ``_keys``; no other module writes one out, but in prose and examples."""
 

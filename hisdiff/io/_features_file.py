@@ -11,7 +11,7 @@ import shapely
 import spatialdata as sd
 
 from hisdiff._check import listing, present
-from hisdiff._sdata._locate import regions_of
+from hisdiff._sdata._annotation import instances_of, regions_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,9 +103,8 @@ def _from_table(sdata: sd.SpatialData, key: str | None) -> Tiles:
     key = _only(tables, key, "tables that annotate tiles")
     table = sdata.tables[key]
     (region,) = _one(regions_of(table), f"Table {key!r}")
-    attrs = table.uns["spatialdata_attrs"]
     shapes = sdata.shapes[region]
-    rows = shapes.index.get_indexer(table.obs[attrs["instance_key"]])
+    rows = shapes.index.get_indexer(instances_of(table))
     if (rows < 0).all() and len(shapes) == table.n_obs:
         rows = np.arange(table.n_obs)  # ids that are a column of the tiles, in the same order
     if (rows < 0).any():

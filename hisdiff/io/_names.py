@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from spatialdata import sanitize_name
 from spatialdata.models import TableModel
 
+from hisdiff._keys import INSTANCE_KEY, REGION_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST = 100
 """Characters of a name: file systems take 255 bytes, and hisdiff adds to names."""
-RESERVED = ("region", "instance_id")
+RESERVED = (REGION_KEY, INSTANCE_KEY)
 """Columns of ``obs`` that connect a table with its shapes."""
 SLOTS = ("obsm", "varm", "obsp", "varp", "layers", "uns")
 

@@ -278,6 +278,8 @@ def _as_table(place: Place, target: _Target, key: str, summed: Mapping[str, Any]
         table.layers[_keys.FINE_STD] = np.std(draws, axis=0, ddof=1).astype(np.float32)
     table.obsm[_keys.SPATIAL] = target.where.xy_um / place.mpp
     mark_made_here(table)
+    if target.ij is not None:
+        table.uns[_keys.STEM][_keys.BIN_UM] = needed(target.where.bin_um)
     if _keys.IN_X in old.uns.get(_keys.STEM, {}):
         set_record(table, _keys.IN_X, None, old.uns[_keys.STEM][_keys.IN_X])
     for stem, record in records(old, _keys.PREDICTIONS).items():

@@ -10,7 +10,7 @@ from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._log import logger
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._provenance import check_slots_free, checked_name, made_here, mark_slots
+from hisdiff._sdata._provenance import check_slots_free, checked_name, made_here, mark_slots, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,11 +43,9 @@ def table_of(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
 
 def _side_of(table: AnnData) -> float | None:
     """Return the side of the bins of a table, in um, or None where that is not known."""
-    home = table.uns.get(_keys.STEM, {})
-    for record in home.get(_keys.PREDICTIONS, {}).values():
-        if record.get("resolution_um") is not None:
-            return float(record["resolution_um"])
-    return float(table.uns["toy"]["bin_um"]) if "toy" in table.uns else None
+    told = [record.get("resolution_um") for record in records(table, _keys.PREDICTIONS).values()]
+    sides = [side for side in (table.uns.get(_keys.STEM, {}).get(_keys.BIN_UM), *told) if side is not None]
+    return float(sides[0]) if sides else None
 
 
 def grid_of(data: SpatialData | AnnData, table_key: str | None, key: str | None) -> tuple[AnnData, np.ndarray, float]:

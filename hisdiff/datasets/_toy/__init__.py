@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from hisdiff._check import positive
-from hisdiff._keys import ARRAY_COL, ARRAY_ROW, INSTANCE_KEY, REGION_KEY, SPATIAL, TRUTH_TABLE
+from hisdiff._keys import ARRAY_COL, ARRAY_ROW, BIN_UM, INSTANCE_KEY, REGION_KEY, SPATIAL, STEM, TRUTH_TABLE
 from hisdiff.datasets._toy._genes import (
     TRUTH_UM,
     Programmes,
@@ -154,5 +154,6 @@ def _add_truth(
     table.obsm[SPATIAL] = (np.stack([truth.col, truth.row], axis=1) + 0.5) * TRUTH_UM / mpp
     table.obsm["cell_types"] = pd.DataFrame(truth.composition, index=index, columns=list(CELL_TYPES))
     table.obsm["hidden"] = truth.hidden
-    table.uns["toy"] = {"size_factor": size_factor, "bin_um": TRUTH_UM}
+    table.uns["toy"] = {"size_factor": size_factor}
+    table.uns[STEM] = {BIN_UM: TRUTH_UM}
     sdata.tables[TRUTH_TABLE] = TableModel.parse(table, region=name, region_key=REGION_KEY, instance_key=INSTANCE_KEY)

@@ -219,7 +219,7 @@ class Section:
 
 
 def needed(part: _Part | None) -> _Part:
-    """Return a part of a section that may be missing in others: that it is here was checked when the section was opened."""
+    """Return what may be missing elsewhere, such as a part of a section: that it is here was checked at the door."""
     assert part is not None
     return part
 

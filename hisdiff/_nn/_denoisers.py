@@ -24,6 +24,9 @@ class Denoiser(Protocol):
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Return ``denoise(x, embed_time(t) + condition)``."""
 
+    def __call__(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Call ``forward``, as every ``nn.Module`` does."""
+
 
 DENOISERS: dict[str, Callable[..., Denoiser]] = {"dit": DiT}
 """Name -> class, called with ``(n_genes, width, depth, heads, mlp_ratio, learn_variance)``."""

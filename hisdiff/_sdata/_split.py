@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hisdiff._check import listing
+from hisdiff._sdata._annotation import of_region
 from hisdiff._sdata._stand_in import stand_in
+from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,12 +21,10 @@ if TYPE_CHECKING:
 def one_section(place: Place) -> SpatialData:
     """Return a stand-in whose table has the rows of one section only; it shares images and arrays with the object."""
     alone = stand_in(place.sdata)
-    table = alone.tables[place.table_key]
+    key = needed(place.table_key)
+    table = alone.tables[key]
     if len(place.rows) < table.n_obs:
-        table = table[place.rows].copy()
-        attrs = table.uns["spatialdata_attrs"] = {**table.uns["spatialdata_attrs"], "region": place.region}
-        table.obs[attrs["region_key"]] = pd.Categorical([place.region] * table.n_obs)
-        alone.tables[place.table_key] = table
+        alone.tables[key] = of_region(table, place.rows, needed(place.region))
     return alone
 
 

@@ -14,6 +14,7 @@ import torch
 
 from hisdiff._device import resolve_device, without_denormals
 from hisdiff._log import logger, progress
+from hisdiff._section import needed
 from hisdiff._training._interrupt import deferred_interrupt
 from hisdiff._training._state import TrainingState, copied
 
@@ -299,7 +300,7 @@ def _accelerator(config: TrainingConfig, device: str | None) -> Any:
 
 def _rate(config: TrainingConfig, step: int) -> float:
     rise = min(1.0, (step + 1) / max(config.warmup, 1))
-    fall = 0.5 * (1 + math.cos(math.pi * step / config.max_steps)) if config.cosine else 1.0
+    fall = 0.5 * (1 + math.cos(math.pi * step / needed(config.max_steps))) if config.cosine else 1.0
     return rise * fall
 
 

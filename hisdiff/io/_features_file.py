@@ -75,7 +75,7 @@ def _from_trident(file: Path, key: str | None) -> Tiles:
                 raise ValueError(f"{file} has {listing(h5)}; 'features' and 'coords' are needed.")
             features = h5["features"]
             if isinstance(features, h5py.Group):  # several encoders in one file
-                name = _only(list(features), key, f"features in {file}")
+                name: str | None = _only(list(features), key, f"features in {file}")
                 features = features[name]
             else:
                 parent = file.resolve().parent.name
@@ -92,10 +92,9 @@ def _from_trident(file: Path, key: str | None) -> Tiles:
             f"{file} does not say how large its patches are in pixels of the slide (attribute 'patch_size_level0' of 'coords'; there are "
             f"{listing(attrs)})."
         )
-    size = _number(attrs, "level0_width"), _number(attrs, "level0_height")
-    return Tiles(
-        values, _pairs(coords, str(file)), side, name, _number(attrs, "patch_size"), None if None in size else size
-    )
+    width, height = _number(attrs, "level0_width"), _number(attrs, "level0_height")
+    size = None if width is None or height is None else (width, height)
+    return Tiles(values, _pairs(coords, str(file)), side, name, _number(attrs, "patch_size"), size)
 
 
 def _from_table(sdata: sd.SpatialData, key: str | None) -> Tiles:

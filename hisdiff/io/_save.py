@@ -97,7 +97,7 @@ def _equal(one: Any, other: Any) -> bool:
     if sparse.issparse(one) and sparse.issparse(other):
         return one.shape == other.shape and one.dtype == other.dtype and (one != other).nnz == 0
     if isinstance(one, (pd.DataFrame, pd.Series)):
-        return isinstance(other, type(one)) and one.equals(other)
+        return isinstance(other, type(one)) and bool(one.equals(other))  # type: ignore[arg-type]
     if sparse.issparse(one) or sparse.issparse(other):
         return False
     try:

@@ -15,7 +15,7 @@ from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._stand_in import without_counts
-from hisdiff._section import library_size_of
+from hisdiff._section import library_size_of, needed
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
 from hisdiff._training._config import config_from
@@ -272,7 +272,7 @@ def _predicted(task: Task, model: Model, seed: int, terms: Terms) -> Any:
     options = {"n_draws": terms.n_draws, "keep_draws": terms.n_draws, "units": task.units, "rng": seed, **terms.run}
     sdata = task.sdata
     if task.parent is None:
-        sdata = without_counts(sdata, resolve_table(sdata, task.where["table_key"]))
+        sdata = without_counts(sdata, needed(resolve_table(sdata, task.where["table_key"])))
         options["library_size"] = model.cohort.library_size
         own = library_size_of(task.counts)
         if terms.library_size == "section" and own is not None:

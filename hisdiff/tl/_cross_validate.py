@@ -23,6 +23,7 @@ from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._split import group_of, one_section
 from hisdiff._sdata._stand_in import stand_in
+from hisdiff._section import needed
 from hisdiff.pp._genes import select_genes
 from hisdiff.tl._bout import Bout, Terms, embed_all, entries_of, refuse_known
 from hisdiff.tl._contest import unseen
@@ -216,7 +217,8 @@ class _Cohort:
             raise ValueError(f"The {len(tables)} sections share no gene.")
         tasks = [task for part in parts for task in unseen(part, common, selection)]
         sections = [
-            _Section(*of) for of in zip(names, groups, [bound.place.table_key for bound in bounds], parts, tasks)
+            _Section(*of)
+            for of in zip(names, groups, [needed(bound.place.table_key) for bound in bounds], parts, tasks)
         ]
         for fold in dict.fromkeys(groups):
             refuse_known(*([s.task for s in sections if (s.group == fold) == out] for out in (False, True)))

@@ -1,6 +1,6 @@
 """Time of a run from nothing: read four sections, choose genes and embed, fit, predict, and the peak memory of the process.
 
-    python tests/benchmarks/pipeline.py --data her2st
+python tests/benchmarks/pipeline.py --data her2st
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hisdiff._log import logger
+from hisdiff._section import needed
 from hisdiff._training._loop import generator_for, train
 from hisdiff.methods.xfuse._metagenes import contributions, drop, keep, resized, split
 from hisdiff.methods.xfuse._model import FAST_GENES, FAST_POSTERIORS, Covariate, XFuseLoss, XFuseModel
@@ -101,7 +102,7 @@ def fit_model(
             {**row, "step": row["step"] + done, "metagenes": float(model.n_metagenes)} for row in result.history
         ]
         if number + 1 < len(stretches):
-            model, forest = _grown(model, forest, slides, seed + number, done / config.max_steps)
+            model, forest = _grown(model, forest, slides, seed + number, done / needed(config.max_steps))
     if config.prune and model.n_metagenes > 1:
         gains = contributions(model, slides, seed=seed, n_draws=_FINAL_DRAWS).tolist()
         kept = [m for m, gain in enumerate(gains) if gain < 0] or [int(np.argmin(gains))]
@@ -113,10 +114,11 @@ def fit_model(
 
 def _stretches(config: XFuseConfig) -> list[int]:
     """Return the steps of each stretch: the number of metagenes changes between them, not in the last one."""
+    steps = needed(config.max_steps)
     if config.strategy == "none":
-        return [config.max_steps]
-    whole = max(1, config.max_steps // config.grow_every)
-    return [config.grow_every] * (whole - 1) + [config.max_steps - config.grow_every * (whole - 1)]
+        return [steps]
+    whole = max(1, steps // config.grow_every)
+    return [config.grow_every] * (whole - 1) + [steps - config.grow_every * (whole - 1)]
 
 
 def _grown(

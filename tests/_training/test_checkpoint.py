@@ -54,7 +54,7 @@ def test_damaged_files_are_refused_by_name(tmp_path) -> None:
         read_folder(tmp_path / "m")
     with pytest.raises(FileNotFoundError):
         read_folder(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="no folder of a hisdiff model"):
+    with pytest.raises(ValueError, match="not the folder of a hisdiff model"):
         read_folder(tmp_path)
 
 

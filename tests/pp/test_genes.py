@@ -128,7 +128,7 @@ def test_one_spot_says_nothing_of_how_genes_vary(make_section) -> None:
     table = sdata.tables["table"][:1].copy()
     del sdata.tables["table"]
     sdata.tables["table"] = table
-    with pytest.raises(ValueError, match="how they vary, and there are 1 spots"):
+    with pytest.raises(ValueError, match="their variability, but there are 1 spots"):
         hd.pp.select_genes(sdata)
 
 

@@ -156,7 +156,7 @@ def test_predict_refuses_folders_that_hold_no_model(sdata, tmp_path) -> None:
     before = snapshot(sdata)
     with pytest.raises(FileNotFoundError):
         hd.tl.predict(sdata, tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no folder of a hisdiff model"):
+    with pytest.raises(ValueError, match="not the folder of a hisdiff model"):
         hd.tl.predict(sdata, tmp_path)
     with pytest.raises(TypeError, match="model is a Model"):
         hd.tl.predict(sdata, 3)

@@ -25,7 +25,7 @@ LEVELS = {
     "_nn": (3, 0), "_diffusion": (3, 0), "_training": (3, 1), "_prediction": (3, 2),
     "methods": (4, 0),
     "io": (5, 0), "datasets": (5, 1), "pp": (5, 2), "models": (5, 3), "tl": (5, 4), "pl": (5, 5),
-    "__main__": (6, 0), "__init__": (6, 0),
+    "_cli": (6, 0), "__main__": (7, 0), "__init__": (7, 0),
 }  # fmt: skip
 # Side by side: none of these imports another.
 APART = {("pl", "tl"), ("_nn", "_diffusion"), ("_diffusion", "_nn")}

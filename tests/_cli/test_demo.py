@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import spatialdata as sd
 
-from hisdiff.__main__ import main
+from hisdiff._cli import main
 
 
 @pytest.mark.slow
@@ -19,9 +19,3 @@ def test_the_demo_runs_the_main_job_and_leaves_figures_table_and_store(tmp_path)
     assert table["pearson"][hidden].median() < table["pearson"][visible].median() - 0.2
     store = sd.read_zarr(tmp_path / "demo/test.zarr")
     assert {"hisdiff", "hisdiff_std", "hisdiff_draw0"} <= set(store.tables["table"].layers)
-
-
-def test_an_unknown_command_is_refused(capsys) -> None:
-    with pytest.raises(SystemExit):
-        main(["dmeo"])
-    assert "demo" in capsys.readouterr().err

@@ -1,0 +1,197 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from hisdiff._cli._inputs import FAILURES, finish, message_of, open_input, run_on_each
+from hisdiff._log import logger
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from hisdiff.models import Model
+
+app = typer.Typer(
+    help="Spatial gene expression from H&E.", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+Inputs = Annotated[list[Path], typer.Argument(help="Zarr stores of SpatialData, or slides.", show_default=False)]
+Stores = Annotated[list[Path], typer.Argument(help="Zarr stores of SpatialData.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Folder in which stores of slides are made.")]
+Mpp = Annotated[float | None, typer.Option(help="Micrometres per pixel of slides, if the file does not say.")]
+ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of a model.")]
+Layer = Annotated[str | None, typer.Option(help="Layer of raw counts, if not X.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Seed = Annotated[int, typer.Option(help="Seed of all that is random.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a report in JSON to standard output.")]
+
+
+@app.command()
+def embed(
+    inputs: Inputs,
+    encoder: Annotated[str, typer.Option(help="Name of an encoder, or local-dir:FOLDER.")] = "texture",
+    patch_um: Annotated[float | None, typer.Option(help="Side of the patch in um.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Patches per call of the encoder.")] = None,
+    out: Out = None,
+    mpp: Mpp = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Embed the patch of image around every spot. What is embedded already is not computed again."""
+    from hisdiff import pp
+
+    def step(sdata: SpatialData) -> dict[str, Any]:
+        pp.embed(sdata, encoder, patch_um=patch_um, batch_size=batch_size, device=device)
+        return {"encoder": encoder}
+
+    run_on_each("embed", inputs, step, out=out, mpp=mpp, as_json=as_json)
+
+
+@app.command()
+def fit(
+    stores: Stores,
+    save: Annotated[Path, typer.Option(help="Folder to save the model in.")],
+    method: Annotated[str, typer.Option(help="Name of a method.")] = "hisdiff",
+    config: Annotated[str, typer.Option(help="Name of a preset, or a JSON mapping of settings.")] = "fast",
+    layer: Layer = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the checkpoint of an interrupted call.")] = False,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a model on sections with counts. Selects genes and embeds where that is missing, and saves it in the stores."""
+    from hisdiff import io, tl
+
+    result: dict[str, Any] = {"input": [str(path) for path in stores]}
+    try:
+        sections = [open_input(path) for path in stores]
+        settings = json.loads(config) if config.lstrip().startswith("{") else config
+        model = tl.fit(
+            sections, method=method, config=settings, layer=layer, resume=resume, rng=seed, device=device, save=save
+        )
+        for sdata in sections:
+            io.save(sdata)
+        result |= {"status": "done", "model": model.id, "path": str(save), "n_genes": len(model.genes)}
+    except FAILURES as error:
+        result |= {"status": "failed", "error": message_of(error)}
+        logger.error("%s", result["error"])
+    finish("fit", [result], as_json=as_json)
+
+
+@app.command()
+def predict(
+    inputs: Inputs,
+    model: ModelFolder,
+    resolution_um: Annotated[float | None, typer.Option(help="Side of the bins of a grid, in um.")] = None,
+    at: Annotated[str | None, typer.Option(help="Shapes or labels element to predict at.")] = None,
+    n_draws: Annotated[int | None, typer.Option(help="Draws per location.")] = None,
+    library_size: Annotated[float | None, typer.Option(help="Median total count of a spot over the panel.")] = None,
+    layer: Layer = None,
+    key_added: Annotated[str | None, typer.Option(help="Stem of the names of the results.")] = None,
+    force: Annotated[bool, typer.Option(help="Predict again where this model's prediction is there.")] = False,
+    out: Out = None,
+    mpp: Mpp = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Predict expression at spots, on a lattice where a section has none, or finer. A stopped call continues."""
+    from hisdiff import models, tl
+
+    found = _loaded(models.load, model)
+
+    def step(sdata: SpatialData) -> dict[str, Any] | None:
+        stem = key_added or found.method
+        asked = {"model": found.id, "seed": seed, "n_draws": n_draws}
+        if not force and _is_done(sdata, stem, _fine_stem(stem, resolution_um, at), asked):
+            logger.info("%s holds this prediction; --force repeats it", sdata.path)
+            return None
+        tl.predict(
+            sdata, found, resolution_um=resolution_um, at=at, n_draws=n_draws, library_size=library_size, layer=layer,
+            key_added=key_added, rng=seed, device=device,
+        )  # fmt: skip
+        return {"model": found.id, "key": stem}
+
+    run_on_each("predict", inputs, step, out=out, mpp=mpp, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    stores: Stores,
+    layer: Annotated[str, typer.Option(help="Stem of the prediction.")] = "hisdiff",
+    truth: Annotated[str | None, typer.Option(help="Layer or table of measured counts, if not X.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Folder for a table per store, one row per gene.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare predictions with measured counts: prints a summary for each store."""
+    from hisdiff import tl
+
+    results = []
+    for path in stores:
+        result: dict[str, Any] = {"input": str(path)}
+        try:
+            table = tl.evaluate(open_input(path), layer=layer, truth=truth)
+            # JSON has no NaN; a metric that could not be computed is null.
+            summary = {
+                view: {name: float(value) if np.isfinite(value) else None for name, value in of.items()}
+                for view, of in table.attrs["summary"].items()
+            }
+            if csv is not None:
+                csv.mkdir(parents=True, exist_ok=True)
+                table.to_csv(csv / f"{path.stem}.csv")
+            if not as_json:
+                known = {name: value for name, value in summary["mean"].items() if value is not None}
+                typer.echo(f"{path}: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
+            result |= {"status": "done", "summary": summary}
+        except FAILURES as error:
+            result |= {"status": "failed", "error": message_of(error)}
+            logger.error("%s: %s", path, result["error"])
+        results.append(result)
+    finish("evaluate", results, as_json=as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the figures and the zarr store.")] = Path("hisdiff-demo"),
+    seed: Seed = 0,
+) -> None:
+    """Fit, predict, evaluate and plot on the built-in toy tissue."""
+    from hisdiff._cli._demo import demo as run
+
+    run(out, seed=seed)
+
+
+def _loaded(load: Any, folder: Path) -> Model:
+    """Load a model, or end with what is wrong with it: without one nothing can be done for any input."""
+    try:
+        return load(folder)
+    except FAILURES as error:
+        logger.error("%s", message_of(error))
+        raise typer.Exit(1) from error
+
+
+def _fine_stem(stem: str, resolution_um: float | None, at: str | None) -> str | None:
+    if resolution_um is not None:
+        return f"{stem}_{resolution_um:g}um"
+    return None if at is None else f"{stem}_{at}"
+
+
+def _is_done(sdata: SpatialData, stem: str, fine: str | None, asked: dict[str, Any]) -> bool:
+    """Whether a store holds the prediction that is asked for, by its record."""
+    from hisdiff import _keys
+    from hisdiff._sdata._provenance import records
+
+    for key, table in sdata.tables.items():
+        is_fine = key.startswith(f"{stem}_")
+        if is_fine if fine is None else key != fine and not key.startswith(f"{fine}_"):
+            continue
+        record = records(table, _keys.PREDICTIONS).get(stem)
+        if record is not None and all(value is None or record.get(name) == value for name, value in asked.items()):
+            return True
+    return False

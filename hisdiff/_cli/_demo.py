@@ -1,0 +1,54 @@
+"""The main job on the built-in toy tissue."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def demo(out: Path, *, seed: int = 0) -> None:
+    """Fit on two toy sections, predict a third, and leave figures, figures of merit and the object in a folder.
+
+    Parameters
+    ----------
+    out
+        Folder to write into; it is made where it is missing.
+    seed
+        Of the tissue, the fit and the draws.
+    """
+    import matplotlib as mpl
+    import pandas as pd
+
+    import hisdiff as hd
+    from hisdiff._log import logger
+
+    mpl.use("Agg")
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    *train, test = hd.datasets.toy(seed=seed, n_sections=3, size_um=1200)
+    hd.pp.select_genes(train)
+    hd.pp.embed([*train, test])
+    model = hd.tl.fit(train, rng=seed, save=out / "model")
+    hd.tl.predict(test, model, keep_draws=4, rng=seed)
+    table = hd.tl.evaluate(test)
+    table.to_csv(out / "evaluation.csv")
+    genes = table["pearson"].sort_values(ascending=False).index[:2].tolist()
+    figures: dict[str, Any] = {  # one panel is an Axes, several are a Figure
+        "gene_map": hd.pl.gene_map(test, genes),
+        "uncertainty_map": hd.pl.uncertainty_map(test, genes[0]),
+        "evaluation": hd.pl.evaluation(test),
+        "training": hd.pl.training(model),
+    }
+    for name, figure in figures.items():
+        getattr(figure, "figure", figure).savefig(out / f"{name}.png", dpi=120, bbox_inches="tight")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding")  # of anndata, once for every array
+        test.write(out / "test.zarr", overwrite=True)
+    summary = pd.DataFrame(table.attrs["summary"])
+    summary.to_csv(out / "summary.csv")
+    logger.info("figures of merit on the section that was left out:\n%s", summary.round(3).to_string())
+    logger.info("done in %.0f s; see %s", time.perf_counter() - start, out.resolve())

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import spatialdata as sd
+import tifffile
+
+import hisdiff as hd
+from hisdiff._cli import main
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    for i, section in enumerate(hd.datasets.toy(seed=3, n_sections=2, size_um=500)):
+        section.write(folder / f"s{i}.zarr")
+    return folder
+
+
+def report(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_commands_do_on_stores_what_the_functions_do_on_objects(stores, tmp_path, capsys) -> None:
+    train, test = str(stores / "s0.zarr"), str(stores / "s1.zarr")
+    model = str(tmp_path / "model")
+    assert main(["embed", train, test, "--json"]) == 0
+    assert [r["status"] for r in report(capsys)["results"]] == ["done", "done"]
+    assert main(["fit", train, "--save", model, "--method", "ridge", "--json"]) == 0
+    fitted = report(capsys)["results"][0]
+    assert main(["predict", test, "--model", model, "--json"]) == 0
+    assert report(capsys)["results"][0]["model"] == fitted["model"]
+    assert "ridge" in sd.read_zarr(test).tables["table"].layers
+    assert main(["predict", test, "--model", model, "--json"]) == 0
+    assert report(capsys)["results"][0]["status"] == "unchanged"  # a call that is repeated goes on where it was
+    assert main(["predict", test, "--model", model, "--resolution-um", "50", "--json"]) == 0
+    assert report(capsys)["results"][0]["status"] == "done"
+    assert main(["evaluate", test, "--layer", "ridge", "--csv", str(tmp_path / "csv"), "--json"]) == 0
+    assert -1 <= report(capsys)["results"][0]["summary"]["mean"]["pcc_all"] <= 1
+    assert (tmp_path / "csv/s1.csv").exists()
+
+
+def test_a_slide_becomes_a_store_with_a_lattice(stores, tmp_path, capsys) -> None:
+    (pyramid,) = sd.read_zarr(stores / "s0.zarr").images.values()
+    image = sd.get_pyramid_levels(pyramid, n=0)
+    slide = tmp_path / "slide.tif"
+    tifffile.imwrite(slide, image.transpose("y", "x", "c").to_numpy(), photometric="rgb")
+    assert main(["embed", str(slide), "--json"]) == 1  # a slide needs a place for its store
+    assert "--out" in report(capsys)["results"][0]["error"]
+    assert main(["embed", str(slide), "--out", str(tmp_path / "out"), "--mpp", "1", "--json"]) == 0
+    store = report(capsys)["results"][0]["store"]
+    assert "lattice" in sd.read_zarr(store).tables
+
+
+def test_one_input_that_fails_is_reported_and_the_others_are_done(stores, tmp_path, capsys) -> None:
+    assert main(["embed", str(tmp_path / "none.zarr"), str(stores / "s0.zarr"), "--json"]) == 1
+    failed, done = report(capsys)["results"]
+    assert failed["status"] == "failed"
+    assert "none.zarr" in failed["error"]
+    assert done["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "told"),
+    [
+        (["dmeo"], 2, "demo"),
+        (["fit"], 2, "hisdiff fit --help"),
+        (["predict", "x.zarr", "--model", "no-such-model"], 1, "no-such-model"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_a_message_and_a_status(line, status, told, capsys) -> None:
+    assert main(line) == status
+    assert told in capsys.readouterr().err

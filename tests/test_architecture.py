@@ -43,23 +43,14 @@ def part_of(path: Path) -> str:
     return relative.parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """Return what a module imports, and whether that happens at run time."""
+def imports(path: Path) -> list[str]:
+    """Return what a module imports, anywhere in it and for types alone as well."""
     found = []
-
-    def walk(node: ast.AST, runtime: bool) -> None:
-        for child in ast.iter_child_nodes(node):
-            typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
-            if isinstance(child, ast.Import):
-                found.extend((alias.name, runtime) for alias in child.names)
-            elif isinstance(child, ast.ImportFrom) and child.level == 0:
-                if child.module == "hisdiff":
-                    found.extend((f"hisdiff.{alias.name}", runtime) for alias in child.names)
-                else:
-                    found.append((child.module or "", runtime))
-            walk(child, runtime and not typing_only)
-
-    walk(ast.parse(path.read_text(encoding="utf8")), True)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
     return found
 
 
@@ -68,8 +59,8 @@ def test_imports_go_down_the_levels_or_left() -> None:
         part = part_of(path)
         if part in ("__init__", "__main__"):
             continue
-        for name, runtime in imports(path):
-            if not name.startswith("hisdiff.") or not runtime:
+        for name in imports(path):
+            if not name.startswith("hisdiff."):
                 continue
             other = name.split(".")[1]
             if other in LEVELS and other != part:
@@ -77,10 +68,27 @@ def test_imports_go_down_the_levels_or_left() -> None:
                 assert (part, other) not in APART, f"{path}: {part} and {other} stand beside each other"
 
 
+def test_no_imports_go_in_circles() -> None:
+    """Nor do those for types alone: two modules that need each other are one, or share a third."""
+    names = {
+        ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in modules()
+    }
+
+    def needed(name: str) -> set[str]:
+        found = {other if other in names else other.rpartition(".")[0] for other in imports(names[name])}
+        return (found & set(names)) - {name, "hisdiff"}
+
+    waiting = {name: needed(name) for name in names if name != "hisdiff"}
+    while ready := {name for name, others in waiting.items() if not others & set(waiting)}:
+        waiting = {name: others for name, others in waiting.items() if name not in ready}
+    assert not waiting, f"these go in circles, or need some that do: {sorted(waiting)}"
+
+
 def test_methods_do_not_import_each_other() -> None:
     for path in (ROOT / "methods").glob("*/**/*.py"):
         own = path.relative_to(ROOT / "methods").parts[0]
-        others = [name.split(".")[2] for name, _ in imports(path) if name.startswith("hisdiff.methods.")]
+        others = [name.split(".")[2] for name in imports(path) if name.startswith("hisdiff.methods.")]
         assert {other for other in others if not other.startswith("_")} <= {own}, f"{path} imports another method"
 
 
@@ -113,7 +121,12 @@ def test_layers_are_listed_by_one_helper() -> None:
 
 def test_one_module_each_knows_transformations_annotations_and_what_hisdiff_wrote() -> None:
     homes = {
-        r"\bget_transformation\(|linalg\.inv\(": ("_sdata/_affine.py", "io/", "encoders/_texture.py", "methods/xfuse/"),
+        r"\bget_transformation\(|linalg\.inv\(": (
+            "_sdata/_affine.py",
+            "io/",
+            "encoders/_texture_filters.py",
+            "methods/xfuse/",
+        ),
         r"spatialdata_attrs|ATTRS_KEY|\"instance_id\"": ("_sdata/_annotation.py", "_keys.py", "io/"),
         r"that hisdiff did not write, \{": ("_sdata/_provenance.py",),
         r"\.uns\.get\(_keys\.STEM, \{\}\)\.get\(_keys\.MADE_BY": ("_sdata/_provenance.py",),
@@ -122,6 +135,21 @@ def test_one_module_each_knows_transformations_annotations_and_what_hisdiff_wrot
         place, text = str(path.relative_to(ROOT)), path.read_text(encoding="utf8")
         for pattern, allowed in homes.items():
             assert place.startswith(allowed) or not re.search(pattern, text), f"{place} has {pattern!r}"
+
+
+def test_nothing_is_pickled() -> None:
+    for path in modules():
+        pickles = {name for name in imports(path) if name.split(".")[0] in {"pickle", "cloudpickle", "joblib", "dill"}}
+        assert not pickles - {"pickle.UnpicklingError"}, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "np.load"}:
+                safe = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}[ast.unparse(node.func)]
+                assert safe in [ast.unparse(keyword) for keyword in node.keywords], f"{path}: {ast.unparse(node)}"
+
+
+def test_files_are_short() -> None:
+    lengths = {str(path): path.read_text(encoding="utf8").count("\n") for path in modules()}
+    assert not {path: n for path, n in lengths.items() if n > 400}
 
 
 def test_slot_names_have_one_home() -> None:
@@ -165,6 +193,10 @@ def test_signatures_follow_the_conventions() -> None:
         parameters = inspect.signature(function).parameters.values()
         positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         assert len(positional) <= 3, f"{name} takes more than three positional arguments"
+        optional = [p.name for p in positional if p.default is not p.empty]
+        assert len(optional) <= 1 or name == "io.from_anndata", (
+            f"{name} takes {optional} by position: options are keywords"
+        )
         assert all(p.annotation is not p.empty for p in parameters), f"{name} has an argument without a type"
         assert inspect.signature(function).return_annotation is not inspect.Signature.empty, name
         usual = {"seed_everything", "random_state", "verbose", "save_path", "copy"}

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from hisdiff import _keys
 from hisdiff._geometry._patches import is_wide
-from hisdiff._section import FeatureSpec, Locations, needed
+from hisdiff._section import FeatureSpec, Locations
 from hisdiff.encoders._embed import embed_footprints
 from hisdiff.encoders._known import KnownEncoder
 
@@ -19,14 +19,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from hisdiff._sdata._locate import Place
-    from hisdiff._sdata._read import Bound
     from hisdiff._section import ImageSource
     from hisdiff.encoders import Encoder
 
 # Locations closer than this (um) are the same place.
 _SAME_PLACE_UM = 1e-3
-# Spots that are further from where they were embedded have been moved.
-_MOVED_UM = 0.1
 # Sets of new locations whose embeddings are remembered: those of a tile, and the anchors around them.
 _MAX_RECENT = 2
 
@@ -122,34 +119,6 @@ def stored_features(
     mean, std = np.asarray(section["mean"]), np.asarray(section["std"])
     known_by, precision = str(section["fingerprint"]), str(section.get("precision", "unknown"))
     return StoredFeatures(spec, mean, std, spots, values, image, known_by, KnownEncoder(spec, given), precision)
-
-
-def out_of_date(bound: Bound) -> str | None:
-    """Return why the stored embedding of a section has to be made again, or None where it is as it should be.
-
-    A crop of the image it was made of is no reason: it shifts all spots alike, and the embedding of what is left stays
-    right.
-    """
-    place, spots, image = bound.place, bound.section.spots, bound.section.image
-    if bound.section.features is None or place.table is None or spots is None:
-        return "there is none yet"
-    if image is None:
-        return None
-    section = needed(embedding_record(place.table))["sections"][place.region]
-    if section["image"] != place.image_key:
-        return f"it is of image {section['image']!r}"
-    bounds = section.get("bounds_um")
-    cropped = bounds is not None and not np.allclose(bounds, image.bounds_um)
-    if bounds is not None and not cropped and section["fingerprint"] != bound.fingerprint:
-        return "the image has changed"
-    if _keys.EMBEDDED_AT not in place.table.obsm:
-        return None
-    at = np.asarray(place.table.obsm[_keys.EMBEDDED_AT])[place.rows]
-    moved = spots.xy_um - at[:, :2]
-    if cropped:
-        moved = moved - np.nanmedian(moved, axis=0)
-    same = (np.abs(moved) <= _MOVED_UM).all(axis=1) & np.isclose(spots.radius_um, at[:, 2], rtol=1e-3)
-    return None if same.all() else f"{int((~same).sum())} of {len(spots)} spots have moved"
 
 
 def spec_of(record: Mapping[str, Any]) -> FeatureSpec:

@@ -8,7 +8,8 @@ from hisdiff._check import listing, one_of
 from hisdiff._log import logger
 from hisdiff.encoders._base import Encoder, EncoderSpec, dense_spec_of
 from hisdiff.encoders._recipes import RECIPES
-from hisdiff.encoders._texture import FORMS, TextureEncoder
+from hisdiff.encoders._texture import TextureEncoder
+from hisdiff.encoders._texture_filters import FORMS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,6 +1,6 @@
 """The dense form of the texture encoder: moments of filter responses around every place of an image.
 
-Responses (see :mod:`~hisdiff.encoders._texture`) are computed once per tile, at several levels of the pyramid. Their
+Responses (see :mod:`~hisdiff.encoders._texture_filters`) are computed once per tile, at several levels of the pyramid. Their
 first and second moments are summed over blocks of a pixel of the coarsest level at once; a Gaussian average of the blocks around a bin's
 centre, the same in um whatever the bins' size, is what describes the bin. Everything after the blocks is cheap.
 """
@@ -16,11 +16,11 @@ import numpy as np
 
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import DenseSpec
-from hisdiff.encoders._texture import _C, _DX, _DY, _FLOOR, _K, _SCALARS, pyramid, responses
+from hisdiff.encoders._texture_filters import _C, _DX, _DY, _FLOOR, _K, _SCALARS, pyramid, responses
 
 if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource
-    from hisdiff.encoders._texture import Form
+    from hisdiff.encoders._texture_filters import Form
 
 _REACH = 3.0
 """Standard deviations at which the window ends."""

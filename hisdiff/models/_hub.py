@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from hisdiff.models._model import Model
+    from hisdiff._training._calibration import Calibration
+    from hisdiff.models._cohort import Cohort
 
 
-def push(model: Model, repo_id: str, *, private: bool, token: str | None) -> str:
+class Shareable(Protocol):
+    """What a card tells of a model, and how it is written."""
+
+    id: str
+    method: str
+    version: str
+    cohort: Cohort
+
+    @property
+    def genes(self) -> np.ndarray: ...
+
+    @property
+    def calibration(self) -> Calibration | None: ...
+
+    def save(self, path: Path) -> Path: ...
+
+
+def push(model: Shareable, repo_id: str, *, private: bool, token: str | None) -> str:
     """Upload a model and its card; see :meth:`hisdiff.models.Model.push_to_hub`."""
     _check_licence(model)
     from huggingface_hub import HfApi
@@ -28,7 +46,7 @@ def push(model: Model, repo_id: str, *, private: bool, token: str | None) -> str
     return str(info)
 
 
-def _check_licence(model: Model) -> None:
+def _check_licence(model: Shareable) -> None:
     cohort = model.cohort
     encoder = "(not recorded)" if cohort.features is None else repr(cohort.features.encoder)
     if cohort.derivatives is None:
@@ -43,7 +61,7 @@ def _check_licence(model: Model) -> None:
         )
 
 
-def card(model: Model, repo_id: str) -> str:
+def card(model: Shareable, repo_id: str) -> str:
     """Return the model card: description, cohort, requirements and expected accuracy of the model."""
     cohort, features = model.cohort, model.cohort.features
     encoder = (

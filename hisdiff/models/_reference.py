@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff.models._model import Cohort, Model
+from hisdiff.models._cohort import Cohort
+from hisdiff.models._model import Model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,8 @@ from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
 from hisdiff._sdata._embedding import Embedded, write_embedding
-from hisdiff._sdata._features import embedding_record, out_of_date, spec_of
+from hisdiff._sdata._features import embedding_record, spec_of
+from hisdiff._sdata._out_of_date import out_of_date
 from hisdiff._sdata._provenance import check_free
 from hisdiff._sdata._read import Bound, by_object, open_sections, outline_on, read_spots, require_image, with_features
 from hisdiff._sdata._selection import Selection

@@ -21,7 +21,7 @@ from hisdiff._stats._resample import random_spots
 from hisdiff._training._config import config_from
 from hisdiff.methods._registry import get as method_named
 from hisdiff.methods._registry import names as method_names
-from hisdiff.models._model import shares_spots
+from hisdiff.models._cohort import shares_spots
 from hisdiff.pp._embed import embed, ensure_embedding
 from hisdiff.pp._genes import select_genes
 from hisdiff.tl._contest import Task, merged, unseen

@@ -22,7 +22,7 @@ from hisdiff._stats._proper import coverage
 from hisdiff._stats._resample import with_counting_noise
 from hisdiff._stats._spatial import Layout
 from hisdiff._stats._yardstick import Yardstick
-from hisdiff.models._model import spot_hashes
+from hisdiff.models._cohort import spot_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -29,7 +29,8 @@ from hisdiff._training._config import config_from
 from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
-from hisdiff.models._model import Cohort, Model, spot_hashes
+from hisdiff.models._cohort import Cohort, spot_hashes
+from hisdiff.models._model import Model
 from hisdiff.pp._embed import ensure_embedding
 from hisdiff.pp._genes import select_on
 

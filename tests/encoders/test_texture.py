@@ -5,7 +5,8 @@ import pytest
 
 from hisdiff import encoders
 from hisdiff.encoders import _texture
-from hisdiff.encoders._texture import FORMS, TextureEncoder, pyramid, responses, window_moments
+from hisdiff.encoders._texture import TextureEncoder
+from hisdiff.encoders._texture_filters import FORMS, pyramid, responses, window_moments
 
 SPEC = FORMS[0].spec
 PX = SPEC.input_px

@@ -11,7 +11,7 @@ from hisdiff._sdata._image import PyramidImage
 from hisdiff.encoders import _texture_dense as dense
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import dense_spec_of
-from hisdiff.encoders._texture import FORMS, responses
+from hisdiff.encoders._texture_filters import FORMS, responses
 
 Array = partial(ArrayImage, mpp=0.7)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import torch
@@ -119,7 +119,7 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     try:
         # Mapped, so that the optimiser's state, twice the size of the weights, is not read.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise ValueError(
             f"Checkpoint {str(path)!r} holds pickled objects other than tensors, or is damaged: {error}"
         ) from error

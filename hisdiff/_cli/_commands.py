@@ -80,7 +80,7 @@ def fit(
         result |= {"status": "done", "model": model.id, "path": str(save), "n_genes": len(model.genes)}
     except FAILURES as error:
         result |= {"status": "failed", "error": message_of(error)}
-        logger.error("%s", result["error"])
+        typer.echo(f"hisdiff: {result['error']}", err=True)
     finish("fit", [result], as_json=as_json)
 
 
@@ -151,7 +151,7 @@ def evaluate(
             result |= {"status": "done", "summary": summary}
         except FAILURES as error:
             result |= {"status": "failed", "error": message_of(error)}
-            logger.error("%s: %s", path, result["error"])
+            typer.echo(f"hisdiff: {path}: {result['error']}", err=True)
         results.append(result)
     finish("evaluate", results, as_json=as_json)
 
@@ -172,7 +172,7 @@ def _loaded(load: Any, folder: Path) -> Model:
     try:
         return load(folder)
     except FAILURES as error:
-        logger.error("%s", message_of(error))
+        typer.echo(f"hisdiff: {message_of(error)}", err=True)
         raise typer.Exit(1) from error
 
 

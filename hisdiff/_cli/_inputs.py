@@ -11,7 +11,6 @@ import typer
 
 from hisdiff._files import token
 from hisdiff._keys import VERSION
-from hisdiff._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +93,7 @@ def run_on_each(
             result |= {"store": str(sdata.path), "status": "unchanged" if facts is None else "done", **(facts or {})}
         except FAILURES as error:
             result |= {"status": "failed", "error": message_of(error)}
-            logger.error("%s: %s", path, result["error"])
+            typer.echo(f"hisdiff: {path}: {result['error']}", err=True)
         results.append(result | {"seconds": round(time.perf_counter() - start, 3)})
     finish(command, results, as_json=as_json)
 

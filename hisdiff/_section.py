@@ -39,7 +39,7 @@ class Locations:
     z_um
         ``(n,)`` height, where sections are stacked.
     bin_um
-        Side of the bins of a grid whose row and column ``array_ij`` tells, or None for locations of another kind.
+        Side of the bins of a grid, with rows and columns in ``array_ij``; None for other locations.
     """
 
     xy_um: np.ndarray
@@ -190,7 +190,7 @@ class Section:
         return replace(self, genes=genes)
 
     def in_order_of_place(self) -> Section:
-        """Return the section with its spots from above and from the left: what is fitted to it does not depend on rows."""
+        """Return the section with its spots sorted from above and from the left, so that a fit does not depend on their rows."""
         if self.spots is None:
             return self
         return self.take(np.lexsort(self.spots.xy_um.T))

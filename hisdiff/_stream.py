@@ -188,7 +188,7 @@ def _array(path: Path, output: Output) -> Any:
 
 
 def _empty(place: Path) -> None:
-    """Remove what a run wrote; the list of what is finished first, so that it never tells of what is gone."""
+    """Remove the files of a run, the list of finished tiles first, so that it never lists a missing one."""
     (place / _FINISHED).unlink(missing_ok=True)
     shutil.rmtree(place / _ARRAYS, ignore_errors=True)
 

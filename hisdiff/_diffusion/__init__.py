@@ -1,1 +1,1 @@
-"""Noise schedules, prediction types and samplers; they know nothing of genes or tissue."""
+"""Noise schedules, prediction types and samplers, independent of genes and tissue."""

@@ -52,7 +52,7 @@ class GaussianDiffusion:
         return GaussianDiffusion(self.schedule.respace(n_steps), reference_compat=self.reference_compat)
 
     def times(self, t: Tensor) -> Tensor:
-        """Return what the network is told at levels ``(B,)``."""
+        """Return the time input of the network at levels ``(B,)``."""
         return self._table("times", t)
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

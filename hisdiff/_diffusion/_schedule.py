@@ -18,11 +18,11 @@ class Schedule:
     Attributes
     ----------
     times
-        ``(n,)`` what the network is told at each level.
+        ``(n,)`` time input of the network at each level.
     alpha, sigma
         float64 ``(n,)`` share of signal and of noise.
     clean_time
-        What the network is told at the clean level; None where it never sees that level.
+        Time input of the network at the clean level; None where it never sees that level.
     """
 
     times: np.ndarray
@@ -44,7 +44,7 @@ class Schedule:
 
     @classmethod
     def straight(cls, n_steps: int, scale: float = 1.0) -> Schedule:
-        """Path of flow matching, alpha = 1 - t and sigma = t, in ``n_steps`` even steps; the network is told ``scale * t``."""
+        """Path of flow matching, alpha = 1 - t and sigma = t, in ``n_steps`` even steps; the time input of the network is ``scale * t``."""
         t = np.arange(1, n_steps + 1) / n_steps
         return cls(scale * t, 1 - t, t, clean_time=0.0)
 

@@ -56,7 +56,7 @@ def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
     use = min(k, len(points))
     if use == 0 or len(queries) == 0:
         return found
-    # Some more than asked, since points at the distance of the last one compete for its place.
+    # A few more than requested, since several points may have the distance of the last one.
     extra = min(use + 8, len(points))
     row = np.lexsort(np.transpose(points))
     distance, index = cKDTree(points[row]).query(queries, k=np.arange(1, extra + 1))

@@ -13,14 +13,14 @@ from hisdiff._geometry._grid import outlines
 if TYPE_CHECKING:
     from hisdiff._section import Locations
 
-# Spots of all platforms are up to 110 um wide, and the usual patch 112 um: what is wider than this is not told by one patch.
+# Spots of all platforms are up to 110 um wide, and the usual patch 112 um: one patch does not cover anything wider than this.
 _WIDE_UM = 150.0
 # Between the patches of a wide footprint.
 _PITCH_UM = 100.0
 
 
 def is_wide(locations: Locations) -> np.ndarray:
-    """Return which footprints one patch around the centre does not tell, bool ``(n,)``."""
+    """Return which footprints are too wide for one patch around the centre, bool ``(n,)``."""
     if not (isinstance(locations.footprint, np.ndarray) and locations.footprint.dtype == object):
         return 2 * locations.radius_um > _WIDE_UM
     return _widths(outlines(locations)) > _WIDE_UM

@@ -1,4 +1,4 @@
-"""The condition: what the image around a location says, and where on the noise schedule the network is."""
+"""The condition of a denoiser: the image around a location, and the level of the noise schedule."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Denoiser(Protocol):
     """An ``nn.Module`` that denoises the vector of ``G`` genes, given time and condition."""
 
     def embed_time(self, t: Tensor) -> Tensor:
-        """Return what is added to the condition at times ``(B,)``, ``(B, width)``."""
+        """Return the embedding of times ``(B,)`` that is added to the condition, ``(B, width)``."""
 
     def denoise(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return the prediction for noisy genes ``(B, G)`` and conditions ``(B, width)``: ``(B, G)``, or ``(B, 2, G)``."""

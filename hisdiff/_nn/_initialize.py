@@ -19,7 +19,7 @@ class StartsItself(Protocol):
 
 @torch.no_grad()
 def initialize(module: M, generator: torch.Generator) -> M:
-    """Give a module its starting weights: linear layers Xavier uniform with biases 0, then what modules ask for themselves.
+    """Initialise a module: linear layers Xavier uniform with biases 0, then the modules with an initialisation of their own.
 
     Parameters
     ----------

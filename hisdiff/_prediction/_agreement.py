@@ -197,7 +197,7 @@ class Factors:
 
 
 class Blend:
-    """What the factors of spots make of the bins they were asked for; see ``Agreement.blend``."""
+    """Effect of the factors of spots on bins; see ``Agreement.blend``."""
 
     def __init__(
         self,

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 # A node further away than this many spacings gets zero weight.
 _REACH = 2
-# Spread of a node's say, in spacings: below .6 the field would show its nodes.
+# Width of a node's weight, in spacings: below .6 the field would show its nodes.
 _SPREAD = 0.7
-# Distance over which draws of methods that predict bin by bin are alike: about the width of a spot, in um.
+# Correlation length of draws of methods that predict bin by bin: about the width of a spot, in um.
 _SHARED_UM = 55.0
 # Points along the radius of a disc over which a mean is taken.
 _ACROSS = 6

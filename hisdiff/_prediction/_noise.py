@@ -64,7 +64,7 @@ class BlockNoise:
     def for_places(cls, seed: int, xy_um: np.ndarray, z_um: np.ndarray | None = None) -> BlockNoise:
         """Noise of places ``(n, 2)`` in um, whatever their order and whichever others there are.
 
-        Those within ``PLACE_UM`` of each other are told apart by their height, then by their order.
+        Those within ``PLACE_UM`` of each other are distinguished by their height, then by their order.
         """
         block = np.floor(np.asarray(xy_um, dtype=np.float64)[:, ::-1] / PLACE_UM + _OFFSET).astype(np.int64)
         packed = _packed(block)
@@ -93,7 +93,7 @@ class BlockNoise:
     def generators(self, draw: int, step: int) -> Iterator[np.random.Generator]:
         """Yield a generator for each row, set to its address: for numbers that are not normal, or that many are not known of.
 
-        It is one object, which is valid until the next is asked for.
+        It is one object, which is valid until the next is requested.
         """
         bits = np.random.Philox(key=self._key)
         state, generator = bits.state, np.random.Generator(bits)

@@ -64,7 +64,7 @@ class Dispersion(NamedTuple):
         return dispersion
 
     def pooled(self, counts: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what all genes of a spot together tell of their shared factor: count and prediction, ``(n,)`` each.
+        """Return the pooled count and prediction of all genes of a spot, which determine their shared factor, ``(n,)`` each.
 
         Every gene has the weight of its prediction over the variance m + m^2 / a of its count, so that the sum has the
         variance of a Poisson count.

@@ -32,7 +32,7 @@ def check_place(path: Path, what: str) -> None:
     Raises
     ------
     FileExistsError
-        If what is there is no folder of this format.
+        If there is something that is not a folder of this format.
     OSError
         If the folder around it is missing and cannot be made, or cannot be written.
     """
@@ -51,7 +51,7 @@ def write_folder(path: str | Path, arrays: Mapping[str, np.ndarray], files: Mapp
     arrays
         Named arrays, written to ``weights.safetensors``.
     files
-        By file name: a string (text), or anything that JSON knows (for ``*.json``).
+        By file name: a string (text), or anything that JSON can hold (for ``*.json``).
     """
     from safetensors.numpy import save_file
 

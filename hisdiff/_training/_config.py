@@ -23,7 +23,7 @@ class Config:
     method_name
         The method they are of.
     presets
-        Names of settings that :meth:`preset` knows, the default first.
+        Names of the presets of :meth:`preset`, the default first.
     unused
         Fields of a base class that the method has no use for; a value that is not the default is an error.
 

@@ -49,14 +49,14 @@ class LossOutput(NamedTuple):
 
 
 class Trainable(Protocol):
-    """A module that knows its loss. Any ``nn.Module`` with this method can be trained."""
+    """A module with a loss. Any ``nn.Module`` with this method can be trained."""
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
         """Return the loss of a batch; all randomness comes from ``generator``."""
 
 
 class Validation(NamedTuple):
-    """What a look at held-out tissue says: ``score`` (lower is better) decides when to stop, ``parts`` are logged."""
+    """Evaluation on held-out tissue: ``score`` (lower is better) decides when to stop, ``parts`` are logged."""
 
     score: float
     parts: dict[str, float]
@@ -244,7 +244,7 @@ class _Run:
             state.since, state.n_since = {}, 0
 
     def shown(self) -> dict[str, float]:
-        """Return what the progress bar tells."""
+        """Return the text of the progress bar."""
         last = self.state.history[-1] if self.state.history else {}
         return {name: last[name] for name in ("loss", "val_score") if name in last}
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def open_slide(path: Path, reason: str) -> tuple[Stored, list[Source]]:
-    """Return the levels of a slide, and what it says of its micrometres per pixel.
+    """Return the levels of a slide, and the micrometres per pixel in its metadata.
 
     Parameters
     ----------

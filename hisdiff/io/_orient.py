@@ -1,4 +1,4 @@
-"""Compare a full-resolution image with the reduced one that came with it: is it the same way up?"""
+"""Compare the orientation of a full-resolution image with that of the reduced one that came with it."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ _LEFT = 0.5
 
 
 def turned(raster: Raster, orient: str | None) -> Raster:
-    """Return an image turned as the user says; see :data:`ORIENTATIONS`."""
+    """Return an image with another orientation; see :data:`ORIENTATIONS`."""
     if orient is None or one_of(orient, ORIENTATIONS, "orient") == "none":
         return raster
     return Raster([_TURNS[orient](level) for level in raster.levels], raster.sources, raster.n_stored)
 
 
 def fits_size(raster: Raster, reference: np.ndarray, scale: float) -> bool:
-    """Whether an image has the size that a reduced one and its scale say, as it is or turned by a quarter."""
+    """Whether an image has the size of a reduced one divided by its scale, with or without a quarter turn."""
     wanted = np.array(reference.shape[:2]) / scale
     return any(
         np.all(np.abs(np.array(size) / wanted - 1) <= SIZE_TOLERANCE) for size in (raster.size, raster.size[::-1])
@@ -57,7 +57,7 @@ def fits_size(raster: Raster, reference: np.ndarray, scale: float) -> bool:
 
 
 def check_orientation(raster: Raster, reference: np.ndarray, what: str) -> None:
-    """Raise where an image is mirrored or turned against the reduced one that came with it, and say what would fit.
+    """Raise where an image is mirrored or turned against the reduced one that came with it, and name the orientation that fits.
 
     Parameters
     ----------

@@ -27,9 +27,9 @@ _SLOTS = ("obsm", "varm", "obsp", "varp")
 def save(sdata: SpatialData) -> None:
     """Write the tables of an object that were changed since it was read, and elements that are new, to its zarr store.
 
-    Layers, embeddings and records that hisdiff adds to a table, and outlines of tissue, are in memory until then; finer
-    predictions and grids are in the store at once. SpatialData itself does not replace what is stored. All is put in place
-    in one step: whatever happens meanwhile, the store holds the old or the new.
+    Layers, embeddings and records that hisdiff adds to a table, and outlines of tissue, are kept in memory until saved; finer
+    predictions and grids are written to the store directly. SpatialData itself does not replace stored elements. All changes
+    take effect in one step: an interrupted call leaves the old or the new state.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def save(sdata: SpatialData) -> None:
 
     Returns
     -------
-    None. What is written is logged; what is as it is stored is left alone.
+    None. Written elements are logged; unchanged elements are not written.
 
     Raises
     ------

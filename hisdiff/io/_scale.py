@@ -1,4 +1,4 @@
-"""Settle micrometres per pixel and the size of spots: every source there is says a figure, and all are compared."""
+"""Determine micrometres per pixel and the size of spots by comparing all available sources."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ CLOSE = 0.05
 
 @dataclass(frozen=True)
 class Source:
-    """One thing that says how many micrometres a pixel has.
+    """One source of the micrometres per pixel.
 
     Attributes
     ----------
     name
         For messages, such as ``"the pitch of the spots"``.
     mpp
-        Its figure.
+        Its value.
     low, high
-        How far from the figure the truth may be, as shares of it. Two sources contradict each other where these ranges
-        do not meet.
+        Relative deviations that are plausible. Two sources contradict each other if their ranges
+        do not overlap.
     of_spots
-        Whether the spots themselves say it, which a figure that is given cannot overrule.
+        Whether the source is the spots themselves, which a given value cannot overrule.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Source:
     of_spots: bool = False
 
     def contradicts(self, other: Source) -> bool:
-        """Whether not both figures can be true."""
+        """Whether both values cannot be true."""
         return max(self.mpp * self.low, other.mpp * other.low) > min(self.mpp * self.high, other.mpp * other.high)
 
 
@@ -71,22 +71,22 @@ def check_mpp(mpp: float, what: str) -> float:
 
 
 def settle_mpp(sources: Sequence[Source | None], what: str, mpp: float | None = None) -> float:
-    """Return micrometres per pixel of the full-resolution image, after comparing everything that says it.
+    """Return micrometres per pixel of the full-resolution image, after comparing all sources.
 
     Parameters
     ----------
     sources
-        What was found, the most exact first; that one is taken. None stands for one that is not there.
+        The sources, the most exact first; that one is used. None stands for a missing source.
     what
         The section or file, for messages.
     mpp
-        The figure that the user gives. It goes before all sources; only the spots themselves can refuse it, other sources
-        that contradict it are named in a warning.
+        The value given by the user. It takes precedence over all sources except the spots, whose contradiction is an error;
+        other sources that contradict it are named in a warning.
 
     Raises
     ------
     ValueError
-        If nothing says it, or sources contradict each other.
+        If there is no source, or sources contradict each other.
     """
     found = [source for source in sources if source is not None]
     if mpp is None:
@@ -149,7 +149,7 @@ def _remedy(found: Sequence[Source]) -> str:
 
 
 def visium_source(obs: pd.DataFrame, xy_px: np.ndarray) -> Source | None:
-    """Return what the pitch of a Visium array says, which is hexagonal with 100 um; None where spots lie on no such array."""
+    """Return the scale from the pitch of a Visium array, which is hexagonal with 100 um; None for other arrays."""
     array = _array_positions(obs, len(xy_px))
     if array is None:
         return None
@@ -161,7 +161,7 @@ def visium_source(obs: pd.DataFrame, xy_px: np.ndarray) -> Source | None:
 
 
 def bin_source(obs: pd.DataFrame, xy_px: np.ndarray, bin_um: float) -> Source | None:
-    """Return what the pitch of square bins says."""
+    """Return the scale from the pitch of square bins."""
     array = _array_positions(obs, len(xy_px))
     if array is None:
         return None
@@ -192,7 +192,7 @@ def _pitch_source(xy_px: np.ndarray, array_um: np.ndarray, pitch_um: float, name
 
 
 def spacing_source(xy_px: np.ndarray, spacing_um: float | None) -> Source | None:
-    """Return what the stated distance of neighbouring spots says; where spots are missing, neighbours are further apart."""
+    """Return the scale from the stated distance of neighbouring spots, which may be larger where spots are missing."""
     pitch_px = pitch_of(xy_px)
     if not spacing_um or not np.isfinite(pitch_px) or pitch_px <= 0:
         return None
@@ -200,7 +200,7 @@ def spacing_source(xy_px: np.ndarray, spacing_um: float | None) -> Source | None
 
 
 def diameter_source(diameter_px: float | None, diameter_um: float | None, *, on_visium: bool) -> Source | None:
-    """Return what the width of a spot says, reported in pixels."""
+    """Return the scale from the width of a spot, reported in pixels."""
     if not diameter_px:
         return None
     if on_visium:

@@ -45,7 +45,7 @@ _APERIO_YCBCR = 33003
 
 
 def open_tiff(path: Path) -> tuple[Stored, list[Source]]:
-    """Return the levels of the largest image of a TIFF, and what it says of its micrometres per pixel."""
+    """Return the levels of the largest image of a TIFF, and the micrometres per pixel in its metadata."""
     try:
         with tifffile.TiffFile(path) as tif:
             index, series = max(enumerate(tif.series), key=lambda item: item[1].size)

@@ -1,4 +1,4 @@
-"""What a TIFF says of its pixel size, in the notations of OME, the scanners' vendors, ImageJ and the resolution tags."""
+"""Pixel sizes in the metadata of a TIFF, in the notations of OME, scanner vendors, ImageJ and resolution tags."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ Sizes = tuple[float, float]
 
 
 def tiff_sources(path: Path, tif: tifffile.TiffFile, index: int, series: tifffile.TiffPageSeries) -> list[Source]:
-    """Return every figure that the metadata of a series have, the most exact kind first.
+    """Return all pixel sizes in the metadata of a series, the most exact kind first.
 
-    What no microscope can have is no figure: resolutions of printers, and tags that were never filled in.
+    Values that no microscope can have are ignored: resolutions of printers, and tags that were never filled in.
     """
     found = []
     for name, sizes in _all_sizes(tif, index, series):

@@ -59,23 +59,23 @@ def visium(
     path
         Folder with ``filtered_feature_bc_matrix.h5`` (or the folder ``filtered_feature_bc_matrix/``) and ``spatial/``.
     fullres_image_file
-        The image that Space Ranger was given; it does not copy it. None: the ``hires`` image of 2,000 pixels, or the
-        ``lowres`` one where only that is there, at which single cells cannot be seen; this is logged.
+        The full-resolution image, which Space Ranger does not copy. None for the ``hires`` image of 2,000 pixels, or the
+        ``lowres`` one, in which single cells are not visible; this is logged.
     mpp
-        Micrometres per full-resolution pixel; None for what the pitch of the spots (100 um) makes it. It is compared with
+        Micrometres per full-resolution pixel; None for the value from the pitch of the spots (100 um). It is compared with
         the spots' diameter and the image file's metadata.
     orient
-        How to turn the full-resolution image: ``"flip_left_right"``, ``"flip_top_bottom"``, ``"rotate_90"`` (counter-clockwise),
-        ``"rotate_180"``, ``"rotate_270"``, ``"transpose"`` or ``"transverse"``. One that is turned against the reduced image
-        is refused with the name of what would fit.
+        Transformation of the full-resolution image: ``"flip_left_right"``, ``"flip_top_bottom"``, ``"rotate_90"`` (counter-clockwise),
+        ``"rotate_180"``, ``"rotate_270"``, ``"transpose"`` or ``"transverse"``. If the orientation differs from that of the
+        reduced image, an error names the transformation that fits.
     dataset_id
         Name of the section; None for the prefix of the counts file, else for the folder's name.
     counts_file, tissue_positions_file, scalefactors_file
         Names of files inside ``path``, where they are not the usual ones or there are several.
     genome
-        Which genome to take, where the counts are of several.
+        Genome to use; needed if there are counts of several.
     **kwargs
-        Refused by name: arguments of spatialdata-io's reader that have no use here.
+        Arguments of spatialdata-io's reader that do not apply here; they raise an error that says why.
 
     Returns
     -------

@@ -79,21 +79,21 @@ def visium_hd(
     segmented
         Read the cells of Space Ranger's segmentation, with their outlines, instead of bins.
     fullres_image_file
-        The microscope image that Space Ranger was given. None: the one in ``microscope_image/`` or beside the outputs
+        The full-resolution microscope image. None for the one in ``microscope_image/`` or beside the outputs
         (``*tissue_image.*``), else the reduced image, which is logged.
     mpp
         Micrometres per full-resolution pixel; None for that of the scale factors. It is compared with the pitch of the bins
         and the image file's metadata.
     orient
-        How to turn the full-resolution image; see :func:`visium`.
+        Transformation of the full-resolution image; see :func:`visium`.
     dataset_id
         Name of the section; None for the prefix of the files, else for the folder's name.
     bins_as_squares
         Whether bins are squares, or circles as wide.
     genome
-        Which genome to take, where the counts are of several.
+        Genome to use; needed if there are counts of several.
     **kwargs
-        Refused by name: arguments of spatialdata-io's reader that have no use here.
+        Arguments of spatialdata-io's reader that do not apply here; they raise an error that says why.
 
     Returns
     -------

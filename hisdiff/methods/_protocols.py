@@ -46,8 +46,8 @@ class Field(Protocol):
 
         Expected counts of a footprint of ``footprint_um2`` filled with tissue like that of the bin, without the noise
         of counting; a bin's own count is that times its share of the area. A value depends on the bin and the
-        section, not on which bins are asked for together. ``bins`` are of a grid (``Locations.bins``), at most a few
-        blocks of it, close together. NaN where a method knows nothing.
+        section, not on which bins are requested together. ``bins`` are of a grid (``Locations.bins``), at most a few
+        blocks of it, close together. NaN where a method makes no prediction.
         """
 
 
@@ -59,7 +59,7 @@ class Fitted(Protocol):
     history: list[dict[str, float]]
     """Training curve: rows with ``step`` and named values."""
     n_steps: int
-    """Steps of the sampler where none are asked for; 0 for methods that have none."""
+    """Default number of sampling steps; 0 for methods without steps."""
 
     def predict(
         self,
@@ -105,7 +105,7 @@ class Method(Protocol):
     Attributes
     ----------
     name
-        What ``hd.tl.fit(method=)`` calls it, and the stem of what it writes.
+        Name in ``hd.tl.fit(method=)``, and stem of its results.
     needs
         Which of ``"counts"``, ``"image"``, ``"features"`` and ``"lattice"`` a training section must have; checked before
         ``fit`` is called.

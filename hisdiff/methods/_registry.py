@@ -20,7 +20,7 @@ BUILTIN = {
     "tesla": "hisdiff.methods.tesla:Tesla",
     "xfuse": "hisdiff.methods.xfuse:XFuse",
 }
-"""Name -> ``module:class``; a module is imported when its method is asked for, so that torch is loaded no earlier."""
+"""Name -> ``module:class``; a module is imported when its method is requested, so that torch is not loaded before."""
 _REGISTERED: dict[str, Method] = {}
 _PARTS = ("name", "needs", "needs_to_predict", "config_type", "fitted_type", "fit")
 _FITTED_PARTS = ("predict", "state", "from_state")

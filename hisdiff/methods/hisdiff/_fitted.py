@@ -102,8 +102,8 @@ class FittedHisDiff:
     ) -> Prediction:
         """Predict at locations of a section, in the order of ``genes``.
 
-        The standard deviation is that of ``n_draws`` independent draws. So is the mean, but for what is known about it
-        without drawing (see ``Draw.expected``).
+        Mean and standard deviation are those of ``n_draws`` independent draws, except for the part of the mean that is known
+        in closed form (see ``Draw.expected``).
         """
         draws = DrawAccumulator(units, keep_draws)
         made = self.generator.draws(
@@ -125,7 +125,7 @@ class FittedHisDiff:
         return result if total is None else replace(result, mean=(total / n_draws).astype(np.float32))
 
     def _log2_size(self, section: Section, library_size: float | None) -> float:
-        """Return log2 of the library size to predict at: the one asked for, the section's own, or the usual one."""
+        """Return log2 of the library size to predict at: the requested one, that of the section, or that of the training."""
         wanted = section.library_size if library_size is None else library_size
         return self.generator.log2_size if wanted is None else math.log2(wanted)
 

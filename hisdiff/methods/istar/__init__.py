@@ -43,7 +43,7 @@ class FittedIStar:
     genes
         ``(G,)`` names.
     config, network, inputs
-        Settings, the ensemble, and what it sees of a dense embedding.
+        Settings, the ensemble, and the scaling of its inputs.
     low, span
         ``(G,)`` lowest count of a training spot, and highest minus lowest, at ``log2_size``.
     footprint_um2
@@ -51,7 +51,7 @@ class FittedIStar:
     log2_size
         log2 of the median total count over the panel that ``low`` and ``span`` belong to.
     dispersion
-        Of the counts of training spots around what is predicted for them.
+        Of the counts of training spots around their predictions.
     """
 
     n_steps = 0
@@ -255,8 +255,8 @@ class IStar:
     ) -> FittedIStar:
         """Fit on sections that share one panel (``Section.with_panel``).
 
-        ``validation`` sections are not used for fitting; what the model knows about its own accuracy is measured on
-        them. Without any, it knows nothing.
+        ``validation`` sections are not used for fitting; the expected accuracy of the model is measured on them. Without
+        any, it is unknown.
         """
         for section in (*sections, *validation):
             check_dense(section)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _N_HIDDEN = 4
 _SLOPE = 0.1
 _ALPHA = 0.01
-"""Of the last ELU, and what is added to it: predictions stay above zero."""
+"""Slope of the last ELU and the offset added to it, which keep predictions above zero."""
 
 
 class Ensemble(nn.Module):

@@ -1,4 +1,4 @@
-"""What the networks are trained on: spots, the superpixels under them, and what is seen of those."""
+"""Training data of the networks: spots, the superpixels under them, and their embeddings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def gather(
 
 
 def kept_rows(section: Section) -> np.ndarray:
-    """Return the rows of spots that can be trained on, saying what is left out."""
+    """Return the rows of spots that can be trained on, and log which are left out."""
     whole = inside(needed(section.spots), section.image)
     if not whole.all():
         logger.warning(

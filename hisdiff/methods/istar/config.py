@@ -64,7 +64,7 @@ class IStarConfig(TrainingConfig):
         positive(self.superpixel_um, "superpixel_um")
 
     def for_spots(self, n_spots: int) -> IStarConfig:
-        """Return the settings with the batches and steps that a number of spots asks for."""
+        """Return the settings with batches and steps that depend on the number of spots."""
         batch = min(self.batch_size, max(n_spots // _ROWS_PER_STEP, min(self.min_batch, n_spots)))
         return replace(self, max_steps=self.max_steps or max(1, _EPOCHS * n_spots // batch), batch_size=batch)
 

@@ -146,7 +146,7 @@ class FittedRidge:
         units: str,
         noise: BlockNoise,
     ) -> Prediction:
-        """Draw around regression values, scaled so that those of the ``whole`` section are as deep as asked."""
+        """Draw around regression values, scaled so that the ``whole`` section has the requested library size."""
         shift, read = log2_size - self._log2_size_of(whole), log2_size - self.log2_size
         rows = np.arange(len(mean))
         draws = DrawAccumulator(units, keep_draws)
@@ -196,7 +196,7 @@ def at_size(log2_values: np.ndarray, shift: float) -> np.ndarray:
 
 
 def unread(log2_values: np.ndarray, read: float, normal: np.ndarray) -> np.ndarray:
-    """Add the noise of reading only a part ``2 ** read`` of the counts, given what is expected to be read.
+    """Add the noise of thinning counts to the part ``2 ** read``, given their expectation after thinning.
 
     Binomial thinning of a count of which ``c`` is expected to stay has variance ``c (1 - 2 ** read)``. A log-normal
     factor of mean 1 and that variance stays positive, fades out as all is read, and comes from one normal value.

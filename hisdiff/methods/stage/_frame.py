@@ -1,4 +1,4 @@
-"""Which sections STAGE knows, and the coordinates it works in."""
+"""Sections that STAGE was fitted on, and their coordinates."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, n_directions: int, generat
 
 
 def chain(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
-    """Return Linear, BatchNorm, ReLU for each hidden layer, then Linear and, if asked for, ReLU."""
+    """Return Linear, BatchNorm, ReLU for each hidden layer, then Linear and optionally ReLU."""
     layers: list[nn.Module] = []
     for before, after in zip(widths[:-2], widths[1:-1]):
         layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]

@@ -1,4 +1,4 @@
-"""Weights with which spots contribute to a superpixel: near in the plane and alike in colour counts more."""
+"""Weights of spots for a superpixel, which decrease with distance in position and colour."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ class XFuse:
     ) -> FittedXFuse:
         """Fit on sections that share one panel (``Section.with_panel``); some may lack counts, not all.
 
-        ``validation`` sections are not used for fitting; what the model knows about its own accuracy is measured on
-        them. Without any, it knows nothing.
+        ``validation`` sections are not used for fitting; the expected accuracy of the model is measured on them. Without
+        any, it is unknown.
         """
         covariates_of(config, [section.name for section in sections])  # complains before anything is read
         n = sum(len(needed(s.spots)) for s in sections if s.counts is not None)
@@ -107,7 +107,7 @@ def _plain_log2_size(model: XFuseModel, sections: Sequence[Section]) -> float:
 
 
 def _dispersion(fitted: FittedXFuse, sections: Sequence[Section], seed: int, device: str | None) -> Dispersion:
-    """Return how far the counts of training spots scatter around what is predicted for them."""
+    """Return the dispersion of the counts of training spots around their predictions."""
     counted = [s for s in sections if s.counts is not None]
     told = [fitted.predict(s, needed(s.spots), n_draws=1, units=COUNTS, seed=seed, device=device).mean for s in counted]
     return Dispersion.from_counts(np.concatenate([needed(s.counts).toarray() for s in counted]), np.concatenate(told))

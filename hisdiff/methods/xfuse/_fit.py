@@ -29,7 +29,7 @@ _SECTION = "section"
 
 
 def covariates_of(config: XFuseConfig, names: Sequence[str]) -> list[Covariate]:
-    """Return the covariates of some sections; each of several sections is a level of its own unless told otherwise."""
+    """Return the covariates of some sections; by default each of several sections is a level of its own."""
     for name, levels in config.covariates.items():
         if len(levels) != len(names):
             raise ValueError(f"Covariate {name!r} has {len(levels)} levels for {len(names)} sections.")

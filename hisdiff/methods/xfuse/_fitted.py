@@ -50,7 +50,7 @@ class FittedXFuse:
     known
         By what training sections are known by (``digest_of``): their number and library size.
     dispersion
-        Of the counts of training spots around what is predicted for them.
+        Of the counts of training spots around their predictions.
     """
 
     n_steps = 0

@@ -83,7 +83,7 @@ class Effects(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """What the model says of pixels.
+    """Outputs of the model for pixels.
 
     Attributes
     ----------
@@ -165,7 +165,7 @@ class XFuseModel(nn.Module):
 
     def effects(self, generator: torch.Generator | None) -> Effects:
         """Draw what concerns genes, or return the means where there is no generator."""
-        # A single metagene could not be told from the baseline.
+        # A single metagene cannot be distinguished from the baseline.
         gamma = self.metagenes.sample(generator) if self.n_metagenes > 1 else torch.zeros_like(self.metagenes.mean_)
         rate = torch.zeros(self.n_sections, len(self.baseline), device=gamma.device)
         logit = torch.zeros_like(rate)

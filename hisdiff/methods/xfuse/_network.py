@@ -1,4 +1,4 @@
-"""Networks between an image, its latent variables at several resolutions, and what is read off them."""
+"""Networks between an image, its latent variables at several resolutions, and their outputs."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ImageHeads(nn.Module):
 
     @torch.no_grad()
     def start(self, mean: Tensor, sd: Tensor) -> None:
-        """Begin at the colours' overall mean and standard deviation, ``(3,)`` each, whatever the hidden tensor says."""
+        """Start at the overall mean and standard deviation of the colours, ``(3,)`` each, for any hidden tensor."""
         for part, value in ((self.mean, torch.atanh(mean)), (self.sd, inverse_softplus(sd))):
             last = last_of(part)
             last.weight.zero_()

@@ -1,4 +1,4 @@
-"""What a trained model says of the pixels of a slide: drawn tile by tile, the same whatever is asked for together."""
+"""Outputs of a trained model for the pixels of a slide, drawn tile by tile, independently of the tiling."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Canvas:
         return np.stack(out)
 
     def _noise(self, k: int, level: int, corner: tuple[int, int], like: Tensor) -> Tensor:
-        """Return the noise of one level of a window, ``(C, h, w)``, from blocks that lie where the origin of um says."""
+        """Return the noise of one level of a window, ``(C, h, w)``, from blocks anchored at the origin of um."""
         y, x = ((at + origin) >> level for at, origin in zip(corner, self.slide.origin))
         _, channels, h, w = like.shape
         out = torch.empty(channels, h, w)

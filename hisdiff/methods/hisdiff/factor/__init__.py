@@ -1,1 +1,1 @@
-"""The model of preset `fast`: a closed-form mean, factors of what it leaves, counts on top."""
+"""The model of preset `fast`: a closed-form mean, factors of its residuals, and counting noise."""

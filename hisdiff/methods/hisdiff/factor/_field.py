@@ -57,7 +57,7 @@ _SCORES, _SPECIFIC = range(2)
 
 @dataclass
 class _Bins:
-    """What is known of some bins: ``(n, G)`` mean log2(1 + count) of a footprint, and log2 of the local ratio."""
+    """Predictions at some bins: ``(n, G)`` mean log2(1 + count) of a footprint, and log2 of the local ratio."""
 
     bins: Locations
     center: np.ndarray
@@ -70,7 +70,7 @@ class TwoScaleField:
     Parameters
     ----------
     model, local
-        The model of spots, and that of what is inside.
+        The model of spots, and the model of bins inside them.
     section
         With image, features and a dense embedding.
     genes, dispersion
@@ -173,7 +173,7 @@ class TwoScaleField:
         if self._level is None:
             return 0.0
         relative = np.log2(np.maximum(count_rate(center), _LEAST) / self._level)
-        return self._local.say * (footprint - relative)
+        return self._local.local_weight * (footprint - relative)
 
     def _spots_model(self, xy_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean log2(1 + count) of a footprint at places and log2 of the mean local rate in it, float32 ``(n, G)``."""

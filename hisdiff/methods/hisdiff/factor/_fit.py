@@ -1,4 +1,4 @@
-"""Fit the `fast` model: mean, factors, flow, and what is known from left-out tissue."""
+"""Fit the `fast` model: mean, factors, flow, and calibration on left-out tissue."""
 
 from __future__ import annotations
 

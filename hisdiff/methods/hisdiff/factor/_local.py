@@ -43,7 +43,7 @@ _FLOOR = 0.02
 _OVERDISPERSED = 0.3
 # A count that is as good as none.
 _LEAST = 1e-3
-_SAYS = (0.5, 0.25, 0.75, 0.0, 1.0)  # the first of equals is taken
+_LOCAL_WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)  # the first of equals is taken
 _CHUNK = 8192
 
 
@@ -65,7 +65,7 @@ class LocalRates:
         ``(len(kernels), m, r)`` from kernel values to components of expression.
     components
         ``(r, G)``.
-    say
+    local_weight
         Part, from 0 to 1, that the local rates have in what is expected of a whole footprint; the rest is the model of
         spots.
     """
@@ -76,7 +76,7 @@ class LocalRates:
     kernels: tuple[Kernel, ...]
     weights: np.ndarray
     components: np.ndarray
-    say: float
+    local_weight: float
 
     def __call__(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:
         """Return the rates of bins with raw dense vectors ``(n, D)``, float32 ``(n, G)``, 1 for the mean and positive."""
@@ -99,7 +99,7 @@ class LocalRates:
             "local/components": self.components,
         }
         kernels = [{"linear": kernel.linear, "gamma": kernel.gamma} for kernel in self.kernels]
-        return arrays, {"bin_um": self.bin_um, "kernels": kernels, "say": self.say}
+        return arrays, {"bin_um": self.bin_um, "kernels": kernels, "local_weight": self.local_weight}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> LocalRates:
@@ -108,7 +108,7 @@ class LocalRates:
         kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in settings["kernels"])
         inputs = Inputs(True, of["center"], of["axes"])
         sizes = settings["bin_um"], inputs
-        return cls(*sizes, of["landmarks"], kernels, of["weights"], of["components"], settings["say"])
+        return cls(*sizes, of["landmarks"], kernels, of["weights"], of["components"], settings["local_weight"])
 
 
 def fit_local(
@@ -121,7 +121,7 @@ def fit_local(
     spots
         Training spots with their folds, by which widths and penalties are chosen.
     of_spots
-        ``(n, G)``, what the model of spots says of them out of fold, log2(1 + count).
+        ``(n, G)``, out-of-fold predictions of the model of spots, log2(1 + count).
     n_components
         Principal components of the dense embedding.
     linear, gammas
@@ -167,12 +167,12 @@ def fit_local(
     )
     fitted = fit_components(expansions, (relative - 1) / spread @ axes.T, fold, weight, _PENALTIES)
     weights = np.stack([whitening @ own for whitening, own in zip(whitenings, fitted.weights)])
-    say = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ (axes * spread))
-    return LocalRates(bin_um, inputs, landmarks, kernels, weights, axes * spread, say)
+    local_weight = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ (axes * spread))
+    return LocalRates(bin_um, inputs, landmarks, kernels, weights, axes * spread, local_weight)
 
 
 def _choose_say(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, local: np.ndarray) -> float:
-    """Return the say of the local rates with which left-out spots are predicted best, by the mean correlation of genes.
+    """Return the weight of the local rates with which left-out spots are predicted best, by the mean correlation of genes.
 
     Spots that are wide for the patch around their centre are better told by what lies in their footprint, others by the
     patch and its surroundings; the two err differently, so that the best is often in between.
@@ -182,10 +182,12 @@ def _choose_say(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, lo
     for one in np.unique(section):
         local[section == one] *= rates[section == one].mean(axis=0)
     scores = [
-        np.nanmean(cv_pcc_of(spots.targets[rows], np.log2(1 + rates ** (1 - say) * local**say), section))
-        for say in _SAYS
+        np.nanmean(
+            cv_pcc_of(spots.targets[rows], np.log2(1 + rates ** (1 - local_weight) * local**local_weight), section)
+        )
+        for local_weight in _LOCAL_WEIGHTS
     ]
-    return float(_SAYS[int(np.argmax(scores))])
+    return float(_LOCAL_WEIGHTS[int(np.argmax(scores))])
 
 
 def _relative(counts: np.ndarray) -> np.ndarray:

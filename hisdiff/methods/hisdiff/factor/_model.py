@@ -1,4 +1,4 @@
-"""The `fast` model: a closed-form conditional mean, a flow over the factors of what it leaves, and counting noise."""
+"""The `fast` model: a closed-form conditional mean, a flow over the factors of its residuals, and counting noise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SCORES, _SPECIFIC, _COUNTING = range(3)
 
 
 class Draw(NamedTuple):
-    """One draw, and what it says about the mean.
+    """One draw, and its contribution to the mean.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class SizeGauge:
     log2_size
         log2 of the median total count over the panel that means are meant to be at.
     bias
-        By how much left-out training sections are deeper than their means say, on average.
+        By how much the library sizes of left-out training sections exceed those of their predicted means, on average.
     """
 
     log2_size: float

@@ -1,4 +1,4 @@
-"""Fit the `dit` model: held-out tissue tells when to stop and how good it is, then all tissue is used."""
+"""Fit the `dit` model: held-out tissue determines when to stop and the expected accuracy, then all tissue is used."""
 
 from __future__ import annotations
 

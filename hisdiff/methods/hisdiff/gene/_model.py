@@ -44,7 +44,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a network that its configuration does not tell."""
+    """Sizes of a network that are not part of its configuration."""
 
     n_genes: int
     embedding_dim: int
@@ -142,7 +142,7 @@ class GeneModel:
         where = resolve_device(device)
         network = self.network.to(where).eval()
         schedule = schedule_of(self.config, n_steps)
-        # Beyond the library sizes of training counts are scaled: the network knows nothing there.
+        # Beyond the library sizes of training, counts are scaled, since the network was not trained there.
         log2_size = log2_size if self.config.standardize else 0.0
         inside = self.scale.inside(log2_size)
         center, scale = self.scale.at(inside)
@@ -155,7 +155,7 @@ class GeneModel:
 
     @torch.inference_mode()
     def condition(self, section: Section, locations: Locations, log2_size: float, device: torch.device) -> Tensor:
-        """Return what the denoiser is told of locations, ``(n, width)``: it is the same for all draws and steps."""
+        """Return the condition of the denoiser at locations, ``(n, width)``, which is the same for all draws and steps."""
         context = self.context(section, locations)
         network = self.network.to(device).eval()
         anchors = torch.from_numpy(context.anchors).to(device)

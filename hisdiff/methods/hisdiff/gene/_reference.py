@@ -77,7 +77,7 @@ def load_reference_checkpoint(path: str | Path, genes: Sequence[str], *, heads: 
     genes
         The panel it was trained on, in its order.
     heads
-        Attention heads over the gene tokens, which the weights do not tell. None for those of a ``config.json`` beside the
+        Number of attention heads over the gene tokens, which cannot be inferred from the weights. None for that of a ``config.json`` beside the
         file where there is one, else the published 12.
 
     Raises

@@ -77,6 +77,8 @@ def test_outlines_serve_as_footprints(bins) -> None:
 
 
 def test_of_two_models_of_a_footprint_the_better_one_has_the_say(local) -> None:
-    assert local.say == 1.0  # beside a model of spots that tells nothing
+    assert local.local_weight == 1.0  # beside a model of spots that tells nothing
     sections = [field_section(n, s) for n, s in (("A", 1), ("B", 2), ("C", 3))]
-    assert fitted(sections, lambda spots: spots.targets).say == 0.0  # beside one that knows the counts themselves
+    assert (
+        fitted(sections, lambda spots: spots.targets).local_weight == 0.0
+    )  # beside one that knows the counts themselves

@@ -29,6 +29,7 @@ from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
 from hisdiff.io._build import extended, image_element
 from hisdiff.io._color import Stored, to_rgb
+from hisdiff.io._features import genes_of
 from hisdiff.io._scale import Source, check_mpp, settle_mpp, visium_source
 from hisdiff.io._spots import on_image
 
@@ -84,7 +85,7 @@ def adopt(
     copy = _without_um(sdata)
     table_key = resolve_table(sdata, table_key)
     if table_key is not None:
-        copy.tables[table_key] = _connected(sdata, table_key, shapes_key)
+        copy.tables[table_key] = genes_of(_connected(sdata, table_key, shapes_key), f"Table {table_key!r}")
     # The scale is settled below; any number does for finding out what belongs together.
     places = locate(copy, Selection(table_key, image_key, shapes_key, mpp=1.0))
     add_global = GLOBAL not in copy.coordinate_systems  # of the object as it came: the first section may bring it
@@ -95,6 +96,11 @@ def adopt(
                 f"{listing(sdata.images)}."
             )
         _settle(copy, place, _mpp_of(sdata, place, mpp), add_global=add_global)
+    if table_key is not None:
+        off = np.concatenate([place.rows[~_on_image(place)] for place in places])
+        if len(off):
+            table = copy.tables[table_key]
+            copy.tables[table_key] = table[~np.isin(np.arange(table.n_obs), off)].copy()
     return copy
 
 
@@ -173,7 +179,6 @@ def _centers(place: Place) -> np.ndarray:
 def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) -> None:
     """Write the scale of one section into the copy, and bring its image and table to form."""
     key, elements = place.image_name, Elements(copy)
-    image = elements.finest(key)
     moves = {key: np.eye(3)}
     for kind, name, _ in copy.gen_spatial_elements():
         to_px = None if kind == "points" or name == key else elements.frame(name).to(elements.frame(key))
@@ -189,13 +194,20 @@ def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) ->
         set_transformation(element, known, set_all=True)
     if place.table is not None and place.region in copy.shapes:
         xy_px = _centers(place)
-        on_image(xy_px, (image.sizes["y"], image.sizes["x"]), f"{place.region!r}")
         if "radius" in copy.shapes[place.region]:
             check_radii(copy.shapes[place.region]["radius"], repr(place.region))
         spatial = place.table.obsm.get(SPATIAL)
         spatial = np.full((place.table.n_obs, 2), np.nan) if spatial is None else np.array(spatial, dtype=float)[:, :2]
         spatial[place.rows] = xy_px
         place.table.obsm[SPATIAL] = spatial
+
+
+def _on_image(place: Place) -> np.ndarray:
+    """Return which rows of a section lie on its image; a few that do not are left out of the table."""
+    if place.region not in place.sdata.shapes:
+        return np.ones(len(place.rows), dtype=bool)
+    image = Elements(place.sdata).finest(place.image_name)
+    return on_image(_centers(place), (image.sizes["y"], image.sizes["x"]), f"{place.region!r}")
 
 
 def _transformation(matrix: np.ndarray) -> BaseTransformation:

@@ -184,6 +184,22 @@ def test_a_hires_image_without_its_scale_is_caught(foreign: SpatialData) -> None
         hd.io.adopt(foreign)
 
 
+def test_a_few_spots_off_the_image_and_controls_are_left_out_of_the_table(foreign: SpatialData) -> None:
+    old = foreign.shapes["spots"]
+    points = old.geometry.get_coordinates().to_numpy().copy()
+    points[4] = [-20, 100]
+    foreign.shapes["spots"] = ShapesModel.parse(
+        points, geometry=0, radius=65.0, index=old.index, transformations={"slide": Identity()}
+    )
+    table = foreign.tables["table"]
+    table.var_names = ["A", "B", "C", "D", "BLANK_0001"]
+    sdata = hd.io.adopt(foreign)
+    assert list(sdata.tables["table"].obs["id"]) == [i for i in range(table.n_obs) if i != 4]
+    assert list(sdata.tables["table"].var_names) == list("ABCD")
+    assert table.shape == (36, 5)
+    hd.pp.embed(sdata, "texture")
+
+
 def test_an_image_alone_needs_only_its_mpp() -> None:
     pixels = np.zeros((3, 600, 700), np.uint8)
     sdata = hd.io.adopt(SpatialData(images={"he": Image2DModel.parse(pixels, c_coords=["r", "g", "b"])}), mpp=0.5)

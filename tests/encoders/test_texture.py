@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hisdiff import encoders
-from hisdiff.encoders import _texture
+from hisdiff.encoders import _texture_filters
 from hisdiff.encoders._texture import TextureEncoder
 from hisdiff.encoders._texture_filters import FORMS, pyramid, responses, window_moments
 
@@ -66,7 +66,7 @@ def test_patches_of_another_form_are_refused(wrong):
 
 def test_haematoxylin_and_eosin_are_told_apart():
     for stain in (0, 1):
-        density = 0.5 * _texture._STAINS[stain]
+        density = 0.5 * _texture_filters._STAINS[stain]
         color = np.round(256 * 10**-density - 1).astype(np.uint8)
         level = next(pyramid(np.broadcast_to(color, (4, 4, 3))))
         np.testing.assert_allclose(level[:2, 0, 0], [0.5, 0.0] if stain == 0 else [0.0, 0.5], atol=0.01)
@@ -75,7 +75,7 @@ def test_haematoxylin_and_eosin_are_told_apart():
 
 def test_derivatives_are_exact_on_polynomials():
     y, x = np.mgrid[0:12, 0:12].astype(np.float32)
-    names = _texture._KINDS
+    names = _texture_filters._KINDS
 
     def respond(image: np.ndarray) -> dict[str, np.ndarray]:
         out = responses(np.repeat(image[None], 3, axis=0))

@@ -30,9 +30,14 @@ def read_locations(place: Place, key: str) -> tuple[Locations, np.ndarray]:
     """
     sdata = place.sdata
     present(key, [*sdata.shapes, *sdata.labels], "shapes or labels element")
-    element = sdata[key]
+    return place.elements.once(
+        key, ("locations", place.image_key, place.mpp), lambda element: _read(place, key, element)
+    )
+
+
+def _read(place: Place, key: str, element: Any) -> tuple[Locations, np.ndarray]:
     to_um = _to_um(place, key)
-    if key in sdata.labels:
+    if key in place.sdata.labels:
         bins = grid_bins(element, to_um)
         if bins is not None and len(bins[0]):
             _check_on_image(place, key, bins[1])

@@ -115,7 +115,7 @@ def stored_features(
         return None
     section = record["sections"][place.region]
     spec = spec_of(record)
-    values = np.asarray(table.obsm[_keys.EMBEDDING], dtype=np.float32)[place.rows]
+    values = place.of_rows(np.asarray(table.obsm[_keys.EMBEDDING], dtype=np.float32))
     mean, std = np.asarray(section["mean"]), np.asarray(section["std"])
     known_by, precision = str(section["fingerprint"]), str(section.get("precision", "unknown"))
     return StoredFeatures(spec, mean, std, spots, values, image, known_by, KnownEncoder(spec, given), precision)

@@ -19,7 +19,7 @@ from hisdiff._sdata._selection import DEFAULTS, Selection
 from hisdiff._section import needed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -36,31 +36,29 @@ class Elements:
 
     def __init__(self, sdata: SpatialData) -> None:
         self.sdata = sdata
-        self._finest: dict[str, tuple[Any, Any]] = {}
-        self._frames: dict[str, tuple[Any, Frame]] = {}
+        self._made: dict[tuple[str, Any], tuple[Any, Any]] = {}
 
     def onto(self, sdata: SpatialData) -> Elements:
         """Return the record of another object that holds the same elements, which are not looked up again."""
         elements = Elements(sdata)
-        elements._finest, elements._frames = dict(self._finest), dict(self._frames)
+        elements._made = dict(self._made)
         return elements
 
-    def finest(self, image_key: str) -> Any:
-        """Return the full-resolution level of an image."""
-        element = self.sdata.images[image_key]
-        known = self._finest.get(image_key)
+    def once(self, key: str, what: Any, make: Callable[[Any], Any]) -> Any:
+        """Return what is made of an element, once for as long as it is the same."""
+        element = self.sdata[key]
+        known = self._made.get((key, what))
         if known is None or known[0] is not element:
-            known = self._finest[image_key] = element, finest(element)
+            known = self._made[key, what] = element, make(element)
         return known[1]
+
+    def finest(self, key: str) -> Any:
+        """Return the full-resolution level of an image or of labels; shapes are returned as they are."""
+        return self.once(key, "finest", finest)
 
     def frame(self, key: str) -> Frame:
         """Return the coordinate systems of an element."""
-        element = self.sdata[key]
-        known = self._frames.get(key)
-        if known is None or known[0] is not element:
-            own = self.finest(key) if key in self.sdata.images else finest(element)
-            known = self._frames[key] = element, Frame.of(own)
-        return known[1]
+        return self.once(key, "frame", lambda _: Frame.of(self.finest(key)))
 
     def rgb_images(self) -> list[str]:
         """Return the names of the images that may show H&E."""
@@ -109,6 +107,10 @@ class Place:
     def table(self) -> AnnData | None:
         """The table, with all its rows."""
         return None if self.table_key is None else self.sdata.tables[self.table_key]
+
+    def of_rows(self, values: Any) -> Any:
+        """Return the rows of the section of what has one for each row of the table; itself where that is all."""
+        return values if len(self.rows) == values.shape[0] else values[self.rows]
 
     @property
     def is_measured(self) -> bool:
@@ -218,7 +220,7 @@ def _image_only(elements: Elements, selection: Selection) -> Place:
 
 
 def finest(element: Any) -> Any:
-    """Return the full-resolution level of an image element."""
+    """Return the full-resolution level of an image or of labels; shapes are returned as they are."""
     return get_pyramid_levels(element, n=0) if hasattr(element, "children") else element
 
 

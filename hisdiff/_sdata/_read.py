@@ -125,7 +125,7 @@ def _opened(sdata: SpatialData, selection: Selection, needs: frozenset[str], enc
         table = needed(places[0].table)
         counts = read_counts(table, selection.layer, what=f"table {places[0].table_key!r}")
         check_unique(gene_names(table), places[0])
-        sections = [replace(section, counts=counts[place.rows]) for section, place in zip(sections, places)]
+        sections = [replace(section, counts=place.of_rows(counts)) for section, place in zip(sections, places)]
     return [Bound(section, place) for section, place in zip(sections, places)]
 
 

@@ -126,7 +126,7 @@ class PredictJob:
         """Predict, and write the results or return them."""
         if not inplace:  # an embedding or outline that is missing is made on the way
             bounds = beside(bounds)
-        bounds = [_with_counts(bound, self.model, self.layer) for bound in self._complete(bounds)]
+        bounds = _with_counts(self._complete(bounds), self.model, self.layer)
         return self._at_spots(bounds, inplace) if self.target is None else self._finer(self.target, bounds, inplace)
 
     def _complete(self, bounds: list[Bound]) -> list[Bound]:
@@ -205,9 +205,11 @@ def field_of(
     bounds = open_sections(sdata, selection, needs=needs - {"features"})
     if len(bounds) > 1:
         raise ValueError(f"The object has {len(bounds)} sections; give one section at a time.")
-    (bound,) = _embedded(bounds, model, runtime, None) if "features" in needs else bounds
+    if "features" in needs:
+        bounds = _embedded(bounds, model, runtime, None)
     if with_counts:
-        bound = _with_counts(bound, model, selection.layer)
+        bounds = _with_counts(bounds, model, selection.layer)
+    (bound,) = bounds
     run: Any = {"seed": runtime.seed, "device": runtime.device, "progress": runtime.progress}
     return model.fitted.field(bound.section, n_draws=n_draws, **run)
 
@@ -253,30 +255,34 @@ def _check_conditions(bound: Bound, model: Model, required: frozenset[str]) -> N
         )
 
 
-def _with_counts(bound: Bound, model: Model, layer: str | None) -> Bound:
-    """Add the section's own counts, on the genes of the panel that it has."""
-    section = bound.section
-    if not bound.place.is_measured:
-        return bound
-    table = bound.table
+def _with_counts(bounds: list[Bound], model: Model, layer: str | None) -> list[Bound]:
+    """Add the own counts of the sections of a table, on the genes of the panel that it has."""
+    place = bounds[0].place
+    if not place.is_measured:
+        return bounds
+    table, who = bounds[0].table, ", ".join(bound.place.name for bound in bounds)
     try:
-        counts = read_counts(table, layer, what=f"table {bound.place.table_key!r}")[bound.place.rows]
+        counts = read_counts(table, layer, what=f"table {place.table_key!r}")
     except ValueError as error:
         if layer is not None:
             raise
-        logger.warning("%s: its library size is taken from the training sections (%s)", bound.place.name, error)
-        return bound
+        logger.warning("%s: its library size is taken from the training sections (%s)", who, error)
+        return bounds
     names = gene_names(table, like=model.genes)
     there = [gene for gene, column in zip(model.genes, rows_of(model.genes, names)) if column >= 0]
     if len(there) < len(model.genes):
         missing = sorted(set(model.genes) - set(there))
         logger.warning("%s: %d of the model's %d genes are not in the table and are left out: %s",
-                       bound.place.name, len(missing), len(model.genes), listing(missing, 6))  # fmt: skip
-    known = replace(section, genes=names, counts=counts).with_panel(there)
-    if known.library_size is not None:  # it is that of the whole panel, whatever part of it a table has
-        whole = known.library_size * model.cohort.missing_factor(np.isin(model.genes, there))
-        known = replace(known, library_size=whole)
-    return bound.with_section(known)
+                       who, len(missing), len(model.genes), listing(missing, 6))  # fmt: skip
+    # The library size is that of the whole panel, whatever part of it a table has.
+    factor = model.cohort.missing_factor(np.isin(model.genes, there))
+    result = []
+    for bound in bounds:
+        known = replace(bound.section, genes=names, counts=bound.place.of_rows(counts)).with_panel(there)
+        if known.library_size is not None:
+            known = replace(known, library_size=known.library_size * factor)
+        result.append(bound.with_section(known))
+    return result
 
 
 def _library_size_of(section: Section, model: Model, asked: float | None) -> tuple[float, str]:

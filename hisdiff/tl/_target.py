@@ -114,7 +114,11 @@ class GridTarget:
             )
         where = Locations.bins(ij, self.resolution_um)
         return Laid(
-            where, np.arange(1, len(ij) + 1), self.resolution_um, *self._names(bound, stem, several=several), True
+            where,
+            np.arange(1, len(ij) + 1),
+            self.resolution_um,
+            *self._names(bound, stem, several=several),
+            is_grid=True,
         )
 
     def _names(self, bound: Bound, stem: str, *, several: bool) -> tuple[str, str]:
@@ -142,7 +146,7 @@ class ElementTarget:
         """Return the shapes; see ``Target``."""
         where, instances = read_locations(bound.place, self.at)
         resolution = resolution_for(where, needed(bound.section.image).mpp)
-        return Laid(where, instances, resolution, self._table_key(bound, stem, several=several), self.at, False)
+        return Laid(where, instances, resolution, self._table_key(bound, stem, several=several), self.at, is_grid=False)
 
     def _table_key(self, bound: Bound, stem: str, *, several: bool) -> str:
         return f"{stem}_{self.at}" + (f"_{bound.place.name}" if several else "")

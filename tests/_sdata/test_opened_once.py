@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 import hisdiff as hd
-from hisdiff._sdata import _affine, _locate, _read
+from hisdiff._sdata import _affine, _at, _locate, _read
 
 QUICK = {"method": "ridge", "config": "baseline"}
 
@@ -29,6 +29,7 @@ def look_ups(monkeypatch):
 
     count(_read, "read_section", lambda place: place.name)
     count(_read, "read_counts", id)
+    count(_at, "_read", lambda place: place.name)
     count(_locate, "finest", id)
     count(_affine, "get_transformation", id)
     return counts
@@ -49,24 +50,20 @@ def calls(sdata, model):
     }
 
 
-def test_everything_is_looked_up_once_in_a_call(make_section, look_ups) -> None:
+@pytest.mark.parametrize("afresh", [True, False], ids=["missing parts are made", "all is there"])
+def test_everything_is_looked_up_once_in_a_call(make_section, look_ups, afresh) -> None:
     model = hd.tl.fit(make_section("other", side=4), **QUICK)
-    for afresh in (True, False):  # what is missing is made on the way, or is there already
-        sdata = make_section("s1", side=4)
-        if not afresh:
-            hd.tl.fit(sdata, **QUICK)
-            hd.tl.predict(sdata, model)
-        for name, call in calls(sdata, model).items():
-            if afresh:
-                sdata = make_section("s1", side=4)
-                call = calls(sdata, model)[name]
-                if name in ("embedding map", "evaluate"):
-                    continue
-            look_ups.clear()
-            call()
-            often = {key: n for key, n in look_ups.items() if n > 1}
-            assert not often, f"{name}: {often}"
-            assert look_ups or name == "evaluate"
+    sdata = make_section("s1", side=4)
+    hd.tl.fit(sdata, **QUICK)
+    hd.tl.predict(sdata, model)
+    for name in calls(sdata, model):
+        new = afresh and name not in ("embedding map", "evaluate")
+        call = calls(make_section("s1", side=4) if new else sdata, model)[name]
+        look_ups.clear()
+        call()
+        often = {key: n for key, n in look_ups.items() if n > 1}
+        assert not often, f"{name}: {often}"
+        assert look_ups or name == "evaluate"
 
 
 def test_a_lattice_and_an_outline_that_are_made_on_the_way_are_not_searched_for(make_section, look_ups) -> None:

@@ -80,8 +80,8 @@ def rankings(table: AnnData, layers: Sequence[Expression], by: Any) -> pd.DataFr
     if by == PC1:
         return _mean(layers, False, lambda units: first_component(units)[:, None], [PC1])
     raise KeyError(
-        f"by={by!r} is no column of obs {listing(table.obs.columns)}, no numeric column of var, no gene of the panel "
-        f"{listing(panel, 4)}, and not {PC1!r}."
+        f"by={by!r} is neither a column of obs {listing(table.obs.columns)}, nor a numeric column of var, nor a gene of the panel "
+        f"{listing(panel, 4)}, nor {PC1!r}."
     )
 
 

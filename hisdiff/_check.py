@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+
+# What systems allow.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
 
 
 def listing(names: Iterable[Any], max_names: int = 12) -> str:
@@ -65,6 +71,25 @@ def check_radii(radius: np.ndarray, what: str) -> np.ndarray:
     return radius
 
 
+def in_range(value: Any, low: float, high: float, what: str) -> Any:
+    """Return a number that is from ``low`` to ``high``, both included, else raise ``ValueError``."""
+    if low <= value <= high:
+        return value
+    if value <= 0 < low:
+        raise ValueError(f"{what} has to be above zero, not {value!r}.")
+    raise ValueError(f"{what} is from {low:g} to {high:g}, not {value!r}.")
+
+
+def storable(name: str, what: str) -> str:
+    """Return a name that SpatialData and zarr can store and that can be reached in a table, else raise ``ValueError``."""
+    if not re.fullmatch(r"(?!__|\.+$)[A-Za-z0-9_.-]{1,200}", name) or name == "X":
+        raise ValueError(
+            f"{what}={name!r} is not a valid name: names have up to 200 letters, digits, '_', '-' and '.' and do not begin "
+            f"with '__' (what SpatialData can store), and 'X' is the matrix of a table."
+        )
+    return name
+
+
 def seed_of(rng: int | np.random.Generator) -> int:
     """Return the seed that ``rng`` stands for; a Generator is drained once to one integer."""
     if isinstance(rng, np.random.Generator):
@@ -83,4 +108,9 @@ def path_of(value: Any, what: str) -> Path:
     text = os.fspath(value)
     if not text.strip() or "\0" in text:
         raise ValueError(f"{what}={text!r} is not a path.")
+    if (
+        any(len(os.fsencode(part)) > _LONGEST_NAME for part in Path(text).parts)
+        or len(os.fsencode(text)) > _LONGEST_PATH
+    ):
+        raise ValueError(f"{what}={reprlib.repr(text)} is not a path: it is too long.")
     return Path(text).expanduser()

@@ -18,7 +18,7 @@ def test_present_is_a_key_error_that_lists_what_there_is() -> None:
 
 
 def test_listing_cuts_long_lists_and_says_how_long_they_are() -> None:
-    assert listing(range(30), most=2) == "[0, 1, ... (30 in all)]"
+    assert listing(range(30), max_names=2) == "[0, 1, ... (30 in all)]"
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])

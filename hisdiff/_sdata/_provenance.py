@@ -7,13 +7,13 @@ An element of pixels has no room for a mark that survives a round trip through z
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hisdiff import _keys
+from hisdiff._check import storable
 from hisdiff._sdata._journal import stored_notes
 
 if TYPE_CHECKING:
@@ -52,12 +52,7 @@ def checked_name(key_added: Any, usual: str) -> str:
         return usual
     if not isinstance(key_added, str):
         raise TypeError(f"key_added={key_added!r} is not a valid name: names are strings.")
-    if not re.fullmatch(r"(?!__|\.+$)[A-Za-z0-9_.-]+", key_added) or key_added == "X":
-        raise ValueError(
-            f"key_added={key_added!r} is not a valid name: names have letters, digits, '_', '-' and '.' and do not begin "
-            f"with '__' (what SpatialData can store), and 'X' is the matrix of a table."
-        )
-    return key_added
+    return storable(key_added, "key_added")
 
 
 def mark_made_here(table: AnnData) -> None:
@@ -116,11 +111,25 @@ def check_free(sdata: SpatialData, key: str) -> None:
         return
     if sdata.path is None:
         return
+    store = Path(sdata.path)
     stored = {path.partition("/")[2]: path.partition("/")[0] for path in sdata.elements_paths_on_disk()}
-    # Another process may have made it since the object was read. A table's mark is in the table, which is not here.
-    ours = written(sdata, key) is not None or (key in stored and key in stored_notes(Path(sdata.path)))
-    if key in stored and (stored[key] == "tables" or not ours):
+    if key not in stored:
+        return
+    # Another process may have made it since the object was read.
+    if stored[key] == "tables":
+        ours = _is_our_table(store / "tables" / key)
+    else:
+        ours = written(sdata, key) is not None or key in stored_notes(store)
+    if not ours:
         raise _refusal(key, "in the object's store, which was not read with it")
+
+
+def _is_our_table(path: Path) -> bool:
+    """Whether a stored table has the mark of :func:`mark_made_here`."""
+    import zarr
+
+    mark = path / "uns" / _keys.STEM / _keys.MADE_BY
+    return mark.is_dir() and zarr.open_array(mark, mode="r")[()] == _keys.STEM
 
 
 def _is_ours(sdata: SpatialData, key: str) -> bool:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._log import logger
 from hisdiff._settings import settings
@@ -34,6 +35,7 @@ STUDIES = {
 """Samples of the four data sets of the HisDiff study; it tested on SPA148, NCBI759, MEND145 and MISC2."""
 
 
+@checked
 def hest(ids: str | Sequence[str], path: str | Path | None = None) -> list[SpatialData]:
     """Download samples of HEST-1k that are not there yet, and read them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of
 from hisdiff._log import logger
 from hisdiff.encoders._base import Encoder, EncoderSpec, dense_spec_of
@@ -38,6 +39,7 @@ def names() -> list[str]:
     return sorted(_SPECS)
 
 
+@checked
 def get(encoder: str | Encoder) -> Encoder:
     """Return an encoder.
 

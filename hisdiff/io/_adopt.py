@@ -17,6 +17,7 @@ from spatialdata.transformations import (
     set_transformation,
 )
 
+from hisdiff._arguments import checked
 from hisdiff._check import check_radii, listing, positive, present
 from hisdiff._geometry import similarity_scale
 from hisdiff._keys import GLOBAL, INSTANCE_KEY, REGION_KEY, SPATIAL, UM
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 XY = ("x", "y")
 
 
+@checked
 def adopt(
     sdata: SpatialData,
     mpp: float | None = None,

@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, positive
 from hisdiff._keys import SPATIAL
 from hisdiff._log import logger
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@checked
 def from_anndata(
     adata: AnnData,
     image: str | Path | np.ndarray | da.Array | None = None,

@@ -11,6 +11,7 @@ import spatialdata as sd
 from anndata import AnnData, read_h5ad
 from scipy.spatial import cKDTree
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, positive
 from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
@@ -38,6 +39,7 @@ _FEWEST = 16
 
 
 @documented
+@checked
 def features(
     sdata: SpatialData,
     path: str | Path | np.ndarray | AnnData | SpatialData,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, present
 from hisdiff._geometry import array_mpp
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
@@ -30,6 +31,7 @@ RADIUS_UM = 50.0
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 
+@checked
 def her2st(path: str | Path, section: str) -> SpatialData:
     """Read one section of the HER2-positive breast tumour study, in that study's own layout.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import numpy as np
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, present
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
@@ -40,6 +41,7 @@ SPOTS = ("Spatial Transcriptomics", "Visium")
 TOLERANCE = 0.1
 
 
+@checked
 def hest(path: str | Path, sample_id: str, *, mpp: float | None = None, orient: str | None = None) -> SpatialData:
     """Read one sample of HEST-1k.
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from spatialdata import SpatialData
 
+from hisdiff._arguments import checked
 from hisdiff.io._build import attrs_of, image_element, image_key, transformations
 from hisdiff.io._names import element_name
 from hisdiff.io._raster import open_raster
 from hisdiff.io._scale import settle_mpp
 
 
+@checked
 def image(path: str | Path, mpp: float | None = None, *, name: str | None = None) -> SpatialData:
     """Read an H&E image as a section without spots.
 

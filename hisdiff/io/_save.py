@@ -11,6 +11,7 @@ import pandas as pd
 import spatialdata as sd
 from scipy import sparse
 
+from hisdiff._arguments import checked
 from hisdiff._log import logger
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import check_sdata
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _SLOTS = ("obsm", "varm", "obsp", "varp")
 
 
+@checked
 def save(sdata: SpatialData) -> None:
     """Write the tables of an object that were changed since it was read, and elements that are new, to its zarr store.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._arguments import checked
 from hisdiff._keys import SPATIAL
 from hisdiff.io._build import section
 from hisdiff.io._scale import diameter_source, resolve_radius, settle_mpp, visium_source
@@ -39,6 +40,7 @@ _HINTS = {
 }
 
 
+@checked
 def visium(
     path: str | Path,
     *,

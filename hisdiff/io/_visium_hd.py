@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, positive
 from hisdiff._keys import SPATIAL
 from hisdiff._log import logger
@@ -55,6 +56,7 @@ _HINTS = {
 }
 
 
+@checked
 def visium_hd(
     path: str | Path,
     bin_um: int = 8,

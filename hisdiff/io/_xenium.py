@@ -13,6 +13,7 @@ import pandas as pd
 import shapely
 from spatialdata.transformations import Affine, Scale
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._geometry import similarity_scale
 from hisdiff._keys import GLOBAL, UM
@@ -39,6 +40,7 @@ _FIXED = ("aligned_images", "cells_boundaries", "cells_as_circles", "cells_table
 """Arguments of spatialdata-io's reader that this reader decides."""
 
 
+@checked
 def xenium(
     path: str | Path,
     *,

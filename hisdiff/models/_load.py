@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hisdiff._arguments import checked
 from hisdiff.models._model import Model
 
 
+@checked
 def load(path_or_hub_id: str | Path, *, revision: str | None = None, token: str | None = None) -> Model:
     """Load a fitted model.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff._check import listing
+from hisdiff._check import listing, path_of
 from hisdiff._keys import VERSION
 from hisdiff._section import FeatureSpec
 from hisdiff._stats._gene_modules import GeneModules
@@ -24,6 +23,7 @@ from hisdiff.models._hub import push
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from hisdiff.methods._protocols import Fitted
 
@@ -93,9 +93,9 @@ class Model:
 
         An existing model is replaced; anything else in its place is a ``FileExistsError``.
         """
-        arrays, files = self._content()
-        write_folder(path, arrays, files)
-        return Path(path)
+        folder = path_of(path, "path")
+        write_folder(folder, *self._content())
+        return folder
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model with a card that names cohort, panel, encoder and its licence, pixel size and version.
@@ -123,6 +123,7 @@ class Model:
     @classmethod
     def load(cls, path: str | Path) -> Model:
         """Load a model that :meth:`save` wrote. Nothing is unpickled; a damaged file is a ``ValueError`` that names it."""
+        path = path_of(path, "path")
         arrays, files = read_folder(path)
         missing = [name for name in ("config.json", "metadata.json", "genes.txt") if name not in files]
         if missing:
@@ -143,7 +144,7 @@ class Model:
             return cls._from_content(arrays, meta, config, genes)
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
             raise ValueError(
-                f"{Path(path) / 'metadata.json'} does not fit {WEIGHTS} and the other files beside it "
+                f"{path / 'metadata.json'} does not fit {WEIGHTS} and the other files beside it "
                 f"({type(error).__name__}: {error}); the model was edited or damaged."
             ) from error
 
@@ -220,7 +221,7 @@ def _digest_of(
     return digest.hexdigest()[:12]
 
 
-def _check_same(path: str | Path, made: str, told: str) -> None:
+def _check_same(path: Path, made: str, told: str) -> None:
     if made != told:
         raise ValueError(
             f"The files in {path} do not belong together: {WEIGHTS}, config.json, metadata.json and genes.txt make model {made}, "

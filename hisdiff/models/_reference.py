@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._arguments import checked
 from hisdiff.models._cohort import Cohort
 from hisdiff.models._model import Model
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@checked
 def load_reference_checkpoint(path: str | Path, genes: Sequence[str], *, heads: int | None = None) -> Model:
     """Load a checkpoint that the published training script saved, to predict with it.
 

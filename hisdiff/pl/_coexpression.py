@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.patches import Patch
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, positive
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
@@ -29,6 +30,7 @@ PANEL_INCH = 3.3
 
 
 @documented
+@checked
 def coexpression(
     data: SpatialData | AnnData,
     keys: str | Sequence[str] | None = None,

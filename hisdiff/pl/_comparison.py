@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, present
 from hisdiff.pl import _canvas
 from hisdiff.pl._evaluation import MEAN, NORMALIZED
@@ -65,6 +66,7 @@ _USUAL = (
 )
 
 
+@checked
 def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Figure:
     """Show a table of :func:`hisdiff.tl.compare`, one panel per figure and one line per method.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import CenteredNorm, ListedColormap
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._docs import documented
 from hisdiff._sdata._read import open_sections
@@ -37,6 +38,7 @@ RAMP_STEPS = 64
 
 
 @documented
+@checked
 def embedding_map(
     data: SpatialData | Sequence[SpatialData],
     *,

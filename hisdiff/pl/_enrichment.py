@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from pandas.api.types import is_string_dtype
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, present
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
@@ -35,6 +36,7 @@ _LARGEST = 170.0
 
 
 @documented
+@checked
 def enrichment(
     data: SpatialData | AnnData,
     key: str = _keys.STEM,
@@ -112,6 +114,7 @@ def enrichment(
 
 
 @documented
+@checked
 def gsea(
     data: SpatialData | AnnData,
     term: str,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._docs import documented
 from hisdiff._sdata._locate import resolve_table
@@ -31,6 +32,7 @@ NORMALIZED = "#e69f00"
 
 
 @documented
+@checked
 def evaluation(
     data: SpatialData | AnnData | pd.DataFrame,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._docs import documented
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
@@ -33,6 +34,7 @@ RING_COLOR = "#00d5ff"  # neither in the stain nor in the colour maps
 
 
 @documented
+@checked
 def gene_map(
     sdata: SpatialData,
     genes: str | Sequence[str],
@@ -110,6 +112,7 @@ def gene_map(
 
 
 @documented
+@checked
 def uncertainty_map(
     sdata: SpatialData,
     genes: str | Sequence[str],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._arguments import checked
 from hisdiff._check import one_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, read_expression
@@ -24,6 +25,7 @@ POINT = "#0072b2"
 
 
 @documented
+@checked
 def gene_pair(
     sdata: SpatialData,
     x: str,

@@ -9,6 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
@@ -26,6 +27,7 @@ NEGATIVE = "#b2182b"
 
 
 @documented
+@checked
 def coexpression_network(
     data: SpatialData | AnnData,
     key: str = _keys.STEM,

@@ -10,6 +10,7 @@ import shapely
 from matplotlib.collections import LineCollection
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._docs import documented
 from hisdiff._sdata._annotation import regions_of
 from hisdiff._sdata._locate import Elements, check_sdata, resolve_table
@@ -49,6 +50,7 @@ SPOT_COLOR = "#0072b2"
 
 
 @documented
+@checked
 def overview(
     sdata: SpatialData,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, present
 from hisdiff._docs import documented
 from hisdiff._sdata._selection import Selection
@@ -26,6 +27,7 @@ UNITS = {"ssgsea": "ssGSEA score", "zscore": "mean standard score"}
 
 
 @documented
+@checked
 def pathway_map(
     sdata: SpatialData,
     pathways: str | Sequence[str],

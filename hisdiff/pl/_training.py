@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._arguments import checked
 from hisdiff._check import listing, present
 from hisdiff._docs import documented
 from hisdiff.pl import _canvas
@@ -29,6 +30,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 @documented
+@checked
 def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes | None = None) -> Axes | Figure:
     """Show the course of training, and the step at which it was best on held-out tissue.
 

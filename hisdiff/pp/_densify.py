@@ -11,6 +11,7 @@ import shapely
 from spatialdata.models import ShapesModel
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import one_of, seed_of
 from hisdiff._docs import documented
 from hisdiff._geometry._fill import array_fill, array_to_um, inside, random_fill
@@ -33,6 +34,7 @@ _PATTERNS = ("array", "random", "none")
 
 
 @documented
+@checked
 def densify(
     sdata: SpatialData,
     pattern: str = "array",

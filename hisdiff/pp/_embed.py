@@ -10,6 +10,7 @@ import shapely
 from shapely import MultiPolygon
 
 from hisdiff import encoders
+from hisdiff._arguments import checked
 from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
@@ -47,6 +48,7 @@ LATTICE_RADIUS_UM = 27.5
 
 
 @documented
+@checked
 def embed(
     data: SpatialData | Sequence[SpatialData],
     encoder: str | Encoder = DEFAULT_ENCODER,

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, positive
 from hisdiff._docs import documented
 from hisdiff._log import logger
@@ -33,6 +34,7 @@ N_HVG, N_TOP = 2000, 300
 
 
 @documented
+@checked
 def select_genes(
     data: SpatialData | Sequence[SpatialData],
     *,

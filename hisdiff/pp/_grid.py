@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 
 from hisdiff import _stream, encoders
+from hisdiff._arguments import checked
 from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._geometry._grid import bins_within
@@ -47,6 +48,7 @@ _LONGEST_IN_FLOAT32 = 256
 
 
 @documented
+@checked
 def grid(
     data: SpatialData | Sequence[SpatialData],
     resolution_um: float,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._arguments import checked
 from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._geometry import find_tissue
@@ -28,6 +29,7 @@ _MPP = 8.0
 
 
 @documented
+@checked
 def tissue_mask(
     sdata: SpatialData,
     *,

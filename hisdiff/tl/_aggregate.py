@@ -13,6 +13,7 @@ import shapely
 from scipy import sparse
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, present
 from hisdiff._docs import documented
 from hisdiff._geometry._grid import bins_touching, by_block, outlines
@@ -46,6 +47,7 @@ _OUTLINE_VALUES = 200
 
 
 @documented
+@checked
 def aggregate(
     sdata: SpatialData,
     values: str,

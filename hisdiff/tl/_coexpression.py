@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
@@ -33,6 +34,7 @@ MAX_GENES = 10_000
 
 
 @documented
+@checked
 def coexpression(
     data: SpatialData | AnnData,
     genes: Sequence[str] | None = None,

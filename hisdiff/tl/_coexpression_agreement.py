@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive, present, seed_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, draw_layers, panel_columns, read_expression, table_of
@@ -29,6 +30,7 @@ METHODS = ("spearman", "pearson")
 
 
 @documented
+@checked
 def coexpression_agreement(
     data: SpatialData | AnnData,
     genes: Sequence[str] | None = None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive
 from hisdiff._docs import documented
 from hisdiff._runtime import Runtime
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 @documented
+@checked
 def compare(
     train: SpatialData | Sequence[SpatialData],
     test: SpatialData | Sequence[SpatialData],

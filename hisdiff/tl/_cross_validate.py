@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive
 from hisdiff._docs import documented
 from hisdiff._keys import VERSION
@@ -52,6 +53,7 @@ _JOINED: dict[str, Any] = {
 
 
 @documented
+@checked
 def cross_validate(
     data: SpatialData | Sequence[SpatialData],
     methods: Sequence[str] | Mapping[str, str | tuple[str, Any]] = ("hisdiff", "ridge"),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, positive, present
 from hisdiff._docs import documented
 from hisdiff._geometry._raster import depth_inside, large_parts
@@ -33,6 +34,7 @@ _BLOCK_UM = 200.0
 
 
 @documented
+@checked
 def edge_core(
     sdata: SpatialData,
     region: str = _keys.REGION,

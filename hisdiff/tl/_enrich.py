@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
@@ -33,6 +34,7 @@ COLUMNS = ("group", "term", "method", "size", "total", "overlap", "score", "p", 
 
 
 @documented
+@checked
 def enrich(
     data: SpatialData | AnnData,
     gene_sets: str | Path | Mapping[str, Iterable[str]],

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, present
 from hisdiff._docs import documented
 from hisdiff._log import logger
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 @documented
+@checked
 def evaluate(
     data: SpatialData | AnnData,
     *,

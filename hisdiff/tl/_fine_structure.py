@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
@@ -29,6 +30,7 @@ UNCLASSIFIED = "unclassified"
 
 
 @documented
+@checked
 def cluster_cells(
     data: SpatialData | AnnData,
     n_clusters: int = 10,
@@ -115,6 +117,7 @@ def cluster_cells(
 
 
 @documented
+@checked
 def marker_scores(
     data: SpatialData | AnnData,
     markers: Mapping[str, Sequence[str]],
@@ -175,6 +178,7 @@ def marker_scores(
 
 
 @documented
+@checked
 def cell_types(
     data: SpatialData | AnnData,
     markers: Mapping[str, Sequence[str]],
@@ -245,6 +249,7 @@ def cell_types(
 
 
 @documented
+@checked
 def type_enrichment(
     data: SpatialData | AnnData,
     *,

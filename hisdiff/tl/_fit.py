@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff import _keys, encoders
+from hisdiff._arguments import checked
 from hisdiff._check import listing, path_of
 from hisdiff._docs import documented
 from hisdiff._files import check_writable
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 
 @documented
+@checked
 def fit(
     data: SpatialData | Sequence[SpatialData],
     *,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._geometry._grid import block_slices
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 @documented
+@checked
 def metagenes(
     sdata: SpatialData,
     model: Model | str | Path | None = None,

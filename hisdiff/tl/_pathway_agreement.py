@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive, seed_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, panel_columns, read_expression, table_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 @documented
+@checked
 def pathway_agreement(
     data: SpatialData | AnnData,
     gene_sets: str | Path | Mapping[str, Iterable[str]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hisdiff import encoders
+from hisdiff._arguments import checked
 from hisdiff._docs import documented
 from hisdiff._runtime import Runtime
 from hisdiff._sdata._provenance import checked_name
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 @documented
+@checked
 def predict(
     data: SpatialData | Sequence[SpatialData],
     model: Model | str | Path | None = None,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive
 from hisdiff._docs import documented
 from hisdiff._geometry._grid import block_slices, by_block
@@ -35,6 +36,7 @@ _QUANTILES = (0.05, 0.95)
 
 
 @documented
+@checked
 def region_contrast(
     sdata: SpatialData,
     model: Model | str | Path | None = None,

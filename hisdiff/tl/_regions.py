@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._keys import VERSION
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 @documented
+@checked
 def marker_regions(
     sdata: SpatialData,
     markers: str | Sequence[str],

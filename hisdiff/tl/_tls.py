@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._arguments import checked
 from hisdiff._check import listing, positive
 from hisdiff._docs import documented
 from hisdiff._keys import VERSION
@@ -35,6 +36,7 @@ TLS_PROGRAMMES: dict[str, tuple[str, ...]] = {
 
 
 @documented
+@checked
 def tls_score(
     sdata: SpatialData,
     programmes: Mapping[str, Sequence[str]] | None = None,

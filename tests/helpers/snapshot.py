@@ -34,5 +34,6 @@ def _digest(value: Any) -> Any:
         value = value.tocoo()
         return value.shape, _digest(value.row), _digest(value.col), _digest(value.data)
     if isinstance(value, np.ndarray):
-        return value.shape, str(value.dtype), hashlib.sha256(repr(value.tolist()).encode()).hexdigest()
+        raw = repr(value.tolist()).encode() if value.dtype.hasobject else np.ascontiguousarray(value).tobytes()
+        return value.shape, str(value.dtype), hashlib.sha256(raw).hexdigest()
     return repr(value)

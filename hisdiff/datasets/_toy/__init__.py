@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from hisdiff._arguments import checked
 from hisdiff._check import positive
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW, BIN_UM, INSTANCE_KEY, REGION_KEY, SPATIAL, STEM, TRUTH_TABLE
 from hisdiff.datasets._toy._genes import (
@@ -45,6 +46,7 @@ def toy(
 def toy(
     seed: int = ..., *, n_sections: int = ..., size_um: float = ..., mpp: float = ..., n_genes: int = ...
 ) -> list[SpatialData]: ...
+@checked
 def toy(
     seed: int = 0, *, n_sections: int | None = None, size_um: float = 1600.0, mpp: float = 0.5, n_genes: int = 120
 ) -> SpatialData | list[SpatialData]:

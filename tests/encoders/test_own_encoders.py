@@ -9,7 +9,7 @@ import spatialdata as sd
 import hisdiff as hd
 from hisdiff.encoders import DenseSpec, EncoderSpec, _registry
 
-SHORT = {"train_steps": 10, "validate_every": 10}
+SHORT = {"max_steps": 10, "validate_every": 10}
 
 
 class MeanColor:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 EXPRESSION = "gene expression"
 TYPES = ("feature_types", "feature_type")
 """Columns in which the field's readers keep what kind of feature a row of the matrix is."""
+NO_GENES = (
+    "antibody capture", "protein expression", "crispr guide capture", "multiplexing capture", "custom", "peaks",
+    "negative control probe", "negative control codeword", "unassigned codeword", "deprecated codeword", "blank codeword",
+    "genomic control",
+)  # fmt: skip
 GENOME = "genome"
 # Probes that measure no gene: of Xenium, MERSCOPE and CosMx.
 _CONTROL = re.compile(
@@ -37,23 +42,26 @@ def genes_of(adata: AnnData, what: str, genome: str | None = None) -> AnnData:
 
 def _expression_only(adata: AnnData, what: str, genome: str | None) -> AnnData:
     keep = np.ones(adata.n_vars, dtype=bool)
-    for column in TYPES:
-        if column in adata.var:
-            types = adata.var[column].astype(str)
-            of_genes = types.str.lower().eq(EXPRESSION).to_numpy()
-            if of_genes.any() and not of_genes.all():
-                keep &= of_genes
-                left = sorted(types[~of_genes].unique())
-                logger.info(
-                    "%s: left out %d features that are not gene expression: %s.", what, (~of_genes).sum(), listing(left)
-                )
-            break
+    column = next((name for name in TYPES if name in adata.var), None)
+    if column is not None:
+        types = adata.var[column].astype(str)
+        kind = types.str.lower()
+        # Other words for genes are left to themselves; of those that are none, nothing can be learned.
+        others = ~kind.eq(EXPRESSION) if kind.eq(EXPRESSION).any() else kind.isin(NO_GENES)
+        keep &= ~others.to_numpy()
+        if not keep.all():
+            left = sorted(types[~keep].unique())
+            logger.info("%s: left out %d features that are no gene expression: %s.", what, (~keep).sum(), listing(left))
     controls = adata.var_names.astype(str).str.match(_CONTROL) & keep
-    if controls.any() and not controls[keep].all():
+    if controls.any():
         logger.info(
             "%s: left out %d control probes, such as %s.", what, controls.sum(), listing(adata.var_names[controls], 3)
         )
         keep &= ~controls
+    if adata.n_vars and not keep.any():
+        raise ValueError(
+            f"{what} has no gene expression: its {adata.n_vars} features are antibodies or controls, such as {listing(adata.var_names, 4)}."
+        )
     if GENOME in adata.var:
         genomes = adata.var[GENOME].astype(str).to_numpy()
         keep &= np.isin(genomes, _genomes(sorted(set(genomes[keep])), genome, what))

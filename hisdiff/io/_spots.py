@@ -52,9 +52,10 @@ def on_image(xy_px: np.ndarray, size: tuple[float, float], what: str) -> np.ndar
         )
     if n_outside:
         beyond = np.maximum(-xy_px, xy_px - (width, height)).max(axis=1)
+        swapped = " With x and y swapped all of them would lie on it." if _within(xy_px[:, ::-1], size).all() else ""
         logger.warning(
-            "%s: left out %d of %d spots, which lie up to %.0f px beyond the image.",
-            what, n_outside, len(xy_px), beyond.max(),
+            "%s: left out %d of %d spots, which lie up to %.0f px beyond the image.%s",
+            what, n_outside, len(xy_px), beyond.max(), swapped,
         )  # fmt: skip
     return inside
 

@@ -200,6 +200,15 @@ class TestBadInput:
 
 
 class TestObjectsOfTheField:
+    def test_a_table_of_antibodies_or_controls_alone_is_refused(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        spots.var["feature_types"] = "Antibody Capture"
+        with pytest.raises(ValueError, match="section has no gene expression"):
+            hd.io.from_anndata(spots, slide)
+        spots.var["feature_types"] = "Gene Expression"
+        spots.var_names = [f"BLANK_{i}" for i in range(5)]
+        with pytest.raises(ValueError, match="no gene expression.*'BLANK_0'"):
+            hd.io.from_anndata(spots, slide)
+
     def test_columns_and_keys_of_any_name_are_cleaned_and_kept(
         self, spots: ad.AnnData, slide: np.ndarray, tmp_path: Path
     ) -> None:

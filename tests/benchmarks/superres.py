@@ -12,7 +12,9 @@ probability .065, for fitting and for agreement; what is predicted is brought to
 
 Real figures are on log2(1 + count), of spots of whole pseudo-spots; `norm`: every spot scaled to the same total first.
 Toy figures are on expected counts. PCC: mean over genes; inside: of what differs from the mean of the (pseudo-)spot; ES: energy
-score of 16 draws on log2(1 + count); against measured counts, draws have the noise of counting. coverage: real, part of counts in
+score of 16 draws on log2(1 + count); against measured counts, draws have the noise of counting. detail: toy, correlation of what differs from
+the mean of the 50 um around a bin, and share: the slope of the truth's on the predicted one, 1 where the map shows as much fine
+detail as it knows, less where part of it is made up. coverage: real, part of counts in
 the 90 % interval (randomised PIT of the mixture of Poisson laws around the draws); toy, part of the truth between the lowest
 and the highest of 16 draws (nominal 15/17 = .88).
 """
@@ -28,12 +30,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
 from scipy.stats import poisson
 from superres_baselines import INTERPOLATIONS, DenseRidge, interpolated, rescaled
 from superres_tasks import MERGED_UM, N_DRAWS, TOY_UM, Job, merged_jobs, toy_jobs
 
 import hisdiff as hd
 from hisdiff._prediction._agreement import Agreement
+from hisdiff._section import Locations
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._figures import within_groups
 from hisdiff._stats._proper import LEVEL, energy_score
@@ -45,12 +50,15 @@ from hisdiff._training._calibration import Dispersion
 TESTS = ("toy", "2x2", "3x3", "unknown", "split", "thinned")
 SECTIONS = ("C2", "C3", "C4", "C5")
 KEPT = 0.065
+DETAIL_UM = 50.0
 RIDGE, RAW_RIDGE, ORACLE = "ridge, rescaled", "ridge", "oracle of cell types"
 COLUMNS = {
     "pcc": "PCC",
     "pcc_norm": "norm",
     "inside": "inside",
     "inside_norm": "norm",
+    "detail": "detail",
+    "detail_share": "share",
     "energy": "ES",
     "coverage": "coverage",
     "coexpression_mae": "coex MAE",
@@ -103,6 +111,16 @@ def correlations(truth: np.ndarray, predicted: np.ndarray, group: np.ndarray) ->
     return float(np.nanmean(pearson(truth, predicted))), float(np.nanmean(pearson(*parts)))
 
 
+def fine_detail(targets: Locations, values: np.ndarray) -> np.ndarray:
+    """Return what differs from the mean over the square of ``DETAIL_UM`` around each bin, ``(n, G)``."""
+    reach = DETAIL_UM / targets.bin_um / 2
+    near = cKDTree(targets.array_ij).sparse_distance_matrix(
+        cKDTree(targets.array_ij), reach, p=np.inf, output_type="coo_matrix"
+    )
+    around = csr_matrix((np.ones(near.nnz), (near.row, near.col)), shape=(len(values), len(values)))
+    return values - around @ values / np.asarray(around.sum(axis=1))
+
+
 def figures(job: Job, mean: np.ndarray, draws: np.ndarray | None, seed: int) -> dict[str, float]:
     """Judge a prediction; see the top of this file."""
     toy = job.cell_types is not None
@@ -110,6 +128,10 @@ def figures(job: Job, mean: np.ndarray, draws: np.ndarray | None, seed: int) -> 
     if toy:
         found = dict(zip(("pcc", "inside"), correlations(job.truth, mean, job.group)))
         one = mean if draws is None else draws[0]
+        true, shown = (fine_detail(job.targets, values) for values in (job.truth, mean))
+        found["detail"] = float(np.nanmean(pearson(true, shown)))
+        power = np.square(shown).sum(axis=0)
+        found["detail_share"] = float(np.median((true * shown).sum(axis=0)[power > 0] / power[power > 0]))
         found["coexpression_mae"] = coexpression_agreement(job.truth, one)[1]
         weights = knn_weights(job.targets.xy_um)
         structure = [moran(values, weights) for values in (job.truth, one)]

@@ -15,6 +15,7 @@ from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._genes import rows_of
 from hisdiff._sdata._provenance import mark_written, written
 from hisdiff._sdata._read import open_sections
+from hisdiff._sdata._selection import Selection
 from hisdiff._section import Locations
 from hisdiff.tl._contest import merged
 from hisdiff.tl._fine import fine_predictor, predict_locations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from hisdiff._section import Section
     from hisdiff.models._model import Model
 
-SOURCE = {"table_key": None, "image_key": None, "shapes_key": None, "mpp": None, "layer": None}
+SOURCE = Selection()
 TOY_UM, MERGED_UM = 10.0, 16.0
 """Side of the bins that toy tissue is judged on, and of those that spots are made of."""
 N_DRAWS = 16

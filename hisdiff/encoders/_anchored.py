@@ -34,7 +34,7 @@ class AnchoredImage:
     """
 
     def __init__(self, image: ImageSource, mpp: float) -> None:
-        self._image, self.mpp, self.bounds_um = image, mpp, image.bounds_um
+        self.source, self.mpp, self.bounds_um = image, mpp, image.bounds_um
         self._square = lru_cache(_KEPT)(self._read_square)
 
     def read(self, box_um: Box, mpp: float) -> np.ndarray:
@@ -55,11 +55,11 @@ class AnchoredImage:
         first, last = -_MARGIN, _SIDE + _MARGIN
         x, y = j * _SIDE, i * _SIDE
         box = (x + first) * self.mpp, (y + first) * self.mpp, (x + last) * self.mpp, (y + last) * self.mpp
-        return self._image.read(box, self.mpp)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+        return self.source.read(box, self.mpp)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
 
 
 def anchored(image: ImageSource, mpp: float) -> AnchoredImage:
     """Return an image on the lattice of pixels of a resolution; one that is on it already is returned as it is."""
-    if isinstance(image, AnchoredImage) and image.mpp == mpp:
-        return image
-    return AnchoredImage(image, mpp)
+    if not isinstance(image, AnchoredImage):
+        return AnchoredImage(image, mpp)
+    return image if image.mpp == mpp else AnchoredImage(image.source, mpp)

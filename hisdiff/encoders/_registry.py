@@ -8,11 +8,14 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of
 from hisdiff._log import logger
 from hisdiff.encoders._base import Encoder, EncoderSpec, dense_spec_of
+from hisdiff.encoders._joined import JOIN, JoinedEncoder
 from hisdiff.encoders._recipes import RECIPES
 from hisdiff.encoders._texture import TextureEncoder
 from hisdiff.encoders._texture_filters import FORMS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from hisdiff._section import FeatureSpec
@@ -40,7 +43,7 @@ def names() -> list[str]:
 
 
 @checked
-def get(encoder: str | Encoder) -> Encoder:
+def get(encoder: str | Encoder | Sequence[str | Encoder]) -> Encoder:
     """Return an encoder.
 
     Parameters
@@ -50,7 +53,8 @@ def get(encoder: str | Encoder) -> Encoder:
         ``model.safetensors`` or ``pytorch_model.bin``; ``mpp`` in the configuration, else 0.5 um per pixel);
         ``"hipt:FOLDER"`` for the pair of transformers that iStar was published with (``vit256*`` and ``vit4k*``); or an
         object with ``spec`` and ``encode``, which is returned unchanged and remembered for the lifetime of the process, so that
-        later steps find it by the name, revision and size in its ``spec``.
+        later steps find it by the name, revision and size in its ``spec``. Several of these, or names with ``"+"`` between
+        them, are joined into one that gives their vectors one after the other.
 
     Returns
     -------
@@ -75,14 +79,14 @@ def get(encoder: str | Encoder) -> Encoder:
     >>> hd.encoders.get("texture").spec.licence
     'BSD-3-Clause'
     """
+    if isinstance(encoder, (tuple, list)):
+        return _remember(_joined(encoder))
     if not isinstance(encoder, str):
         if isinstance(encoder, type) or not isinstance(encoder, Encoder) or not isinstance(encoder.spec, EncoderSpec):
             raise TypeError(
                 f"encoder is a name or an object with `spec` (EncoderSpec) and `encode`, not {type(encoder).__name__}."
             )
-        _REMEMBERED.pop(encoder.spec, None)  # the newest of one spec is the last
-        _REMEMBERED[encoder.spec] = encoder
-        return encoder
+        return _remember(encoder)
     if encoder.startswith(_LOCAL):
         from hisdiff.encoders import _timm
 
@@ -91,6 +95,8 @@ def get(encoder: str | Encoder) -> Encoder:
         from hisdiff.encoders import _hipt
 
         return _hipt.HiptEncoder(encoder.removeprefix(_HIPT))
+    if JOIN in encoder:
+        return _joined(encoder.split(JOIN))
     one_of(encoder, names(), "encoder")
     if encoder in _TEXTURES:
         return TextureEncoder(_TEXTURES[encoder])
@@ -105,8 +111,20 @@ def get(encoder: str | Encoder) -> Encoder:
     return _timm.from_recipe(recipe, free)
 
 
-def get_for(encoder: str | Encoder, mpp: float, what: str) -> Encoder:
+def _joined(encoders: Sequence[str | Encoder]) -> Encoder:
+    return JoinedEncoder([get(encoder) for encoder in encoders])
+
+
+def _remember(encoder: Encoder) -> Encoder:
+    _REMEMBERED.pop(encoder.spec, None)  # the newest of one spec is the last
+    _REMEMBERED[encoder.spec] = encoder
+    return encoder
+
+
+def get_for(encoder: str | Encoder | Sequence[str | Encoder], mpp: float, what: str) -> Encoder:
     """Return an encoder for images of which the coarsest, ``what``, has ``mpp``; ``"texture"`` is taken at the size that it needs."""
+    if isinstance(encoder, (tuple, list)):
+        return get([get_for(one, mpp, what) for one in encoder])
     if encoder == FORMS[0].name:
         form = next((form for form in FORMS if mpp <= form.coarsest_mpp), FORMS[-1])
         if form is not FORMS[0]:
@@ -119,6 +137,8 @@ def get_for(encoder: str | Encoder, mpp: float, what: str) -> Encoder:
 
 def check_pixels(encoder: Encoder, mpp: float, what: str) -> None:
     """Raise where an image is too coarse for the filters of a texture encoder."""
+    for member in getattr(encoder, "members", ()):
+        check_pixels(member, mpp, what)
     if not isinstance(encoder, TextureEncoder) or mpp <= encoder.form.coarsest_mpp:
         return
     coarser = [form.name for form in FORMS if mpp <= form.coarsest_mpp]
@@ -151,13 +171,15 @@ def remembered(spec: FeatureSpec) -> Encoder | None:
 
 def is_named(encoder: str) -> bool:
     """Whether :func:`get` knows what a name stands for."""
-    return encoder in _SPECS or encoder.startswith((_LOCAL, _HIPT))
+    return encoder.startswith((_LOCAL, _HIPT)) or all(part in _SPECS for part in encoder.split(JOIN))
 
 
 def may_be_dense(encoder: str | Encoder) -> bool:
     """Whether an encoder has a dense form, told without its weights; of a local folder only its files would tell."""
     if not isinstance(encoder, str):
         return dense_spec_of(encoder) is not None
+    if JOIN in encoder and not encoder.startswith((_LOCAL, _HIPT)):
+        return all(may_be_dense(part) for part in encoder.split(JOIN))
     if encoder in RECIPES:
         return RECIPES[encoder].token_px is not None
     return encoder in _TEXTURES or encoder.startswith((_LOCAL, _HIPT))

@@ -51,7 +51,7 @@ LATTICE_RADIUS_UM = 27.5
 @checked
 def embed(
     data: SpatialData | Sequence[SpatialData],
-    encoder: str | Encoder = DEFAULT_ENCODER,
+    encoder: str | Encoder | Sequence[str | Encoder] = DEFAULT_ENCODER,
     *,
     patch_um: float | None = None,
     batch_size: int | None = None,
@@ -79,7 +79,7 @@ def embed(
         Name of an encoder (``hd.encoders.list()``), ``"local-dir:FOLDER"`` with a timm model, or an object with ``spec``
         and ``encode`` (:class:`hisdiff.encoders.Encoder`). ``"texture"`` needs no weights; where an image is coarser than
         1.05 um per pixel, all sections of the call are embedded with ``"texture-2um"`` (up to 3 um) or ``"texture-4um"`` (up to
-        6 um) instead, and this is logged.
+        6 um) instead, and this is logged. A tuple of these is joined into one encoder that gives the vectors of all.
     patch_um
         Side of the patch in um; None for the default of the encoder.
     batch_size
@@ -132,7 +132,7 @@ def embed(
     return arrays if isinstance(data, (list, tuple)) else arrays[0]
 
 
-def _encoder_for(encoder: str | Encoder, bounds: Sequence[Bound]) -> Encoder:
+def _encoder_for(encoder: str | Encoder | Sequence[str | Encoder], bounds: Sequence[Bound]) -> Encoder:
     """Return an encoder that all sections can be embedded with."""
     places = [bound.place for bound in bounds if bound.place.image_key is not None]
     if not places:

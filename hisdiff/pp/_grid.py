@@ -53,7 +53,7 @@ def grid(
     data: SpatialData | Sequence[SpatialData],
     resolution_um: float,
     *,
-    encoder: str | Encoder | None = None,
+    encoder: str | Encoder | Sequence[str | Encoder] | None = None,
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,

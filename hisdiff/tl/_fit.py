@@ -54,7 +54,7 @@ def fit(
     method: str | Method = "hisdiff",
     config: str | Mapping[str, Any] | Any = "fast",
     validation: SpatialData | Sequence[SpatialData] | None = None,
-    encoder: str | Encoder | None = None,
+    encoder: str | Encoder | Sequence[str | Encoder] | None = None,
     save: str | Path | None = None,
     resume: bool = False,
     table_key: str | None = None,
@@ -124,6 +124,7 @@ def fit(
     selection = Selection(table_key, image_key, shapes_key, layer, mpp)
     runtime = Runtime.of(device=device, progress=progress, rng=rng)
     offered = None if encoder is None or isinstance(encoder, str) else encoders.get(encoder)
+    encoder = encoder if isinstance(encoder, str) else offered
     if encoder is not None and "features" not in fitter.needs:
         raise ValueError(f"encoder= is for methods that learn from an embedding; {fitter.name!r} does not.")
     folder = _folder_of(save)

@@ -41,7 +41,7 @@ def predict(
     units: str | None = None,
     calibrate: str | None = None,
     library_size: float | None = None,
-    encoder: str | Encoder | None = None,
+    encoder: str | Encoder | Sequence[str | Encoder] | None = None,
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,

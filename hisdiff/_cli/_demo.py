@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def demo(out: Path, *, seed: int = 0) -> None:
-    """Fit on two toy sections, predict a third, and leave figures, figures of merit and the object in a folder.
+    """Fit on two toy sections, predict a third, and leave plots, metrics and the object in a folder.
 
     Parameters
     ----------
@@ -50,5 +50,5 @@ def demo(out: Path, *, seed: int = 0) -> None:
         test.write(out / "test.zarr", overwrite=True)
     summary = pd.DataFrame(table.attrs["summary"])
     summary.to_csv(out / "summary.csv")
-    logger.info("figures of merit on the section that was left out:\n%s", summary.round(3).to_string())
+    logger.info("metrics on the section that was left out:\n%s", summary.round(3).to_string())
     logger.info("done in %.0f s; see %s", time.perf_counter() - start, out.resolve())

@@ -78,7 +78,7 @@ def mae(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 def top_means(correlations: np.ndarray, tops: tuple[int, ...] = (10, 50, 200)) -> dict[str, float]:
     """Return the mean correlation over the best ``k`` genes for each ``k``, and over all: ``pcc_10 pcc_50 pcc_200 pcc_all``.
 
-    Genes without a correlation (NaN) are left out. The best genes are chosen by the very figures that are averaged, so
+    Genes without a correlation (NaN) are left out. The best genes are chosen by the very metrics that are averaged, so
     only ``pcc_all`` is free of selection. With fewer than ``k`` genes, all are taken.
     """
     ranked = np.sort(correlations[np.isfinite(correlations)])[::-1]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._stats._accuracy import pearson
-from hisdiff._stats._figures import figures
 from hisdiff._stats._gene_modules import centered
+from hisdiff._stats._metrics import metrics_of
 from hisdiff._stats._proper import crps, energy_score
 from hisdiff._stats._resample import half_molecules
 from hisdiff._stats._structure import normalize_library_size
@@ -94,8 +94,8 @@ class Yardstick:
         return {view.suffix: pearson(view(self.measured), view(predicted)) for view in self.views()}
 
     def metrics(self, predicted: np.ndarray) -> dict[str, dict[str, float]]:
-        """Return the metrics of :func:`figures` of one value per spot and gene ``(n, G)``, by suffix."""
-        return {view.suffix: figures(view(self.measured), view(predicted), self.layout) for view in self.views()}
+        """Return the metrics of :func:`metrics_of` for one value per spot and gene ``(n, G)``, by suffix."""
+        return {view.suffix: metrics_of(view(self.measured), view(predicted), self.layout) for view in self.views()}
 
     def scores(self, draws: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
         """Return the scores of :func:`proper_scores` of draws, ``k`` times ``(n, G)``, by suffix."""

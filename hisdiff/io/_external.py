@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 REVISION = "external"
 """Of all embeddings that hisdiff did not compute: no encoder of its own makes the same."""
 LICENCE = {"licence": "unknown", "derivatives": "unknown"}
-MOST_UNCOVERED = 0.1
+MAX_UNCOVERED = 0.1
 SIZE_TOLERANCE = 0.02
 _FEWEST = 16
 
@@ -192,7 +192,7 @@ def _of_tiles(bound: Bound, tiles: Tiles, encoder: str, patch_um: float | None) 
     weights = shares(outlines(spots), Locations(center_um, squares))
     total = np.asarray(weights.sum(axis=1)).ravel()
     uncovered = total == 0
-    if uncovered.mean() > MOST_UNCOVERED:
+    if uncovered.mean() > MAX_UNCOVERED:
         raise ValueError(
             f"{int(uncovered.sum())} of {len(spots)} spots of {what!r} lie in no tile: the tiles, {side_um:.0f} um wide, reach from "
             f"({center_um[:, 0].min():.0f}, {center_um[:, 1].min():.0f}) to ({center_um[:, 0].max():.0f}, {center_um[:, 1].max():.0f}) um, the spots "

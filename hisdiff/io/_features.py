@@ -51,7 +51,9 @@ def _expression_only(adata: AnnData, what: str, genome: str | None) -> AnnData:
         keep &= ~others.to_numpy()
         if not keep.all():
             left = sorted(types[~keep].unique())
-            logger.info("%s: left out %d features that are no gene expression: %s.", what, (~keep).sum(), listing(left))
+            logger.info(
+                "%s: left out %d features that are not gene expression: %s.", what, (~keep).sum(), listing(left)
+            )
     controls = adata.var_names.astype(str).str.match(_CONTROL) & keep
     if controls.any():
         logger.info(

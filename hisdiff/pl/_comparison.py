@@ -67,17 +67,17 @@ _USUAL = (
 
 
 @checked
-def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Figure:
-    """Show a table of :func:`hisdiff.tl.compare`, one panel per figure and one line per method.
+def comparison(table: pd.DataFrame, metrics: Sequence[str] | None = None) -> Figure:
+    """Show a table of :func:`hisdiff.tl.compare`, one panel per metric and one line per method.
 
-    Small points are sections and seeds, the large one is their mean. Figures that also exist after scaling every spot to
+    Small points are sections and seeds, the large one is their mean. Metrics that also exist after scaling every spot to
     the same total count are shown both ways; rows that no method made are in italics.
 
     Parameters
     ----------
     table
         Result of ``hd.tl.compare``, or several of them concatenated.
-    figures
+    metrics
         Columns to show; None for accuracy, scores of draws, structure, time and memory.
 
     Returns
@@ -87,7 +87,7 @@ def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Fig
     Raises
     ------
     KeyError
-        If the table lacks a figure.
+        If the table lacks a metric.
     ValueError
         If it is not such a table, or has no row.
 
@@ -103,11 +103,11 @@ def comparison(table: pd.DataFrame, figures: Sequence[str] | None = None) -> Fig
     if not len(table):
         raise ValueError("The table has no row.")
     known = [name for name in _PANELS if name in table]
-    names = [name for name in _USUAL if name in known] if figures is None else list(figures)
+    names = [name for name in _USUAL if name in known] if metrics is None else list(metrics)
     for name in names:
-        present(name, known, "figure")
+        present(name, known, "metric")
     if not names:
-        raise ValueError(f"There is no figure to show; the table has {listing(table.columns)}.")
+        raise ValueError(f"There is no metric to show; the table has {listing(table.columns)}.")
     methods = list(dict.fromkeys(table["method"]))
     n_rows, n_columns = -(-len(names) // _COLUMNS), min(len(names), _COLUMNS)
     size = (1.4 + 2.3 * n_columns, n_rows * (1.0 + 0.34 * len(methods)) + 0.3)

@@ -138,8 +138,8 @@ def coexpression_agreement(
             groups.append([matrix(_reader(values))])
         again = np.random.default_rng(seed).integers(shape[0], size=shape[0])
         groups.append([matrix(_reader(base.values()[again]))])
-        figures = pd.DataFrame([_figures(true, group, resolution, seed) for group in groups]).add_suffix(suffix)
-        frame = pd.concat([frame, figures], axis=1)
+        metrics = pd.DataFrame([_metrics(true, group, resolution, seed) for group in groups]).add_suffix(suffix)
+        frame = pd.concat([frame, metrics], axis=1)
     return frame
 
 
@@ -170,8 +170,8 @@ def _reader(values: np.ndarray) -> Callable[[slice], np.ndarray]:
     return lambda genes: values[:, genes]
 
 
-def _figures(true: np.ndarray, others: Sequence[np.ndarray], resolution: float, seed: int) -> dict[str, Any]:
-    """Return the mean of the figures of several matrices."""
+def _metrics(true: np.ndarray, others: Sequence[np.ndarray], resolution: float, seed: int) -> dict[str, Any]:
+    """Return the mean of the metrics of several matrices."""
     from sklearn.metrics import adjusted_rand_score
 
     varies = np.diag(true) > 0

@@ -17,7 +17,7 @@ from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._read import open_sections
 from hisdiff._section import needed
 from hisdiff._stats._accuracy import known_mean, pearson
-from hisdiff._stats._figures import within_groups
+from hisdiff._stats._metrics import within_groups
 from hisdiff._stats._proper import coverage
 from hisdiff._stats._resample import with_counting_noise
 from hisdiff._stats._spatial import Layout
@@ -98,7 +98,7 @@ class Task:
     def scores(
         self, predicted: AnnData, *, n_draws: int, seed: int, interval_factor: np.ndarray | None = None
     ) -> dict[str, float]:
-        """Return the figures of a prediction in ``units`` with all its draws as layers.
+        """Return the metrics of a prediction in ``units`` with all its draws as layers.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class Task:
         return found
 
     def judged(self, mean: np.ndarray, draws: np.ndarray | None, *, n_draws: int, seed: int) -> dict[str, float]:
-        """Return the figures of a mean ``(n, G)`` and draws ``(k, n, G)``, None where there is one value only.
+        """Return the metrics of a mean ``(n, G)`` and draws ``(k, n, G)``, None where there is one value only.
 
         Predictions finer than the spots are expected counts, of every method: where spots were merged, ``n_draws`` draws
         of counts are made of a single value, and one of each draw.

@@ -205,7 +205,7 @@ def _record(table: AnnData, layer: str) -> dict[str, Any]:
         )
     if known[layer]["units"] != _keys.LOG2:
         raise ValueError(
-            f"Prediction {layer!r} is in units {known[layer]['units']!r}; figures are computed on log2(1 + count): predict with units='log2'."
+            f"Prediction {layer!r} is in units {known[layer]['units']!r}; metrics are computed on log2(1 + count): predict with units='log2'."
         )
     return known[layer]
 

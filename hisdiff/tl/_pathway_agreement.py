@@ -72,7 +72,7 @@ def pathway_agreement(
 
     Returns
     -------
-    A frame with ``layer`` and ``view`` (``"mean"`` of draws, ``"draw"``: figures of single draws averaged, ``"draws"``: the
+    A frame with ``layer`` and ``view`` (``"mean"`` of draws, ``"draw"``: metrics of single draws averaged, ``"draws"``: the
     scores of draws averaged first, ``"layer"``, ``"random spots"``), and
 
     - per pathway: ``term``, ``size`` (genes that entered), ``total`` (genes of the set), ``pearson`` and ``spearman`` over

@@ -10,8 +10,8 @@ and nothing is rescaled). `split`: half of every spot's molecules are known, mer
 so that what is judged shares no noise with what is known. `thinned`: every molecule of the 2 x 2 pseudo-spots is kept with
 probability .065, for fitting and for agreement; what is predicted is brought to the full library size and compared with all counts.
 
-Real figures are on log2(1 + count), of spots of whole pseudo-spots; `norm`: every spot scaled to the same total first.
-Toy figures are on expected counts. PCC: mean over genes; inside: of what differs from the mean of the (pseudo-)spot; ES: energy
+Real metrics are on log2(1 + count), of spots of whole pseudo-spots; `norm`: every spot scaled to the same total first.
+Toy metrics are on expected counts. PCC: mean over genes; inside: of what differs from the mean of the (pseudo-)spot; ES: energy
 score of 16 draws on log2(1 + count); against measured counts, draws have the noise of counting. detail: toy, correlation of what differs from
 the mean of the 50 um around a bin, and share: the slope of the truth's on the predicted one, 1 where the map shows as much fine
 detail as it knows, less where part of it is made up. coverage: real, part of counts in
@@ -40,7 +40,7 @@ import hisdiff as hd
 from hisdiff._prediction._agreement import Agreement
 from hisdiff._section import Locations
 from hisdiff._stats._accuracy import pearson
-from hisdiff._stats._figures import within_groups
+from hisdiff._stats._metrics import within_groups
 from hisdiff._stats._proper import LEVEL, energy_score
 from hisdiff._stats._resample import paired_bootstrap, with_counting_noise
 from hisdiff._stats._spatial import knn_weights, moran
@@ -121,7 +121,7 @@ def fine_detail(targets: Locations, values: np.ndarray) -> np.ndarray:
     return values - around @ values / np.asarray(around.sum(axis=1))
 
 
-def figures(job: Job, mean: np.ndarray, draws: np.ndarray | None, seed: int) -> dict[str, float]:
+def metrics(job: Job, mean: np.ndarray, draws: np.ndarray | None, seed: int) -> dict[str, float]:
     """Judge a prediction; see the top of this file."""
     toy = job.cell_types is not None
     log2 = np.log2(1 + job.truth)
@@ -189,7 +189,7 @@ def run_toy(seed: int, size_um: float) -> tuple[list[dict], list[dict]]:
     predicted["hisdiff"] = job.predicted(model, "shrink", seed)
     predicted["hisdiff, exact"] = job.predicted(model, "exact", seed)
     predicted |= oracle(job, of_genes(model, job.genes))
-    return [{"test": "toy", "section": f"seed {seed}", "seed": seed, "method": label, **figures(job, *both, seed)}
+    return [{"test": "toy", "section": f"seed {seed}", "seed": seed, "method": label, **metrics(job, *both, seed)}
             for label, both in predicted.items()], []  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def run_merged(test: str, jobs: list[Job], seed: int) -> tuple[list[dict], list[
             label = "hisdiff" if mode != "exact" else "hisdiff, exact"
             predicted[label] = job.predicted(model, mode, seed, None if own else model.cohort.library_size)
         predicted = {name: (mean * full, None if d is None else d * full) for name, (mean, d) in predicted.items()}
-        of = {label: figures(job, *both, seed) for label, both in predicted.items()}
+        of = {label: metrics(job, *both, seed) for label, both in predicted.items()}
         rows += [{"test": test, "section": job.name, "seed": seed, "method": m, **found} for m, found in of.items()]
         if seed == 0:
             labels = [label for label in predicted if label.startswith("hisdiff")]
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--toy-um", type=float, default=1600.0, help="side of the toy sections")
-    parser.add_argument("--json", type=Path, help="where to write all figures; those of other tests are kept")
+    parser.add_argument("--json", type=Path, help="where to write all metrics; those of other tests are kept")
     args = parser.parse_args()
     hd.settings.verbosity = "error"
     results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {"rows": [], "differences": []}

@@ -13,18 +13,18 @@ def table() -> pd.DataFrame:
     rows = []
     for method, level in (("hisdiff", 0.6), ("ridge", 0.5), ("random spots", 0.0)):
         for seed in range(3):
-            figures = {
+            metrics = {
                 name: level + 0.02 * rng.normal()
                 for name in ("pcc_all", "pcc_all_norm", "moran_mae", "coexpression_mae")
             }
             time = np.nan if method == "random spots" else 10 * (seed + 1)
             rows.append(
-                {"method": method, "section": "C5", "seed": seed, **figures, "fit_s": time, "energy_score": 10.0}
+                {"method": method, "section": "C5", "seed": seed, **metrics, "fit_s": time, "energy_score": 10.0}
             )
     return pd.DataFrame(rows)
 
 
-def test_every_figure_has_a_panel_with_the_means_of_the_methods(table) -> None:
+def test_every_metric_has_a_panel_with_the_means_of_the_methods(table) -> None:
     figure = hd.pl.comparison(table)
     shown = [ax for ax in figure.axes if ax.get_visible()]
     assert [ax.get_title() for ax in shown] == [
@@ -39,7 +39,7 @@ def test_every_figure_has_a_panel_with_the_means_of_the_methods(table) -> None:
     assert shown[-1].get_xscale() == "log"
 
 
-def test_figures_can_be_chosen_and_the_legend_is_there_only_where_it_says_something(table) -> None:
+def test_metrics_can_be_chosen_and_the_legend_is_there_only_where_it_says_something(table) -> None:
     figure = hd.pl.comparison(table, ["energy_score"])
     assert [ax.get_title() for ax in figure.axes] == ["Energy score"]
     assert not figure.legends
@@ -47,7 +47,7 @@ def test_figures_can_be_chosen_and_the_legend_is_there_only_where_it_says_someth
 
 
 def test_what_cannot_be_shown_is_refused(table) -> None:
-    with pytest.raises(KeyError, match="no figure 'pcc_al'.*Did you mean 'pcc_all'"):
+    with pytest.raises(KeyError, match="no metric 'pcc_al'.*Did you mean 'pcc_all'"):
         hd.pl.comparison(table, ["pcc_al"])
     with pytest.raises(ValueError, match="hd.tl.compare"):
         hd.pl.comparison(table.drop(columns="method"))

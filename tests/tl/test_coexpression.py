@@ -176,9 +176,9 @@ def test_a_layer_that_equals_the_measurement_agrees_perfectly(predicted) -> None
         table(test).layers[name] = np.log2(1 + table(test).X.toarray()).astype(np.float32)
     frame = hd.tl.coexpression_agreement(test).set_index("view")
     for view in ("mean", "draw", "draws"):
-        figures = frame.loc[view]
-        assert figures[["r", "r_norm", "module_ari", "module_ari_norm"]].to_list() == pytest.approx([1] * 4, abs=1e-3)
-        assert figures[["mae", "mae_norm"]].to_list() == pytest.approx([0, 0], abs=1e-3)
+        metrics = frame.loc[view]
+        assert metrics[["r", "r_norm", "module_ari", "module_ari_norm"]].to_list() == pytest.approx([1] * 4, abs=1e-3)
+        assert metrics[["mae", "mae_norm"]].to_list() == pytest.approx([0, 0], abs=1e-3)
     assert frame.loc["resampled", "mae"] > 0
 
 
@@ -186,8 +186,8 @@ def test_means_smooth_and_draws_do_not(predicted) -> None:
     test, train = predicted
     frame = hd.tl.coexpression_agreement(test, layers="ridge", control=train, method="pearson")
     assert frame["view"].tolist() == ["mean", "draw", "draws", "random spots", "resampled"]
-    figures = frame.set_index("view")
-    assert figures.loc["draw", "mae"] < figures.loc["mean", "mae"] / 2
+    metrics = frame.set_index("view")
+    assert metrics.loc["draw", "mae"] < metrics.loc["mean", "mae"] / 2
     assert np.isfinite(frame.drop(columns=["layer", "view"]).to_numpy()).all()
     assert "r_norm" not in hd.tl.coexpression_agreement(test, normalize=None)
 

@@ -9,7 +9,7 @@ from snapshot import snapshot
 
 import hisdiff as hd
 from hisdiff._sdata._layers import layer_names
-from hisdiff._stats._figures import within_groups
+from hisdiff._stats._metrics import within_groups
 from hisdiff.tl._bout import PSEUDO_SPOT, RANDOM_SPOTS
 from hisdiff.tl._watch import Watch
 

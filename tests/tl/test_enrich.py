@@ -200,7 +200,7 @@ def test_constant_genes_are_left_out_of_rankings(section, caplog) -> None:
         ({}, KeyError, "no modules to test; compute them with hd.tl.coexpression"),
         ({"method": "gsva"}, ValueError, "method is one of"),
         ({"method": "prerank"}, ValueError, "'prerank' needs by="),
-        ({"method": "prerank", "by": "nothing"}, KeyError, "no gene of the panel"),
+        ({"method": "prerank", "by": "nothing"}, KeyError, "nor a gene of the panel"),
         ({"method": "prerank", "by": pd.Series({"A00": 1.0})}, ValueError, "lacks 11, such as"),
         ({"method": "ssgsea", "by": "side"}, ValueError, "scores every location"),
         ({"method": "ssgsea", "background": ["A00"]}, ValueError, "background= is for 'ora'"),

@@ -1,4 +1,4 @@
-"""The figures that a prediction is judged by, all of one look at it together."""
+"""Metrics of a prediction, computed together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hisdiff._stats._spatial import Layout
 
 
-def figures(measured: np.ndarray, predicted: np.ndarray, layout: Layout) -> dict[str, float]:
+def metrics_of(measured: np.ndarray, predicted: np.ndarray, layout: Layout) -> dict[str, float]:
     """Return ``pcc_10 pcc_50 pcc_200 pcc_all mse mae rvd coexpression_r coexpression_mae moran_mae ssim``.
 
     Parameters

@@ -129,7 +129,7 @@ def _is_our_table(path: Path) -> bool:
     import zarr
 
     mark = path / "uns" / _keys.STEM / _keys.MADE_BY
-    return mark.is_dir() and zarr.open_array(mark, mode="r")[()] == _keys.STEM
+    return mark.is_dir() and bool(zarr.open_array(mark, mode="r")[()] == _keys.STEM)
 
 
 def _is_ours(sdata: SpatialData, key: str) -> bool:

@@ -275,7 +275,8 @@ def _joined(rows: Rows, fold: str) -> Rows:
     how = {name: _JOINED.get(name, "mean") for name in table.columns if name not in ("method", "seed")}
     joined = table.groupby(["method", "seed"], sort=False).agg(how).reset_index()
     joined.insert(1, "fold", fold)
-    return joined[["method", "fold", "section", "seed", *(n for n in how if n != "section")]].to_dict("records")
+    kept = joined[["method", "fold", "section", "seed", *(n for n in how if n != "section")]]
+    return [dict(zip(kept.columns, row)) for row in kept.itertuples(index=False)]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

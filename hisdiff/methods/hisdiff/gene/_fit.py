@@ -12,6 +12,7 @@ from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._section import needed
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._context import context_of
 from hisdiff._training._loop import generator_for, train
@@ -65,14 +66,14 @@ def fit_gene_model(
         held_out = spots.fold == spots.fold.max()
         watched = _Rows(spots, held_out)
         model, result = _train(_Rows(spots, ~held_out), config, watched, checkpoint=first, **run)
-        calibration = _calibration(model, watched, seed, device)
+        calibration: Calibration | None = _calibration(model, watched, seed, device)
         steps = replace(config, max_steps=max(result.best_step, 1))
         model, _ = _train(everything, steps, None, checkpoint=last, **run)
         model.config = config
     else:
-        watched = _validation_rows(validation)
-        model, result = _train(everything, config, watched, checkpoint=last, **run)
-        calibration = None if watched is None else _calibration(model, watched, seed, device)
+        others = _validation_rows(validation)
+        model, result = _train(everything, config, others, checkpoint=last, **run)
+        calibration = None if others is None else _calibration(model, others, seed, device)
     if calibration is None:
         logger.info("hisdiff: no tissue was held out, so its accuracy is not known; validation= measures it")
     logger.info(
@@ -109,7 +110,7 @@ class _Rows:
         scaling, pitch = config.scaling, self.spots.pitch_um
         return np.concatenate(
             [
-                context_of(section, section.spots, scaling=scaling, pitch_um=pitch).own[self.locations(i)]
+                context_of(section, needed(section.spots), scaling=scaling, pitch_um=pitch).own[self.locations(i)]
                 for i, section in enumerate(self.spots.sections)
             ]
         )
@@ -118,7 +119,7 @@ class _Rows:
         """Return what ``GeneLoss`` takes: a row for each spot, and the anchors of all sections."""
         parts, anchors, offset = [], [], 0
         for i, section in enumerate(self.spots.sections):
-            context, rows = model.context(section, section.spots), self.locations(i)
+            context, rows = model.context(section, needed(section.spots)), self.locations(i)
             near, wide = (np.where(a >= 0, a + offset, -1)[rows] for a in (context.near, context.wide))
             parts.append((context.own[rows], near, wide))
             anchors.append(context.anchors)

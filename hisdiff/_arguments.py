@@ -190,6 +190,8 @@ def _check_path(value: Any, what: str) -> None:
 def _check_items(value: Any, kind: Kind, what: str) -> None:
     if not kind.of:
         return
+    if kind.of == ((Kind("str"),),) and not len(value):
+        raise ValueError(f"{what} is empty; give at least one name, or None where that is a default.")
     fixed = kind.name == "tuple" and len(kind.of) > 1 and kind.of[1] != (Kind("..."),)
     if fixed and len(value) != len(kind.of):
         raise ValueError(f"{what} has {len(kind.of)} values, not {len(value)}: {reprlib.repr(value)}.")

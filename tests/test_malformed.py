@@ -28,11 +28,11 @@ import hisdiff as hd
 from hisdiff._arguments import Kind, kinds_of
 
 N_CALLS = int(os.environ.get("HISDIFF_MALFORMED", "300"))
-LONGEST_S = 20
+LONGEST_S = 60
 SPACES = ("io", "datasets", "pp", "tl", "pl", "models", "encoders")
 PACKAGE = str(Path(hd.__file__).parent)
 
-NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1e300, -1e-9, 10**30, "5", True, None, [1], 1j, 23.5, np.nan, b"1", {}]
+NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1e300, -1e-9, 10**30, "5", True, None, [1], 1j, 150.5, np.nan, b"1", {}]
 STRINGS = [
     5,
     b"raw",

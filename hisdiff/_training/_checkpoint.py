@@ -6,9 +6,12 @@ never sees half of one. What is read is checked before memory is taken: it may c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import stat
+import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +20,13 @@ import numpy as np
 from hisdiff._files import check_writable, locked, put_in_place, token
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 WEIGHTS = "weights.safetensors"
 _NEW, _OLD = "new", "old"
 # Far above what a panel, a configuration and a history take.
 _LONGEST_TEXT = 256 * 1024**2
+_LAYERS = {"depth", "levels"}
 _TEXTS = {".json", ".txt", ".md"}
 
 
@@ -143,3 +147,44 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
         return load_file(file)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:  # KeyError: a type that numpy lacks
         raise ValueError(f"{file} is truncated or no safetensors file: {error}") from error
+
+
+def check_shapes(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, str], **sizes: int) -> None:
+    """Raise a ``ValueError`` where the shapes of arrays do not agree.
+
+    Parameters
+    ----------
+    arrays
+        By name; each of ``wanted`` has to be there (``KeyError``).
+    wanted
+        Letters for the sizes of each array, such as ``"D K"``; equal letters are equal sizes.
+    sizes
+        Letters whose size is known.
+    """
+    for name, letters in wanted.items():
+        shape, needed = arrays[name].shape, letters.split()
+        agree = len(shape) == len(needed) and all(sizes.setdefault(k, n) == n for k, n in zip(needed, shape))
+        if not agree:
+            raise ValueError(f"array {name!r} has shape {shape}, and ({', '.join(needed)}) with {sizes} is needed.")
+
+
+def check_plan(settings: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise a ``ValueError`` where settings of a model ask for more layers than there are arrays."""
+    if not isinstance(settings, dict):
+        return
+    for name, value in settings.items():
+        check_plan(value, arrays)
+        if name in _LAYERS and isinstance(value, int) and value > len(arrays):
+            raise ValueError(f"{name} is {value}, and {WEIGHTS} has {len(arrays)} arrays in all.")
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Make networks without their weights, to compare their shapes with those of a file before memory is taken."""
+    torch = sys.modules.get("torch")
+    if torch is None:  # then the method has no networks
+        yield
+        return
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*no-op", UserWarning)
+        yield

@@ -14,7 +14,7 @@ from hisdiff._keys import VERSION
 from hisdiff._section import FeatureSpec
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._calibration import Calibration
-from hisdiff._training._checkpoint import WEIGHTS, read_folder, write_folder
+from hisdiff._training._checkpoint import WEIGHTS, check_plan, read_folder, without_memory, write_folder
 from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.methods._registry import get as method_named
 from hisdiff.methods._registry import names as method_names
@@ -142,10 +142,10 @@ class Model:
             genes = np.array(files["genes.txt"].split("\n")[:-1], dtype=str)
             _check_same(path, _digest_of(arrays, meta, config, genes), meta["id"])
             return cls._from_content(arrays, meta, config, genes)
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            told = f"{type(error).__name__}: " * (not isinstance(error, ValueError))
             raise ValueError(
-                f"{path / 'metadata.json'} does not fit {WEIGHTS} and the other files beside it "
-                f"({type(error).__name__}: {error}); the model was edited or damaged."
+                f"{path / 'metadata.json'} cannot be used with {WEIGHTS} beside it: {told}{error}"
             ) from error
 
     @classmethod
@@ -157,8 +157,15 @@ class Model:
                 f"This is a model of method {meta['method']!r}, which is not known in this process; call "
                 f"hd.methods.register with it first."
             )
+        for name in ("calibration.cv_pcc", "calibration.interval_factor", "modules.raw", "cohort.expression"):
+            if name in arrays and len(arrays[name]) != len(genes):
+                raise ValueError(f"{name} is of {len(arrays[name])} genes, and genes.txt names {len(genes)}.")
+        own = _part(arrays, "fitted")
+        check_plan(meta["fitted"], own)
         fitted_type = method_named(meta["method"]).fitted_type
-        fitted = fitted_type.from_state(_part(arrays, "fitted"), meta["fitted"], genes)
+        with without_memory():
+            fitted_type.from_state(own, meta["fitted"], genes)
+        fitted = fitted_type.from_state(own, meta["fitted"], genes)
         calibration, ood, modules = (_part(arrays, name) for name in ("calibration", "ood", "modules"))
         fitted.calibration = Calibration.from_arrays(calibration) if calibration else None
         fitted.history = meta["history"]

@@ -17,6 +17,7 @@ from hisdiff._prediction._field import PatchField
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._stats._ridge_path import solve
 from hisdiff._training._calibration import Calibration
+from hisdiff._training._checkpoint import check_shapes
 from hisdiff._training._spots import Projection, TrainingSpots
 from hisdiff.methods.ridge._fit import choose, moments_of, out_of_fold, residuals_of
 from hisdiff.methods.ridge.config import RidgeConfig
@@ -31,6 +32,8 @@ __all__ = ["FittedRidge", "Ridge", "RidgeConfig"]
 
 # Draws per spot from which the spread of out-of-fold predictions is taken, as many as `predict` makes at spots.
 _CALIBRATION_DRAWS = 16
+# Sizes of the arrays of a saved model: features, components, inputs of the regression, residuals, genes.
+_SHAPES = {"center": "D", "scale": "D", "axes": "D K", "slopes": "P G", "intercept": "G", "residuals": "R G"}
 
 
 class FittedRidge:
@@ -184,6 +187,7 @@ class FittedRidge:
     ) -> FittedRidge:
         """Rebuild what ``state`` described."""
         settings = dict(settings)
+        check_shapes(arrays, _SHAPES, G=len(genes))
         projection = Projection(
             settings.pop("scaling"), settings.pop("pitch_um"), arrays["center"], arrays["scale"], arrays["axes"]
         )

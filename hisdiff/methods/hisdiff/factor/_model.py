@@ -13,6 +13,7 @@ from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._keys import COUNTS
 from hisdiff._nn._mlp import StackedMLP
 from hisdiff._prediction._noise import BlockNoise
+from hisdiff._training._checkpoint import check_shapes
 from hisdiff.methods.hisdiff.factor._factors import Factors, count, count_mean, count_rate
 from hisdiff.methods.hisdiff.factor._flow import FactorFlow
 from hisdiff.methods.hisdiff.factor._local import LocalRates
@@ -29,6 +30,15 @@ _CHUNK = 16_384
 _MAX_SHIFT = 3.0
 # What the numbers of a draw are for; the second argument of BlockNoise.normal.
 _SCORES, _SPECIFIC, _COUNTING = range(3)
+# Sizes of the arrays of a saved model: genes, inputs of the flow, factors, sections.
+_SHAPES = {
+    "summary/center": "G",
+    "summary/axes": "G C",
+    "factors/loadings": "K G",
+    "factors/specific": "G",
+    "factors/offsets": "S G",
+    "mean/intercept": "G",
+}
 
 
 class Draw(NamedTuple):
@@ -263,6 +273,7 @@ class FactorModel:
         cls, config: FactorConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
     ) -> FactorModel:
         """Rebuild what ``state`` described."""
+        check_shapes(arrays, _SHAPES)
         factors = Factors.from_state(arrays)
         summary = Summary(arrays["summary/center"], arrays["summary/axes"])
         weights = {n.removeprefix("flow/"): torch.from_numpy(a) for n, a in arrays.items() if n.startswith("flow/")}

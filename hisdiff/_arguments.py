@@ -242,6 +242,8 @@ _KNOWN: dict[str, Callable[[Any], bool]] = {
     **{name: _of_class(name) for name in ("ndarray", "Array", "Generator")},
 }
 _TOLD = {
+    "ndarray": "an array",
+    "Array": "an array",
     "bool": "True or False",
     "int": "a whole number",
     "float": "a number",

@@ -33,7 +33,8 @@ _SIDE = 128
 """Longer side in pixels at which images are compared."""
 _CHEAP_PX = 64e6
 """Levels up to this many pixels are read whole; of larger ones a window around each point of the comparison."""
-_WINDOW = 8
+_SAMPLED_SIDE, _WINDOW = 48, 32
+"""Points along the longer side of such a level, and the side of a window in pixels."""
 _WELL = 0.8
 """Correlation that images of one section have, whatever was done to their colors."""
 _UNLIKE = 0.4
@@ -64,8 +65,8 @@ def check_orientation(raster: Raster, reference: np.ndarray, what: str) -> None:
     reference
         ``(y, x, 3)`` or ``(y, x)`` of any type, of the same extent.
     """
-    known = _standardized(_shrunk(_gray(np.asarray(reference))))
     seen = _thumbnail(raster)
+    known = _standardized(_shrunk(_gray(np.asarray(reference)), max(seen.shape)))
     if known is None or _standardized(seen) is None:
         return
     fit: dict[str, float] = {}
@@ -102,8 +103,8 @@ def _gray(image: np.ndarray) -> np.ndarray:
     return image if image.ndim == 2 else image[..., :3].mean(axis=-1)
 
 
-def _shrunk(image: np.ndarray) -> np.ndarray:
-    factor = _SIDE / max(image.shape)
+def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    factor = side / max(image.shape)
     size = [max(round(side * factor), 2) for side in image.shape[::-1]]
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
@@ -118,13 +119,13 @@ def _thumbnail(raster: Raster) -> np.ndarray:
     """Return a grey image of 128 pixels a side, without reading all of a large slide that has no pyramid."""
     stored = raster.levels[raster.n_stored - 1]
     if stored.shape[1] * stored.shape[2] <= _CHEAP_PX:
-        return _shrunk(_gray(np.moveaxis(raster.levels[-1].compute(), 0, -1)))
+        return _shrunk(_gray(np.moveaxis(raster.levels[-1].compute(), 0, -1)), _SIDE)
     return _sampled(stored)
 
 
 def _sampled(level: da.Array) -> np.ndarray:
     _, height, width = level.shape
-    step = max(height, width) / _SIDE
+    step = max(height, width) / _SAMPLED_SIDE
     ys, xs = (((np.arange(max(round(side / step), 2)) + 0.5) * step).astype(int) for side in (height, width))
     out = np.empty((len(ys), len(xs)), dtype=np.float32)
     for i, y in enumerate(np.clip(ys, 0, height - _WINDOW)):

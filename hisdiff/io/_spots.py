@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from hisdiff._check import listing
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
@@ -80,8 +79,7 @@ def check_one_section(adata: AnnData, what: str) -> None:
             f"{what} holds several sections ({listing(adata.obs[LIBRARY].unique())} in obs[{LIBRARY!r}]); take the rows of one."
         )
     if ARRAY_ROW in adata.obs and ARRAY_COL in adata.obs:
-        place = pd.MultiIndex.from_frame(adata.obs[[ARRAY_ROW, ARRAY_COL]])
-        repeated = int(place.duplicated().sum())
+        repeated = int(adata.obs.duplicated([ARRAY_ROW, ARRAY_COL]).sum())
         if repeated > MAX_OFF_IMAGE * adata.n_obs:
             raise ValueError(
                 f"{repeated} of {adata.n_obs} spots of {what} have an array position (obs[{ARRAY_ROW!r}], obs[{ARRAY_COL!r}]) that "

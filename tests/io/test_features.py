@@ -134,5 +134,5 @@ def test_bad_values_and_files_are_refused(section, tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"a\.h5 cannot be read"):
         hd.io.features(section, tmp_path / "a.h5")
-    with pytest.raises(TypeError, match="array of numbers"):
+    with pytest.raises(TypeError, match="or an array or an AnnData or a SpatialData, not dict"):
         hd.io.features(section, {"a": 1})

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def evaluate(
     data: SpatialData | AnnData,
     *,
-    layer: str = _keys.STEM,
+    layer: str | None = None,
     truth: str | None = None,
     normalize: str | None = "library_size",
     control: SpatialData | Sequence[SpatialData] | None = None,
@@ -54,7 +54,7 @@ def evaluate(
     data
         Object with a prediction of :func:`hisdiff.tl.predict` in units ``"log2"`` and measured counts.
     layer
-        Stem of the prediction's layers.
+        Stem of the prediction's layers; None for the only prediction of the table, or ``"hisdiff"`` among several.
     truth
         Layer with the raw counts, or a table with the same observations; None for ``X``.
     normalize
@@ -101,6 +101,7 @@ def evaluate(
     if normalize is not None:
         one_of(normalize, ("library_size",), "normalize")
     table = _table(data, table_key)
+    layer = _only(table) if layer is None else layer
     record = _record(table, layer)
     counts, names = _truth(data, table, truth)
     genes = table.var_names[table.var[_keys.modelled(layer)].to_numpy(dtype=bool)].astype(str).to_numpy()
@@ -195,6 +196,16 @@ def _table(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
     if key is None:
         raise KeyError("The object has no table with a prediction; make one with hd.tl.predict(sdata).")
     return data.tables[key]
+
+
+def _only(table: AnnData) -> str:
+    """Return the prediction that is meant where none is named."""
+    known = [name for name in records(table, _keys.PREDICTIONS) if name in layer_names(table)]
+    if len(known) > 1 and _keys.STEM not in known:
+        raise KeyError(f"There are several predictions, {listing(known)}; choose one with layer=.")
+    chosen = known[0] if len(known) == 1 else _keys.STEM
+    logger.info("evaluating the prediction %r", chosen)
+    return chosen
 
 
 def _record(table: AnnData, layer: str) -> dict[str, Any]:

@@ -88,6 +88,14 @@ def test_truth_can_be_a_layer_or_another_table_in_any_order(predicted) -> None:
         np.testing.assert_allclose(result["pearson"], expected["pearson"])
 
 
+def test_the_only_prediction_is_meant_where_none_is_named(predicted) -> None:
+    test, train = predicted
+    assert hd.tl.evaluate(test).attrs["method"] == "ridge"
+    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), key_added="other")
+    with pytest.raises(KeyError, match=r"several predictions, \['ridge', 'other'\].*layer="):
+        hd.tl.evaluate(test)
+
+
 def test_an_anndata_is_enough(predicted) -> None:
     test, _ = predicted
     np.testing.assert_allclose(

@@ -85,6 +85,6 @@ class KnownEncoder:
         if found.spec.revision != self.spec.revision:
             raise ValueError(
                 f"The stored embedding is of {self.spec.encoder!r} revision {self.spec.revision!r}, the encoder at hand is revision "
-                f"{found.spec.revision!r}; embed again with hd.pp.embed."
+                f"{found.spec.revision!r}; pass the other one with encoder=, or embed again with hd.pp.embed."
             )
         return found

@@ -230,7 +230,7 @@ def test_several_images_have_grids_of_their_own(sdata, make_section):
         (0.5, ValueError, "finer than a pixel of image 's1_image', which has 1 um"),
         (5000, ValueError, "larger than the tissue of 's1'"),
         (0, ValueError, "above zero"),
-        ("16", TypeError, "positive number"),
+        ("16", TypeError, "a number"),
     ],
 )
 def test_a_resolution_that_makes_no_sense_is_an_error(sdata, resolution, error, message):

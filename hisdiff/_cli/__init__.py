@@ -1,4 +1,4 @@
-"""The command line: what the functions do on objects, done on stores and slides."""
+"""The command line: the functions of hisdiff, applied to stores and slides."""
 
 from __future__ import annotations
 

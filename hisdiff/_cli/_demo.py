@@ -1,4 +1,4 @@
-"""The main job on the built-in toy tissue."""
+"""The main workflow on the built-in toy tissue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of an object is meant: its table, image, shapes and layer, and the image's scale where the object lacks it."""
+"""Which table, image, shapes and layer of an object to use, and the scale of the image where the object lacks it."""
 
 from __future__ import annotations
 

@@ -76,9 +76,9 @@ def cross_validate(
 ) -> pd.DataFrame:
     """Measure methods on sections, or patients, that are left out in turn.
 
-    In every fold the genes are chosen and the methods fitted on the sections that stay in, and the spots of the one left
-    out are predicted from its image. Nothing else of it is used: its counts are taken out of the object before the
-    prediction. The objects stay as they are. The honest figure for a new patient is that of left-out patients.
+    In every fold genes are selected and methods fitted on the remaining sections, and the spots of the section that is left
+    out are predicted from its image. Its counts are removed from the object before the
+    prediction. The objects are not changed. For new patients, use the accuracy on left-out patients.
 
     Parameters
     ----------
@@ -90,20 +90,20 @@ def cross_validate(
         ``"section"``, or a column of ``obs`` with one value for each section, such as ``"patient"``: sections with the
         same value are left out together.
     genes
-        Genes to model; None to choose them in every fold on the sections that stay in
-        (:func:`hisdiff.pp.select_genes`). A choice that was made on all sections is not used.
+        Genes to model; None to select them in every fold on the remaining sections
+        (:func:`hisdiff.pp.select_genes`). A selection that was made on all sections is not used.
     n_seeds
         Number of fits of each method in a fold, with consecutive seeds from ``rng`` on.
     n_draws
         Number of draws of each prediction.
     library_size
-        What the left-out sections are predicted at: ``"cohort"``, the median of the sections that stay in, or
-        ``"section"``, their own, which is one number of what was measured.
+        Library size of the predictions: ``"cohort"``, the median of the remaining sections, or
+        ``"section"``, that of the left-out section, which is one number from its measurement.
     save
-        Folder that keeps what is done: the same call goes on where it was stopped.
+        Folder for intermediate results, from which the same call resumes.
     encoder
-        For sections that are not embedded yet; None for that of the others, else ``"texture"``. To keep the embedding,
-        run :func:`hisdiff.pp.embed` first.
+        Encoder for sections that are not embedded yet; None for the encoder of the others, else ``"texture"``. To keep the
+        embedding, run :func:`hisdiff.pp.embed` first.
     %(place)s
     %(counts_layer)s
     %(mpp)s

@@ -1,4 +1,4 @@
-"""Tables of bins on a grid: which one is meant, where its bins are, and columns that are written to it."""
+"""Tables of bins on a grid: the only one of an object, the positions of its bins, and columns that are written to it."""
 
 from __future__ import annotations
 

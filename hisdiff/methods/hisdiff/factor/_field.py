@@ -8,7 +8,7 @@ footprint around x, at the same nodes,
 .. math:: r_g(c) = F_g(x_c) \, \frac{\lambda_g(z_c)}{\bar\lambda_g(x_c)} , \qquad
     F_g(x) = M_g(x)^{1 - s} \, \big(\langle M_g \rangle \, \bar\lambda_g(x)\big)^s .
 
-Both models say something of the whole footprint, from inputs of different scale, and err differently, so F is a weighted
+Both models predict the whole footprint, from inputs of different scale, with different errors, so F is a weighted
 geometric mean of the two, with the weight s that predicts left-out training spots best; :math:`\langle M \rangle`, the mean
 over the section's spots, gives the relative rates a level.
 

@@ -209,8 +209,8 @@ def cross_fit(
     """Fit the mean.
 
     Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
-    best on left-out tissue, or no say where none does: how much is cut in common (library size, density) is easily told from
-    the image, what sets cell types apart less so, and one penalty for both would blur the one or let in noise with the
+    best on left-out tissue, or zero where none does: common variation (library size, density) is easily predicted from
+    the image, differences between cell types less so, and one penalty for both would blur the one or fit noise with the
     other. This is done for each scaling of the embedding, with a linear kernel and with Gaussian ones, and the results
     are averaged: they err differently, the most so in tissue unlike that of the training.
 

@@ -46,6 +46,9 @@ def clean_table(adata: AnnData) -> dict[str, str]:
         if len(frame.columns) < len(getattr(adata, slot).columns) or names != list(frame.columns):
             originals |= _changed(slot, frame.columns, names)
             setattr(adata, slot, frame.set_axis(names, axis="columns"))
+        index = getattr(adata, slot).index
+        if index.name is not None and (index.name in names or _valid(index.name, column=True) != index.name):
+            index.name = None  # it would be stored under that name, beside the columns
     for slot in SLOTS:
         values = getattr(adata, slot)
         keys = [key for key in values if key is not None]  # anndata 0.13 lists X among the layers

@@ -26,6 +26,7 @@ FIT_TOLERANCE = 0.1
 """Share of the pitch that may be left where spots are fitted to an array."""
 MPP_RANGE = (0.01, 20.0)
 COARSE_MPP = 2.0
+FINEST_MPP = 0.05
 IMPLAUSIBLE_MPP = 6.0
 """No encoder takes coarser images; a figure like this mostly comes from the dots per inch of a flatbed scanner."""
 CLOSE = 0.05
@@ -104,6 +105,11 @@ def settle_mpp(sources: Sequence[Source | None], what: str, mpp: float | None = 
         logger.warning(
             "%s has %.3g um per pixel%s, coarser than any microscope's image: is that the resolution of a flatbed scanner or a "
             "printer? Pass mpp= if so.",
+            what, known, source,
+        )  # fmt: skip
+    elif known < FINEST_MPP:
+        logger.warning(
+            "%s has %.3g um per pixel%s, finer than any light microscope's image; pass mpp= if that is wrong.",
             what, known, source,
         )  # fmt: skip
     elif known > COARSE_MPP:

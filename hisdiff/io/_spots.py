@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from hisdiff._check import listing
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
@@ -41,6 +42,9 @@ def on_image(xy_px: np.ndarray, size: tuple[float, float], what: str) -> np.ndar
     """
     check_finite(xy_px, what)
     height, width = size
+    shared = int(pd.DataFrame(xy_px).duplicated().sum())
+    if shared:
+        logger.warning("%s: %d of %d spots lie where another one does.", what, shared, len(xy_px))
     inside = _within(xy_px, size)
     n_outside = int((~inside).sum())
     if n_outside > MAX_OFF_IMAGE * len(xy_px):

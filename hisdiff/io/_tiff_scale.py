@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tifffile
 
+from hisdiff._log import logger
 from hisdiff.io._scale import MPP_RANGE, Source
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def tiff_sources(path: Path, tif: tifffile.TiffFile, index: int, series: tifffil
     found = []
     for name, sizes in _all_sizes(tif, index, series):
         if not np.isfinite(sizes).all() or min(sizes) < MPP_RANGE[0] or max(sizes) > TRUSTED_MPP:
+            logger.info(
+                "%s: %s say %g um per pixel, which no microscope's image has; that is left aside.", path, name, sizes[0]
+            )
             continue
         if max(sizes) / min(sizes) > 1.01:
             raise ValueError(f"{path} has pixels of {sizes[0]:g} x {sizes[1]:g} um; they have to be square.")

@@ -214,6 +214,7 @@ class TestObjectsOfTheField:
     ) -> None:
         spots.obs["Cell type"], spots.obs["cell type"], spots.obs["region"] = "a", "b", "cortex"
         spots.uns["a b"] = {"x/y": 1}
+        spots.obs.index.name = "spot/name"
         sdata = hd.io.from_anndata(spots, slide)
         sdata.write(tmp_path / "s.zarr")
         table = sdata.tables["table"]

@@ -11,8 +11,9 @@ from hisdiff.io import _spots
 
 def test_a_few_spots_beyond_the_border_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     xy = np.random.default_rng(0).uniform(0, 300, (40, 2))
-    xy[3] = [-5, 10]
+    xy[3], xy[7] = [-5, 10], xy[8]
     assert np.flatnonzero(~_spots.on_image(xy, (300, 400), "slide")).tolist() == [3]
+    assert "1 of 40 spots lie where another one does" in caplog.text
     assert "left out 1 of 40 spots, which lie up to 5 px beyond" in caplog.text
 
 

@@ -97,6 +97,11 @@ def cv_pcc(stem: str = STEM) -> str:
     return f"{stem}_cv_pcc"
 
 
+def cv_pcc_norm(stem: str = STEM) -> str:
+    """Name of the ``var`` column with the same, library size taken out."""
+    return f"{stem}_cv_pcc_norm"
+
+
 def interval_factor(stem: str = STEM) -> str:
     """Name of the ``var`` column with the factor of each gene's 90 % interval."""
     return f"{stem}_interval_factor"
@@ -115,6 +120,17 @@ def gene_modules_norm(stem: str = STEM) -> str:
 def ood(stem: str = STEM) -> str:
     """Name of the ``obs`` column that flags patches unlike any that the model was trained on."""
     return f"{stem}_ood"
+
+
+ALIKE, UNLIKE = "alike", "unlike"
+"""What the record of a prediction says of a section: whether it is like the cohort of the model."""
+SUGGESTED = "hisdiff_suggested"
+"""``obs`` column with the order in which spots are best measured."""
+
+
+def uncertainty(stem: str = STEM) -> str:
+    """Name of the ``obs`` column that says how little is known of a place, relative to left-out training tissue."""
+    return f"{stem}_uncertainty"
 
 
 def coexpression(stem: str = STEM) -> str:

@@ -168,6 +168,8 @@ class Section:
         Median total count of a spot over the panel, or None where that is not known.
     dense
         Dense embedding, or None where the encoder has none.
+    patient
+        Whom it is of, or None where that is not known.
     """
 
     name: str
@@ -179,6 +181,7 @@ class Section:
     tissue: Polygon | MultiPolygon | None = None
     library_size: float | None = None
     dense: DenseSource | None = None
+    patient: str | None = None
 
     @property
     def log2_size(self) -> float:

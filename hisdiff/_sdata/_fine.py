@@ -50,6 +50,8 @@ def fine_table(
         names = place.table.obs_names[place.rows]
         obs[_keys.PARENT_SPOT] = pd.Categorical.from_codes(row, names)
         obs[_keys.SPOT_DISTANCE] = distance.astype(np.float32)
+    for name, values in prediction.obs.items():
+        obs[f"{stem}_{name}"] = values
     table = ad.AnnData(prediction.mean, obs=obs, var=pd.DataFrame(index=pd.Index(prediction.genes.astype(str))))
     table.layers[_keys.FINE_STD] = prediction.std
     for i, draw in enumerate(prediction.draws if prediction.draws is not None else ()):

@@ -41,9 +41,11 @@ def prediction_layers(stem: str, n_draws: int) -> list[str]:
 def check_writable(table: AnnData, stem: str, n_draws: int) -> None:
     """Raise where a prediction would overwrite what hisdiff did not write, or where its layers would not fit."""
     check_slots_free(table, "layers", prediction_layers(stem, n_draws))
-    check_slots_free(table, "var", (_keys.modelled(stem), _keys.cv_pcc(stem), _keys.interval_factor(stem)))
+    check_slots_free(
+        table, "var", (_keys.modelled(stem), _keys.cv_pcc(stem), _keys.cv_pcc_norm(stem), _keys.interval_factor(stem))
+    )
     check_slots_free(table, "varm", (_keys.gene_modules(stem), _keys.gene_modules_norm(stem)))
-    check_slots_free(table, "obs", (_keys.ood(stem),))
+    check_slots_free(table, "obs", (_keys.ood(stem), _keys.uncertainty(stem)))
     size = 4 * table.n_obs * table.n_vars
     if size > MAX_LAYER_BYTES:
         raise ValueError(

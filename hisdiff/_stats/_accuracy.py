@@ -32,12 +32,12 @@ def standard_scores(values: np.ndarray) -> np.ndarray:
     if len(values) == 0:
         return values.copy()
     mean = values.mean(axis=0)
-    centerd = values - mean
-    length = np.sqrt(np.einsum("ng,ng->g", centerd, centerd))
+    centered = values - mean
+    length = np.sqrt(np.einsum("ng,ng->g", centered, centered))
     flat = length <= _CONSTANT * np.maximum(np.abs(mean), 1) * np.sqrt(len(values))
-    centerd /= np.where(flat, 1, length)
-    centerd[:, flat] = 0
-    return centerd
+    centered /= np.where(flat, 1, length)
+    centered[:, flat] = 0
+    return centered
 
 
 def pearson(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -26,3 +26,16 @@ def principal_axes(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return np.eye(values.shape[1], k), np.zeros(k)
     pca = PCA(k, random_state=0).fit(values)
     return pca.components_.T, np.sqrt(pca.explained_variance_)
+
+
+def right_axes(values: np.ndarray, k: int) -> np.ndarray:
+    """Return the leading right singular vectors of ``(n, G)`` as rows, ``(<= k, G)``, from the smaller Gram matrix."""
+    n, width = values.shape
+    k = max(1, min(k, n, width))
+    if width <= n:
+        return np.linalg.eigh(values.T @ values)[1][:, ::-1][:, :k].T
+    squares, left = np.linalg.eigh(values @ values.T)
+    squares, left = squares[::-1][:k], left[:, ::-1][:, :k]
+    # What is flat has no direction of its own; it gets none.
+    length = np.sqrt(np.where(squares > 1e-12 * max(squares[0], 1e-300), squares, np.inf))
+    return (left / length).T @ values

@@ -58,7 +58,7 @@ class Moments:
         """Keep some of the features."""
         return Moments(self.n, self.x[columns], self.y, self.xx[np.ix_(columns, columns)], self.xy[columns], self.yy)
 
-    def centerd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def centered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return sums of products of deviations from the mean: ``(p, p)``, ``(p, G)``, ``(G,)``; zero for flat targets."""
         n = max(self.n, _FLAT)
         yy = self.yy - self.y**2 / n
@@ -75,7 +75,7 @@ def solve(moments: Moments, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     The penalty is in units of the mean square length of a centred feature vector, so that it means the same for any
     number of features. The intercept is not penalised.
     """
-    xx, xy, _ = moments.centerd()
+    xx, xy, _ = moments.centered()
     slopes = np.linalg.solve(xx + alpha * _unit(moments.n, xx) * np.eye(len(xx)), xy)
     return slopes, (moments.y - moments.x @ slopes) / moments.n
 
@@ -85,12 +85,12 @@ def held_out_correlations(training: Moments, held_out: Moments, alphas: Sequence
 
     Zero where the prediction is flat, NaN where the measurement is.
     """
-    xx, xy, _ = training.centerd()
+    xx, xy, _ = training.centered()
     eigenvalues, axes = np.linalg.eigh(xx)
     eigenvalues = np.maximum(eigenvalues, 0)
     unit = _unit(training.n, xx)
     target = axes.T @ xy
-    xx, xy, yy = held_out.centerd()
+    xx, xy, yy = held_out.centered()
     xx, xy = axes.T @ xx @ axes, axes.T @ xy
     result = np.empty((len(alphas), len(yy)))
     for row, alpha in zip(result, alphas):

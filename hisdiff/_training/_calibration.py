@@ -9,6 +9,7 @@ import numpy as np
 
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import LEVEL, coverage
+from hisdiff._stats._structure import normalize_library_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -91,6 +92,8 @@ class Calibration:
     ----------
     cv_pcc
         ``(G,)`` out-of-fold Pearson correlation of each gene.
+    cv_pcc_norm
+        The same after every spot was scaled to one total count; None where that is not known.
     interval_factor
         ``(G,)`` factor k_g of the 90 % interval ``max(0, mean +- k_g sd)``.
     dispersion
@@ -100,6 +103,7 @@ class Calibration:
     cv_pcc: np.ndarray
     interval_factor: np.ndarray
     dispersion: Dispersion | None = None
+    cv_pcc_norm: np.ndarray | None = None
 
     @classmethod
     def from_held_out(
@@ -116,8 +120,14 @@ class Calibration:
         sections
             ``(n,)`` section of each spot.
         """
+        flat = [np.empty(measured.shape, dtype=np.float64) for _ in range(2)]
+        for name in np.unique(sections):
+            rows = sections == name
+            for values, normalized in zip((measured, mean), flat):
+                normalized[rows] = normalize_library_size(np.maximum(values[rows], 0))
         return cls(
             cv_pcc=cv_pcc_of(measured, mean, sections),
+            cv_pcc_norm=cv_pcc_of(*flat, sections),
             interval_factor=interval_factor(measured, mean, std),
             dispersion=Dispersion.from_counts(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
         )
@@ -125,13 +135,16 @@ class Calibration:
     def arrays(self) -> dict[str, np.ndarray]:
         """Return named arrays, float64, from which ``from_arrays`` makes the same."""
         own = {"cv_pcc": self.cv_pcc, "interval_factor": self.interval_factor}
+        if self.cv_pcc_norm is not None:
+            own["cv_pcc_norm"] = self.cv_pcc_norm
         named = own if self.dispersion is None else own | self.dispersion.arrays()
         return {name: np.asarray(array, dtype=np.float64) for name, array in named.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Calibration:
         """Read what ``arrays`` wrote."""
-        return cls(arrays["cv_pcc"], arrays["interval_factor"], Dispersion.from_arrays(arrays))
+        dispersion = Dispersion.from_arrays(arrays)
+        return cls(arrays["cv_pcc"], arrays["interval_factor"], dispersion, arrays.get("cv_pcc_norm"))
 
 
 def cv_pcc_of(measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MAX_FOLDS = 10
 
 
-def folds_of(xy_um: Sequence[np.ndarray], n_blocks: int = 5) -> np.ndarray:
+def folds_of(xy_um: Sequence[np.ndarray], n_blocks: int = 5, patients: Sequence[str | None] = ()) -> np.ndarray:
     """Assign spots to folds.
 
     Several sections are left out one at a time (in groups, beyond ten), which is what predicting a new section is like.
@@ -24,11 +24,17 @@ def folds_of(xy_um: Sequence[np.ndarray], n_blocks: int = 5) -> np.ndarray:
         For each section ``(n_i, 2)``, in micrometres.
     n_blocks
         How many blocks one section is cut into, at most one for every two spots.
+    patients
+        Of each section, where known: where there are several, all sections of one are left out together.
 
     Returns
     -------
     int64 ``(sum n_i,)``, numbered from zero, each fold with at least one spot.
     """
+    if len(set(patients) - {None}) > 1:
+        number = np.unique([str(patient) for patient in patients], return_inverse=True)[1]
+        fold = np.repeat(number % MAX_FOLDS, [len(xy) for xy in xy_um])
+        return np.unique(fold, return_inverse=True)[1]
     if len(xy_um) > 1:
         fold = np.repeat(np.arange(len(xy_um)) % MAX_FOLDS, [len(xy) for xy in xy_um])
         return np.unique(fold, return_inverse=True)[1]

@@ -111,7 +111,7 @@ class TrainingSpots:
         member has less of everything.
     targets
         The same with the counts of each section scaled to ``log2_size``.
-    centerd
+    centered
         ``targets`` with the mean of each section moved to the mean of all: what a section has more or less of as a
         whole is mostly how it was handled, and slopes fitted to it mislead elsewhere.
     weight
@@ -134,7 +134,7 @@ class TrainingSpots:
     area: np.ndarray
     measured: np.ndarray
     targets: np.ndarray
-    centerd: np.ndarray
+    centered: np.ndarray
     weight: np.ndarray
     log2_sizes: tuple[float, ...]
     log2_size: float
@@ -166,11 +166,11 @@ class TrainingSpots:
             sections=tuple(s for s, _ in counted),
             kept=tuple(rows for _, rows in counted),
             section=np.repeat(np.arange(len(counted)), n_spots),
-            fold=folds_of(xy, n_blocks),
+            fold=folds_of(xy, n_blocks, [s.patient for s, _ in counted]),
             area=np.concatenate(areas),
             measured=np.log2(1 + np.concatenate(counts)),
             targets=np.concatenate(targets),
-            centerd=np.concatenate([t - m for t, m in zip(targets, means)])
+            centered=np.concatenate([t - m for t, m in zip(targets, means)])
             + np.average(means, axis=0, weights=weights),
             weight=np.repeat(weights, n_spots) * np.minimum(1.0, np.concatenate(areas)),
             log2_sizes=log2_sizes,
@@ -178,6 +178,11 @@ class TrainingSpots:
             pitch_um=float(np.median(pitches)) if pitches else None,
             radius_um=float(np.median(np.concatenate([s.spots.radius_um for s, _ in counted]))),
         )
+
+    @property
+    def xy_um(self) -> np.ndarray:
+        """``(n, 2)`` places of the spots, each in its own section."""
+        return np.concatenate([s.spots.xy_um[rows] for s, rows in zip(self.sections, self.kept)])
 
     def features(self, projection: Projection) -> np.ndarray:
         """Return the features of the spots, ``(n, 3 k)``."""

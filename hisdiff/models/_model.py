@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from hisdiff._section import Section
     from hisdiff.methods._protocols import Fitted
 
 _FORMAT = 1
@@ -84,9 +85,38 @@ class Model:
         encoder = "no encoder" if self.cohort.features is None else f"encoder {self.cohort.features.encoder!r}"
         lines = [f"Model {self.id}: method {self.method!r}, {len(self.genes)} genes, {encoder}"]
         lines.append(f"    fitted on {len(self.cohort.sections)} section(s): {listing(self.cohort.sections, 6)}")
+        if self.n_adapted:
+            lines.append(f"    adapted to a new section by {self.n_adapted} spot(s)")
         if self.calibration is not None:
             lines.append(f"    expected accuracy on new tissue: median PCC {np.nanmedian(self.calibration.cv_pcc):.2f}")
         return "\n".join(lines)
+
+    def with_fitted(self, fitted: Fitted) -> Model:
+        """Return the same model with another fitted method, such as one that is adapted to a section."""
+        return Model(
+            self.method,
+            fitted,
+            self.config,
+            self.cohort,
+            ood=self.ood,
+            modules=self.modules,
+            seed=self.seed,
+            version=self.version,
+        )
+
+    @property
+    def n_adapted(self) -> int:
+        """How many spots of a new section the model was adapted to."""
+        known = getattr(self.fitted, "cohort_model", None)
+        return 0 if known is None else known.n_given
+
+    def transfer_distance(self, section: Section) -> float | None:
+        """Return how far a section with features is from the cohort, above 1 it is unlike; None where that is not known."""
+        known = getattr(self.fitted, "cohort_model", None)
+        if known is None or section.features is None:
+            return None
+        distance = known.transfer_distance(section)
+        return distance if np.isfinite(distance) else None
 
     def save(self, path: str | Path) -> Path:
         """Write the model to a folder (``weights.safetensors``, ``config.json``, ``metadata.json``, ``genes.txt``).

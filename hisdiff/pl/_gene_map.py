@@ -11,13 +11,13 @@ from hisdiff._arguments import checked
 from hisdiff._docs import documented
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
-from hisdiff.pl._values import columns_of, default_layers, describe, mean_and_spread, values_of
+from hisdiff.pl._accuracy import expected_accuracy, is_unlike
+from hisdiff.pl._values import columns_of, default_layers, describe, mean_and_spread, own_prediction, values_of
 from hisdiff.pl._view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -55,7 +55,8 @@ def gene_map(
     One row per gene, one column per layer; of a single layer, genes stand side by side. The panels of a gene share one
     colour scale. Spots and shapes are drawn at their true size over the image, which is read at the resolution of the screen; the bins of a finer prediction, and
     any other labels, as one half-transparent raster. The title of a predicted panel gives the accuracy to expect of the
-    gene (its correlation on left-out training tissue); below 0.1 it is marked in red.
+    gene (its correlation on left-out training tissue, library size taken out); below 0.1 it is marked in red. Of a section
+    that is unlike the training tissue it is not known, and the title says so.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def gene_map(
 @checked
 def uncertainty_map(
     sdata: SpatialData,
-    genes: str | Sequence[str],
+    genes: str | Sequence[str] | None = None,
     layer: str | None = None,
     *,
     table_key: str | None = None,
@@ -127,8 +128,12 @@ def uncertainty_map(
     alpha: float | None = None,
     image_alpha: float = 0.7,
     percentiles: tuple[float, float] = (1.0, 99.0),
-) -> Figure:
-    """Show the predicted mean of genes beside its standard deviation over draws.
+) -> Axes | Figure:
+    """Show how little a model knows of each place, or the predicted mean of genes beside its standard deviation.
+
+    Without genes: the predictive variance of the model's mean at each place, relative to left-out training tissue. Above 1 the
+    image looks less like the training tissue than usual, and errors are larger; it says nothing of single genes. With genes:
+    the standard deviation of what would be measured, most of it counting noise, which follows the mean.
 
     Spots whose patch lies outside the distribution of training patches are ringed: there the standard deviation is too small.
 
@@ -137,7 +142,7 @@ def uncertainty_map(
     sdata
         A section with an image and a prediction.
     genes
-        Names in the table's ``var_names``.
+        Names in the table's ``var_names``; None for what all genes share.
     layer
         Name of the prediction; its standard deviation is the layer ``{layer}_std``. It is ignored for tables that hold a single
         prediction.
@@ -153,28 +158,33 @@ def uncertainty_map(
 
     Returns
     -------
-    The Figure, one row per gene.
+    The Axes of the one map without genes, or the Figure, one row per gene.
 
     Raises
     ------
     KeyError
-        A gene or layer does not exist; the message names the call that predicts.
+        A gene or layer does not exist, or the method does not tell what it does not know of a place; the message names the
+        call that predicts.
     ValueError
         A gene is not modelled, or the table, image or section is ambiguous.
 
     Notes
     -----
-    The standard deviation of ``n`` draws has a relative error of about ``1 / sqrt(2 (n - 1))``, 18 % for 16 draws.
+    The standard deviation of the methods ``hisdiff`` (preset ``"fast"``) and ``ridge`` is in closed form. That of ``n`` draws has a relative error of about ``1 / sqrt(2 (n - 1))``, 18 % for 16 draws.
 
     Examples
     --------
     >>> import hisdiff as hd
     >>> sdata = hd.datasets.toy(size_um=600)
     >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
+    >>> ax = hd.pl.uncertainty_map(sdata, layer="ridge")
     >>> figure = hd.pl.uncertainty_map(sdata, ["TUM01", "IMM02"], "ridge")
     """
     view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
     table, what = view.table, view.what
+    if genes is None:
+        stem = mean_and_spread(table, layer)[0] or own_prediction(table) or _keys.STEM
+        return _of_places(view, stem, std_cmap, alpha, image_alpha, percentiles)
     infos = [describe(table, name, what) for name in mean_and_spread(table, layer)]
     style = {
         "alpha": view.marks.alpha if alpha is None else alpha,
@@ -183,6 +193,42 @@ def uncertainty_map(
     }
     figure: Figure = _panels(view, columns_of(table, genes, what), infos, [cmap, std_cmap], style, None)  # type: ignore[assignment]
     return figure
+
+
+def _of_places(
+    view: View,
+    stem: str,
+    cmap: str,
+    alpha: float | None,
+    image_alpha: float,
+    percentiles: tuple[float, float],
+) -> Axes:
+    """Draw what is not known of places."""
+    name = _keys.uncertainty(stem)
+    if name not in view.table.obs:
+        raise KeyError(
+            f"There is no obs[{name!r}] in table {view.what!r}; hd.tl.predict writes it with a model of the methods 'hisdiff' "
+            f"(preset 'fast') or 'ridge'. With genes= the spread of a prediction is shown."
+        )
+    values = view.table.obs[name].to_numpy(dtype=float)[view.place.rows]
+    pixels = _canvas.read_underlay(view.image, view.box)
+    figure, axes = _canvas.map_panels(1, 1, view.box, 1)
+    panel = axes[0, 0]
+    norm = _canvas.shared_norm([values], _canvas.checked_percentiles(percentiles))
+    _canvas.frame(panel, view.box)
+    _canvas.draw_underlay(panel, pixels, view.box, image_alpha)
+    shown = view.marks.alpha if alpha is None else alpha
+    drawn = view.marks.draw(panel, values, norm=norm, cmap=cmap, alpha=shown)
+    _canvas.scale_bar(panel, view.box)
+    unlike = is_unlike(view.table, stem, view.place.name)
+    title = "what the model does not know" + (" (section unlike the training tissue)" if unlike else "")
+    panel.set_title(title, loc="left", fontsize="medium", **({"color": WARNING_COLOR} if unlike else {}))
+    label = "predictive variance of the mean,\nleft-out training tissue = 1"
+    figure.colorbar(
+        drawn, ax=panel, label=label, extend=_canvas.extend_of(norm, [values]), fraction=0.04, pad=0.02, aspect=22
+    )
+    result: Axes = panel
+    return result
 
 
 def _panels(
@@ -218,7 +264,7 @@ def _panels(
             if strange.any():
                 view.marks.ring(panel, strange, RING_COLOR)
             panel.set_title(
-                **_title(view.table, gene, columns[gene], info, bool(strange.any())), loc="left", fontsize="medium"
+                **_title(view, gene, columns[gene], info, bool(strange.any())), loc="left", fontsize="medium"
             )
             last_of[info.unit] = (panel, drawn, _canvas.extend_of(norm, same))
         for unit, (panel, drawn, extend) in last_of.items():
@@ -234,11 +280,14 @@ def _strange(view: View, info: LayerInfo) -> np.ndarray:
     return view.table.obs[name].to_numpy(dtype=bool)[view.place.rows]
 
 
-def _title(table: AnnData, gene: str, column: int, info: LayerInfo, ringed: bool) -> dict[str, str]:
+def _title(view: View, gene: str, column: int, info: LayerInfo, ringed: bool) -> dict[str, str]:
+    table = view.table
     title = f"{gene}, {info.label}{' (ringed: unlike training tissue)' if ringed else ''}"
-    if not info.stem or info.is_spread or _keys.cv_pcc(info.stem) not in table.var:
+    if not info.stem or info.is_spread:
         return {"label": title}
-    accuracy = float(table.var[_keys.cv_pcc(info.stem)].iloc[column])
+    if is_unlike(table, info.stem, view.place.name):
+        return {"label": f"{title} (accuracy unknown: unlike the training tissue)", "color": WARNING_COLOR}
+    accuracy = expected_accuracy(table, info.stem, column)
     if not np.isfinite(accuracy):
         return {"label": title}
     expected = f"expected r = {accuracy:.2f}"

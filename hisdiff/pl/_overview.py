@@ -19,6 +19,7 @@ from hisdiff._sdata._read import Bound, open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
 from hisdiff.pl import _canvas
+from hisdiff.pl._accuracy import expected_accuracy, is_unlike
 from hisdiff.pl._contents import INDENT, Line, contents
 from hisdiff.pl._marks import Footprints
 from hisdiff.pl._values import describe, is_measured, own_prediction, values_of
@@ -154,7 +155,9 @@ def _panels(bound: Bound) -> list[Panel]:
         column = _best_gene(table, stem)
         gene = str(table.var_names[column])
         values = values_of(bound.place, {gene: column}, info)[gene]
-        panels.append(Panel(f"{gene}, {info.label}{_expected(table, stem, column)}", spots, values, info.unit))
+        panels.append(
+            Panel(f"{gene}, {info.label}{_expected(table, stem, column, bound.place.name)}", spots, values, info.unit)
+        )
     return panels
 
 
@@ -197,9 +200,10 @@ def _most_varied(matrix: Any) -> int:
     return int(np.nanargmax(np.asarray(matrix[:MAX_ROWS], dtype=float).std(axis=0)))
 
 
-def _expected(table: AnnData, stem: str, column: int) -> str:
-    name = _keys.cv_pcc(stem)
-    accuracy = float(table.var[name].iloc[column]) if name in table.var else np.nan
+def _expected(table: AnnData, stem: str, column: int, section: str) -> str:
+    if is_unlike(table, stem, section):
+        return "\naccuracy unknown: unlike the training tissue"
+    accuracy = expected_accuracy(table, stem, column)
     return f"\nbest of all: expected r = {accuracy:.2f}" if np.isfinite(accuracy) else ""
 
 

@@ -4,6 +4,7 @@ In: a :class:`~spatialdata.SpatialData` (or several) and a :class:`hisdiff.model
 table, under names that start with the name of the method.
 """
 
+from hisdiff.tl._adapt import adapt, suggest_spots
 from hisdiff.tl._aggregate import aggregate
 from hisdiff.tl._coexpression import coexpression
 from hisdiff.tl._coexpression_agreement import coexpression_agreement
@@ -22,6 +23,8 @@ from hisdiff.tl._regions import marker_regions
 from hisdiff.tl._tls import tls_score
 
 __all__ = [
+    "adapt",
+    "aggregate",
     "cell_types",
     "cluster_cells",
     "coexpression",
@@ -37,8 +40,8 @@ __all__ = [
     "metagenes",
     "pathway_agreement",
     "predict",
-    "aggregate",
     "region_contrast",
+    "suggest_spots",
     "tls_score",
     "type_enrichment",
 ]

@@ -12,6 +12,7 @@ from hisdiff._geometry._grid import BLOCK, bins_touching, block_slices, by_block
 from hisdiff._keys import fine_draw
 from hisdiff._log import logger, progress
 from hisdiff._prediction._agreement import Agreement
+from hisdiff._prediction._cohort_model import UNCERTAINTY
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._section import Locations, Prediction, needed
@@ -87,11 +88,19 @@ class FinePredictor:
         for index, rates in enumerate(self.field.draws(bins)):
             draws.add_counts(finished(rates, self.draw_factors[index] if self.draw_factors else None))
         result = draws.result(self.field.genes)
+        obs = {} if share is not None else self._uncertainty(bins)
         expected = self.field.mean(bins) if self.units == _keys.COUNTS else None
         if expected is None:
-            return result
-        mean = finished(expected, self.mean_factors).astype(np.float32)
-        return Prediction(mean, result.std, result.genes, result.units, result.draws, result.obs)
+            return replace(result, obs=obs)
+        mean, std = finished(expected, self.mean_factors).astype(np.float32), result.std
+        if blend is None and share is None and (exact := getattr(self.field, "std", None)) is not None:
+            std = finished(exact(bins), None).astype(np.float32)
+        return replace(result, mean=mean, std=std, obs=obs)
+
+    def _uncertainty(self, bins: Locations) -> dict[str, np.ndarray]:
+        """Return what is not known at bins, where the method tells."""
+        told = getattr(self.field, "uncertainty", None)
+        return {} if told is None else {UNCERTAINTY: told(bins)}
 
 
 def fine_predictor(
@@ -195,17 +204,22 @@ def predict_bins(
     ij = needed(where.array_ij)
     n_genes = len(predictor.field.genes)
     outputs = outputs_of(len(where), n_genes, predictor.keep_draws)
+    told = getattr(predictor.field, "uncertainty", None) is not None
+    if told:
+        outputs[UNCERTAINTY] = Output((len(where), 1), (max(1, min(_CHUNK_VALUES, len(where))), 1), fill=float("nan"))
     tiles = tiles_of(ij, n_genes)
 
     def work(k: int) -> dict[str, np.ndarray]:
         part = predictor.bins(ij[tiles[k]])
         kept = {fine_draw(i): draw for i, draw in enumerate(part.draws if part.draws is not None else ())}
-        return {"mean": part.mean, "std": part.std, **kept}
+        extra = {UNCERTAINTY: part.obs[UNCERTAINTY][:, None]} if told else {}
+        return {"mean": part.mean, "std": part.std, **kept, **extra}
 
-    regions = [{name: (rows, slice(0, n_genes)) for name in outputs} for rows in tiles]
+    regions = [{name: (rows, slice(0, output.shape[1])) for name, output in outputs.items()} for rows in tiles]
     made = run(folder, plan, outputs, regions, work, desc="predicting", progress=show)
     draws = [made[fine_draw(i)] for i in range(predictor.keep_draws)]
-    return Prediction(made["mean"], made["std"], predictor.field.genes, predictor.units, draws or None)
+    obs = {UNCERTAINTY: np.asarray(made[UNCERTAINTY])[:, 0]} if told else {}
+    return Prediction(made["mean"], made["std"], predictor.field.genes, predictor.units, draws or None, obs)
 
 
 def predict_locations(predictor: FinePredictor, where: Locations, *, show: bool | None) -> Prediction:

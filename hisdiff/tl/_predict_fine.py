@@ -136,6 +136,8 @@ def _table(
     table = fine_table(bound.place, laid.region, laid.instances, laid.where, prediction, record, stem, spots)
     if model.calibration is not None:
         table.var[_keys.cv_pcc(stem)] = np.asarray(model.calibration.cv_pcc, dtype=float)
+        if model.calibration.cv_pcc_norm is not None:
+            table.var[_keys.cv_pcc_norm(stem)] = np.asarray(model.calibration.cv_pcc_norm, dtype=float)
     return table
 
 

@@ -14,7 +14,9 @@ from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
+from hisdiff._prediction._cohort_model import UNCERTAINTY
 from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
+from hisdiff._sdata._out_of_date import out_of_date
 from hisdiff._sdata._provenance import UNKNOWN, set_record
 from hisdiff._sdata._read import Bound, open_sections, read_counts
 from hisdiff._sdata._stand_in import beside
@@ -34,9 +36,10 @@ from hisdiff.methods._registry import names as method_names
 from hisdiff.models._model import Model
 from hisdiff.pp._embed import ensure_embedding, ensure_lattice
 from hisdiff.tl._predict_fine import predict_finer
+from hisdiff.tl._transfer import transfer_of, warn_unlike
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -108,6 +111,8 @@ class PredictJob:
                 self._check_encoder_found(bound)
             if bound.place.table is not None:
                 self._check_table(bound)
+        if "features" in self.needs:
+            check_finite([bound for bound in bounds if out_of_date(bound) is None])
         return bounds
 
     def _check_encoder_found(self, bound: Bound) -> None:
@@ -127,6 +132,7 @@ class PredictJob:
         if not inplace:  # an embedding or outline that is missing is made on the way
             bounds = beside(bounds)
         bounds = _with_counts(self._complete(bounds), self.model, self.layer)
+        warn_unlike(bounds, self.model)
         return self._at_spots(bounds, inplace) if self.target is None else self._finer(self.target, bounds, inplace)
 
     def _complete(self, bounds: list[Bound]) -> list[Bound]:
@@ -192,9 +198,48 @@ class PredictJob:
             "n_steps": int(self.options.n_steps or model.fitted.n_steps),
             "calibration": "none",
             "in_sample": True if any(known) else UNKNOWN if None in known else False,
-            "uses_section_counts": "counts" in method_named(model.method).needs_to_predict,
+            "uses_section_counts": "counts" in method_named(model.method).needs_to_predict or model.n_adapted > 0,
+            **transfer_of(bounds, model),
+            "adapted": model.n_adapted,
             "version": VERSION,
         }
+
+
+def opened_for(
+    sdata: SpatialData,
+    model: Model,
+    selection: Selection,
+    runtime: Runtime,
+    *,
+    check: Callable[[list[Bound]], None],
+    counts: bool,
+) -> list[Bound]:
+    """Open the sections of an object as a model needs them, checked before anything is made."""
+    needs = method_named(model.method).needs_to_predict | ({"counts"} if counts else frozenset())
+    bounds = open_sections(sdata, selection, needs=needs & {"image", "counts"})
+    for bound in bounds:
+        _check_conditions(bound, model, needs)
+        if counts:
+            genes = gene_names(bound.table, like=model.genes)
+            check_panel_present(model.genes, genes, f"table {bound.place.table_key!r}")
+    check(bounds)
+    bounds = _embedded(bounds, model, runtime, None) if "features" in needs else bounds
+    check_finite(bounds)
+    return _with_counts(bounds, model, selection.layer) if counts else bounds
+
+
+def check_finite(bounds: Sequence[Bound]) -> None:
+    """Raise where an embedding has values that are not finite."""
+    for bound in bounds:
+        features, spots = bound.section.features, bound.section.spots
+        if features is None or spots is None:
+            continue
+        bad = ~np.isfinite(features.at(spots)).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"The embedding of {bound.place.name!r} has NaN or infinite values at {int(bad.sum())} of {len(bad)} spots; "
+                f"run hd.pp.embed on it again."
+            )
 
 
 def field_of(
@@ -286,9 +331,12 @@ def _with_counts(bounds: list[Bound], model: Model, layer: str | None) -> list[B
 
 
 def _library_size_of(section: Section, model: Model, asked: float | None) -> tuple[float, str]:
-    """Return the library size that is predicted at, and where it comes from: ``given``, ``section`` or ``training``."""
+    """Return the library size that is predicted at, and where it comes from: ``given``, ``adapted``, ``section`` or ``training``."""
     if asked is not None:
         return asked, "given"
+    known = getattr(model.fitted, "cohort_model", None)
+    if known is not None and known.given_library_size is not None:
+        return known.given_library_size, "adapted"
     if section.library_size is not None:
         return section.library_size, "section"
     return model.cohort.library_size, "training"
@@ -331,6 +379,8 @@ def _write(
         table.X = table.layers[stem].copy()
     if model.calibration is not None:
         write_var(table, _keys.cv_pcc(stem), columns, model.calibration.cv_pcc)
+        if model.calibration.cv_pcc_norm is not None:
+            write_var(table, _keys.cv_pcc_norm(stem), columns, model.calibration.cv_pcc_norm)
         write_var(table, _keys.interval_factor(stem), columns, model.calibration.interval_factor)
     if model.modules is not None:
         for name, weights in (
@@ -341,4 +391,6 @@ def _write(
     if model.ood is not None:
         flags = [model.ood.flag(needed(b.section.features).at(needed(b.section.spots))) for b in bounds]
         write_obs(table, _keys.ood(stem), rows, flags)
+    if all(UNCERTAINTY in prediction.obs for prediction in predictions):
+        write_obs(table, _keys.uncertainty(stem), rows, [prediction.obs[UNCERTAINTY] for prediction in predictions])
     set_record(table, _keys.PREDICTIONS, stem, record)

@@ -96,7 +96,7 @@ def region_contrast(
     Examples
     --------
     >>> import hisdiff as hd
-    >>> sdata = hd.datasets.toy(size_um=400)
+    >>> sdata = hd.datasets.toy(size_um=600)
     >>> model = hd.tl.fit(sdata, method="ridge")
     >>> hd.tl.predict(sdata, resolution_um=50)
     >>> hd.tl.cluster_cells(sdata, 2)

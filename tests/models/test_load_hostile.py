@@ -62,12 +62,12 @@ def test_edited_metadata_is_refused(saved, folder):
 
 def test_sizes_that_do_not_agree_are_refused_also_where_the_id_was_forged(folder):
     arrays = load_file(folder / "weights.safetensors")
-    arrays["fitted.slopes"] = arrays["fitted.slopes"][:, 1:].copy()
+    arrays["fitted.mean/slopes"] = arrays["fitted.mean/slopes"][:, 1:].copy()
     save_file(arrays, folder / "weights.safetensors")
     with pytest.raises(ValueError, match="do not belong together"):
         hd.models.load(folder)
     forge(folder)
-    with pytest.raises(ValueError, match=r"metadata.json cannot be used .* array 'slopes' has shape"):
+    with pytest.raises(ValueError, match=r"metadata.json cannot be used .* array 'mean/slopes' has shape"):
         hd.models.load(folder)
 
 
@@ -94,7 +94,7 @@ def test_a_network_larger_than_its_file_takes_no_memory(folder):
 
 def test_a_header_that_promises_more_than_the_file_has_is_refused(folder):
     header = json.dumps(
-        {"fitted.slopes": {"dtype": "F64", "shape": [10**6, 10**6], "data_offsets": [0, 8 * 10**12]}}
+        {"fitted.mean/slopes": {"dtype": "F64", "shape": [10**6, 10**6], "data_offsets": [0, 8 * 10**12]}}
     ).encode()
     (folder / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(ValueError, match="weights.safetensors is truncated"):

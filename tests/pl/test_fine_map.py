@@ -40,7 +40,7 @@ def bin_at(ax, x_um: float, y_um: float) -> float:
 def test_a_fine_table_is_one_raster_of_its_mean_at_its_place(fine):
     table = fine.tables["hisdiff_50um"]
     ax = hd.pl.gene_map(fine, "A00", table_key="hisdiff_50um")
-    assert "A00, predicted (weak: expected r" in ax.get_title(loc="left")
+    assert "A00, predicted" in ax.get_title(loc="left")
     raster = raster_of(ax)
     assert raster.get_alpha() == 0.6
     assert raster.get_array().count() == table.n_obs

@@ -198,9 +198,9 @@ def test_any_storage_of_counts_fits_the_same_model(make_section, color_encoder, 
 
 
 def test_stored_embeddings_are_enough_to_fit_where_the_image_was_left_behind(sdata) -> None:
-    expected = hd.tl.fit(sdata, method="ridge").fitted.slopes
+    expected = hd.tl.fit(sdata, method="ridge").fitted.state()[0]["mean/slopes"]
     del sdata.images["s1_image"]
-    np.testing.assert_allclose(hd.tl.fit(sdata, method="ridge").fitted.slopes, expected)
+    np.testing.assert_allclose(hd.tl.fit(sdata, method="ridge").fitted.state()[0]["mean/slopes"], expected)
 
 
 def test_empty_spots_and_constant_genes_are_no_obstacle(sdata) -> None:

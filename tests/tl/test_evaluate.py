@@ -120,7 +120,7 @@ def test_figures_of_a_method_that_was_given_the_counts_are_marked_as_such(colore
 
 def test_a_single_draw_has_no_coverage(colored_sections) -> None:
     *train, test = colored_sections
-    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)
+    hd.tl.predict(test, hd.tl.fit(train, method="ridge", config="baseline"), n_draws=1)
     result = hd.tl.evaluate(test, layer="ridge")
     assert np.isnan(result.attrs["summary"]["mean"]["coverage_90"])
     assert "no spread" in result.attrs["notes"]["coverage_90"]

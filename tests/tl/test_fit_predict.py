@@ -329,7 +329,7 @@ def test_predictions_of_a_section_with_an_image_only_lie_side_by_side(make_secti
 
 def test_one_draw_has_no_coverage(colored_sections) -> None:
     *train, test = colored_sections
-    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=1)
+    hd.tl.predict(test, hd.tl.fit(train, method="ridge", config="baseline"), n_draws=1)
     assert np.isnan(hd.tl.evaluate(test, layer="ridge").attrs["summary"]["mean"]["coverage_90"])
 
 

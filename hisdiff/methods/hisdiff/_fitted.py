@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,33 +21,11 @@ from hisdiff.methods.hisdiff.gene._model import GeneModel
 from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._calibration import Calibration
     from hisdiff.methods._protocols import Field
-    from hisdiff.methods.hisdiff.factor._model import Draw
-
-
-class Generator(Protocol):
-    """What makes draws: ``FactorModel`` or ``GeneModel``."""
-
-    log2_size: float
-
-    def draws(
-        self,
-        section: Section,
-        locations: Locations,
-        *,
-        log2_size: float,
-        n_draws: int,
-        n_steps: int,
-        units: str,
-        seed: int,
-        device: str | None,
-    ) -> Iterator[Draw]: ...
-
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
 
 
 GENERATORS: dict[type, Any] = {FactorConfig: FactorModel, GeneConfig: GeneModel}
@@ -77,7 +55,7 @@ class FittedHisDiff:
         self,
         genes: np.ndarray,
         config: FactorConfig | GeneConfig,
-        generator: Generator,
+        generator: FactorModel | GeneModel,
         calibration: Calibration | None = None,
         history: list[dict[str, float]] | None = None,
         radius_um: float = float("nan"),
@@ -85,6 +63,18 @@ class FittedHisDiff:
         self.genes, self.config, self.generator = np.asarray(genes), config, generator
         self.calibration, self.history, self.radius_um = calibration, history or [], radius_um
         self.n_steps = config.n_steps
+
+    @property
+    def cohort_model(self) -> FactorModel | None:
+        """What is known of sections unlike one another; None for denoisers that know nothing of it."""
+        return self.generator if isinstance(self.generator, FactorModel) else None
+
+    def adapted(self, section: Section, rows: np.ndarray) -> FittedHisDiff:
+        """Return the model given the counts of some spots of a section; see ``CohortModel.adapted``."""
+        assert isinstance(self.generator, FactorModel)
+        result = copy.copy(self)
+        result.generator = self.generator.adapted(section, rows, self.genes)
+        return result
 
     def predict(
         self,
@@ -102,30 +92,43 @@ class FittedHisDiff:
     ) -> Prediction:
         """Predict at locations of a section, in the order of ``genes``.
 
-        Mean and standard deviation are those of ``n_draws`` independent draws, except for the part of the mean that is known
-        in closed form (see ``Draw.expected``).
+        Mean and spread of the denoiser ``"mlp"`` are in closed form, and only the draws that are kept are made; those of
+        the others are over ``n_draws`` draws.
         """
+        steps = None if n_steps is None else positive(n_steps, "n_steps", integer=True)
+        n_draws = positive(n_draws, "n_draws", integer=True)
+        model = self.generator
+        if isinstance(model, FactorModel):
+            return model.predict(
+                section,
+                locations,
+                genes=self.genes,
+                library_size=library_size,
+                n_draws=n_draws,
+                keep_draws=keep_draws,
+                units=units,
+                seed=seed_of(seed),
+                n_steps=steps,
+                device=device,
+            )
         draws = DrawAccumulator(units, keep_draws)
-        made = self.generator.draws(
+        made = model.draws(
             section,
             locations,
             log2_size=self._log2_size(section, library_size),
-            n_draws=positive(n_draws, "n_draws", integer=True),
-            n_steps=self.config.n_steps if n_steps is None else positive(n_steps, "n_steps", integer=True),
-            units=units,
+            n_draws=n_draws,
+            n_steps=self.config.n_steps if steps is None else steps,
             seed=seed_of(seed),
             device=device,
         )
-        total: np.ndarray | None = None
         for draw in progress_bar(made, desc="drawing", total=n_draws, enabled=progress):
-            draws.add(draw.values)
-            if draw.expected is not None:
-                total = draw.expected if total is None else total + draw.expected
-        result = draws.result(self.genes)
-        return result if total is None else replace(result, mean=(total / n_draws).astype(np.float32))
+            draws.add(draw)
+        return draws.result(self.genes)
 
     def _log2_size(self, section: Section, library_size: float | None) -> float:
-        """Return log2 of the library size to predict at: the requested one, that of the section, or that of the training."""
+        """Return log2 of the library size to predict at: the one asked for, the section's own, or the usual one."""
+        if isinstance(self.generator, FactorModel):
+            return self.generator.log2_size_of(section, library_size)
         wanted = section.library_size if library_size is None else library_size
         return self.generator.log2_size if wanted is None else math.log2(wanted)
 

@@ -62,7 +62,7 @@ def _moments(spots: TrainingSpots, projection: Projection) -> list[Moments]:
 
 def moments_of(features: np.ndarray, spots: TrainingSpots, rows: np.ndarray | slice = slice(None)) -> Moments:
     """Sum features and centred targets of the given rows, weighted."""
-    return Moments.of(features[rows], spots.centerd[rows], spots.weight[rows])
+    return Moments.of(features[rows], spots.centered[rows], spots.weight[rows])
 
 
 def out_of_fold(features: np.ndarray, training: TrainingSpots, alpha: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -31,6 +31,9 @@ class RidgeConfig(Config):
         Blocks of tissue that a single training section is cut into.
     n_residuals
         Most residual vectors that are kept to draw from.
+    spread
+        ``"modelled"``: what sections differ by, factors and counting, as in the method ``hisdiff``, and adaptation to new
+        sections. ``"residuals"``: draws are the regression plus a whole residual vector.
     """
 
     method_name: ClassVar[str] = "ridge"
@@ -41,6 +44,7 @@ class RidgeConfig(Config):
     alphas: tuple[float, ...] = tuple(float(f"{10**e:.3g}") for e in np.arange(-1.5, 2.51, 0.25))
     n_blocks: int = 5
     n_residuals: int = 4096
+    spread: Literal["modelled", "residuals"] = "modelled"
 
     @classmethod
     def preset(cls, name: str) -> RidgeConfig:
@@ -49,7 +53,7 @@ class RidgeConfig(Config):
         The baseline draws resampled residuals around the regression and chooses its penalty by cross-validation.
         """
         one_of(name, cls.presets, f"preset of method {cls.method_name!r}")
-        return cls()
+        return cls(spread="residuals" if name == "baseline" else "modelled")
 
     def __post_init__(self) -> None:
         for name in ("scalings", "n_components", "alphas"):
@@ -60,6 +64,7 @@ class RidgeConfig(Config):
             object.__setattr__(self, name, value)
         for scaling in self.scalings:
             one_of(scaling, get_args(Scaling), "scalings")
+        one_of(self.spread, ("modelled", "residuals"), "spread")
         for count in self.n_components:
             positive(count, "n_components", integer=True)
         for alpha in self.alphas:

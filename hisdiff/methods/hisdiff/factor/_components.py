@@ -98,7 +98,7 @@ def _held_out_errors(training: Moments, held_out: Moments, penalties: Sequence[f
     eigenvalues, axes = np.linalg.eigh(training.xx)
     eigenvalues = np.maximum(eigenvalues, 0)
     target = axes.T @ training.xy
-    xx, xy, yy = held_out.centerd()
+    xx, xy, yy = held_out.centered()
     xx, xy = axes.T @ xx @ axes, axes.T @ xy
     result = np.empty((len(penalties), len(yy)))
     for row, penalty in zip(result, penalties):

@@ -29,11 +29,12 @@ from scipy import sparse
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._prediction._superpixels import Footprints, bin_parts, dense_rasters
 from hisdiff._section import Locations
-from hisdiff.methods.hisdiff.factor._factors import count_mean, count_rate, expected_rate
+from hisdiff._stats._counting import count_mean, count_rate, rate_moments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hisdiff._prediction._section_effects import Open, Places
     from hisdiff._section import Section
     from hisdiff._training._calibration import Dispersion
     from hisdiff.methods.hisdiff.factor._local import LocalRates
@@ -47,21 +48,34 @@ _MAX_NODES = 20_000
 # Octaves by which a bin may differ from the footprint around it.
 _MAX_RATIO = 5.0
 # A count that is as good as none.
-_LEAST = 1e-3
+_MIN = 1e-3
 # Bins whose rates are computed at a time, so that the dozen arrays of it stay small.
 _CHUNK = 8192
 # Octaves, sd.
 _MAX_SPECKLE = 1.5
-_SCORES, _SPECIFIC = range(2)
+_SCORES, _SPECIFIC, _SMOOTH_SCORES = 0, 1, 3
 
 
 @dataclass
 class _Bins:
-    """Predictions at some bins: ``(n, G)`` mean log2(1 + count) of a footprint, and log2 of the local ratio."""
+    """What is known of some bins.
+
+    Attributes
+    ----------
+    center, ratio
+        ``(n, G)``, the cohort's mean log2(1 + count) of a footprint, and log2 of the local ratio.
+    open
+        What the section adds, at nodes of a lattice around the bins.
+    places, blend
+        The nodes, and csr ``(n, nodes)`` weights of each.
+    """
 
     bins: Locations
     center: np.ndarray
     ratio: np.ndarray
+    open: Open
+    places: Places
+    blend: sparse.csr_matrix
 
 
 class TwoScaleField:
@@ -108,7 +122,7 @@ class TwoScaleField:
         if spots is not None and len(spots):
             means = model.means(section, spots)
             self._align = model.gauge.shift(means)
-            self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _LEAST)
+            self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _MIN)
         self._node_radius_um = min(radius_um, _MAX_NODE_RADIUS_UM)
         self._spacing_um = 2 * radius_um
         # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
@@ -116,43 +130,66 @@ class TwoScaleField:
         # Single genes scatter over a third of a spot's width: so finely that draws scatter around the truth as measured.
         self._speckle_um = 2 * local.bin_um
         narrow = SmoothNoise.variance_of_mean(radius_um, self._speckle_um)
-        self._speckle = np.minimum(model.factors.specific / np.sqrt(narrow), _MAX_SPECKLE)
+        self._speckle = np.minimum(model.spread.factors.specific / np.sqrt(narrow), _MAX_SPECKLE)
         self._lift = np.log(2) / 2 * np.square(self._speckle)  # log2 of the mean of exp2(speckle)
         self._nodes: dict[tuple[int, int], int] = {}
         self._known: list[np.ndarray] = []
+        self._features: list[np.ndarray] = []
+        self._effects = model.effects(section)
         self._last: _Bins | None = None
 
     def mean(self, bins: Locations) -> np.ndarray:
         """Return the expectation, residuals taken as normal; see ``Field``."""
-        of, factors = self._prepare(bins), self._model.factors
-        variance = np.square(factors.loadings).sum(axis=0) + np.square(factors.specific)
-        sd = np.sqrt(variance + np.square(factors.offsets).sum(axis=0) / max(len(factors.offsets) - 1, 1))
-        out = np.empty(of.center.shape, dtype=np.float32)
+        return self._moments(bins, self._model.spread.factors.variance)[0]
+
+    def std(self, bins: Locations) -> np.ndarray:
+        """Return the standard deviation of infinitely many draws; see ``Field``."""
+        # Scores of single bins vary more than those of footprints; the scatter of single genes is a factor of its own.
+        shared = np.square(self._model.spread.factors.loadings).sum(axis=0) * self._inflation**2
+        mean, variance = self._moments(bins, shared)
+        scatter = np.exp(np.square(np.log(2) * self._speckle))
+        return np.sqrt((variance + np.square(mean)) * scatter - np.square(mean))
+
+    def uncertainty(self, bins: Locations) -> np.ndarray:
+        """Return what is not known of the relation to the image, float32 ``(n,)``; see ``Field``."""
+        of = self._prepare(bins)
+        return (of.blend @ of.open.uncertainty).astype(np.float32)
+
+    def _moments(self, bins: Locations, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of the expected counts of bins, with this variance ``(G,)`` of what is left to chance."""
+        of = self._prepare(bins)
+        mean, variance = np.empty((2, *of.center.shape), dtype=np.float32)
         for rows in _chunks(len(bins)):
-            out[rows] = expected_rate(of.center[rows], sd, self._shift) * np.exp2(of.ratio[rows])
-        return out
+            blend = of.blend[rows]
+            level = of.center[rows] + (of.open.mean if len(of.open.mean) == 1 else blend @ of.open.mean)
+            found = rate_moments(level, np.sqrt(blend @ of.open.variance + chance), self._shift)
+            ratio = np.exp2(of.ratio[rows])
+            mean[rows], variance[rows] = found.mean * ratio, found.variance * np.square(ratio)
+        return mean, variance
 
     def draws(self, bins: Locations) -> Iterator[np.ndarray]:
         """Yield draws; see ``Field``."""
-        of, factors = self._prepare(bins), self._model.factors
+        of, spread = self._prepare(bins), self._model.spread
         noise = SmoothNoise(self._seed, bins.xy_um, self._speckle_um)
         # Smooth noise and a smooth condition give smooth scores: they are made at points half a spot's width apart.
         places, blend = _around(bins.xy_um, self._radius_um)
         points = places[:, ::-1] * self._radius_um
         center, _ = self._spots_model(points)
         at_points = SmoothNoise(self._seed, points, self._spacing_um)
+        wide = SmoothNoise(self._seed, points, spread.smooth_um)
         # Blending takes variance away, more of it midway between points than at them.
         inflation = (self._inflation / at_points.deviation(blend))[:, None]
-        k, n_genes = factors.loadings.shape
+        k, n_genes = spread.factors.loadings.shape
         for draw in range(self.n_draws):
-            start = at_points.normal(draw, _SCORES, np.arange(len(points)), k)
+            rows = np.arange(len(points))
+            start = spread.mixed(at_points.normal(draw, _SCORES, rows, k), wide.normal(draw, _SMOOTH_SCORES, rows, k))
             scores = blend @ self._model.scores(center, start, draw, n_steps=self._n_steps, device=self._device)
             scores *= inflation
-            offset = factors.offset(np.random.default_rng([self._seed, draw]).standard_normal(len(factors.offsets)))
+            effect = self._effects.draw(of.places, self._seed, draw)
             speckle = noise.normal(draw, _SPECIFIC, np.arange(len(bins)), n_genes) * self._speckle
             out = np.empty((len(bins), n_genes), dtype=np.float32)
             for rows in _chunks(len(bins)):
-                level = of.center[rows] + offset + scores[rows] @ factors.loadings
+                level = of.center[rows] + of.blend[rows] @ effect + scores[rows] @ spread.factors.loadings
                 out[rows] = count_rate(level, self._shift) * np.exp2(of.ratio[rows] + speckle[rows] - self._lift)
             yield out
 
@@ -165,14 +202,18 @@ class TwoScaleField:
             rates = self._local(self._section.dense, vectors).reshape(len(rows), parts, -1).mean(axis=1)
             ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
         ratio = np.clip(ratio, -_MAX_RATIO, _MAX_RATIO)
-        self._last = _Bins(bins, center, ratio)
+        nodes, blend = _around(bins.xy_um, _NODE_UM)
+        self._at_nodes(nodes)
+        features = np.stack([self._features[self._nodes[key]] for key in map(tuple, nodes.tolist())]).astype(np.float64)
+        places = self._effects.places(nodes[:, ::-1] * _NODE_UM, features)
+        self._last = _Bins(bins, center, ratio, self._effects.at(features), places, blend)
         return self._last
 
     def _correction(self, center: np.ndarray, footprint: np.ndarray) -> np.ndarray | float:
         """Return log2 of F / M, from the mean log2(1 + count) of footprints and log2 of their mean local rate."""
         if self._level is None:
             return 0.0
-        relative = np.log2(np.maximum(count_rate(center), _LEAST) / self._level)
+        relative = np.log2(np.maximum(count_rate(center), _MIN) / self._level)
         return self._local.local_weight * (footprint - relative)
 
     def _spots_model(self, xy_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,15 +226,17 @@ class TwoScaleField:
     def _at_nodes(self, nodes: np.ndarray) -> np.ndarray:
         """Return what ``_spots_model`` interpolates, at nodes ``(n, 2)``: float32 ``(n, 2, G)``."""
         if len(self._nodes) > _MAX_NODES:
-            self._nodes, self._known = {}, []
+            self._nodes, self._known, self._features = {}, [], []
         new = [key for key in map(tuple, nodes.tolist()) if key not in self._nodes]
         if new:
             footprints = Locations(self._inside(np.array(new)[:, ::-1] * _NODE_UM), self._node_radius_um)
             center = self._model.means(self._section, footprints)
+            features = self._model.spread.features.at(self._section, footprints).astype(np.float32)
             local = np.log2(self._local_means(footprints))
-            for key, values in zip(new, np.stack([center, local], axis=1).astype(np.float32)):
+            for key, values, of_node in zip(new, np.stack([center, local], axis=1).astype(np.float32), features):
                 self._nodes[key] = len(self._known)
                 self._known.append(values)
+                self._features.append(of_node)
         return np.stack([self._known[self._nodes[key]] for key in map(tuple, nodes.tolist())])
 
     def _inside(self, xy_um: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,34 +10,36 @@ import numpy as np
 import torch
 
 from hisdiff._device import one_thread
-from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._nn._initialize import initialize
+from hisdiff._prediction._cohort_model import moments
+from hisdiff._prediction._noise import BlockNoise
+from hisdiff._prediction._section_effects import Places, SectionEffects
+from hisdiff._stats._counting import count
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import energy_score
 from hisdiff._training._calibration import Calibration
+from hisdiff._training._laws import Laws, fit_laws
 from hisdiff._training._loop import Validation, generator_for, train
+from hisdiff._training._size_gauge import SizeGauge
 from hisdiff._training._spots import TrainingSpots
+from hisdiff._training._spread import Axes, Spread
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
-from hisdiff.methods.hisdiff.factor._factors import fit_factors
 from hisdiff.methods.hisdiff.factor._flow import FactorFlow
 from hisdiff.methods.hisdiff.factor._local import fit_local
 from hisdiff.methods.hisdiff.factor._mean import cross_fit
-from hisdiff.methods.hisdiff.factor._model import FactorModel, SizeGauge, Summary, new_flow
+from hisdiff.methods.hisdiff.factor._model import FactorModel, Summary, new_flow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
 
     from hisdiff._section import Section
-    from hisdiff.methods.hisdiff.factor._model import Draw
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
 _VALIDATION_DRAWS = 8
-_CALIBRATION_DRAWS = 16
-_DEEP = 0.5
 # Draws of validation and of the calibration must not be those of a later prediction with the same seed.
 _OWN_SEED = 104_729
 
@@ -59,8 +62,10 @@ def fit_factor_model(
     them, for as many steps, and make the predictions.
     """
     spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+    axes = Axes.of(spots)
     fitted = cross_fit(
         spots,
+        axes,
         scalings=config.scalings,
         n_components=config.n_components,
         linear=config.linear,
@@ -69,22 +74,20 @@ def fit_factor_model(
         n_landmarks=config.n_landmarks,
         seed=seed,
     )
-    sections_of = [spots.section == s for s in range(len(spots.sections))]
-    gauge = SizeGauge.fit([fitted.held_out[rows] for rows in sections_of], spots.log2_size)
-    held_out = np.empty_like(fitted.held_out)
-    for rows in sections_of:
-        held_out[rows] = gauge.align(fitted.held_out[rows], fitted.held_out[rows])
-    # Counts of shallow sections, scaled up, are noisier than counting at the cohort's library size is.
-    deep = spots.weight >= _DEEP * spots.weight.max()
-    section = np.unique(spots.section[deep], return_inverse=True)[1]
-    factors, scores = fit_factors(spots.targets[deep], held_out[deep], section, config.n_factors)
-    spread = np.maximum((spots.targets - held_out)[deep].std(axis=0), 1e-3)
-    summary = Summary.fit(held_out[deep], spread, config.n_condition)
+    gauge = SizeGauge.fit([fitted.held_out[spots.section == s] for s in range(len(spots.sections))], spots.log2_size)
+    held_out = gauge.aligned(fitted.held_out, spots.section)
+    known = {member.features.projection.scaling: member.features for member in fitted.mean.members}
+    laws = fit_laws(
+        spots, held_out, axes, known, n_components=config.n_components, n_factors=config.n_factors, seed=seed
+    )
+    spread, deep, scores = laws.spread, laws.rows, laws.scores
+    size = np.maximum((spots.targets - held_out)[deep].std(axis=0), 1e-3)
+    summary = Summary.fit(held_out[deep], size, config.n_condition)
     folds = np.unique(spots.fold)
     left_out = folds if len(folds) > 1 else np.empty(0, dtype=np.int64)
     member_folds = torch.from_numpy(np.concatenate([left_out, np.full(config.n_members, -1)]).astype(np.int64))
     flow = initialize(
-        new_flow(config, len(factors.loadings), summary.axes.shape[1], member_folds), generator_for(seed, -1)
+        new_flow(config, len(spread.factors.loadings), summary.axes.shape[1], member_folds), generator_for(seed, -1)
     )
     usual = float(np.median(spots.log2_sizes))
     local = None
@@ -92,8 +95,8 @@ def fit_factor_model(
         local = fit_local(
             spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=seed
         )
-    model = FactorModel(config, fitted.mean, gauge, summary, factors, flow, usual, local)
-    watched = _Watched.of(model, spots, held_out, validation)
+    model = FactorModel(config, fitted.mean, gauge, spread, laws.transfer, summary, flow, usual, local)
+    watched = _Watched.of(model, spots, held_out, laws, validation)
     data = {
         "scores": torch.from_numpy(scores.astype(np.float32)),
         "condition": torch.from_numpy(summary(held_out[deep])),
@@ -114,10 +117,10 @@ def fit_factor_model(
         )
     logger.info(
         "hisdiff: mean explains %.0f %% of left-out variance, %d factors, %d steps kept",
-        100 * fitted.explained, len(factors.loadings), result.best_step,
+        100 * fitted.explained, len(spread.factors.loadings), result.best_step,
     )  # fmt: skip
     flow.cpu()
-    return FittedHisDiff(sections[0].genes, config, model, watched.calibration(seed), result.history, spots.radius_um)
+    return FittedHisDiff(sections[0].genes, config, model, watched.calibration(), result.history, spots.radius_um)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,10 @@ class _Part:
         Indices of those members.
     center, measured
         ``(n, G)`` aligned mean, by a fit that has not seen the spots either, and log2(1 + count).
+    variance
+        ``(n, G)`` of the mean in a section that was not seen.
+    effects, places
+        What is drawn for the section, and where.
     log2_size, section
         Library size and index of the section.
     """
@@ -137,80 +144,106 @@ class _Part:
     members: np.ndarray
     center: np.ndarray
     measured: np.ndarray
+    variance: np.ndarray
+    effects: SectionEffects
+    places: Places
     log2_size: float
     section: int
+
+    @classmethod
+    def of(
+        cls,
+        spots: TrainingSpots,
+        rows: np.ndarray,
+        center: np.ndarray,
+        values: np.ndarray,
+        variance: np.ndarray,
+        spread: Spread,
+        members: np.ndarray,
+    ) -> _Part:
+        """Gather the given rows of spots, all of one section."""
+        section = int(spots.section[rows][0])
+        effects = SectionEffects(spread, values[rows])
+        places = effects.places(spots.xy_um[rows], values[rows])
+        of_section = spots.log2_sizes[section], section
+        return cls(members, center[rows], spots.measured[rows], variance[rows], effects, places, *of_section)
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """Held-out tissue.
-
-    Attributes
-    ----------
-    axes
-        ``(G, K)`` of the cohort's gene modules, on which draws are scored: over single genes the noise of counting
-        hides whether a flow has learned anything.
-    """
+    """Held-out tissue, and the modules of genes that it is judged on."""
 
     model: FactorModel
     parts: list[_Part]
-    axes: np.ndarray
+    modules: np.ndarray
 
     @classmethod
     def of(
-        cls, model: FactorModel, spots: TrainingSpots, held_out: np.ndarray, validation: Sequence[Section]
+        cls,
+        model: FactorModel,
+        spots: TrainingSpots,
+        held_out: np.ndarray,
+        laws: Laws,
+        validation: Sequence[Section],
     ) -> _Watched:
         folds = model.flow.member_folds.cpu().numpy()
-        axes = GeneModules.fit(spots.measured, spots.section).raw
+        every = np.flatnonzero(folds < 0)
+        modules = GeneModules.fit(spots.measured, spots.section).raw
         parts: list[_Part] = []
         if validation:
-            known = TrainingSpots.of(validation, log2_size=model.gauge.log2_size)
-            members = np.flatnonzero(folds < 0)
-            center = [model.means(s, s.spots)[rows] for s, rows in zip(known.sections, known.kept)]
-            for s, own in enumerate(center):
-                measured = known.measured[known.section == s]
-                parts.append(_Part(members, model.gauge.align(own, own), measured, known.log2_sizes[s], s))
-            return cls(model, parts, axes)
+            spots = TrainingSpots.of(validation, log2_size=model.gauge.log2_size)
+            values = model.spread.features.of(spots)
+            variance = model.spread.levels.variance + model.spread.relation_variance(values)
+            means = [model.means(s, s.spots)[rows] for s, rows in zip(spots.sections, spots.kept)]
+            center = model.gauge.aligned(np.concatenate(means), spots.section)
+            for section in np.unique(spots.section):
+                rows = np.flatnonzero(spots.section == section)
+                parts.append(_Part.of(spots, rows, center, values, variance, model.spread, every))
+            return cls(model, parts, modules)
         for section in np.unique(spots.section):
             for fold in np.unique(spots.fold[spots.section == section]):
-                rows = (spots.fold == fold) & (spots.section == section)
+                rows = np.flatnonzero((spots.fold == fold) & (spots.section == section))
                 members = np.flatnonzero(folds == fold)
                 if not len(members):  # too few spots to leave any out
-                    members = np.flatnonzero(folds < 0)
-                parts.append(_Part(members, held_out[rows], spots.measured[rows], spots.log2_sizes[section], section))
-        return cls(model, parts, axes)
+                    members = every
+                parts.append(_Part.of(spots, rows, held_out, laws.values, laws.variance, model.spread, members))
+        return cls(model, parts, modules)
 
     def score(self, flow: nn.Module) -> Validation:
-        """Return the energy score of a few draws on the modules."""
+        """Return the energy score of a few draws on modules of genes, the mean of each section taken out."""
+        if not isinstance(flow, FactorFlow):
+            raise TypeError(f"A flow makes draws, not a {type(flow).__name__}.")
         scores = []
         for part in self.parts:
-            draws = [draw.values for draw in self._draws(flow, part, _VALIDATION_DRAWS, 0)]
-            scores.append(energy_score(np.stack(draws) @ self.axes, part.measured @ self.axes))
+            drawn = np.stack([self._draw(flow, part, draw) @ self.modules for draw in range(_VALIDATION_DRAWS)])
+            measured = part.measured @ self.modules
+            scores.append(energy_score(drawn - drawn.mean(axis=1, keepdims=True), measured - measured.mean(axis=0)))
         return Validation(float(np.concatenate(scores).mean()), {})
 
-    def calibration(self, seed: int) -> Calibration:
+    def calibration(self) -> Calibration:
         """Return accuracy and interval factors on held-out tissue."""
         mean, std = [], []
         for part in self.parts:
-            draws = list(self._draws(self.model.flow, part, _CALIBRATION_DRAWS, seed))
-            mean.append(np.mean([draw.expected for draw in draws], axis=0))
-            std.append(np.std([draw.values for draw in draws], axis=0, ddof=1))
+            variance = part.variance + self.model.spread.factors.variance
+            found = moments(part.center, variance, part.log2_size - self.model.gauge.log2_size)
+            mean.append(found[0])
+            std.append(found[1])
         section = np.concatenate([np.full(len(part.measured), part.section) for part in self.parts])
         measured = np.concatenate([part.measured for part in self.parts])
         return Calibration.from_held_out(measured, np.concatenate(mean), np.concatenate(std), section)
 
-    def _draws(self, flow: nn.Module, part: _Part, n_draws: int, seed: int) -> Iterator[Draw]:
+    def _draw(self, flow: FactorFlow, part: _Part, draw: int) -> np.ndarray:
+        """Return one draw of log2(1 + count) at the spots of a part."""
         model = self.model
-        if not isinstance(flow, FactorFlow):
-            raise TypeError(f"A flow makes draws, not a {type(flow).__name__}.")
-        own = FactorModel(model.config, model.mean, model.gauge, model.summary, model.factors, flow, model.log2_size)
-        return own.draws_around(
-            part.center,
-            log2_size=part.log2_size,
-            n_draws=n_draws,
-            n_steps=model.config.n_steps,
-            units=LOG2,
-            seed=seed + _OWN_SEED,
-            device=str(flow.member_folds.device),
-            members=part.members,
-        )
+        own = copy.copy(model)
+        own.flow = flow
+        rows, factors = np.arange(len(part.center)), model.spread.factors
+        noise = BlockNoise.for_rows(_OWN_SEED, len(rows))
+        start = noise.normal(draw, 0, rows, len(factors.loadings))
+        device = str(flow.member_folds.device)
+        member = part.members[[draw % len(part.members)]]
+        scores = own.scores_of(member, part.center, start, n_steps=None, device=device)
+        level = part.center + part.effects.draw(part.places, _OWN_SEED, draw) + scores @ factors.loadings
+        level += factors.specific * noise.normal(draw, 1, rows, level.shape[1])
+        shift = part.log2_size - model.gauge.log2_size
+        return count(np.maximum(level, 0), noise.normal(draw, 2, rows, level.shape[1]), shift)

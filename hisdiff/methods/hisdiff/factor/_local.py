@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff._prediction._superpixels import Footprints, Inputs, scaled_under
+from hisdiff._stats._counting import count_rate
+from hisdiff._stats._kernel import Kernel
 from hisdiff._training._calibration import cv_pcc_of
 from hisdiff.methods.hisdiff.factor._components import fit_components
-from hisdiff.methods.hisdiff.factor._factors import count_rate
-from hisdiff.methods.hisdiff.factor._mean import Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

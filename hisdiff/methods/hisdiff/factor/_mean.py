@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hisdiff._training._spots import Projection, TrainingSpots
+from hisdiff._stats._kernel import Kernel
+from hisdiff._training._features import Features
+from hisdiff._training._spots import Projection
 from hisdiff.methods.hisdiff.factor._components import fit_components
 
 if TYPE_CHECKING:
@@ -15,79 +17,8 @@ if TYPE_CHECKING:
 
     from hisdiff._section import Locations, Section
     from hisdiff._training._context import Scaling
-
-# Directions of the landmarks' kernel below this part of the largest are rounding.
-_FLAT = 1e-8
-_MIN_SPREAD = 1e-3
-# Of expression; what lies beyond is noise of counting.
-_MAX_COMPONENTS = 40
-
-# Of a block of features, in parts of the longest one: one that varies less would be blown up, and be far off in other sections.
-_MIN_LENGTH = 0.1
-
-
-@dataclass(frozen=True)
-class Features:
-    """From a location to what the mean is a function of.
-
-    Attributes
-    ----------
-    projection
-        Principal components of the own embedding and of the means over 9 and over 49 anchors.
-    center, scale
-        ``(3 k,)``: each component is centred, and each of the three blocks is scaled to mean square length 1 / 3, so that the
-        surroundings, whose means vary less, weigh as much as the spot itself. A block that hardly varies is left out (its
-        scale is infinite): the spots of a small section share their 49 anchors, and nothing can be learned from those.
-    """
-
-    projection: Projection
-    center: np.ndarray
-    scale: np.ndarray
-
-    @classmethod
-    def fit(cls, projection: Projection, values: np.ndarray) -> Features:
-        """Scale the features ``(n, 3 k)`` of training spots."""
-        center = values.mean(axis=0)
-        blocks = np.stack(np.split(values - center, 3, axis=1))
-        length = np.sqrt(3 * np.square(blocks).sum(axis=2).mean(axis=1))
-        varies = length > _MIN_LENGTH * length.max()
-        return cls(projection, center, np.repeat(np.where(varies, length, np.inf), values.shape[1] // 3))
-
-    def at(self, section: Section, locations: Locations) -> np.ndarray:
-        """Return float64 ``(n, 3 k)``, of mean square length 1 on training spots."""
-        return self.scaled(self.projection.features(section, locations))
-
-    def scaled(self, values: np.ndarray) -> np.ndarray:
-        """Scale what ``projection`` gave."""
-        return (values - self.center) / self.scale
-
-
-@dataclass(frozen=True)
-class Kernel:
-    r"""Sum of a linear and a Gaussian kernel, :math:`k(a, b) = w\, a^\top b + \exp(-g |a - b|^2)`; linear alone without g.
-
-    The linear part goes on where the Gaussian one fades: far from the training tissue, as in another patient.
-    """
-
-    linear: float
-    gamma: float | None
-
-    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Return the kernel of ``(n, p)`` and ``(m, p)``, float64 ``(n, m)``."""
-        inner = a @ b.T
-        if self.gamma is None:
-            return self.linear * inner
-        square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * inner
-        return self.linear * inner + np.exp(-self.gamma * np.maximum(square, 0))
-
-    def whitening(self, landmarks: np.ndarray) -> np.ndarray:
-        """Return ``(m, q)``: values at landmarks times this are features whose inner products are the kernel (Nystroem).
-
-        With all training spots as landmarks that is exact.
-        """
-        values, axes = np.linalg.eigh(self(landmarks, landmarks))
-        keep = values > _FLAT * values[-1]
-        return axes[:, keep] / np.sqrt(values[keep])
+    from hisdiff._training._spots import TrainingSpots
+    from hisdiff._training._spread import Axes
 
 
 @dataclass(frozen=True)
@@ -197,6 +128,7 @@ class CrossFitted:
 
 def cross_fit(
     spots: TrainingSpots,
+    axes: Axes,
     *,
     scalings: Sequence[Scaling],
     n_components: int,
@@ -218,6 +150,8 @@ def cross_fit(
     ----------
     spots
         Training spots with their folds.
+    axes
+        Of expression.
     scalings
         Of the embedding.
     n_components
@@ -229,16 +163,11 @@ def cross_fit(
     n_landmarks
         Spots that carry the kernels at most; those are drawn with ``seed``.
     """
-    n = len(spots.centerd)
+    n = len(spots.centered)
     rows = np.arange(n)
     if n > n_landmarks:
         rows = np.sort(np.random.default_rng(seed).choice(n, n_landmarks, replace=False))
-    intercept = np.average(spots.centerd, axis=0, weights=spots.weight)
-    centerd = spots.centerd - intercept
-    spread = np.maximum(np.sqrt(np.average(np.square(centerd), axis=0, weights=spots.weight)), _MIN_SPREAD)
-    weighed = np.sqrt(spots.weight)[:, None] * centerd / spread
-    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MAX_COMPONENTS]
-    targets, components = centerd / spread @ axes.T, axes * spread
+    targets = axes.components(spots.centered - axes.center)
     families = ((Kernel(1.0, None),), tuple(Kernel(linear, gamma) for gamma in gammas))
     members, scores, explained = [], np.zeros_like(targets), []
     for scaling in scalings:
@@ -255,5 +184,5 @@ def cross_fit(
             scores += fitted.held_out / (len(families) * len(scalings))
             explained.append(fitted.explained)
         members.append(KernelMean(features, values[rows], sum(families, ()), np.concatenate(weights)))
-    mean = ConditionalMean(tuple(members), components, intercept)
-    return CrossFitted(mean, scores @ components + intercept, float(np.mean(explained)))
+    mean = ConditionalMean(tuple(members), axes.directions, axes.center)
+    return CrossFitted(mean, scores @ axes.directions + axes.center, float(np.mean(explained)))

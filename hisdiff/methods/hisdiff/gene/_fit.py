@@ -204,11 +204,10 @@ def _calibration(model: GeneModel, watched: _Rows, seed: int, device: str | None
             log2_size=spots.log2_sizes[i],
             n_draws=_CALIBRATION_DRAWS,
             n_steps=model.config.n_steps,
-            units=LOG2,
             seed=seed + _OWN_SEED,
             device=device,
         ):
-            draws.add(draw.values)
+            draws.add(draw)
         told = draws.result(section.genes)
         mean.append(told.mean)
         std.append(told.std)

@@ -16,7 +16,6 @@ from hisdiff._nn._conditioner import Conditioner
 from hisdiff._nn._denoisers import DENOISERS
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._training._context import context_of
-from hisdiff.methods.hisdiff.factor._model import Draw
 from hisdiff.methods.hisdiff.gene._reference import PUBLISHED_FUSION_HEADS
 from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
@@ -125,10 +124,9 @@ class GeneModel:
         log2_size: float,
         n_draws: int,
         n_steps: int,
-        units: str,
         seed: int,
         device: str | None,
-    ) -> Iterator[Draw]:
+    ) -> Iterator[np.ndarray]:
         """Yield draws of log2(1 + count) one at a time.
 
         With standardised targets they are at ``log2_size``. The published setting has no notion of library size: its draws are at
@@ -151,7 +149,7 @@ class GeneModel:
         rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
         for draw in range(n_draws):
             parts = [self._sample(network, condition, schedule, noise, draw, r) for r in rows]
-            yield Draw(rescaled(np.concatenate(parts) * scale + center, log2_size - inside))
+            yield rescaled(np.concatenate(parts) * scale + center, log2_size - inside)
 
     @torch.inference_mode()
     def condition(self, section: Section, locations: Locations, log2_size: float, device: torch.device) -> Tensor:

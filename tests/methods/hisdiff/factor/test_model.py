@@ -9,11 +9,12 @@ from linear_sections import GENES, linear_section, log2
 from scipy.sparse import csr_matrix
 
 from hisdiff._stats._accuracy import pearson
+from hisdiff._stats._counting import count_mean, count_rate
 from hisdiff._stats._proper import coverage
+from hisdiff._training._size_gauge import SizeGauge
 from hisdiff.methods._registry import get as method
 from hisdiff.methods.hisdiff import FactorConfig, FittedHisDiff, HisDiff
-from hisdiff.methods.hisdiff.factor._factors import count_mean, count_rate
-from hisdiff.methods.hisdiff.factor._model import SizeGauge, Summary
+from hisdiff.methods.hisdiff.factor._model import Summary
 
 TINY = FactorConfig(
     n_components=6, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=3, n_condition=2, n_members=2, width=16, depth=1,
@@ -84,7 +85,7 @@ def test_a_draw_does_not_depend_on_how_many_are_made(fitted):
 
 
 def test_chunks_of_locations_do_not_show(fitted, monkeypatch):
-    from hisdiff.methods.hisdiff.factor import _model as _fast
+    from hisdiff._prediction import _cohort_model as _fast
 
     test = section("T", 7)
     whole = predict(fitted, test)

@@ -71,12 +71,11 @@ def draws_of(model: GeneModel, s: Section, locations: Locations | None = None, *
         "log2_size": s.log2_size,
         "n_draws": 2,
         "n_steps": 4,
-        "units": "log2",
         "seed": 0,
         "device": "cpu",
         **options,
     }
-    return np.stack([draw.values for draw in model.draws(s, locations or s.spots, **asked)])
+    return np.stack(list(model.draws(s, locations or s.spots, **asked)))
 
 
 def fit(sections, settings, **options) -> FittedHisDiff:

@@ -1,105 +1,24 @@
-r"""What is left of expression once its mean is known: common factors, gene-specific spread, and the noise of counting.
-
-For a spot with conditional mean :math:`m`,
-
-.. math:: \mu = m + b + z L + \tau \odot \epsilon, \qquad
-          y_g \sim \mathrm{Poisson}(\lambda(\mu_g)), \qquad x = \log_2(1 + y),
-
-with scores :math:`z` of K factors (what the flow draws), loadings :math:`L`, a section's common offset :math:`b`,
-gene-specific sd :math:`\tau`, and :math:`\lambda(\mu)` the rate for which :math:`E \log_2(1 + y) = \mu`. On the sections
-this was made for, counting explains nine tenths of what some ten factors leave, so noise is not a thing to learn.
-"""
+"""The noise of counting: moments and quantiles of log2(1 + Poisson), tabulated along its mean."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import gammaln, ndtr
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _STEP = 1 / 16
 _TOP = 14.0
 """Mean log2(1 + count) up to which the noise of counting is tabulated; above 16,000 counts it is below a hundredth."""
 _LEVELS = 1024
 # Nodes and weights of Gauss-Hermite quadrature for a standard normal variable.
-_POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
+_POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-
-
-@dataclass(frozen=True)
-class Factors:
-    """A model of residuals.
-
-    Attributes
-    ----------
-    loadings
-        ``(K, G)``, for scores of variance 1.
-    specific
-        ``(G,)`` sd of each gene beside factors and counting.
-    offsets
-        ``(S, G)`` mean residual of each training section, summing to zero.
-    """
-
-    loadings: np.ndarray
-    specific: np.ndarray
-    offsets: np.ndarray
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return arrays."""
-        return {"factors/loadings": self.loadings, "factors/specific": self.specific, "factors/offsets": self.offsets}
-
-    @classmethod
-    def from_state(cls, arrays: Mapping[str, np.ndarray]) -> Factors:
-        """Rebuild what ``state`` described."""
-        return cls(arrays["factors/loadings"], arrays["factors/specific"], arrays["factors/offsets"])
-
-    def offset(self, normal: np.ndarray) -> np.ndarray:
-        """Return the common offset of a section for standard normal ``(S,)``: of the spread among training sections."""
-        return normal @ self.offsets / np.sqrt(max(len(self.offsets) - 1, 1))
-
-
-def fit_factors(
-    targets: np.ndarray, held_out: np.ndarray, section: np.ndarray, n_factors: int
-) -> tuple[Factors, np.ndarray]:
-    """Split out-of-fold residuals into factors and noise.
-
-    Parameters
-    ----------
-    targets, held_out
-        ``(n, G)``, log2(1 + count) at the cohort's library size, measured and predicted out of fold.
-    section
-        ``(n,)`` section of each spot, numbered from zero.
-    n_factors
-        K, at most.
-
-    Returns
-    -------
-    The factors, and the scores of the training spots, ``(n, K)`` with variance 1.
-    """
-    residuals = targets - held_out
-    n_sections = int(section.max()) + 1
-    means = np.stack([residuals[section == s].mean(axis=0) for s in range(n_sections)])
-    within = residuals - means[section]
-    spread = within.std(axis=0)
-    spread = np.where(spread > 0, spread, 1)
-    k = max(1, min(n_factors, min(within.shape) // 4))
-    u, s, axes = np.linalg.svd(within / spread, full_matrices=False)
-    scores = u[:, :k] * np.sqrt(len(u))
-    loadings = (s[:k, None] / np.sqrt(len(u))) * axes[:k] * spread
-    rest = within - scores @ loadings
-    # K scores per spot were fitted to the spot itself.
-    variance = np.square(rest).mean(axis=0) * len(rest) / max(len(rest) - k, 1)
-    counting = counting_variance(held_out + scores @ loadings).mean(axis=0)
-    specific = np.sqrt(np.maximum(variance - counting, 0))
-    return Factors(loadings, specific, means - means.mean(axis=0)), scores
-
-
-# Counting noise
+# Levels and sds at which moments of counts with an uncertain mean are tabulated.
+_LOWEST, _COARSE, _SD_STEP, _MAX_SD = -6.0, 1 / 8, 1 / 8, 4.0
+# log2 of counts that are as good as none.
+_FAINT = 1e-6
 
 
 def counting_variance(mean: np.ndarray) -> np.ndarray:
@@ -124,12 +43,97 @@ def count_rate(mean: np.ndarray, shift: float = 0.0) -> np.ndarray:
     return (np.exp2(inside + np.maximum(mean - _TOP, 0)) - 1) * 2.0**shift
 
 
-def expected_rate(mean: np.ndarray, sd: np.ndarray, shift: float = 0.0) -> np.ndarray:
-    """Return E ``count_rate(mean + sd * normal, shift)`` for means ``(n, G)`` and sds ``(G,)``."""
-    levels = np.arange(0, _TOP + _STEP / 2, _STEP)
-    table = sum(w * count_rate(levels[:, None] + p * sd) for p, w in zip(_POINTS, _WEIGHTS))
-    inside = _along_grid(np.log2(1 + table), mean)
-    return (np.exp2(inside + np.maximum(mean - _TOP, 0)) - 1) * 2.0**shift
+class Moments(NamedTuple):
+    """Mean and variance."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def count_moments(level: np.ndarray, sd: np.ndarray, shift: float = 0.0) -> Moments:
+    """Return the moments of log2(1 + count) where its mean is itself normal, in closed form.
+
+    Parameters
+    ----------
+    level, sd
+        ``(n, G)``, the mean of log2(1 + count) at the library size of the cohort is ``max(level + sd * normal, 0)``.
+    shift
+        log2 of the library size wanted over that of the cohort.
+
+    Returns
+    -------
+    float32 ``(n, G)`` each.
+    """
+    mean, variance = _moment_tables(round(float(shift), 6))
+    above = np.maximum(level - _TOP, 0)
+    place = _Place.of(level, sd)
+    return Moments((place.read(mean) + above).astype(np.float32), place.read(variance).astype(np.float32))
+
+
+def rate_moments(level: np.ndarray, sd: np.ndarray, shift: float = 0.0) -> Moments:
+    """Return the moments of the expected count, without the noise of counting; arguments as for ``count_moments``."""
+    log_mean, log_variance = _rate_tables()
+    above = np.maximum(level - _TOP, 0)
+    place = _Place.of(level, sd)
+    mean = np.exp2(place.read(log_mean) + above) - _FAINT
+    variance = np.exp2(place.read(log_variance) + 2 * above) - _FAINT
+    return Moments(
+        (np.maximum(mean, 0) * 2.0**shift).astype(np.float32),
+        (np.maximum(variance, 0) * 4.0**shift).astype(np.float32),
+    )
+
+
+class _Place(NamedTuple):
+    """Where levels and sds lie in tables: rows, columns and the parts of the next ones."""
+
+    row: np.ndarray
+    column: np.ndarray
+    along: np.ndarray
+    across: np.ndarray
+
+    @classmethod
+    def of(cls, level: np.ndarray, sd: np.ndarray) -> _Place:
+        row = (np.clip(level, _LOWEST, _TOP - 1e-6) - _LOWEST) / _COARSE
+        column = np.clip(sd, 0, _MAX_SD - 1e-6) / _SD_STEP
+        # In float32 the very top may be rounded up to the end of the table.
+        first = np.minimum(row.astype(np.int32), round((_TOP - _LOWEST) / _COARSE) - 1)
+        left = np.minimum(column.astype(np.int32), round(_MAX_SD / _SD_STEP) - 1)
+        return cls(first, left, row - first, column - left)
+
+    def read(self, table: np.ndarray) -> np.ndarray:
+        flat, width = table.ravel(), table.shape[1]
+        at = self.row * width + self.column
+        low = flat[at] + self.across * (flat[at + 1] - flat[at])
+        high = flat[at + width] + self.across * (flat[at + width + 1] - flat[at + width])
+        return low + self.along * (high - low)
+
+
+def _nodes() -> tuple[np.ndarray, np.ndarray]:
+    """Return the levels of the tables, ``(rows, 1, 1)``, and their levels at the nodes of the quadrature."""
+    levels = np.arange(_LOWEST, _TOP + _COARSE / 2, _COARSE)[:, None, None]
+    sds = np.arange(0, _MAX_SD + _SD_STEP / 2, _SD_STEP)[:, None]
+    return levels, np.maximum(levels + sds * _POINTS, 0)
+
+
+@lru_cache(maxsize=16)
+def _moment_tables(shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of log2(1 + count), ``(levels, sds)`` each."""
+    _, at = _nodes()
+    mean = count_mean(at, shift)
+    grid, _, _ = _poisson_moments()
+    inside = np.interp(np.clip(at, 0, _TOP), grid, _variances_at(shift))
+    total = mean @ _WEIGHTS
+    return total, (np.square(mean) + inside) @ _WEIGHTS - np.square(total)
+
+
+@lru_cache(maxsize=1)
+def _rate_tables() -> tuple[np.ndarray, np.ndarray]:
+    """Return log2 of mean and variance of the rate, ``(levels, sds)`` each."""
+    _, at = _nodes()
+    rate = count_rate(at)
+    mean = rate @ _WEIGHTS
+    variance = np.maximum(np.square(rate) @ _WEIGHTS - np.square(mean), 0)
+    return np.log2(mean + _FAINT), np.log2(variance + _FAINT)
 
 
 def _along_grid(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -179,6 +183,12 @@ def _poisson_moments() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _means_at(shift: float) -> np.ndarray:
     """Return E log2(1 + Poisson) along the grid, rates scaled."""
     return _moments_of_rate(_poisson_moments()[1] * 2.0**shift)[0]
+
+
+def _variances_at(shift: float) -> np.ndarray:
+    """Return the variance of log2(1 + Poisson) along the grid, rates scaled."""
+    mean, square = _moments_of_rate(_poisson_moments()[1] * 2.0**shift)
+    return np.maximum(square - mean**2, 0)
 
 
 def _moments_of_rate(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

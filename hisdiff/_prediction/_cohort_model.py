@@ -1,0 +1,267 @@
+"""Predictions of a model of a cohort: the mean, what sections differ in, factors and counts; adapted or not to a section."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from hisdiff._keys import COUNTS, LOG2
+from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._prediction._field import SmoothNoise
+from hisdiff._prediction._noise import BlockNoise
+from hisdiff._prediction._section_effects import SectionEffects
+from hisdiff._section import Prediction, needed
+from hisdiff._stats._counting import count, count_moments, rate_moments
+from hisdiff._training._given import Given, Posterior, posterior_of
+from hisdiff._training._size_gauge import SizeGauge
+from hisdiff._training._spread import Spread
+from hisdiff._training._suggest import greedy
+from hisdiff._training._transfer import Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from hisdiff._section import Locations, Section
+
+_CHUNK = 4096
+UNCERTAINTY = "uncertainty"
+"""Name of what is not known of the relation to the image at a location, in ``Prediction.obs``."""
+SHAPES = {
+    "spread/factors/loadings": "K G",
+    "spread/factors/specific": "G",
+    "spread/directions": "R G",
+    "spread/scale": "G",
+    "spread/levels/components": "R G",
+    "spread/levels/shared": "R",
+    "spread/levels/own": "G",
+    "spread/relation/landmarks": "M P",
+    "spread/relation/axes": "M Q",
+    "spread/relation/open": "Q",
+    "spread/relation/scale": "R",
+    "transfer/root": "T T",
+}
+"""Sizes of the arrays of a saved model: factors, genes, components, landmarks and their features."""
+# What the numbers of a draw are for; the second argument of the noise.
+_SCORES, _SPECIFIC, _COUNTING, _SMOOTH_SCORES = range(4)
+
+
+class Mean(Protocol):
+    """Mean of log2(1 + count) at the cohort's library size, given morphology."""
+
+    def __call__(self, section: Section, locations: Locations) -> np.ndarray: ...
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
+
+
+class CohortModel:
+    """A conditional mean, and laws of what expression may differ by from it.
+
+    Attributes
+    ----------
+    mean, gauge, spread, transfer
+        The parts.
+    log2_size
+        log2 of the median total count over the panel of a usual section, to predict at where nothing else is known.
+    given
+        Measured spots of a new section that the model was adapted to, or None.
+    """
+
+    def __init__(
+        self, mean: Mean, gauge: SizeGauge, spread: Spread, transfer: Transfer, log2_size: float, given: Given | None
+    ) -> None:
+        self.mean, self.gauge, self.spread, self.transfer = mean, gauge, spread, transfer
+        self.log2_size, self.given = log2_size, given
+
+    @cached_property
+    def posterior(self) -> Posterior | None:
+        """What the given spots tell, or None."""
+        return None if self.given is None else posterior_of(self.spread, self.given)
+
+    def adapted(self, section: Section, rows: np.ndarray, genes: np.ndarray) -> Self:
+        """Return the model given the counts of some spots of a section; those it was given before are kept.
+
+        ``genes`` are the model's; those that the section lacks tell nothing.
+        """
+        spots = section.spots
+        assert spots is not None
+        assert section.counts is not None
+        some = spots.take(rows)
+        area = np.square(some.radius_um)
+        counts = np.full((len(rows), len(genes)), np.nan)
+        column = {gene: i for i, gene in enumerate(section.genes)}
+        there = np.array([column.get(gene, -1) for gene in genes])
+        counts[:, there >= 0] = section.counts[rows].toarray()[:, there[there >= 0]]
+        counts /= (area / np.median(area))[:, None]
+        features = self.spread.features.at(section, some)
+        given = Given(some.xy_um, features, self.aligned(section, some), counts)
+        result = copy.copy(self)
+        result.__dict__.pop("posterior", None)
+        result.given = given.once() if self.given is None else self.given.joined(given)
+        return result
+
+    @property
+    def n_given(self) -> int:
+        """How many spots of a new section the model was given."""
+        return 0 if self.given is None else len(self.given)
+
+    @property
+    def given_library_size(self) -> float | None:
+        """Library size that the given spots tell, in counts; None without any."""
+        return None if self.posterior is None else float(2.0 ** (self.gauge.log2_size + self.posterior.shift))
+
+    def transfer_distance(self, section: Section) -> float:
+        """Return how far a section is from the cohort: above 1 it is unlike; NaN where that cannot be told."""
+        spots = section.spots
+        if spots is None or not len(spots):
+            return float("nan")
+        return self.transfer.distance(self.transfer.features.at(section, spots))
+
+    def suggested(self, section: Section, n: int) -> np.ndarray:
+        """Return rows of the ``n`` spots of a section that leave the least open once measured, the first first."""
+        spots = needed(section.spots)
+        features = np.concatenate([self.spread.features.at(section, part) for part in _parts(spots)])
+        return greedy(self.spread, features, None if self.given is None else self.given.features, n)
+
+    def means(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return means ``(n, G)`` at the cohort's library size, not aligned."""
+        parts = np.split(np.arange(len(locations)), range(_CHUNK, len(locations), _CHUNK))
+        return np.concatenate([self.mean(section, locations.take(part)) for part in parts])
+
+    def aligned(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return means ``(n, G)``, brought to the cohort's library size by what those at the section's spots amount to."""
+        means = self.means(section, locations)
+        spots = section.spots
+        whole = means if spots is None or spots is locations or not len(spots) else self.means(section, spots)
+        return self.gauge.align(means, whole)
+
+    def effects(self, section: Section) -> SectionEffects:
+        """Return what a section adds to the mean."""
+        spots = section.spots
+        if self.posterior is not None or spots is None or not len(spots):
+            return SectionEffects(self.spread, self.spread.relation.landmarks, self.posterior)
+        return SectionEffects(self.spread, self.spread.features.at(section, spots))
+
+    def log2_size_of(self, section: Section, library_size: float | None) -> float:
+        """Return log2 of the library size to predict at: as asked, as the given spots say, the section's own, the usual."""
+        if library_size is None and self.posterior is not None:
+            return self.gauge.log2_size + self.posterior.shift
+        wanted = section.library_size if library_size is None else library_size
+        return self.log2_size if wanted is None else float(np.log2(wanted))
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        genes: np.ndarray,
+        library_size: float | None,
+        n_draws: int,
+        keep_draws: int,
+        units: str,
+        seed: int,
+        n_steps: int | None = None,
+        device: str | None = None,
+    ) -> Prediction:
+        """Predict: mean and spread are those of infinitely many draws, in closed form; those that are kept are made."""
+        effects = self.effects(section)
+        base = self.aligned(section, locations)
+        features = np.concatenate([self.spread.features.at(section, part) for part in _parts(locations)])
+        shift = self.log2_size_of(section, library_size) - self.gauge.log2_size
+        mean, std = np.empty((2, *base.shape), dtype=np.float32)
+        uncertainty = np.empty(len(base), dtype=np.float32)
+        center = np.empty(base.shape, dtype=np.float32)
+        for rows in _chunks(len(base)):
+            opened = effects.at(features[rows])
+            center[rows] = base[rows] + opened.mean
+            variance = opened.variance + self.spread.factors.variance
+            mean[rows], std[rows] = moments(center[rows], variance, shift, units)
+            uncertainty[rows] = opened.uncertainty
+        kept = DrawAccumulator(units, keep_draws)
+        for draw in range(keep_draws):
+            kept.add(self._draw(effects, locations, features, base, center, shift, draw, seed, n_steps, device))
+        draws = kept.result(genes).draws if keep_draws else None
+        return Prediction(mean, std, genes, units, draws, {UNCERTAINTY: uncertainty}, n_draws)
+
+    def _draw(
+        self,
+        effects: SectionEffects,
+        locations: Locations,
+        features: np.ndarray,
+        base: np.ndarray,
+        center: np.ndarray,
+        shift: float,
+        draw: int,
+        seed: int,
+        n_steps: int | None,
+        device: str | None,
+    ) -> np.ndarray:
+        """Return one draw of log2(1 + count) around the cohort's mean; ``center`` has the section's in it."""
+        noise, smooth = BlockNoise.at(seed, locations), SmoothNoise(seed, locations.xy_um, self.spread.smooth_um)
+        factors, rows = self.spread.factors, np.arange(len(base))
+        k, n_genes = factors.loadings.shape
+        start = self.spread.mixed(noise.normal(draw, _SCORES, rows, k), smooth.normal(draw, _SMOOTH_SCORES, rows, k))
+        scores = self.scores(center, start, draw, n_steps=n_steps, device=device)
+        level = base + effects.draw(effects.places(locations.xy_um, features), seed, draw) + scores @ factors.loadings
+        level += factors.specific * noise.normal(draw, _SPECIFIC, rows, n_genes)
+        return count(np.maximum(level, 0), noise.normal(draw, _COUNTING, rows, n_genes), shift)
+
+    def scores(
+        self, center: np.ndarray, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
+    ) -> np.ndarray:
+        """Carry standard normal ``(n, K)`` to the scores of factors of one draw; they are normal here."""
+        return start
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and plain settings."""
+        arrays, mean = self.mean.state()
+        spread, of_spread = self.spread.state()
+        transfer, of_transfer = self.transfer.state()
+        parts = {"spread": spread, "transfer": transfer, "given": {} if self.given is None else self.given.state()}
+        arrays = arrays | {f"{part}/{name}": array for part, of in parts.items() for name, array in of.items()}
+        gauge = {"log2_size": self.gauge.log2_size, "bias": self.gauge.bias}
+        plain = {
+            "mean": mean,
+            "gauge": gauge,
+            "spread": of_spread,
+            "transfer": of_transfer,
+            "log2_size": self.log2_size,
+        }
+        return arrays, plain
+
+    @staticmethod
+    def parts_of(arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parts that ``state`` described, all but the mean, by the names of the arguments."""
+
+        def part(name: str) -> dict[str, np.ndarray]:
+            return {n.removeprefix(f"{name}/"): a for n, a in arrays.items() if n.startswith(f"{name}/")}
+
+        given = part("given")
+        return {
+            "gauge": SizeGauge(**settings["gauge"]),
+            "spread": Spread.from_state(part("spread"), settings["spread"]),
+            "transfer": Transfer.from_state(part("transfer"), settings["transfer"]),
+            "log2_size": float(settings["log2_size"]),
+            "given": Given.from_state(given) if given else None,
+        }
+
+
+def moments(level: np.ndarray, variance: np.ndarray, shift: float, units: str = LOG2) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and sd, ``(n, G)``, where the mean of log2(1 + count) is normal, counting included."""
+    sd = np.sqrt(variance)
+    if units == COUNTS:
+        of = rate_moments(level, sd, shift)
+        return of.mean, np.sqrt(of.variance + of.mean)
+    of = count_moments(level, sd, shift)
+    return of.mean, np.sqrt(of.variance)
+
+
+def _parts(locations: Locations) -> list[Locations]:
+    return [locations.take(rows) for rows in _chunks(len(locations))] or [locations]
+
+
+def _chunks(n: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, n, _CHUNK)]

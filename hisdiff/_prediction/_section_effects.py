@@ -1,0 +1,143 @@
+"""Levels and relation of one section, before or after some of its spots are known: moments in closed form, and draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from hisdiff._prediction._field import SmoothNoise
+
+if TYPE_CHECKING:
+    from hisdiff._training._given import Posterior
+    from hisdiff._training._spread import Spread
+
+# Places of a section from whose mean its relation is measured.
+_MAX_REFERENCES = 300
+# What the numbers of a draw are for.
+_LEVELS = 7
+_UNCOVERED, _OF_GIVEN = 5, 6
+
+
+class Open(NamedTuple):
+    """What the level and the relation of a section add at some locations.
+
+    Attributes
+    ----------
+    mean
+        ``(n, G)`` or ``(1, G)``, expected.
+    variance
+        ``(n, G)``.
+    uncertainty
+        ``(n,)`` what is not known of the relation, relative to its mean on left-out training tissue.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    uncertainty: np.ndarray
+
+
+@dataclass(frozen=True)
+class Places:
+    """Locations, prepared for many draws.
+
+    Attributes
+    ----------
+    xy_um, features
+        ``(n, 2)``, ``(n, p)``.
+    basis
+        ``(n, q)`` features in which the prior is diagonal, from the section's mean.
+    uncovered
+        ``(n,)`` prior variance that the basis does not have.
+    """
+
+    xy_um: np.ndarray
+    features: np.ndarray
+    basis: np.ndarray
+    uncovered: np.ndarray
+
+
+class SectionEffects:
+    """What one section adds to the mean of the cohort.
+
+    Parameters
+    ----------
+    spread
+        The laws.
+    reference
+        ``(m, p)`` features of places of the section, from whose mean its relation is measured; not used with spots given.
+    posterior
+        Of given spots, or None.
+    """
+
+    def __init__(self, spread: Spread, reference: np.ndarray, posterior: Posterior | None = None) -> None:
+        self.spread, self.posterior = spread, posterior
+        if posterior is not None:
+            reference = posterior.relation.features
+        else:
+            reference = reference[:: max(1, -(-len(reference) // _MAX_REFERENCES))]
+        relation = spread.relation
+        self._reference = reference
+        self._center = relation.basis(reference).mean(axis=0)
+        within = relation.covariance(reference, reference)
+        self._rows, self._whole = within.mean(axis=0), within.mean()
+
+    @property
+    def directions(self) -> np.ndarray:
+        """``(r, G)``, from the relation's components of variance C to expression."""
+        if self.posterior is not None:
+            return self.posterior.relation.directions
+        return np.sqrt(self.spread.relation.scale)[:, None] * self.spread.directions
+
+    def at(self, features: np.ndarray) -> Open:
+        """Return moments at features ``(n, p)``."""
+        relation, spread = self.spread.relation, self.spread
+        between = relation.covariance(features, self._reference)
+        diagonal = (1 + relation.kappa) * relation.kernel.diagonal(features)
+        diagonal -= np.square(relation.basis(features)) @ (1 - relation.open)
+        variance = np.maximum(diagonal - 2 * between.mean(axis=1) + self._whole, 0)
+        uncertainty = relation.uncertainty(features) / spread.usual
+        squares = np.square(self.directions)
+        if self.posterior is None:
+            level = spread.levels.variance
+            return Open(np.zeros((1, 1)), level + variance[:, None] * squares.sum(axis=0), uncertainty)
+        posterior = self.posterior
+        centered = between - between.mean(axis=1, keepdims=True) - self._rows + self._whole
+        left = np.maximum(variance[:, None] - posterior.relation.reduction(centered), 0)
+        mean = posterior.level.mean + posterior.relation.mean(centered) @ posterior.relation.directions
+        weight = squares / np.square(spread.scale)
+        weight = weight.sum(axis=1) / weight.sum()
+        known = (left @ weight) / np.maximum(variance, 1e-12)
+        return Open(mean, posterior.level.variance + left @ squares, uncertainty * known)
+
+    def places(self, xy_um: np.ndarray, features: np.ndarray) -> Places:
+        """Prepare locations ``(n, 2)`` with features ``(n, p)`` for draws."""
+        relation = self.spread.relation
+        basis = relation.basis(features)
+        uncovered = (1 + relation.kappa) * (relation.kernel.diagonal(features) - np.square(basis).sum(axis=1))
+        return Places(xy_um, features, basis - self._center, np.maximum(uncovered, 0))
+
+    def draw(self, places: Places, seed: int, draw: int) -> np.ndarray:
+        """Return what level and relation add in one draw, ``(n, G)``: the same function of place whatever is asked for."""
+        rng = np.random.default_rng([seed, draw, _LEVELS])
+        relation = self.spread.relation
+        weights = rng.standard_normal((len(relation.open), len(relation.scale)))
+        weights *= np.sqrt(relation.kappa + relation.open)[:, None]
+        drawn = self._prior(places, weights, seed, draw)
+        if self.posterior is None:
+            return self.spread.levels.draw(rng) + drawn @ self.directions
+        posterior = self.posterior
+        given = self.places(posterior.xy_um, posterior.relation.features)
+        noise = rng.standard_normal((len(given.xy_um), len(relation.scale))) * np.sqrt(posterior.relation.noise)
+        would = self._prior(given, weights, seed, draw) + noise
+        would -= would.mean(axis=0)
+        between = relation.covariance(places.features, self._reference)
+        centered = between - between.mean(axis=1, keepdims=True) - self._rows + self._whole
+        moved = drawn + posterior.relation.mean(centered, posterior.relation.told - would)
+        return posterior.level.draw(rng) + moved @ self.directions
+
+    def _prior(self, places: Places, weights: np.ndarray, seed: int, draw: int) -> np.ndarray:
+        noise = SmoothNoise(seed, places.xy_um, self.spread.smooth_um)
+        white = noise.normal(draw, _UNCOVERED, np.arange(len(places.xy_um)), weights.shape[1])
+        return places.basis @ weights + np.sqrt(places.uncovered)[:, None] * white

@@ -1,0 +1,42 @@
+"""A kernel of features, and features whose inner products it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Directions of the landmarks' kernel below this part of the largest are rounding.
+_FLAT = 1e-8
+
+
+@dataclass(frozen=True)
+class Kernel:
+    r"""Sum of a linear and a Gaussian kernel, :math:`k(a, b) = w\, a^\top b + \exp(-g |a - b|^2)`; linear alone without g.
+
+    The linear part goes on where the Gaussian one fades: far from the training tissue, as in another patient.
+    """
+
+    linear: float
+    gamma: float | None
+
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return the kernel of ``(n, p)`` and ``(m, p)``, float64 ``(n, m)``."""
+        inner = a @ b.T
+        if self.gamma is None:
+            return self.linear * inner
+        square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * inner
+        return self.linear * inner + np.exp(-self.gamma * np.maximum(square, 0))
+
+    def diagonal(self, a: np.ndarray) -> np.ndarray:
+        """Return the kernel of every row of ``(n, p)`` with itself, ``(n,)``."""
+        return self.linear * np.square(a).sum(axis=1) + (self.gamma is not None)
+
+    def whitening(self, landmarks: np.ndarray) -> np.ndarray:
+        """Return ``(m, q)``: values at landmarks times this are features whose inner products are the kernel (Nystroem).
+
+        With all training spots as landmarks that is exact.
+        """
+        values, axes = np.linalg.eigh(self(landmarks, landmarks))
+        keep = values > _FLAT * values[-1]
+        return axes[:, keep] / np.sqrt(values[keep])

@@ -1,0 +1,83 @@
+r"""What is left of expression once its mean is known: common factors, gene-specific spread, and the noise of counting.
+
+For a spot with conditional mean :math:`m` in a section of level :math:`b`,
+
+.. math:: \mu = m + b + z L + \tau \odot \epsilon, \qquad
+          y_g \sim \mathrm{Poisson}(\lambda(\mu_g)), \qquad x = \log_2(1 + y),
+
+with scores :math:`z` of K factors, loadings :math:`L`, gene-specific sd :math:`\tau`, and :math:`\lambda(\mu)` the rate for
+which :math:`E \log_2(1 + y) = \mu`. On the sections this was made for, counting explains nine tenths of what some ten
+factors leave, so noise is not a thing to learn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hisdiff._stats._counting import counting_variance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A model of residuals inside a section.
+
+    Attributes
+    ----------
+    loadings
+        ``(K, G)``, for scores of variance 1.
+    specific
+        ``(G,)`` sd of each gene beside factors and counting.
+    """
+
+    loadings: np.ndarray
+    specific: np.ndarray
+
+    @property
+    def variance(self) -> np.ndarray:
+        """``(G,)`` of both together."""
+        return np.square(self.loadings).sum(axis=0) + np.square(self.specific)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return arrays."""
+        return {"loadings": self.loadings, "specific": self.specific}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray]) -> Factors:
+        """Rebuild what ``state`` described."""
+        return cls(arrays["loadings"], arrays["specific"])
+
+
+def fit_factors(within: np.ndarray, held_out: np.ndarray, n_factors: int) -> tuple[Factors, np.ndarray]:
+    """Split out-of-fold residuals into factors and noise.
+
+    Parameters
+    ----------
+    within
+        ``(n, G)`` residuals of log2(1 + count) at the cohort's library size, less the mean of each section.
+    held_out
+        ``(n, G)``, predicted out of fold.
+    n_factors
+        K, at most.
+
+    Returns
+    -------
+    The factors, and the scores of the training spots, ``(n, K)`` with variance 1.
+    """
+    spread = within.std(axis=0)
+    spread = np.where(spread > 0, spread, 1)
+    k = max(1, min(n_factors, min(within.shape) // 4))
+    u, s, axes = np.linalg.svd(within / spread, full_matrices=False)
+    scores = u[:, :k] * np.sqrt(len(u))
+    # Along every axis there is as much noise as along those that are left over (Tipping & Bishop, 1999).
+    values = np.square(s) / len(u)
+    noise = values[k:].mean() if len(values) > k else 0.0
+    loadings = np.sqrt(np.maximum(values[:k, None] - noise, 0)) * axes[:k] * spread
+    counting = counting_variance(held_out + scores @ loadings).mean(axis=0)
+    rest = within.var(axis=0) - np.square(loadings).sum(axis=0) - counting
+    return Factors(loadings, np.sqrt(np.maximum(rest, 0))), scores

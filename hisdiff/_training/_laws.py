@@ -1,0 +1,79 @@
+"""Everything a cohort tells of sections that are not in it, fitted in one call: spread and transfer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hisdiff._training._features import Features
+from hisdiff._training._spots import Projection
+from hisdiff._training._spread import fit_spread
+from hisdiff._training._transfer import fit_transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from hisdiff._training._context import Scaling
+    from hisdiff._training._spots import TrainingSpots
+    from hisdiff._training._spread import Axes, Spread
+    from hisdiff._training._transfer import Transfer
+
+
+@dataclass(frozen=True)
+class Laws:
+    """What was fitted, and what the fit knows of its training spots.
+
+    Attributes
+    ----------
+    spread, transfer
+        The laws.
+    rows, scores
+        Spots that factors were learned from, and their scores ``(k, K)``.
+    values
+        ``(n, p)`` features of the relation.
+    variance
+        ``(n, G)`` of the mean at each spot, had its section not been seen.
+    """
+
+    spread: Spread
+    transfer: Transfer
+    rows: np.ndarray
+    scores: np.ndarray
+    values: np.ndarray
+    variance: np.ndarray
+
+
+def fit_laws(
+    spots: TrainingSpots,
+    held_out: np.ndarray,
+    axes: Axes,
+    known: Mapping[Scaling, Features],
+    *,
+    n_components: int,
+    n_factors: int,
+    seed: int,
+) -> Laws:
+    """Fit on left-out predictions ``(n, G)``, aligned.
+
+    The relation is a function of standardized embeddings, in which the look of a slide is no distance; whether a section is
+    like the cohort is told from raw and standardized ones together. Features that are ``known`` are not fitted again.
+    """
+    of: dict[Scaling, Features] = dict(known)
+    values: dict[Scaling, np.ndarray] = {}
+    for scaling in ("standardized", "both"):
+        if scaling not in of:
+            projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
+            of[scaling] = Features.fit(projection, spots.features(projection))
+        values[scaling] = of[scaling].of(spots)
+    inside = values["standardized"]
+    spread, rows, scores = fit_spread(
+        spots, held_out, axes, of["standardized"], inside, n_factors=n_factors, seed=seed
+    )  # fmt: skip
+    transfer = fit_transfer(spots, of["both"], values["both"])
+    # The spots are training tissue, where less is open than where they are left out.
+    seen = spread.relation.uncertainty(inside)
+    more = spread.usual / max(float(seen.mean()), 1e-12) - 1
+    variance = spread.levels.variance + spread.relation_variance(inside, more * seen)
+    return Laws(spread, transfer, rows, scores, inside, variance)

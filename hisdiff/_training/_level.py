@@ -1,0 +1,117 @@
+"""How much the levels of genes differ between sections, from the few that there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Degrees of freedom that the law of levels has before any section is seen: few, so that its tails are wide.
+_PRIOR_FREEDOM = 3.0
+# Of what varies inside sections: the level of a new section is never known without its counts.
+_MIN = 1e-3
+# The same where a single training section tells nothing of others.
+_ALONE = 0.2
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The law of the level of each gene in a section that was not seen: components that genes share, and a rest.
+
+    Attributes
+    ----------
+    components
+        ``(r, G)`` directions.
+    shared
+        ``(r,)`` variance along them.
+    own
+        ``(G,)`` variance of each gene beside.
+    freedom
+        Degrees of freedom of a factor of mean 1 on all variances of a section, by which it is a t law: some sections are
+        far from the others in everything.
+    """
+
+    components: np.ndarray
+    shared: np.ndarray
+    own: np.ndarray
+    freedom: float
+
+    @property
+    def variance(self) -> np.ndarray:
+        """``(G,)`` of the level of each gene."""
+        return self.shared @ np.square(self.components) + self.own
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the levels of one section, ``(G,)``."""
+        factor = (self.freedom - 2) / rng.chisquare(self.freedom)
+        shared = np.sqrt(self.shared) * rng.standard_normal(len(self.shared))
+        return np.sqrt(factor) * (shared @ self.components + np.sqrt(self.own) * rng.standard_normal(len(self.own)))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return arrays."""
+        return {"components": self.components, "shared": self.shared, "own": self.own}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], freedom: float) -> Levels:
+        """Rebuild what ``state`` described."""
+        return cls(arrays["components"], arrays["shared"], arrays["own"], freedom)
+
+
+def fit_levels(
+    components: np.ndarray,
+    shared: np.ndarray,
+    own: np.ndarray,
+    noise: tuple[np.ndarray, np.ndarray],
+    scale: np.ndarray,
+    n_spots: np.ndarray,
+) -> Levels:
+    """Fit on the mean residuals of left-out sections, which are apart from the mean of all.
+
+    Parameters
+    ----------
+    components
+        ``(r, G)`` directions.
+    shared, own
+        ``(S, r)`` and ``(S, G)``, mean residual of each section along them, and what that leaves, both of standardized genes.
+    noise
+        ``(r,)`` and ``(G,)`` variance of the same inside sections: the unit in which all are alike beforehand.
+    scale
+        ``(G,)`` sd of each gene.
+    n_spots
+        ``(S,)`` of each section.
+    """
+    sampling = float(np.mean(1 / n_spots))
+    n = len(n_spots)
+    variances = [_between(of, unit, sampling) for of, unit in zip((shared, own), noise)]
+    return Levels(components, variances[0], variances[1] * np.square(scale), _PRIOR_FREEDOM + n)
+
+
+def _between(of: np.ndarray, unit: np.ndarray, sampling: float) -> np.ndarray:
+    """Return the variance of the level in a new section for levels ``(S, k)`` of training sections."""
+    n = len(of)
+    unit = np.maximum(unit, 1e-12)
+    if n < 2:
+        return _ALONE * unit
+    told = moderated(np.square(of - of.mean(axis=0)).sum(axis=0) / (n - 1), unit, n - 1)
+    # The mean of the training sections is off as well.
+    return np.maximum(told - sampling * unit, _MIN * unit) * (1 + 1 / n)
+
+
+def moderated(variances: np.ndarray, unit: np.ndarray, freedom: float) -> np.ndarray:
+    """Draw variances ``(k,)``, each with so many degrees of freedom, towards multiples of ``unit``; their sum is kept.
+
+    As far as their own spread is no more than sampling gives: the linear rule of least squared error, whose parts follow
+    from the moments of chi-squared variables.
+    """
+    multiple = variances.sum() / unit.sum()
+    if multiple <= 0:
+        return variances
+    spread = float(np.average(np.square(variances / (multiple * unit)), weights=unit)) - 1
+    sampling = 2 / freedom
+    own = max((spread - sampling) / (1 + sampling), 0.0)
+    weight = own / (own + sampling * (1 + own))
+    return weight * variances + (1 - weight) * multiple * unit

@@ -1,0 +1,242 @@
+r"""What is open about the relation of expression to the image: the cohort's own, and how that of a new section differs.
+
+Components of expression are modelled as :math:`x_n = m(f_n) + b_s + r_s(f_n) + e_n` with Gaussian processes
+:math:`m \sim GP(0, k)` and :math:`r_s \sim GP(0, \kappa k)`. The cohort leaves of m what is known of a Gaussian process
+given noisy values; a new section adds its own r. With Nystroem features :math:`\psi`, turned so that the cohort's posterior is
+diagonal, the covariance of the two together is
+
+.. math:: C(f, f') = (1 + \kappa)\, k(f, f') - \psi(f)^\top (1 - o)\, \psi(f') ,
+
+where o is the part of the prior variance along each axis that the cohort leaves open. All components share C up to a scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from hisdiff._stats._kernel import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Noise of a component over its scale, for the cohort's own part.
+_NOISE = 1.0
+_LINEAR = 0.1
+_GAMMAS = (0.5, 1.0, 2.0)
+_KAPPAS = (0.0, 0.03, 0.1, 0.3, 1.0)
+_SCALES = (0.1, 0.3, 1.0, 3.0)
+_LANDMARKS = 500
+# Spots of a left-out section that are enough to tell the scales.
+_MAX_SPOTS = 600
+# Of a component's noise: even what is not predicted at all may differ between sections with the image.
+_MIN_SCALE = 0.003
+# Of a component's variance that may be open relation; the rest is left to chance.
+_MAX_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Prior covariance of what is open, over features.
+
+    Attributes
+    ----------
+    kernel, landmarks
+        k and the ``(m, p)`` features that span it.
+    axes
+        ``(m, q)`` from kernel values to features in which the cohort's posterior is diagonal.
+    open
+        ``(q,)`` part of the variance along each axis that the cohort leaves open.
+    kappa
+        Variance of a section's own relation over that of the shared one.
+    scale
+        ``(r,)`` variance of each component where C is 1.
+    """
+
+    kernel: Kernel
+    landmarks: np.ndarray
+    axes: np.ndarray
+    open: np.ndarray
+    kappa: float
+    scale: np.ndarray
+
+    def basis(self, features: np.ndarray) -> np.ndarray:
+        """Return features in which the cohort's posterior is diagonal, ``(n, q)`` for ``(n, p)``."""
+        return self.kernel(features, self.landmarks) @ self.axes
+
+    def covariance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return C between features ``(n, p)`` and ``(m, p)``, ``(n, m)``."""
+        known = (self.basis(a) * (1 - self.open)) @ self.basis(b).T
+        return (1 + self.kappa) * self.kernel(a, b) - known
+
+    def uncertainty(self, features: np.ndarray) -> np.ndarray:
+        """Return what is open of the cohort's own relation at features ``(n, p)``, ``(n,)``; it grows away from its tissue."""
+        known = np.square(self.basis(features)) @ (1 - self.open)
+        return np.maximum(self.kernel.diagonal(features) - known, 0)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Return arrays and plain settings."""
+        arrays = {"landmarks": self.landmarks, "axes": self.axes, "open": self.open, "scale": self.scale}
+        return arrays, {"linear": self.kernel.linear, "gamma": float(self.kernel.gamma or 0), "kappa": self.kappa}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, float]) -> Relation:
+        """Rebuild what ``state`` described."""
+        kernel = Kernel(settings["linear"], settings["gamma"] or None)
+        return cls(kernel, arrays["landmarks"], arrays["axes"], arrays["open"], settings["kappa"], arrays["scale"])
+
+
+class RelationFit(NamedTuple):
+    """A fitted relation.
+
+    Attributes
+    ----------
+    relation
+        Itself.
+    share
+        ``(r,)``, its part in the variance of each component of the residuals.
+    usual
+        What is open of the cohort's relation on left-out tissue, on average; in units of k.
+    """
+
+    relation: Relation
+    share: np.ndarray
+    usual: float
+
+
+def fit_relation(
+    features: np.ndarray, residuals: np.ndarray, signal: np.ndarray, fold: np.ndarray, section: np.ndarray, seed: int
+) -> RelationFit:
+    """Fit the scale of what is open, and the width of the kernel, on left-out tissue.
+
+    Parameters
+    ----------
+    features
+        ``(n, p)`` of training spots, of mean square length 1.
+    residuals
+        ``(n, r)`` components of what the mean of a fit without a spot's fold leaves of it.
+    signal
+        ``(r,)`` variance of each component that is predicted.
+    fold, section
+        ``(n,)`` numbered from zero.
+    seed
+        Of the landmarks.
+    """
+    n = len(features)
+    rows = np.arange(n)
+    if n > _LANDMARKS:
+        rows = np.sort(np.random.default_rng(seed).choice(n, _LANDMARKS, replace=False))
+    within = residuals - _means_over(section, residuals)
+    noise = np.maximum(np.square(within).mean(axis=0), 1e-12)
+    unit = signal / noise + _MIN_SCALE
+    groups = _groups(fold, section)
+    best: tuple[float, Kernel, float, np.ndarray] | None = None
+    for gamma in _GAMMAS:
+        kernel = Kernel(_LINEAR, gamma)
+        whitening = kernel.whitening(features[rows])
+        values = kernel(features, features[rows]) @ whitening
+        evidence = sum(
+            _evidence(kernel, features[own], values[own], values[fold != f], within[own], unit) for f, own in groups
+        )  # (kappas, scales, r)
+        for kappa, of_scales in zip(_KAPPAS, evidence):
+            posterior = _posterior(of_scales)
+            most = of_scales.max(axis=0)
+            total = float((most + np.log(posterior.mean(axis=1) @ np.exp(of_scales - most))).sum())
+            if best is None or total > best[0]:
+                best = total, kernel, kappa, np.exp(np.log(_SCALES) @ posterior)
+    assert best is not None
+    _, kernel, kappa, relative = best
+    whitening = kernel.whitening(features[rows])
+    values = kernel(features, features[rows]) @ whitening
+    eigenvalues, turn = np.linalg.eigh(values.T @ values)
+    sizes = [len(own) for _, own in groups]
+    inside = [_amount(kernel, features[own], values[own], values[fold != f], kappa) for f, own in groups]
+    amount = max(float(np.average(inside, weights=sizes)), 1e-12)
+    share = np.minimum(relative * unit * amount, _MAX_SHARE)
+    relation = Relation(
+        kernel, features[rows], whitening @ turn, _NOISE / (np.maximum(eigenvalues, 0) + _NOISE), kappa,
+        share * noise / amount,
+    )  # fmt: skip
+    usual = [_usual(kernel, features[own], values[own], values[fold != f]) for f, own in groups]
+    return RelationFit(relation, share, float(np.average(usual, weights=sizes)))
+
+
+def _groups(fold: np.ndarray, section: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Return spots that are left out together and are of one section, evenly thinned to what is enough."""
+    pairs = np.unique(np.column_stack([fold, section]), axis=0)
+    return [(f, np.flatnonzero((fold == f) & (section == s))) for f, s in pairs]
+
+
+def _means_over(section: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.stack([values[section == s].mean(axis=0) for s in range(section.max() + 1)])[section]
+
+
+def _open_covariance(
+    kernel: Kernel, features: np.ndarray, values: np.ndarray, training: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return k between left-out spots, and what of it other spots know, ``(n, n)`` each."""
+    eigenvalues, turn = np.linalg.eigh(training.T @ training)
+    turned = values @ turn
+    eigenvalues = np.maximum(eigenvalues, 0)
+    return kernel(features, features), (turned * (eigenvalues / (eigenvalues + _NOISE))) @ turned.T
+
+
+def _evidence(
+    kernel: Kernel,
+    features: np.ndarray,
+    values: np.ndarray,
+    training: np.ndarray,
+    residuals: np.ndarray,
+    unit: np.ndarray,
+) -> np.ndarray:
+    """Return the log likelihood of left-out residuals for each kappa and scale, ``(kappas, scales, r)``."""
+    step = max(1, -(-len(features) // _MAX_SPOTS))
+    own, known = _open_covariance(kernel, features[::step], values[::step], training)
+    of = residuals[::step] - residuals[::step].mean(axis=0)
+    n = len(of)
+    out = np.zeros((len(_KAPPAS), len(_SCALES), of.shape[1]))
+    if n < 3:
+        return out
+    for i, kappa in enumerate(_KAPPAS):
+        eigenvalues, axes = np.linalg.eigh(_centered((1 + kappa) * own - known))
+        eigenvalues, squares = np.maximum(eigenvalues[1:], 0)[:, None], np.square(axes[:, 1:].T @ of)
+        for j, scale in enumerate(_SCALES):
+            variance = 1 + eigenvalues * (scale * unit)
+            noise = np.maximum((squares / variance).mean(axis=0), 1e-12)
+            out[i, j] = -0.5 * (np.log(variance).sum(axis=0) + (n - 1) * np.log(noise)) * step
+    return out
+
+
+def _amount(
+    kernel: Kernel, features: np.ndarray, values: np.ndarray, training: np.ndarray, kappa: float
+) -> float:  # fmt: skip
+    """Return the variance of what is open inside a left-out section, on average over its spots."""
+    step = max(1, -(-len(features) // _MAX_SPOTS))
+    own, known = _open_covariance(kernel, features[::step], values[::step], training)
+    return float(np.trace(_centered((1 + kappa) * own - known))) / len(own)
+
+
+def _usual(kernel: Kernel, features: np.ndarray, values: np.ndarray, training: np.ndarray) -> float:
+    """Return the variance of what is open of the cohort's relation in a left-out section, on average over its spots."""
+    eigenvalues, turn = np.linalg.eigh(training.T @ training)
+    eigenvalues = np.maximum(eigenvalues, 0)
+    known = np.square(values @ turn) @ (eigenvalues / (eigenvalues + _NOISE))
+    return float(np.mean(kernel.diagonal(features) - known))
+
+
+def _posterior(evidence: np.ndarray) -> np.ndarray:
+    """Return weights of the scales for each component, ``(scales, r)``, with a prior from all of them together."""
+    likelihood = np.exp(evidence - evidence.max(axis=0))
+    prior = np.full(len(evidence), 1 / len(evidence))
+    for _ in range(10):
+        weights = likelihood * prior[:, None]
+        weights /= weights.sum(axis=0)
+        prior = weights.mean(axis=1)
+    return weights
+
+
+def _centered(matrix: np.ndarray) -> np.ndarray:
+    rows = matrix.mean(axis=0)
+    return matrix - rows - rows[:, None] + rows.mean()

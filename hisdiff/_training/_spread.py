@@ -1,0 +1,272 @@
+r"""What the expression of a section may differ by from the mean of the cohort, in parts, each fitted on left-out sections.
+
+.. math:: x_n = m(f_n) + b_s + r_s(f_n) + e_n
+
+The level b of a section (:mod:`._level`), what is open about the relation to the image (:mod:`._relation`), and factors,
+gene-specific spread and counting (:mod:`._factors`). A draw shares the first two over the whole section.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from hisdiff._stats._counting import count_rate
+from hisdiff._stats._pca import right_axes
+from hisdiff._training._factors import Factors, fit_factors
+from hisdiff._training._features import Features
+from hisdiff._training._level import Levels, fit_levels
+from hisdiff._training._relation import Relation, fit_relation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hisdiff._training._spots import TrainingSpots
+
+# Of expression; what lies beyond is noise of counting.
+MAX_COMPONENTS = 40
+_MIN_SPREAD = 1e-3
+# Sections at least this deep, as part of the deepest, tell of residuals: those of others are mostly the noise of few counts.
+_DEEP = 0.5
+# Octaves, sd: sections of one laboratory have library sizes this alike at least, and a single one tells nothing of others.
+_MIN_LIBRARY_SD, _LONE_LIBRARY_SD = 0.1, 0.5
+_MIN_TOTAL_SD = 0.1
+# Distances, in pitches, over which residuals may vary, and up to which pairs of spots tell; the correlation of smooth noise
+# falls with the square of the distance in spacings, times this.
+_SMOOTH_PITCHES, _FARTHEST, _FALL = (1.5, 3.0, 6.0), 6.0, 0.82
+_MAX_SMOOTH = 0.95
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Principal axes of standardized expression, weighted, at most 40.
+
+    Attributes
+    ----------
+    axes
+        ``(r, G)``, orthonormal.
+    center, scale
+        ``(G,)`` mean and sd of each gene.
+    """
+
+    axes: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, spots: TrainingSpots) -> Axes:
+        """Find them in the centered targets of training spots."""
+        center = np.average(spots.centered, axis=0, weights=spots.weight)
+        away = spots.centered - center
+        scale = np.maximum(np.sqrt(np.average(np.square(away), axis=0, weights=spots.weight)), _MIN_SPREAD)
+        return cls(right_axes(np.sqrt(spots.weight)[:, None] * away / scale, MAX_COMPONENTS), center, scale)
+
+    @property
+    def directions(self) -> np.ndarray:
+        """``(r, G)`` from components to expression."""
+        return self.axes * self.scale
+
+    def components(self, values: np.ndarray) -> np.ndarray:
+        """Return the components, ``(n, r)``, of differences of expression ``(n, G)``."""
+        return values / self.scale @ self.axes.T
+
+
+@dataclass(frozen=True)
+class Library:
+    """The law of library sizes, log2 against that of the cohort's scale, before any count of a section is known.
+
+    Attributes
+    ----------
+    mean, sd
+        Over sections; the law is a t law with few degrees of freedom.
+    spot_sd
+        By how much the total of a spot differs from what is predicted.
+    """
+
+    mean: float
+    sd: float
+    spot_sd: float
+
+    @classmethod
+    def fit(cls, spots: TrainingSpots, held_out: np.ndarray) -> Library:
+        """Fit on sections and left-out predictions ``(n, G)`` at the library size of ``spots``."""
+        apart = np.asarray(spots.log2_sizes) - spots.log2_size
+        sd = float(apart.std(ddof=1)) if len(apart) > 1 else _LONE_LIBRARY_SD
+        totals = np.log2(np.exp2(spots.targets).sum(axis=1)) - np.log2(1 + count_rate(held_out).sum(axis=1))
+        away = np.concatenate(
+            [totals[spots.section == s] - np.median(totals[spots.section == s]) for s in np.unique(spots.section)]
+        )
+        spot_sd = float(np.median(np.abs(away)) / 0.6745)
+        return cls(float(np.median(apart)), max(sd, _MIN_LIBRARY_SD), max(spot_sd, _MIN_TOTAL_SD))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The parts.
+
+    Attributes
+    ----------
+    features
+        Of locations, which the relation is a function of.
+    directions
+        ``(r, G)`` from components of the relation to expression.
+    relation, levels, factors, library
+        See their classes.
+    scale
+        ``(G,)`` sd of each gene in the cohort.
+    usual
+        What is open of the relation on left-out training tissue, on average.
+    smooth, smooth_um
+        Part of the variance of scores that varies smoothly in space, and over which distance.
+    """
+
+    features: Features
+    directions: np.ndarray
+    relation: Relation
+    levels: Levels
+    factors: Factors
+    library: Library
+    scale: np.ndarray
+    usual: float
+    smooth: float
+    smooth_um: float
+
+    def relation_variance(self, features: np.ndarray, more: np.ndarray | float = 0.0) -> np.ndarray:
+        """Return what is open of the relation at features ``(n, p)`` of a section that was not seen, ``(n, G)``."""
+        own = self.relation.kappa * self.relation.kernel.diagonal(features)
+        amount = self.relation.uncertainty(features) + own + more
+        return amount[:, None] * (self.relation.scale @ np.square(self.directions))
+
+    def mixed(self, white: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+        """Return scores, ``(n, K)`` of variance 1, of which a part varies smoothly in space."""
+        return np.sqrt(1 - self.smooth) * white + np.sqrt(self.smooth) * smooth
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and plain settings."""
+        parts = {"features": self.features.state(), "relation": self.relation.state()}
+        arrays = {f"{part}/{name}": array for part, (of, _) in parts.items() for name, array in of.items()}
+        arrays |= {f"levels/{name}": array for name, array in self.levels.state().items()}
+        arrays |= {f"factors/{name}": array for name, array in self.factors.state().items()}
+        library = {"mean": self.library.mean, "sd": self.library.sd, "spot_sd": self.library.spot_sd}
+        plain = {part: settings for part, (_, settings) in parts.items()}
+        plain |= {"library": library, "freedom": self.levels.freedom}
+        plain |= {"usual": self.usual, "smooth": self.smooth, "smooth_um": self.smooth_um}
+        return arrays | {"directions": self.directions, "scale": self.scale}, plain
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Spread:
+        """Rebuild what ``state`` described."""
+
+        def part(name: str) -> dict[str, np.ndarray]:
+            return {n.removeprefix(f"{name}/"): a for n, a in arrays.items() if n.startswith(f"{name}/")}
+
+        return cls(
+            Features.from_state(part("features"), settings["features"]),
+            arrays["directions"],
+            Relation.from_state(part("relation"), settings["relation"]),
+            Levels.from_state(part("levels"), settings["freedom"]),
+            Factors.from_state(part("factors")),
+            Library(**settings["library"]),
+            arrays["scale"],
+            settings["usual"],
+            settings["smooth"],
+            settings["smooth_um"],
+        )
+
+
+def fit_spread(
+    spots: TrainingSpots,
+    held_out: np.ndarray,
+    axes: Axes,
+    features: Features,
+    values: np.ndarray,
+    *,
+    n_factors: int,
+    seed: int,
+) -> tuple[Spread, np.ndarray, np.ndarray]:
+    """Fit on left-out predictions.
+
+    Parameters
+    ----------
+    spots
+        Training spots with their folds.
+    held_out
+        ``(n, G)``, each predicted by a fit without its fold, aligned to the library size of its section.
+    axes
+        Of expression.
+    features, values
+        Of locations, and those of the spots, ``(n, p)``.
+    n_factors
+        At most.
+    seed
+        Of what is chosen at random.
+
+    Returns
+    -------
+    The parts; rows of the spots that the factors were learned from; and the scores of those, ``(k, n_factors)``.
+    """
+    deep = np.flatnonzero(spots.weight >= _DEEP * spots.weight.max())
+    section = np.unique(spots.section[deep], return_inverse=True)[1]
+    fold = np.unique(spots.fold[deep], return_inverse=True)[1]
+    residuals = (spots.targets - held_out)[deep]
+    components = axes.components(residuals)
+    signal = axes.components(held_out - axes.center).var(axis=0)
+    fitted = fit_relation(values[deep], components, signal, fold, section, seed)
+    n_spots = np.bincount(section)
+    level = _means(section, residuals)
+    shared = _means(section, components)
+    within, inside = residuals - level[section], components - shared[section]
+    directions = axes.directions
+    own = level / axes.scale - shared @ axes.axes
+    noise = inside.var(axis=0), (within / axes.scale - inside @ axes.axes).var(axis=0)
+    levels = fit_levels(directions, shared, own, noise, axes.scale, n_spots)
+    # What the relation may explain is not drawn a second time.
+    left = within - (inside * (1 - np.sqrt(1 - fitted.share))) @ directions
+    factors, scores = fit_factors(left, held_out[deep], n_factors)
+    smooth = _smoothness(spots, deep, scores, np.square(factors.loadings).sum(axis=1))
+    spread = Spread(
+        features,
+        directions,
+        fitted.relation,
+        levels,
+        factors,
+        Library.fit(spots, held_out),
+        axes.scale,
+        fitted.usual,
+        *smooth,
+    )
+    return spread, deep, scores
+
+
+def _smoothness(spots: TrainingSpots, rows: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Return which part of the variance of scores is shared by neighbors, and over which distance in um.
+
+    The correlation of scores at spots some distance apart, weighted over factors, is compared with that of noise that is
+    smooth over one of a few distances.
+    """
+    pitch = spots.pitch_um or 4 * spots.radius_um
+    xy = spots.xy_um[rows]
+    products, distances = [], []
+    for s in np.unique(spots.section[rows]):
+        own = np.flatnonzero(spots.section[rows] == s)
+        pairs = cKDTree(xy[own]).query_pairs(_FARTHEST * pitch, output_type="ndarray")
+        a, b = own[pairs[:, 0]], own[pairs[:, 1]]
+        products.append((scores[a] * scores[b]) @ weight / max(weight.sum(), 1e-12))
+        distances.append(np.linalg.norm(xy[a] - xy[b], axis=1) / pitch)
+    product, distance = np.concatenate(products), np.concatenate(distances)
+    if not len(product):
+        return 0.0, _SMOOTH_PITCHES[0] * pitch
+    fits = []
+    for spacing in _SMOOTH_PITCHES:
+        shape = np.exp(-np.square(distance / spacing) * _FALL)
+        share = float(np.clip(shape @ product / (shape @ shape), 0, _MAX_SMOOTH))
+        fits.append((np.square(product - share * shape).sum(), share, spacing * pitch))
+    return min(fits)[1:]
+
+
+def _means(section: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the mean of rows over each section, ``(S, k)``."""
+    return np.stack([values[section == s].mean(axis=0) for s in range(section.max() + 1)])

@@ -1,0 +1,158 @@
+"""The fitted ridge: a regression, and what a section may differ by from it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff._check import positive, seed_of
+from hisdiff._keys import LOG2
+from hisdiff._prediction._cohort_model import SHAPES, CohortModel
+from hisdiff._prediction._field import PatchField
+from hisdiff._training._checkpoint import check_shapes
+from hisdiff._training._spots import Projection
+from hisdiff.methods.ridge._baseline import BaselineRidge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hisdiff._section import Locations, Prediction, Section
+    from hisdiff._training._calibration import Calibration
+
+
+# Sizes of the arrays of a saved model: embedding, components, inputs of the regression, genes.
+_SHAPES = {
+    "mean/center": "D",
+    "mean/scale": "D",
+    "mean/axes": "D A",
+    "mean/slopes": "B G",
+    "mean/intercept": "G",
+}
+
+
+@dataclass(frozen=True)
+class LinearMean:
+    """Mean of log2(1 + count) at the cohort's library size, linear in the features of a location.
+
+    Attributes
+    ----------
+    projection
+        Embeddings to features.
+    slopes, intercept
+        ``(3 k, G)``, ``(G,)``.
+    """
+
+    projection: Projection
+    slopes: np.ndarray
+    intercept: np.ndarray
+
+    def __call__(self, section: Section, locations: Locations) -> np.ndarray:
+        """Return the mean at locations, float64 ``(n, G)``."""
+        return self.projection.features(section, locations) @ self.slopes + self.intercept
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return arrays and plain settings."""
+        of = self.projection
+        arrays = {"center": of.center, "scale": of.scale, "axes": of.axes}
+        arrays |= {"slopes": self.slopes, "intercept": self.intercept}
+        named = {f"mean/{name}": array for name, array in arrays.items()}
+        return named, {"scaling": of.scaling, "pitch_um": of.pitch_um}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> LinearMean:
+        """Rebuild what ``state`` described."""
+        of = {name.removeprefix("mean/"): array for name, array in arrays.items() if name.startswith("mean/")}
+        projection = Projection(settings["scaling"], settings["pitch_um"], of["center"], of["scale"], of["axes"])
+        return cls(projection, of["slopes"], of["intercept"])
+
+
+class FittedRidge:
+    """A fitted ridge.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    cohort_model
+        The regression, and the laws of what sections differ by from it.
+    radius_um
+        Of a training spot.
+    """
+
+    n_steps = 0
+
+    def __init__(self, genes: np.ndarray, cohort_model: CohortModel, radius_um: float) -> None:
+        self.genes, self.cohort_model, self.radius_um = np.asarray(genes), cohort_model, radius_um
+        self.calibration: Calibration | None = None
+        self.history: list[dict[str, float]] = []
+
+    def predict(
+        self,
+        section: Section,
+        locations: Locations,
+        *,
+        n_draws: int,
+        keep_draws: int = 0,
+        n_steps: int | None = None,
+        units: str = LOG2,
+        library_size: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Predict at locations of a section, in the order of ``genes``.
+
+        Mean and spread are in closed form; of the draws only those that are kept are made. There are no steps, no device
+        and nothing slow enough for a progress bar.
+        """
+        return self.cohort_model.predict(
+            section,
+            locations,
+            genes=self.genes,
+            library_size=library_size,
+            n_draws=positive(n_draws, "n_draws", integer=True),
+            keep_draws=keep_draws,
+            units=units,
+            seed=seed_of(seed),
+        )
+
+    def field(
+        self,
+        section: Section,
+        *,
+        n_draws: int,
+        n_steps: int | None = None,
+        library_size: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool | None = None,
+    ) -> PatchField:
+        """Return predictions anywhere: every bin like a spot around it."""
+        area = np.pi * self.radius_um**2
+        return PatchField(self, section, area, n_draws, {"library_size": library_size, "seed": seed})
+
+    def adapted(self, section: Section, rows: np.ndarray) -> FittedRidge:
+        """Return the ridge given the counts of some spots of a section; see ``CohortModel.adapted``."""
+        result = copy.copy(self)
+        result.cohort_model = self.cohort_model.adapted(section, rows, self.genes)
+        return result
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
+        arrays, plain = self.cohort_model.state()
+        return arrays, {"cohort_model": plain, "radius_um": self.radius_um}
+
+    @classmethod
+    def from_state(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+    ) -> FittedRidge | BaselineRidge:
+        """Rebuild what ``state`` described, here or in ``BaselineRidge``."""
+        if "cohort_model" not in settings:
+            return BaselineRidge.from_state(arrays, settings, genes)
+        check_shapes(arrays, _SHAPES | SHAPES, G=len(genes))
+        plain = settings["cohort_model"]
+        mean = LinearMean.from_state(arrays, plain["mean"])
+        return cls(genes, CohortModel(mean, **CohortModel.parts_of(arrays, plain)), settings["radius_um"])

@@ -1,0 +1,27 @@
+"""What a prediction says of its own accuracy, and whether it may be said of a section."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hisdiff import _keys
+from hisdiff._sdata._provenance import records
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def is_unlike(table: AnnData, stem: str, section: str) -> bool:
+    """Whether a section is unlike the cohort of the model, so that accuracy on left-out training tissue is none of its own."""
+    transfer = records(table, _keys.PREDICTIONS).get(stem, {}).get("transfer")
+    if hasattr(transfer, "get"):
+        transfer = transfer.get(section)
+    return transfer == _keys.UNLIKE
+
+
+def expected_accuracy(table: AnnData, stem: str, column: int) -> float:
+    """Return the correlation of a gene on left-out training tissue, library size taken out; NaN where that is not known."""
+    for name in (_keys.cv_pcc_norm(stem), _keys.cv_pcc(stem)):
+        if name in table.var:
+            return float(table.var[name].iloc[column])
+    return float("nan")

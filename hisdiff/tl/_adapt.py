@@ -1,0 +1,260 @@
+"""Adapt a model to a new section of which some spots are measured, and say which spots would tell the most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff import _keys
+from hisdiff._arguments import checked
+from hisdiff._check import listing, positive, present
+from hisdiff._docs import documented
+from hisdiff._log import logger
+from hisdiff._runtime import Runtime
+from hisdiff._sdata._provenance import set_record
+from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
+from hisdiff.tl._predict_job import model_for, opened_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from spatialdata import SpatialData
+
+    from hisdiff._prediction._cohort_model import CohortModel
+    from hisdiff._sdata._read import Bound
+    from hisdiff.models._model import Model
+
+RECORDS = "suggestions"
+"""In ``uns["hisdiff"]``: which columns of suggested spots were written here."""
+
+
+@documented
+@checked
+def adapt(
+    model: Model | str | Path,
+    data: SpatialData,
+    *,
+    spots: str | Sequence[bool] | np.ndarray | pd.Series | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    layer: str | None = None,
+    mpp: float | None = None,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> Model:
+    """Adapt a model to a section that its cohort does not have, by measured spots of it, however few.
+
+    The spots tell the section's library size, the level of each gene in it, and how its relation between image and
+    expression differs from the cohort's, each as far as their number allows. Everything that the returned model predicts
+    is given these spots: on the rest of the section, on neighbors of it, and finer than the spots. Counts of other spots
+    are not looked at.
+
+    Parameters
+    ----------
+    model
+        A fitted model (methods ``hisdiff`` and ``ridge``), or the folder of one. One that is adapted already keeps the
+        spots it was given; a spot that is given twice weighs once.
+    data
+        The section.
+    spots
+        Which spots are measured: a boolean mask over the rows of the table, the name of a boolean column of ``obs``, or
+        None for all that have counts.
+    %(place)s
+    %(counts_layer)s
+    %(mpp)s
+    %(device)s
+    %(progress)s
+
+    Returns
+    -------
+    A model like any other: it is saved, shared, used and adapted again. Nothing is written to ``data`` but an embedding
+    that is missing.
+
+    Raises
+    ------
+    ValueError
+        If the method cannot be adapted, no spot with counts is given, all of them lie at one place, fewer than half of the
+        model's genes are in the table, or the embedding is of another encoder or not finite.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> cohort, new = hd.datasets.toy(n_sections=2, size_um=600), hd.datasets.toy(seed=5, size_um=600)
+    >>> model = hd.tl.fit(cohort, method="ridge")
+    >>> adapted = hd.tl.adapt(model, new, spots=new.tables["table"].obs["array_row"] < 2)
+    >>> hd.tl.predict(new, adapted)
+    """
+    model = model_for(data, model)
+    _adaptable(model)
+    runtime = Runtime.of(device=device, progress=progress, rng=0)
+    selection = Selection(table_key, image_key, shapes_key, layer, mpp)
+    bound = _only(data, model, selection, runtime, spots)
+    section = bound.section
+    rows = _given(bound, spots)
+    where = needed(section.spots).xy_um[rows]
+    if len(rows) > 1 and np.ptp(where, axis=0).max() < 1e-3:
+        raise ValueError(
+            f"All {len(rows)} spots that are given of {section.name!r} lie at one place, ({where[0, 0]:.1f}, {where[0, 1]:.1f}) um."
+        )
+    if model.cohort.contains(needed(section.counts)[rows], section.genes):
+        logger.warning("%s: spots that are given are the model's own training spots; they tell it little", section.name)
+    adapted = model.with_fitted(model.fitted.adapted(section, rows))
+    known = needed(adapted.fitted.cohort_model)
+    logger.info(
+        "adapted model %s to %s with %d spot(s): library size %.0f, levels vary %.1f times as much as in the cohort",
+        adapted.id, section.name, len(rows), known.given_library_size, known.posterior.level.factor**0.5,
+    )  # fmt: skip
+    return adapted
+
+
+@documented
+@checked
+def suggest_spots(
+    sdata: SpatialData,
+    model: Model | str | Path | None,
+    n: int,
+    *,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    mpp: float | None = None,
+    key_added: str = _keys.SUGGESTED,
+    inplace: bool = True,
+    device: str | None = None,
+    progress: bool | None = None,
+) -> list[str] | None:
+    """Say which spots of a section to measure, so that a model adapted to them leaves the least open.
+
+    One after the other, the spot is taken that makes the predictive variance over all spots of the section smallest. Counts
+    are not looked at; spots that the model was given already count as measured.
+
+    Parameters
+    ----------
+    sdata
+        A section with an image; its spots, or the lattice of a section without any, are what there is to choose from.
+    model
+        A fitted model, the folder of one, or None for the one that was fitted on this object.
+    n
+        How many.
+    %(place)s
+    %(mpp)s
+    key_added
+        Name of the column of ``obs``.
+    inplace
+        Write the column, or return names.
+    %(device)s
+    %(progress)s
+
+    Returns
+    -------
+    None, and sets ``obs["hisdiff_suggested"]``: 1 for the first to measure, 2 for the next, and 0 for the others. Or the
+    names of the spots, the first first.
+
+    Raises
+    ------
+    ValueError
+        If the method cannot be adapted, or ``n`` is more than there are spots.
+
+    Examples
+    --------
+    >>> import hisdiff as hd
+    >>> sdata = hd.datasets.toy(size_um=600)
+    >>> model = hd.tl.fit(sdata, method="ridge")
+    >>> len(hd.tl.suggest_spots(sdata, model, 3, inplace=False))
+    3
+    """
+    n = positive(n, "n", integer=True)
+    model = model_for(sdata, model)
+    _adaptable(model)
+    runtime = Runtime.of(device=device, progress=progress, rng=0)
+    bound = _only(sdata, model, Selection(table_key, image_key, shapes_key, None, mpp), runtime, None, counts=False)
+    section = bound.section
+    spots = needed(section.spots)
+    if n > len(spots):
+        raise ValueError(f"n={n} spots are asked for, and {section.name!r} has {len(spots)}.")
+    chosen = needed(model.fitted.cohort_model).suggested(section, n)
+    table, names = bound.table, bound.table.obs_names[bound.place.rows]
+    if not inplace:
+        return [str(name) for name in names[chosen]]
+    order = np.zeros(table.n_obs, dtype=np.int64)
+    order[bound.place.rows[chosen]] = np.arange(1, n + 1)
+    if key_added in table.obs and key_added not in table.uns.get(_keys.STEM, {}).get(RECORDS, {}):
+        raise ValueError(f"obs[{key_added!r}] was not written by hisdiff; choose another name with key_added=.")
+    table.obs[key_added] = order
+    set_record(table, RECORDS, key_added, {"model": model.id, "n": n})
+    logger.info("wrote obs[%r]: %d spots to measure", key_added, n)
+    return None
+
+
+def _adaptable(model: Model) -> CohortModel:
+    """Return what of a model can be adapted; an error where there is nothing."""
+    found = getattr(model.fitted, "cohort_model", None)
+    if found is None:
+        raise ValueError(
+            f"Model {model.id} ({model.method!r}, {_setting(model)}) cannot be adapted to a section; "
+            f"'hisdiff' with its preset 'fast' and 'ridge' can."
+        )
+    return found
+
+
+def _setting(model: Model) -> str:
+    told = {name: model.config[name] for name in ("denoiser", "spread") if name in model.config}
+    return ", ".join(f"{name}={value!r}" for name, value in told.items()) or "its settings"
+
+
+def _only(
+    data: SpatialData, model: Model, selection: Selection, runtime: Runtime, spots: Any, *, counts: bool = True
+) -> Bound:
+    """Return the only section of an object, with its embedding, and its counts where they are wanted."""
+    if isinstance(data, (list, tuple)):
+        raise TypeError("One section at a time is adapted to, not a list; adapt the result again for another.")
+
+    def check(bounds: list[Bound]) -> None:
+        if len(bounds) > 1:
+            names = listing([bound.place.name for bound in bounds])
+            raise ValueError(f"The object has {len(bounds)} sections ({names}); give one section at a time.")
+        if counts:
+            _given(bounds[0], spots)
+
+    return opened_for(data, model, selection, runtime, check=check, counts=counts)[0]
+
+
+def _given(bound: Bound, spots: Any) -> np.ndarray:
+    """Return which spots of a section are given, as rows of the section."""
+    table, name = bound.table, bound.place.name
+    if isinstance(spots, str):
+        values = table.obs[present(spots, list(table.obs), "column of obs")]
+        mask = _mask(values.to_numpy(), table.n_obs, f"obs[{spots!r}]")
+    elif spots is None:
+        mask = np.ones(table.n_obs, dtype=bool)
+    else:
+        mask = _mask(np.asarray(spots), table.n_obs, "spots")
+    counts = bound.section.counts
+    rows = np.flatnonzero(mask[bound.place.rows])
+    if counts is not None:
+        rows = rows[np.asarray(counts[rows].sum(axis=1)).ravel() > 0]
+    if not len(rows):
+        asked = int(mask.sum())
+        raise ValueError(
+            f"No spot of {name!r} is given: {asked} of {table.n_obs} are named, none of them with counts of the model's genes."
+        )
+    return rows
+
+
+def _mask(values: np.ndarray, n: int, what: str) -> np.ndarray:
+    if values.shape != (n,):
+        raise ValueError(
+            f"{what} has shape {values.shape}; a mask has one value for each of the {n} rows of the table."
+        )
+    if values.dtype == bool:
+        return values
+    if values.dtype.kind in "iuf" and np.isin(values, (0, 1)).all():
+        return values.astype(bool)
+    if values.dtype == object and all(isinstance(value, (bool, np.bool_)) for value in values):
+        return values.astype(bool)
+    raise TypeError(f"{what} has to be boolean, True where a spot is given, not {values.dtype}.")

@@ -1,0 +1,129 @@
+"""A new section of which a few spots are measured, on synthetic tissue."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import hisdiff as hd
+from hisdiff._stats._accuracy import mse
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return hd.datasets.toy(seed=1, n_sections=2, size_um=800)
+
+
+@pytest.fixture(scope="module")
+def model(cohort):
+    return hd.tl.fit(cohort, method="ridge")
+
+
+@pytest.fixture
+def new():
+    """A section in which some genes are more and others less than in the cohort."""
+    sdata = hd.datasets.toy(seed=9, size_um=800)
+    table = sdata.tables["table"]
+    counts = table.X.toarray()
+    counts[:, ::3] *= 4
+    table.X = type(table.X)(counts)
+    return sdata
+
+
+def log2(sdata, genes):
+    return np.log2(1 + sdata.tables["table"][:, genes].X.toarray())
+
+
+def test_a_few_spots_bring_the_levels_of_a_new_section(model, new, tmp_path):
+    table = new.tables["table"]
+    given = np.zeros(table.n_obs, dtype=bool)
+    given[::6] = True
+    table.obs["measured"] = given
+    hd.tl.predict(new, model, key_added="before")
+    adapted = hd.tl.adapt(model, new, spots="measured")
+    assert model.n_adapted == 0
+    assert adapted.n_adapted == given.sum()
+    assert adapted.id != model.id
+    hd.tl.predict(new, adapted, key_added="after")
+    measured = log2(new, model.genes)[~given]
+    before, after = (np.asarray(table[:, model.genes].layers[name])[~given] for name in ("before", "after"))
+    assert mse(measured, after).mean() < 0.9 * mse(measured, before).mean()
+    record = table.uns["hisdiff"]["predictions"]["after"]
+    assert record["adapted"] == given.sum()
+    assert record["library_size_from"] == ["adapted"]
+    assert table.obs["after_uncertainty"].mean() < table.obs["before_uncertainty"].mean()
+    again = hd.models.load(adapted.save(tmp_path / "m"))
+    hd.tl.predict(new, again, key_added="again")
+    np.testing.assert_allclose(table.layers["again"], table.layers["after"], atol=1e-5)
+    twice = hd.tl.adapt(adapted, new, spots=given)
+    assert twice.n_adapted == given.sum()  # a spot that is given twice weighs once
+
+
+def test_counts_of_other_spots_are_not_looked_at(model, new):
+    table = new.tables["table"]
+    given = np.zeros(table.n_obs, dtype=bool)
+    given[:8] = True
+    hd.tl.predict(new, hd.tl.adapt(model, new, spots=given), key_added="one")
+    counts = table.X.toarray()
+    counts[8:] = 3 * counts[8:] + 1
+    table.X = type(table.X)(counts)
+    hd.tl.predict(new, hd.tl.adapt(model, new, spots=given), key_added="two")
+    np.testing.assert_array_equal(table.layers["one"], table.layers["two"])
+
+
+@pytest.mark.parametrize(
+    ("spots", "message"),
+    [
+        (lambda table: np.zeros(table.n_obs, dtype=bool), "No spot"),
+        (lambda table: np.ones(3, dtype=bool), "one value for each"),
+        (lambda table: np.linspace(0, 1, table.n_obs), "boolean"),
+        (lambda table: "nothing", "nothing"),
+    ],
+)
+def test_spots_that_cannot_be_given_are_named(model, new, spots, message):
+    with pytest.raises((ValueError, TypeError, KeyError), match=message):
+        hd.tl.adapt(model, new, spots=spots(new.tables["table"]))
+
+
+def test_one_spot_is_enough_and_half_of_the_genes_too(model, new):
+    table = new.tables["table"]
+    one = np.arange(table.n_obs) == 5
+    assert hd.tl.adapt(model, new, spots=one).n_adapted == 1
+    kept = np.setdiff1d(table.var_names, model.genes[::3])
+    new.tables["table"] = table[:, kept].copy()
+    adapted = hd.tl.adapt(model, new)
+    hd.tl.predict(new, adapted)
+    known = new.tables["table"].var["ridge_modelled"].to_numpy()
+    assert np.isfinite(new.tables["table"].layers["ridge"][:, known]).all()
+
+
+def test_methods_without_it_and_the_cohort_itself_are_told(model, cohort, new, caplog):
+    with caplog.at_level(logging.WARNING, logger="hisdiff"):
+        hd.tl.adapt(model, cohort[0])
+    assert "own training spots" in caplog.text
+    fixed = hd.tl.fit(cohort, method="ridge", config="baseline")
+    with pytest.raises(ValueError, match="cannot be adapted"):
+        hd.tl.adapt(fixed, new)
+
+
+def test_an_embedding_that_is_not_finite_is_named_before_any_work(model, new):
+    hd.pp.embed(new)
+    new.tables["table"].obsm["hisdiff_embedding"][3] = np.nan
+    for call in (lambda: hd.tl.adapt(model, new), lambda: hd.tl.predict(new, model)):
+        with pytest.raises(ValueError, match="NaN or infinite values at 1 of"):
+            call()
+
+
+def test_suggested_spots_are_in_order_and_leave_less_open_than_the_first_ones(model, new):
+    table = new.tables["table"]
+    hd.tl.suggest_spots(new, model, 6)
+    order = table.obs["hisdiff_suggested"].to_numpy()
+    assert sorted(order[order > 0]) == list(range(1, 7))
+    first = np.arange(table.n_obs) < 6
+    left = []
+    for spots in (order > 0, first):
+        hd.tl.predict(new, hd.tl.adapt(model, new, spots=spots))
+        left.append(table.obs["ridge_uncertainty"].mean())
+    assert left[0] < left[1]
+    with pytest.raises(ValueError, match="are asked for"):
+        hd.tl.suggest_spots(new, model, table.n_obs + 1)

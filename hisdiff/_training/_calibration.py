@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from hisdiff._keys import LOG2
+from hisdiff._section import needed
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._proper import LEVEL, coverage
 from hisdiff._stats._structure import normalize_library_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from hisdiff._section import Locations, Prediction, Section
 
 _LOWEST, _HIGHEST = 0.4, 8.0
 _SHAPES = (0.1, 100.0)
@@ -25,6 +29,13 @@ _HALVINGS = 12
 _LOG_VARIANCE = LEVEL * (1 - LEVEL) / 0.34**2
 # Spots that are worth asking: their sampling error of 2 % is below the differences between sections.
 _MAX_ROWS = 2000
+
+
+class Predicts(Protocol):
+    """A fitted method, as far as it is judged here."""
+
+    def predict(self, section: Section, locations: Locations, *, n_draws: int, **options: Any) -> Prediction:
+        """Predict at locations; see ``hisdiff.methods.Fitted``."""
 
 
 class Dispersion(NamedTuple):
@@ -131,6 +142,26 @@ class Calibration:
             interval_factor=interval_factor(measured, mean, std),
             dispersion=Dispersion.from_counts(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
         )
+
+    @classmethod
+    def from_sections(
+        cls, fitted: Predicts, sections: Sequence[Section], *, n_draws: int, seed: int = 0, device: str | None = None
+    ) -> Calibration:
+        """Predict the spots of sections with counts that the fit has not seen, and summarise."""
+        told = [
+            fitted.predict(s, needed(s.spots), n_draws=n_draws, units=LOG2, seed=seed, device=device) for s in sections
+        ]
+        return cls.from_held_out(
+            np.concatenate([np.log2(1 + needed(s.counts).toarray()) for s in sections]),
+            np.concatenate([p.mean for p in told]),
+            np.concatenate([p.std for p in told]),
+            np.repeat(np.arange(len(sections)), [len(needed(s.spots)) for s in sections]),
+        )
+
+    @classmethod
+    def from_values(cls, measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> Calibration:
+        """Summarise out-of-fold predictions of a method that gives one value: without a spread there is no interval (NaN)."""
+        return cls(cv_pcc_of(measured, mean, sections), interval_factor=np.full(measured.shape[1], np.nan))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return named arrays, float64, from which ``from_arrays`` makes the same."""

@@ -5,6 +5,7 @@ A re-implementation from the mathematics of Zhang et al., Nature Biotechnology 2
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -35,6 +36,7 @@ _CHUNK = 4096
 _SPOTS = 32
 
 
+@dataclass(eq=False)
 class FittedIStar:
     """A fitted ensemble.
 
@@ -54,25 +56,22 @@ class FittedIStar:
         Of the counts of training spots around their predictions.
     """
 
-    n_steps = 0
+    n_steps: ClassVar[int] = 0
 
-    def __init__(
-        self,
-        genes: np.ndarray,
-        config: IStarConfig,
-        network: Ensemble,
-        inputs: Inputs,
-        low: np.ndarray,
-        span: np.ndarray,
-        footprint_um2: float,
-        log2_size: float,
-    ) -> None:
-        self.genes, self.config, self.network, self.inputs = np.asarray(genes), config, network.eval(), inputs
-        self.low, self.span = np.asarray(low, dtype=np.float32), np.asarray(span, dtype=np.float32)
-        self.footprint_um2, self.log2_size = footprint_um2, log2_size
-        self.dispersion: Dispersion | None = None
-        self.calibration: Calibration | None = None
-        self.history: list[dict[str, float]] = []
+    genes: np.ndarray
+    config: IStarConfig
+    network: Ensemble
+    inputs: Inputs
+    low: np.ndarray
+    span: np.ndarray
+    footprint_um2: float
+    log2_size: float
+    dispersion: Dispersion | None = None
+    calibration: Calibration | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.network.eval()
 
     def predict(
         self,
@@ -175,18 +174,9 @@ class FittedIStar:
         named = {name.removeprefix("network."): a for name, a in arrays.items() if name.startswith("network.")}
         network.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
         inputs = Inputs(not config.reference_compat, arrays.get("center"), arrays.get("axes"))
-        fitted = cls(
-            genes,
-            config,
-            network,
-            inputs,
-            arrays["low"],
-            arrays["span"],
-            settings["footprint_um2"],
-            settings["log2_size"],
-        )
-        fitted.dispersion = Dispersion.from_arrays(arrays)
-        return fitted
+        sizes = settings["footprint_um2"], settings["log2_size"]
+        dispersion = Dispersion.from_arrays(arrays)
+        return cls(genes, config, network, inputs, arrays["low"], arrays["span"], *sizes, dispersion)
 
 
 class EnsembleField:
@@ -297,12 +287,22 @@ class IStar:
             desc="fitting istar",
         )
         told = _means(module, bins, share)
-        fitted = FittedIStar(sections[0].genes, config, network.cpu(), inputs, low, span, footprint_um2, log2_size)
-        fitted.dispersion = Dispersion.from_counts(every, fitted._counts(told, 1.0))
-        fitted.history = result.history
-        if validation:
-            fitted.calibration = _calibration(fitted, validation, device)
-        return fitted
+        fitted = FittedIStar(
+            sections[0].genes,
+            config,
+            network.cpu(),
+            inputs,
+            low,
+            span,
+            footprint_um2,
+            log2_size,
+            history=result.history,
+        )
+        fitted = replace(fitted, dispersion=Dispersion.from_counts(every, fitted._counts(told, 1.0)))
+        if not validation:
+            return fitted
+        calibration = Calibration.from_sections(fitted, validation, n_draws=network.n_members, device=device)
+        return replace(fitted, calibration=calibration)
 
 
 @torch.inference_mode()
@@ -313,17 +313,3 @@ def _means(module: FootprintLoss, bins: np.ndarray, share: np.ndarray) -> np.nda
         batch = (torch.from_numpy(a[rows]).to(device) for a in (bins, share))
         parts.append(np.median(module.footprint_means(*batch).cpu().numpy(), axis=0))
     return np.concatenate(parts)
-
-
-def _calibration(fitted: FittedIStar, validation: Sequence[Section], device: str | None) -> Calibration:
-    """Measure accuracy and interval factors on sections that were not trained on."""
-    told = [
-        fitted.predict(s, needed(s.spots), n_draws=fitted.network.n_members, units=LOG2, device=device)
-        for s in validation
-    ]
-    return Calibration.from_held_out(
-        np.concatenate([np.log2(1 + needed(s.counts).toarray()) for s in validation]),
-        np.concatenate([p.mean for p in told]),
-        np.concatenate([p.std for p in told]),
-        np.repeat(np.arange(len(validation)), [len(needed(s.spots)) for s in validation]),
-    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from hisdiff._nn._initialize import uniform
 from hisdiff._training._loop import LossOutput, generator_for
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ class Ensemble(nn.Module):
             for member in range(n_members):
                 generator = generator_for(seed + member, -1)
                 for weight, bias in zip(self.weights, self.biases):
-                    bound = weight.shape[1] ** -0.5
-                    weight[member].uniform_(-bound, bound, generator=generator)
-                    bias[member].uniform_(-bound, bound, generator=generator)
+                    uniform((weight[member], bias[member]), weight.shape[1], generator)
             if start is not None:
                 self.biases[-1].copy_(torch.as_tensor(start, dtype=torch.float32) - _ALPHA)
 

@@ -5,7 +5,8 @@ Li et al. (2024), Nucleic Acids Research; written anew from its equations (docs/
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from hisdiff._log import logger
 from hisdiff._prediction._point import point_prediction
 from hisdiff._section import needed
 from hisdiff._stats._accuracy import pearson
-from hisdiff._training._calibration import Calibration, cv_pcc_of
+from hisdiff._training._calibration import Calibration
 from hisdiff._training._config import TrainingConfig
 from hisdiff._training._loop import train
 from hisdiff.methods.stage._frame import Frame, levels_of
@@ -73,6 +74,7 @@ class StageField:
         yield counts
 
 
+@dataclass(eq=False)
 class FittedStage:
     """A trained STAGE.
 
@@ -90,15 +92,18 @@ class FittedStage:
         Mean distance per axis between a spot and where the encoder puts it: the blur of the map.
     """
 
-    n_steps = 0
+    n_steps: ClassVar[int] = 0
 
-    def __init__(
-        self, genes: np.ndarray, config: StageConfig, frame: Frame, network: StageNetwork, position_error_um: float
-    ) -> None:
-        self.genes, self.config, self.frame = np.asarray(genes), config, frame
-        self.network, self.position_error_um = network.eval(), position_error_um
-        self.calibration: Calibration | None = None
-        self.history: list[dict[str, float]] = []
+    genes: np.ndarray
+    config: StageConfig
+    frame: Frame
+    network: StageNetwork
+    position_error_um: float
+    calibration: Calibration | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.network.eval()
 
     def decode(self, coordinates: np.ndarray, device: Any) -> np.ndarray:
         """Return log1p of expression scaled to 1e4 at coordinates ``(n, d)``, float32 ``(n, G)``, not below zero."""
@@ -224,10 +229,14 @@ class Stage:
         )
         network.cpu()
         fitted = FittedStage(sections[0].genes, config, frame, network, _position_error(network, x, c, frame))
-        fitted.history = result.history
-        fitted.calibration = _calibration(fitted, sections)
         logger.info("stage: spots are placed to %.0f um", fitted.position_error_um)
-        return fitted
+        held_out = _held_out(fitted, sections)
+        if held_out is None:
+            return replace(fitted, history=result.history)
+        correlation = {"held_out_pcc": held_out.scaled_pcc} if np.isfinite(held_out.scaled_pcc) else {}
+        *earlier, last = result.history
+        calibration = Calibration.from_values(held_out.measured, held_out.predicted, held_out.section)
+        return replace(fitted, calibration=calibration, history=[*earlier, last | correlation])
 
 
 def check_can_fit(sections: Sequence[Section], validation: Sequence[Section], config: StageConfig) -> None:
@@ -288,8 +297,17 @@ def _position_error(network: StageNetwork, x: torch.Tensor, c: torch.Tensor, fra
     return float((network.encoder(x) - c)[:, :2].abs().mean()) * float(frame.scale_um[0])
 
 
-def _calibration(fitted: FittedStage, sections: Sequence[Section]) -> Calibration | None:
-    """Compare predicted and measured expression of held-out spots; None where none was held out."""
+class _HeldOut(NamedTuple):
+    """Held-out spots: measured and predicted log2(1 + count) ``(n, G)``, their section, and correlation on the scale of training."""
+
+    measured: np.ndarray
+    predicted: np.ndarray
+    section: np.ndarray
+    scaled_pcc: float
+
+
+def _held_out(fitted: FittedStage, sections: Sequence[Section]) -> _HeldOut | None:
+    """Predict the spots that were held out; None where there are none."""
     measured, predicted, number, scaled = [], [], [], []
     for i, (section, known) in enumerate(zip(sections, fitted.frame.sections)):
         rows = np.flatnonzero(~known.trained & (known.totals > 0))
@@ -306,8 +324,5 @@ def _calibration(fitted: FittedStage, sections: Sequence[Section]) -> Calibratio
     if not measured:
         return None
     pooled = np.concatenate(scaled)
-    if np.isfinite(pooled).any():
-        fitted.history[-1]["held_out_pcc"] = float(np.nanmean(pooled))
-    unknown = np.full(len(fitted.genes), np.nan)
-    correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(predicted), np.concatenate(number))
-    return Calibration(correlation, interval_factor=unknown)
+    scaled_pcc = float(np.nanmean(pooled)) if np.isfinite(pooled).any() else float("nan")
+    return _HeldOut(np.concatenate(measured), np.concatenate(predicted), np.concatenate(number), scaled_pcc)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from hisdiff._nn._seeded import draw_weights
+from hisdiff._nn._initialize import as_torch, initialize
 from hisdiff._training._loop import LossOutput
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class StageNetwork(nn.Module):
 
         Behind a ReLU, an output that starts below zero for all spots would never learn anything.
         """
-        draw_weights(self, seed)
+        initialize(self, torch.Generator().manual_seed(seed), rule=as_torch)
         for part, target in ((self.encoder, c), (self.decoder, x)):
             last = [layer for layer in part if isinstance(layer, nn.Linear)][-1]
             last.bias.copy_(target.mean(dim=0))

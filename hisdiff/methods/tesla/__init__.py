@@ -5,6 +5,7 @@ Hu et al. (2023), Cell Systems 14, 404-417; written anew from its equations (doc
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._prediction._point import columns_of, point_prediction, size_factor
 from hisdiff._section import needed
-from hisdiff._training._calibration import Calibration, cv_pcc_of
+from hisdiff._training._calibration import Calibration
 from hisdiff.methods.tesla._map import TeslaMap
 from hisdiff.methods.tesla.config import TeslaConfig
 
@@ -66,6 +67,7 @@ class TeslaField:
         return out
 
 
+@dataclass(eq=False)
 class FittedTesla:
     """TESLA with its settings and panel; there is nothing that one section teaches about another.
 
@@ -77,12 +79,12 @@ class FittedTesla:
         Settings.
     """
 
-    n_steps = 0
+    n_steps: ClassVar[int] = 0
 
-    def __init__(self, genes: np.ndarray, config: TeslaConfig) -> None:
-        self.genes, self.config = np.asarray(genes), config
-        self.calibration: Calibration | None = None
-        self.history: list[dict[str, float]] = []
+    genes: np.ndarray
+    config: TeslaConfig
+    calibration: Calibration | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
 
     def predict(
         self,
@@ -174,16 +176,16 @@ class Tesla:
         for section in sections:
             check_has_counts(section)
         fitted = FittedTesla(sections[0].genes, config)
-        fitted.calibration = _calibration(fitted, sections)
+        calibration = Calibration.from_values(*_held_out(fitted, sections))
         logger.info(
             "tesla: left-out spots are filled in with a median correlation of %.2f",
-            np.nanmedian(fitted.calibration.cv_pcc) if np.isfinite(fitted.calibration.cv_pcc).any() else np.nan,
+            np.nanmedian(calibration.cv_pcc) if np.isfinite(calibration.cv_pcc).any() else np.nan,
         )
-        return fitted
+        return replace(fitted, calibration=calibration)
 
 
-def _calibration(fitted: FittedTesla, sections: Sequence[Section]) -> Calibration:
-    """Fill in every spot from the others and compare. A single value has no interval: those factors are NaN."""
+def _held_out(fitted: FittedTesla, sections: Sequence[Section]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what was measured at spots, what the others fill in for them, ``(n, G)`` in log2, and their section."""
     measured, filled, number = [], [], []
     for i, section in enumerate(sections):
         field = fitted.field(section, n_draws=1)
@@ -192,6 +194,4 @@ def _calibration(fitted: FittedTesla, sections: Sequence[Section]) -> Calibratio
         measured.append(np.log2(1 + needed(section.counts)[near].toarray()))
         filled.append(np.log2(1 + field.of(weights[near])))
         number.append(np.full(int(near.sum()), i))
-    correlation = cv_pcc_of(np.concatenate(measured), np.concatenate(filled), np.concatenate(number))
-    unknown = np.full(len(fitted.genes), np.nan)
-    return Calibration(correlation, interval_factor=unknown)
+    return np.concatenate(measured), np.concatenate(filled), np.concatenate(number)

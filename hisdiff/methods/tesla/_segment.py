@@ -11,7 +11,7 @@ from torch import nn
 
 from hisdiff._device import resolve_device
 from hisdiff._log import progress
-from hisdiff._nn._seeded import draw_weights
+from hisdiff._nn._initialize import as_torch, initialize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +90,7 @@ def segment(
     """
     place = resolve_device(device)
     network = RegionNetwork(len(bands))
-    draw_weights(network, seed)
+    initialize(network, torch.Generator().manual_seed(seed), rule=as_torch)
     network.to(place).train()  # normalised over the one image there is, at the end as well
     x = torch.from_numpy(np.asarray(bands, dtype=np.float32))[None].to(place)
     optimizer = torch.optim.SGD(network.parameters(), lr=_RATE, momentum=_MOMENTUM)

@@ -6,11 +6,12 @@ A re-implementation from the mathematics of Bergenstråhle et al., Nature Biotec
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hisdiff._keys import COUNTS, LOG2
+from hisdiff._keys import COUNTS
 from hisdiff._log import logger
 from hisdiff._section import needed
 from hisdiff._training._calibration import Calibration, Dispersion
@@ -85,12 +86,14 @@ class XFuse:
         model.cpu()
         area = float(np.median(np.concatenate([s.areas for s in slides]))) * config.image_mpp**2
         known = {digest_of(s): (i, float(_log2_size(s))) for i, s in enumerate(sections) if s.counts is not None}
-        fitted = FittedXFuse(sections[0].genes, config, model, area, _plain_log2_size(model, sections), known)
-        fitted.history = history
-        fitted.dispersion = _dispersion(fitted, sections, seed, device)
-        if validation:
-            fitted.calibration = _calibration(fitted, validation, seed, device)
-        return fitted
+        fitted = FittedXFuse(
+            sections[0].genes, config, model, area, _plain_log2_size(model, sections), known, history=history
+        )
+        fitted = replace(fitted, dispersion=_dispersion(fitted, sections, seed, device))
+        if not validation:
+            return fitted
+        run = {"n_draws": _CALIBRATION_DRAWS, "seed": seed, "device": device}
+        return replace(fitted, calibration=Calibration.from_sections(fitted, validation, **run))
 
 
 def _log2_size(section: Section) -> float:
@@ -111,17 +114,3 @@ def _dispersion(fitted: FittedXFuse, sections: Sequence[Section], seed: int, dev
     counted = [s for s in sections if s.counts is not None]
     told = [fitted.predict(s, needed(s.spots), n_draws=1, units=COUNTS, seed=seed, device=device).mean for s in counted]
     return Dispersion.from_counts(np.concatenate([needed(s.counts).toarray() for s in counted]), np.concatenate(told))
-
-
-def _calibration(fitted: FittedXFuse, validation: Sequence[Section], seed: int, device: str | None) -> Calibration:
-    """Measure accuracy and interval factors on sections that were not trained on."""
-    told = [
-        fitted.predict(s, needed(s.spots), n_draws=_CALIBRATION_DRAWS, units=LOG2, seed=seed, device=device)
-        for s in validation
-    ]
-    return Calibration.from_held_out(
-        np.concatenate([np.log2(1 + needed(s.counts).toarray()) for s in validation]),
-        np.concatenate([p.mean for p in told]),
-        np.concatenate([p.std for p in told]),
-        np.repeat(np.arange(len(validation)), [len(needed(s.spots)) for s in validation]),
-    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ _EFFECTS, _COUNTING = 1, 2  # keep the noise of genes, of counting and of pixels
 """Streams of random numbers."""
 
 
+@dataclass(eq=False)
 class FittedXFuse:
     """A fitted joint model.
 
@@ -53,22 +54,20 @@ class FittedXFuse:
         Of the counts of training spots around their predictions.
     """
 
-    n_steps = 0
+    n_steps: ClassVar[int] = 0
 
-    def __init__(
-        self,
-        genes: np.ndarray,
-        config: XFuseConfig,
-        model: XFuseModel,
-        footprint_um2: float,
-        log2_size: float,
-        known: Mapping[str, tuple[int, float]],
-    ) -> None:
-        self.genes, self.config, self.model = np.asarray(genes), config, model.eval()
-        self.footprint_um2, self.log2_size, self.known = footprint_um2, log2_size, dict(known)
-        self.dispersion: Dispersion | None = None
-        self.calibration: Calibration | None = None
-        self.history: list[dict[str, float]] = []
+    genes: np.ndarray
+    config: XFuseConfig
+    model: XFuseModel
+    footprint_um2: float
+    log2_size: float
+    known: Mapping[str, tuple[int, float]]
+    dispersion: Dispersion | None = None
+    calibration: Calibration | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model.eval()
 
     def predict(
         self,
@@ -172,9 +171,8 @@ class FittedXFuse:
         named = {name.removeprefix("model."): a for name, a in arrays.items() if name.startswith("model.")}
         model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
         known = {name: (int(of[0]), float(of[1])) for name, of in settings["known"].items()}
-        fitted = cls(genes, config, model, settings["footprint_um2"], settings["log2_size"], known)
-        fitted.dispersion = Dispersion.from_arrays(arrays)
-        return fitted
+        sizes = settings["footprint_um2"], settings["log2_size"]
+        return cls(genes, config, model, *sizes, known, Dispersion.from_arrays(arrays))
 
 
 class PixelField:

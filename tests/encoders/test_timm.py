@@ -100,7 +100,7 @@ def test_folders_that_are_none_are_said(folder, tmp_path):
         encoders.get(f"local-dir:{tmp_path / 'nowhere'}")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         encoders.get(write(tmp_path / "bare", CONFIG, None))
-    with pytest.raises(ValueError, match="no timm configuration"):
+    with pytest.raises(ValueError, match="not a timm configuration"):
         encoders.get(write(tmp_path / "text", "{"))
     with pytest.raises(ValueError, match="vit_nobody"):
         encoders.get(write(tmp_path / "unknown", {"architecture": "vit_nobody"}))

@@ -120,7 +120,7 @@ def test_spots_without_an_image_are_shown(make_section):
 def test_nothing_to_show_and_unknown_scale_are_said(make_section):
     with pytest.raises(ValueError, match="neither a table nor an image"):
         hd.pl.overview(sd.SpatialData())
-    with pytest.raises(TypeError, match="SpatialData is needed"):
+    with pytest.raises(TypeError, match="a SpatialData"):
         hd.pl.overview(make_section().tables["table"])
     sdata = images_only(make_section, "a")
     sd.transformations.remove_transformation(sdata.images["a_image"], "um")

@@ -76,7 +76,7 @@ def test_genes_can_be_given_and_unknown_ones_are_named(make_section) -> None:
     assert selected(sdata) == {"A00", "B01"}
     with pytest.raises(KeyError, match="NOPE"):
         hd.pp.select_genes(sdata, genes=["A00", "NOPE"])
-    with pytest.raises(TypeError, match="single string"):
+    with pytest.raises(TypeError, match="a sequence, not str"):
         hd.pp.select_genes(sdata, genes="A00")
     with pytest.raises(ValueError, match="genes is empty"):
         hd.pp.select_genes(sdata, genes=[])

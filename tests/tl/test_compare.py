@@ -109,7 +109,7 @@ def test_a_section_in_the_training_is_refused_whole_or_cropped(make_section) -> 
         (["stage"], {}, ValueError, "'stage' refines"),
         (["rigde"], {}, ValueError, "Did you mean 'ridge'"),
         (["ridge", "ridge"], {}, ValueError, "named twice"),
-        ([], {}, ValueError, "no method"),
+        ([], {}, ValueError, "methods is empty"),
         ({"random spots": "ridge"}, {}, ValueError, "that of a control"),
         ({"a": ("xfuse", {"leves": 2})}, {}, ValueError, "'leves'.*'levels'"),
         (["ridge"], {"n_seeds": 0}, ValueError, "n_seeds"),

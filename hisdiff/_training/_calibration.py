@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from hisdiff._stats._structure import normalize_library_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hisdiff._section import Locations, Prediction, Section
+    from hisdiff._section import Prediction, Section
 
 _LOWEST, _HIGHEST = 0.4, 8.0
 _SHAPES = (0.1, 100.0)
@@ -34,7 +34,8 @@ _MAX_ROWS = 2000
 class Predicts(Protocol):
     """A fitted method, as far as it is judged here."""
 
-    def predict(self, section: Section, locations: Locations, *, n_draws: int, **options: Any) -> Prediction:
+    @property
+    def predict(self) -> Callable[..., Prediction]:
         """Predict at locations; see ``hisdiff.methods.Fitted``."""
 
 
@@ -131,14 +132,14 @@ class Calibration:
         sections
             ``(n,)`` section of each spot.
         """
-        flat = [np.empty(measured.shape, dtype=np.float64) for _ in range(2)]
+        flat = np.empty((2, *measured.shape), dtype=np.float64)
         for name in np.unique(sections):
             rows = sections == name
             for values, normalized in zip((measured, mean), flat):
                 normalized[rows] = normalize_library_size(np.maximum(values[rows], 0))
         return cls(
             cv_pcc=cv_pcc_of(measured, mean, sections),
-            cv_pcc_norm=cv_pcc_of(*flat, sections),
+            cv_pcc_norm=cv_pcc_of(flat[0], flat[1], sections),
             interval_factor=interval_factor(measured, mean, std),
             dispersion=Dispersion.from_counts(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
         )

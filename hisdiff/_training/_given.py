@@ -9,6 +9,7 @@ what is left of each spot, along directions in which prior and noise are diagona
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,12 +117,17 @@ class _Solver:
     noise: np.ndarray  # (k, G) noise that genes share, variance 1
     rest: np.ndarray  # (G,) variance of the others
 
-    def __post_init__(self) -> None:
-        rows = np.concatenate([self.noise, self.shared * self.slope])
-        diagonal = self.own * np.square(self.slope) + self.rest
-        inner = np.eye(len(rows)) + (rows / diagonal) @ rows.T
-        for name, value in (("rows", rows), ("diagonal", diagonal), ("inner", inner)):
-            object.__setattr__(self, f"_{name}", value)
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return np.concatenate([self.noise, self.shared * self.slope])
+
+    @cached_property
+    def _diagonal(self) -> np.ndarray:
+        return self.own * np.square(self.slope) + self.rest
+
+    @cached_property
+    def _inner(self) -> np.ndarray:
+        return np.eye(len(self._rows)) + (self._rows / self._diagonal) @ self._rows.T
 
     def inverse(self, residual: np.ndarray) -> np.ndarray:
         scaled = residual / self._diagonal

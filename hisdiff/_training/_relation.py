@@ -138,7 +138,8 @@ def fit_relation(
         whitening = kernel.whitening(features[rows])
         values = kernel(features, features[rows]) @ whitening
         evidence = sum(
-            _evidence(kernel, features[own], values[own], values[fold != f], within[own], unit) for f, own in groups
+            (_evidence(kernel, features[own], values[own], values[fold != f], within[own], unit) for f, own in groups),
+            np.zeros(()),
         )  # (kappas, scales, r)
         for kappa, of_scales in zip(_KAPPAS, evidence):
             posterior = _posterior(of_scales)

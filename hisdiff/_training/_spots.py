@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from hisdiff._geometry import nearest, pitch_of
-from hisdiff._section import library_size_of
+from hisdiff._section import library_size_of, needed
 from hisdiff._stats._pca import column_scale, principal_axes
 from hisdiff._training._context import N_GLOBAL, N_NEIGHBORS, Context, Scaling, anchors_of, context_of, scaled
 from hisdiff._training._folds import folds_of
@@ -51,7 +51,10 @@ class Projection:
     def fit(cls, sections: Sequence[Section], scaling: Scaling, pitch_um: float | None, k: int) -> Projection:
         """Find the principal axes of the embeddings at the spots of training sections."""
         own = np.concatenate(
-            [_some(context_of(s, s.spots, scaling=scaling, pitch_um=pitch_um).own, len(sections)) for s in sections]
+            [
+                _some(context_of(s, needed(s.spots), scaling=scaling, pitch_um=pitch_um).own, len(sections))
+                for s in sections
+            ]
         )
         center, scale = column_scale(own)
         axes, _ = principal_axes((own - center) / scale, k)
@@ -60,7 +63,11 @@ class Projection:
     def features(self, section: Section, locations: Locations) -> np.ndarray:
         """Return float64 ``(n, 3 k)``: components of the own embedding, of the mean over 9 anchors and over 49."""
         anchors, around = self._anchors(section)
-        own = around if anchors is locations else self._project(section.features.at(locations), section.features)
+        own = (
+            around
+            if anchors is locations
+            else self._project(needed(section.features).at(locations), needed(section.features))
+        )
         wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
         # The mean of projections is the projection of the mean, and far smaller to take.
         context = Context(own, around, wide[:, :N_NEIGHBORS], wide)
@@ -72,11 +79,11 @@ class Projection:
 
     def _anchors(self, section: Section) -> tuple[Locations, np.ndarray]:
         """Return the anchors of a section and their components ``(m, k)``; a slide has many, and every tile asks for them."""
-        known = _ANCHORS.setdefault(section.features, WeakKeyDictionary())
+        known = _ANCHORS.setdefault(needed(section.features), WeakKeyDictionary())
         of = (section.spots, section.tissue)
         if self not in known or any(a is not b for a, b in zip(known[self][0], of)):
             anchors = anchors_of(section, self.pitch_um)
-            known[self] = of, anchors, self._project(section.features.at(anchors), section.features)
+            known[self] = of, anchors, self._project(needed(section.features).at(anchors), needed(section.features))
         return known[self][1:]
 
     def _project(self, embeddings: np.ndarray, source: FeatureSource) -> np.ndarray:
@@ -144,7 +151,7 @@ class TrainingSpots:
     @classmethod
     def of(cls, sections: Sequence[Section], *, log2_size: float | None = None, n_blocks: int = 5) -> TrainingSpots:
         """Gather the spots of sections that share one panel; sections without any count are left out."""
-        counted = [(s, np.flatnonzero(np.asarray(s.counts.sum(axis=1)).ravel() > 0)) for s in sections]
+        counted = [(s, np.flatnonzero(np.asarray(needed(s.counts).sum(axis=1)).ravel() > 0)) for s in sections]
         counted = [(s, rows) for s, rows in counted if len(rows)]
         n = sum(len(rows) for _, rows in counted)
         if n < _MIN_SPOTS:
@@ -152,15 +159,17 @@ class TrainingSpots:
                 f"To learn from, at least {_MIN_SPOTS} spots with counts of the panel are needed; "
                 f"section(s) {[s.name for s in sections]} have {n}."
             )
-        log2_sizes = tuple(float(np.log2(library_size_of(s.counts[rows]))) for s, rows in counted)
+        log2_sizes = tuple(float(np.log2(needed(library_size_of(needed(s.counts)[rows])))) for s, rows in counted)
         log2_size = max(log2_sizes) if log2_size is None else log2_size
-        areas = [_relative_area(s.spots)[rows] for s, rows in counted]
-        counts = [s.counts[rows].toarray().astype(np.float64) / a[:, None] for (s, rows), a in zip(counted, areas)]
+        areas = [_relative_area(needed(s.spots))[rows] for s, rows in counted]
+        counts = [
+            needed(s.counts)[rows].toarray().astype(np.float64) / a[:, None] for (s, rows), a in zip(counted, areas)
+        ]
         targets = [np.log2(1 + c * 2.0 ** (log2_size - own)) for c, own in zip(counts, log2_sizes)]
         means = [t.mean(axis=0) for t in targets]
         weights = [min(1.0, 2.0 ** (own - log2_size)) for own in log2_sizes]
         n_spots = [len(rows) for _, rows in counted]
-        xy = [s.spots.xy_um[rows] for s, rows in counted]
+        xy = [needed(s.spots).xy_um[rows] for s, rows in counted]
         pitches = [pitch_of(p) for p in xy if len(p) > 1]
         return cls(
             sections=tuple(s for s, _ in counted),
@@ -176,17 +185,19 @@ class TrainingSpots:
             log2_sizes=log2_sizes,
             log2_size=log2_size,
             pitch_um=float(np.median(pitches)) if pitches else None,
-            radius_um=float(np.median(np.concatenate([s.spots.radius_um for s, _ in counted]))),
+            radius_um=float(np.median(np.concatenate([needed(s.spots).radius_um for s, _ in counted]))),
         )
 
     @property
     def xy_um(self) -> np.ndarray:
         """``(n, 2)`` places of the spots, each in its own section."""
-        return np.concatenate([s.spots.xy_um[rows] for s, rows in zip(self.sections, self.kept)])
+        return np.concatenate([needed(s.spots).xy_um[rows] for s, rows in zip(self.sections, self.kept)])
 
     def features(self, projection: Projection) -> np.ndarray:
         """Return the features of the spots, ``(n, 3 k)``."""
-        return np.concatenate([projection.features(s, s.spots)[rows] for s, rows in zip(self.sections, self.kept)])
+        return np.concatenate(
+            [projection.features(s, needed(s.spots))[rows] for s, rows in zip(self.sections, self.kept)]
+        )
 
 
 def _relative_area(spots: Locations) -> np.ndarray:

@@ -151,7 +151,7 @@ class Spread:
         arrays |= {f"levels/{name}": array for name, array in self.levels.state().items()}
         arrays |= {f"factors/{name}": array for name, array in self.factors.state().items()}
         library = {"mean": self.library.mean, "sd": self.library.sd, "spot_sd": self.library.spot_sd}
-        plain = {part: settings for part, (_, settings) in parts.items()}
+        plain: dict[str, Any] = {part: settings for part, (_, settings) in parts.items()}
         plain |= {"library": library, "freedom": self.levels.freedom}
         plain |= {"usual": self.usual, "smooth": self.smooth, "smooth_um": self.smooth_um}
         return arrays | {"directions": self.directions, "scale": self.scale}, plain

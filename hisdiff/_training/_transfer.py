@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import t as student
 
+from hisdiff._section import needed
 from hisdiff._training._features import Features
 from hisdiff._training._folds import tissue_blocks
 
@@ -108,7 +109,7 @@ def _spread_over_blocks(spots: TrainingSpots, rooted: np.ndarray, own: np.ndarra
         first += len(kept)
         if not own[rows].any():
             continue
-        block = tissue_blocks(section.spots.xy_um[kept], max(2, min(_BLOCKS, len(rows) // 2)))
+        block = tissue_blocks(needed(section.spots).xy_um[kept], max(2, min(_BLOCKS, len(rows) // 2)))
         logs = np.array([_log_mean(rooted[rows[block == b]]) for b in np.unique(block)])
         apart.extend(logs - logs.mean())
     n = max(len(apart), 2)

@@ -103,8 +103,9 @@ def adapt(
         )
     if model.cohort.contains(needed(section.counts)[rows], section.genes):
         logger.warning("%s: spots that are given are the model's own training spots; they tell it little", section.name)
-    adapted = model.with_fitted(model.fitted.adapted(section, rows))
-    known = needed(adapted.fitted.cohort_model)
+    fitted: Any = model.fitted  # of a method with a cohort model, see `_adaptable`
+    conditional = fitted.adapted(section, rows)
+    adapted, known = model.with_fitted(conditional), conditional.cohort_model
     logger.info(
         "adapted model %s to %s with %d spot(s): library size %.0f, levels vary %.1f times as much as in the cohort",
         adapted.id, section.name, len(rows), known.given_library_size, known.posterior.level.factor**0.5,
@@ -177,7 +178,7 @@ def suggest_spots(
     spots = needed(section.spots)
     if n > len(spots):
         raise ValueError(f"n={n} spots are asked for, and {section.name!r} has {len(spots)}.")
-    chosen = needed(model.fitted.cohort_model).suggested(section, n)
+    chosen = _adaptable(model).suggested(section, n)
     table, names = bound.table, bound.table.obs_names[bound.place.rows]
     if not inplace:
         return [str(name) for name in names[chosen]]

@@ -92,8 +92,10 @@ class XFuse:
         fitted = replace(fitted, dispersion=_dispersion(fitted, sections, seed, device))
         if not validation:
             return fitted
-        run = {"n_draws": _CALIBRATION_DRAWS, "seed": seed, "device": device}
-        return replace(fitted, calibration=Calibration.from_sections(fitted, validation, **run))
+        calibration = Calibration.from_sections(
+            fitted, validation, n_draws=_CALIBRATION_DRAWS, seed=seed, device=device
+        )
+        return replace(fitted, calibration=calibration)
 
 
 def _log2_size(section: Section) -> float:

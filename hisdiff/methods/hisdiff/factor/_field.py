@@ -28,7 +28,7 @@ from scipy import sparse
 
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._prediction._superpixels import Footprints, bin_parts, dense_rasters
-from hisdiff._section import Locations
+from hisdiff._section import Locations, needed
 from hisdiff._stats._counting import count_mean, count_rate, rate_moments
 
 if TYPE_CHECKING:
@@ -188,9 +188,9 @@ class TwoScaleField:
             effect = self._effects.draw(of.places, self._seed, draw)
             speckle = noise.normal(draw, _SPECIFIC, np.arange(len(bins)), n_genes) * self._speckle
             out = np.empty((len(bins), n_genes), dtype=np.float32)
-            for rows in _chunks(len(bins)):
-                level = of.center[rows] + of.blend[rows] @ effect + scores[rows] @ spread.factors.loadings
-                out[rows] = count_rate(level, self._shift) * np.exp2(of.ratio[rows] + speckle[rows] - self._lift)
+            for part in _chunks(len(bins)):
+                level = of.center[part] + of.blend[part] @ effect + scores[part] @ spread.factors.loadings
+                out[part] = count_rate(level, self._shift) * np.exp2(of.ratio[part] + speckle[part] - self._lift)
             yield out
 
     def _prepare(self, bins: Locations) -> _Bins:
@@ -198,8 +198,8 @@ class TwoScaleField:
             return self._last
         center, footprint = self._spots_model(bins.xy_um)
         ratio = np.empty(center.shape, dtype=np.float32)
-        for rows, parts, vectors in bin_parts(self._section.dense, bins, 2 * self._local.bin_um):
-            rates = self._local(self._section.dense, vectors).reshape(len(rows), parts, -1).mean(axis=1)
+        for rows, parts, vectors in bin_parts(needed(self._section.dense), bins, 2 * self._local.bin_um):
+            rates = self._local(needed(self._section.dense), vectors).reshape(len(rows), parts, -1).mean(axis=1)
             ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
         ratio = np.clip(ratio, -_MAX_RATIO, _MAX_RATIO)
         nodes, blend = _around(bins.xy_um, _NODE_UM)
@@ -257,8 +257,8 @@ class TwoScaleField:
         under = Footprints.of(footprints, self._local.bin_um)
         share = under.share.tocsc()
         total = np.zeros((len(footprints), len(self.genes)))
-        for rows, vectors in dense_rasters(self._section.dense, under.ij, self._local.bin_um):
-            total += share[:, rows] @ self._local(self._section.dense, vectors)
+        for rows, vectors in dense_rasters(needed(self._section.dense), under.ij, self._local.bin_um):
+            total += share[:, rows] @ self._local(needed(self._section.dense), vectors)
         return total
 
 

@@ -15,6 +15,7 @@ from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._cohort_model import moments
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._prediction._section_effects import Places, SectionEffects
+from hisdiff._section import needed
 from hisdiff._stats._counting import count
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import energy_score
@@ -194,7 +195,7 @@ class _Watched:
             spots = TrainingSpots.of(validation, log2_size=model.gauge.log2_size)
             values = model.spread.features.of(spots)
             variance = model.spread.levels.variance + model.spread.relation_variance(values)
-            means = [model.means(s, s.spots)[rows] for s, rows in zip(spots.sections, spots.kept)]
+            means = [model.means(s, needed(s.spots))[rows] for s, rows in zip(spots.sections, spots.kept)]
             center = model.gauge.aligned(np.concatenate(means), spots.section)
             for section in np.unique(spots.section):
                 rows = np.flatnonzero(spots.section == section)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff._prediction._superpixels import Footprints, Inputs, scaled_under
+from hisdiff._section import needed
 from hisdiff._stats._counting import count_rate
 from hisdiff._stats._kernel import Kernel
 from hisdiff._training._calibration import cv_pcc_of
@@ -92,8 +93,8 @@ class LocalRates:
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return arrays and plain settings."""
         arrays = {
-            "local/center": self.inputs.center,
-            "local/axes": self.inputs.axes,
+            "local/center": needed(self.inputs.center),
+            "local/axes": needed(self.inputs.axes),
             "local/landmarks": self.landmarks,
             "local/weights": self.weights,
             "local/components": self.components,
@@ -134,7 +135,7 @@ def fit_local(
     bin_um = float(np.clip(2 * spots.radius_um / _ACROSS, _FINEST_UM, _COARSEST_UM))
     every = len(spots.section)
     chosen = np.arange(every)[:: max(1, -(-every // _MAX_SPOTS))]
-    counts = [s.counts[rows].toarray() for s, rows in zip(spots.sections, spots.kept)]
+    counts = [needed(s.counts)[rows].toarray() for s, rows in zip(spots.sections, spots.kept)]
     areas = np.split(spots.area, np.cumsum([len(rows) for rows in spots.kept])[:-1])
     relative = np.concatenate([_relative(of / area[:, None]) for of, area in zip(counts, areas)])
     parts, footprints, dense = [], [], []
@@ -142,8 +143,8 @@ def fit_local(
     for section, rows in zip(spots.sections, spots.kept):
         own = chosen[(chosen >= first) & (chosen < first + len(rows))] - first
         first += len(rows)
-        under = Footprints.of(section.spots.take(rows[own]), bin_um)
-        parts.append(scaled_under(section.dense, under, bin_um, Inputs(standardize=True)))
+        under = Footprints.of(needed(section.spots).take(rows[own]), bin_um)
+        parts.append(scaled_under(needed(section.dense), under, bin_um, Inputs(standardize=True)))
         footprints.append(under)
         dense.append(section.dense)
     inputs = Inputs.fit(parts, n_components, standardize=True, whiten=False)

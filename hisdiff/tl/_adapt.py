@@ -1,4 +1,4 @@
-"""Adapt a model to a new section of which some spots are measured, and say which spots would tell the most."""
+"""Adapt a model to a new section with some measured spots, and suggest which spots to measure."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ def adapt(
     device: str | None = None,
     progress: bool | None = None,
 ) -> Model:
-    """Adapt a model to a section that its cohort does not have, by measured spots of it, however few.
+    """Adapt a model to a new section by its measured spots, however few.
 
-    The spots tell the section's library size, the level of each gene in it, and how its relation between image and
-    expression differs from the cohort's, each as far as their number allows. Everything that the returned model predicts
-    is given these spots: on the rest of the section, on neighbors of it, and finer than the spots. Counts of other spots
-    are not looked at.
+    The library size of the section, the level of each gene, and the deviation of its relation between image and
+    expression from that of the cohort are estimated from the spots, each shrunk according to their number. All
+    predictions of the returned model are conditional on these spots: on the rest of the section, on neighboring sections,
+    and finer than the spots. Counts of other spots are not used.
 
     Parameters
     ----------
     model
-        A fitted model (methods ``hisdiff`` and ``ridge``), or the folder of one. One that is adapted already keeps the
-        spots it was given; a spot that is given twice weighs once.
+        A fitted model (methods ``hisdiff`` and ``ridge``), or the path of a saved one. An adapted model keeps its
+        earlier spots; a spot that is given twice counts once.
     data
         The section.
     spots
-        Which spots are measured: a boolean mask over the rows of the table, the name of a boolean column of ``obs``, or
-        None for all that have counts.
+        The measured spots: a boolean mask over the rows of the table, the name of a boolean column of ``obs``, or
+        None for all spots with counts.
     %(place)s
     %(counts_layer)s
     %(mpp)s
@@ -72,8 +72,7 @@ def adapt(
 
     Returns
     -------
-    A model like any other: it is saved, shared, used and adapted again. Nothing is written to ``data`` but an embedding
-    that is missing.
+    A model, which can be saved, shared, used and adapted again. Nothing is written to ``data`` except a missing embedding.
 
     Raises
     ------
@@ -129,32 +128,30 @@ def suggest_spots(
     device: str | None = None,
     progress: bool | None = None,
 ) -> list[str] | None:
-    """Say which spots of a section to measure, so that a model adapted to them leaves the least open.
+    """Suggest which spots of a section to measure, so that a model adapted to them has the smallest predictive variance.
 
-    One after the other, the spot is taken that makes the predictive variance over all spots of the section smallest. Counts
-    are not looked at; spots that the model was given already count as measured.
+    Spots are selected greedily: each minimises the predictive variance over all spots of the section. Counts
+    are not used; spots that the model was adapted to count as measured.
 
     Parameters
     ----------
     sdata
-        A section with an image; its spots, or the lattice of a section without any, are what there is to choose from.
-    model
-        A fitted model, the folder of one, or None for the one that was fitted on this object.
+        A section with an image. The candidates are its spots, or the lattice of a section without any.
+    %(model)s
     n
-        How many.
+        Number of spots to suggest.
     %(place)s
     %(mpp)s
     key_added
         Name of the column of ``obs``.
-    inplace
-        Write the column, or return names.
+    %(inplace)s
     %(device)s
     %(progress)s
 
     Returns
     -------
-    None, and sets ``obs["hisdiff_suggested"]``: 1 for the first to measure, 2 for the next, and 0 for the others. Or the
-    names of the spots, the first first.
+    None, and sets ``obs["hisdiff_suggested"]``: 1 for the first spot to measure, 2 for the second, ..., 0 for the others. Or
+    the names of the spots, in this order.
 
     Raises
     ------

@@ -76,7 +76,7 @@ def test_counts_of_other_spots_are_not_looked_at(model, new):
     [
         (lambda table: np.zeros(table.n_obs, dtype=bool), "No spot"),
         (lambda table: np.ones(3, dtype=bool), "one value for each"),
-        (lambda table: np.linspace(0, 1, table.n_obs), "boolean"),
+        (lambda table: np.linspace(0, 1, table.n_obs), "boolean|True or False"),
         (lambda table: "nothing", "nothing"),
     ],
 )

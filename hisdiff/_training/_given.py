@@ -229,7 +229,7 @@ def posterior_of(spread: Spread, given: Given) -> Posterior:
     measured = np.where(there, np.log2(1 + np.where(there, given.counts, 0)), np.nan)
     covariance = _centered(spread.relation.covariance(given.features, given.features))
     m = len(given)
-    amount = float(np.trace(covariance)) / (m - 1) if m > 1 else spread.usual + spread.relation.kappa
+    amount = max(float(np.trace(covariance)), 0.0) / (m - 1) if m > 1 else spread.usual + spread.relation.kappa
     level = _level_of(spread, measured, given.center, shift, amount)
     relation = _relation_of(spread, given, measured, level.mean, shift, covariance)
     return Posterior(shift, level, relation, given.xy_um)

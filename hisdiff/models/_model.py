@@ -88,7 +88,7 @@ class Model:
         if self.n_adapted:
             lines.append(f"    adapted to a new section by {self.n_adapted} spot(s)")
         if self.calibration is not None:
-            lines.append(f"    expected accuracy on new tissue: median PCC {np.nanmedian(self.calibration.cv_pcc):.2f}")
+            lines.append(f"    on left-out training tissue: median PCC {np.nanmedian(self.calibration.cv_pcc):.2f}")
         return "\n".join(lines)
 
     def with_fitted(self, fitted: Fitted) -> Model:

@@ -221,7 +221,7 @@ def _of_places(
     drawn = view.marks.draw(panel, values, norm=norm, cmap=cmap, alpha=shown)
     _canvas.scale_bar(panel, view.box)
     unlike = is_unlike(view.table, stem, view.place.name)
-    title = "what the model does not know" + (" (section unlike the training tissue)" if unlike else "")
+    title = "what the model does not know" + ("\n(section unlike the training tissue)" if unlike else "")
     panel.set_title(title, loc="left", fontsize="medium", **({"color": WARNING_COLOR} if unlike else {}))
     label = "predictive variance of the mean,\nleft-out training tissue = 1"
     figure.colorbar(
@@ -286,7 +286,7 @@ def _title(view: View, gene: str, column: int, info: LayerInfo, ringed: bool) ->
     if not info.stem or info.is_spread:
         return {"label": title}
     if is_unlike(table, info.stem, view.place.name):
-        return {"label": f"{title} (accuracy unknown: unlike the training tissue)", "color": WARNING_COLOR}
+        return {"label": f"{title}\naccuracy unknown: unlike the training tissue", "color": WARNING_COLOR}
     accuracy = expected_accuracy(table, info.stem, column)
     if not np.isfinite(accuracy):
         return {"label": title}

@@ -13,7 +13,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
-from hisdiff._sdata._expression import MAX_BYTES, read_expression, table_of
+from hisdiff._sdata._expression import MAX_BYTES, read_expression, stem_of, table_of
 from hisdiff._sdata._graph import spatial_weights
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots, set_record
 from hisdiff._stats._coexpression import correlations, lee, permutation_fdr, unit_columns
@@ -81,7 +81,8 @@ def coexpression(
     min_genes
         Smallest module; genes of smaller ones belong to no module.
     n_perms
-        Number of permutations for the significance of every pair; None for no test. Genes are permuted over locations
+        Number of permutations for the significance of every pair; None for no test. The locations of a prediction were not
+        measured, so that there is none for its layers. Genes are permuted over locations
         independently. Neighbouring spots are correlated, so significance is overestimated: use it as a
         filter only. With p permutations no p-value is below 1 / (p + 1).
     %(table_key)s
@@ -156,6 +157,9 @@ def coexpression(
     if constant.any():
         logger.warning("%d genes are constant and get correlation 0: %s", constant.sum(), listing(layers[0].genes[constant], 6))  # fmt: skip
     labels = _labels(matrix, modules, resolution, min_genes, seed)
+    if n_perms is not None and any(stem_of(table, expression.layer) is not None for expression in layers):
+        logger.warning("coexpression of a prediction: no false discovery rates, since its locations were not measured")
+        n_perms = None
     fdr = None if n_perms is None else permutation_fdr(units, statistic, matrix, n_perms, seed)
     names = np.array([f"M{label + 1}" if label >= 0 else "" for label in labels])
     if not inplace:

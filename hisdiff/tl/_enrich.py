@@ -109,7 +109,8 @@ def enrich(
 
     - ``uns["hisdiff"]["enrichment"]``: one row per group and set: ``group``, ``term``, ``method``, ``size`` (genes of the
       set in the panel), ``total`` (in the set), ``overlap`` (genes shared; in the leading edge), ``score`` (log2 odds
-      ratio with 0.5 added to each cell; normalised enrichment score), ``p``, ``fdr`` (Benjamini and Hochberg over all rows),
+      ratio with 0.5 added to each cell; normalised enrichment score), ``p`` (over genes, not over locations, so that it
+      says nothing of their number), ``fdr`` (Benjamini and Hochberg over all rows),
       ``genes`` (those of ``overlap``), ``members`` (those of ``size``). For single-sample scores ``term``, ``method``,
       ``size``, ``total``, ``members`` only. Beside it ``"enrichment_record"``: method, layers, seed;
     - ``varm["hisdiff_ranking"]`` (``"prerank"``): the statistic, genes x groups, NaN outside the panel;

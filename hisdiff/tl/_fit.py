@@ -11,7 +11,7 @@ import numpy as np
 
 from hisdiff import _keys, encoders
 from hisdiff._arguments import checked
-from hisdiff._check import listing, path_of
+from hisdiff._check import listing, path_of, present
 from hisdiff._docs import documented
 from hisdiff._files import check_writable
 from hisdiff._geometry import pitch_of
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from hisdiff.methods._protocols import Method
 
 
+# A section with less than this part of the usual number of spots has next to no say in a fit.
+_FEW = 0.25
+
+
 @documented
 @checked
 def fit(
@@ -54,6 +58,7 @@ def fit(
     method: str | Method = "hisdiff",
     config: str | Mapping[str, Any] | Any = "fast",
     validation: SpatialData | Sequence[SpatialData] | None = None,
+    patient_key: str | None = None,
     encoder: str | Encoder | Sequence[str | Encoder] | None = None,
     save: str | Path | None = None,
     resume: bool = False,
@@ -83,6 +88,9 @@ def fit(
         or the configuration object of the method.
     validation
         Sections used for early stopping and calibration; by default parts of the training tissue are held out in turn.
+    patient_key
+        Column of ``obs`` that names the patient of each section. With several patients all sections of one are left out
+        together, so that spread, expected accuracy and transfer are those of a patient that was not seen.
     encoder
         Encoder for sections that are not embedded yet; None for the encoder of the other sections, else
         ``"texture"``. A custom encoder object is remembered in the process that embedded with it; pass it here in another
@@ -135,6 +143,8 @@ def fit(
     opened = open_sections([*items, *held_out], selection, needs=fitter.needs - {"features"}, encoder=offered)
     n_training = sum(any(bound.place.sdata is sdata for sdata in items) for bound in opened)
 
+    patients = None if patient_key is None else _patients(opened[:n_training], patient_key)
+    _say_what_adapt_is_for(opened[:n_training])
     panel = _panel(by_object(opened[:n_training]))
     if "features" in fitter.needs:
         known = next((b.section.features.spec for b in opened if b.section.features is not None), None)
@@ -143,6 +153,8 @@ def fit(
         opened = ensure_embedding(opened, known, runtime, encoder)
     bounds = [_on_panel(bound, panel, fitter.needs) for bound in opened]
     training, watched = bounds[:n_training], bounds[n_training:]
+    if patients is not None:
+        training = [b.with_section(replace(b.section, patient=name)) for b, name in zip(training, patients)]
     _check_embeddings(bounds)
 
     checkpoint = _checkpoint_of(_run_id(bounds, fitter.name, config, panel, runtime.seed))
@@ -187,6 +199,39 @@ def fit(
         path,
     )
     return model
+
+
+def _patients(bounds: Sequence[Bound], key: str) -> list[str]:
+    """Return the patient of each section, after checking that there are several."""
+    names = []
+    for bound in bounds:
+        values = bound.table.obs[present(key, list(bound.table.obs), "column of obs")].iloc[bound.place.rows]
+        found = values.dropna().astype(str).unique()
+        if len(found) != 1 or values.isna().any():
+            raise ValueError(
+                f"obs[{key!r}] of section {bound.place.name!r} has to name one patient, and has {listing(found, 4)}"
+                f"{' and missing values' if values.isna().any() else ''}."
+            )
+        names.append(str(found[0]))
+    if len(set(names)) < 2:
+        raise ValueError(
+            f"patient_key={key!r} names one patient, {names[0]!r}, for all {len(names)} section(s): there is nobody to leave out. "
+            f"Leave patient_key out; sections are left out then."
+        )
+    return names
+
+
+def _say_what_adapt_is_for(bounds: Sequence[Bound]) -> None:
+    """Say where one section has so few spots that they are better given to ``adapt``."""
+    sizes = {bound.place.name: len(bound.place.rows) for bound in bounds}
+    usual = float(np.median(list(sizes.values())))
+    few = [name for name, size in sizes.items() if size < _FEW * usual]
+    if len(sizes) > 1 and few:
+        logger.warning(
+            "%s: far fewer spots than the other sections (%d against %.0f), which a fit hardly notices; fit without them and give "
+            "them to hd.tl.adapt(model, section), which is for that.",
+            listing(few, 4), min(sizes[name] for name in few), usual,
+        )  # fmt: skip
 
 
 def _folder_of(save: str | Path | None) -> Path | None:

@@ -300,7 +300,7 @@ def test_section_with_only_an_image_shows_its_prediction_on_the_lattice(make_sec
     hd.pp.embed(image_only, color_encoder)
     hd.tl.predict(image_only, model)
     ax = hd.pl.gene_map(image_only, "A00")
-    assert title_of(ax).startswith("A00, predicted by ridge (")
+    assert title_of(ax).startswith("A00, predicted by ridge")
     np.testing.assert_allclose(spots_of(ax).get_array(), image_only.tables["lattice"].layers["ridge"][:, 0])
     with pytest.raises(ValueError, match="nothing measured in X"):
         hd.pl.gene_map(image_only, "A00", layers="X")

@@ -127,3 +127,23 @@ def test_suggested_spots_are_in_order_and_leave_less_open_than_the_first_ones(mo
     assert left[0] < left[1]
     with pytest.raises(ValueError, match="are asked for"):
         hd.tl.suggest_spots(new, model, table.n_obs + 1)
+
+
+def test_patients_are_left_out_together_and_a_column_of_one_is_refused(cohort):
+    for sdata, name in zip(cohort, ("p1", "p2")):
+        sdata.tables["table"].obs["patient"] = name
+    fitted = hd.tl.fit(cohort, method="ridge", patient_key="patient")
+    assert fitted.calibration.cv_pcc_norm.shape == fitted.genes.shape
+    for sdata in cohort:
+        sdata.tables["table"].obs["patient"] = "p1"
+    with pytest.raises(ValueError, match="names one patient, 'p1'"):
+        hd.tl.fit(cohort, method="ridge", patient_key="patient")
+    with pytest.raises(KeyError, match="nobody"):
+        hd.tl.fit(cohort, method="ridge", patient_key="nobody")
+
+
+def test_a_section_with_few_spots_is_told_to_be_one_for_adapt(cohort, new, caplog):
+    new.tables["table"] = new.tables["table"][:4].copy()
+    with caplog.at_level(logging.WARNING, logger="hisdiff"):
+        hd.tl.fit([*cohort, new], method="ridge")
+    assert "hd.tl.adapt" in caplog.text

@@ -1,0 +1,144 @@
+"""Planted cohorts: what is said of sections that were not seen, against many of them."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from hisdiff._section import FeatureSpec, Locations, Section
+from hisdiff._stats._counting import count_rate
+from hisdiff._stats._proper import coverage
+from hisdiff._training._given import Given, library_shift, posterior_of
+from hisdiff._training._level import fit_levels, moderated
+from hisdiff._training._spread import Library
+from hisdiff.methods.ridge import Ridge, RidgeConfig
+
+GENES = np.array([f"G{i}" for i in range(40)])
+SIDE, D = 8, 6
+
+
+class Table:
+    """Features of locations by their position."""
+
+    spec = FeatureSpec("planted", "1", D, 1.0, 300.0)
+
+    def __init__(self, xy, values):
+        self.rows = {tuple(p): v for p, v in zip(xy, values)}
+        self.mean, self.std = values.mean(axis=0), values.std(axis=0)
+
+    def at(self, locations):
+        return np.stack([self.rows[tuple(p)] for p in locations.xy_um]).astype(np.float32)
+
+
+def planted_cohort(seed, n):
+    """Sections that differ in the level of every gene and in their relation to the features."""
+    rng = np.random.default_rng(seed)
+    directions, slopes = rng.normal(size=(3, len(GENES))) * 0.6, rng.normal(size=(D, 3)) / np.sqrt(D)
+    base, loadings = rng.uniform(3, 7, len(GENES)), rng.normal(size=(2, len(GENES))) * 0.4
+    xy = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1).reshape(-1, 2) * 200.0
+    sections = []
+    for i in range(n):
+        values = rng.normal(size=(len(xy), D))
+        own = slopes + 0.35 * rng.normal(size=slopes.shape) / np.sqrt(D)
+        level = 0.3 * rng.normal(size=len(GENES)) + rng.normal(size=(len(xy), 2)) @ loadings
+        counts = rng.poisson(count_rate(np.maximum(base + values @ own @ directions + level, 0)))
+        made = Section(f"S{i}", GENES, csr_matrix(counts), Locations(xy, 50.0), None, Table(xy, values))
+        sections.append(made.with_panel(GENES))
+    return sections
+
+
+@pytest.fixture(scope="module")
+def sections():
+    return planted_cohort(0, 24)
+
+
+@pytest.fixture(scope="module")
+def fitted(sections):
+    return Ridge().fit(sections[:4], RidgeConfig(scalings=("standardized",), n_components=(6,)))
+
+
+def log2(section):
+    return np.log2(1 + section.counts.toarray())
+
+
+def test_draws_are_as_far_from_each_other_as_from_new_sections(sections, fitted):
+    away, apart, covered, distances = [], [], [], []
+    for section in sections[4:]:
+        made = fitted.predict(section, section.spots, n_draws=8, keep_draws=8, seed=int(section.name[1:]))
+        away.append(np.linalg.norm(made.draws - log2(section), axis=2).mean())
+        apart.append(np.mean([np.linalg.norm(made.draws[i] - made.draws[i - 1], axis=1).mean() for i in range(8)]))
+        covered.append(coverage(log2(section), made.mean, made.std, 1.645).mean())
+        distances.append(fitted.cohort_model.transfer_distance(section))
+    assert np.mean(apart) == pytest.approx(np.mean(away), rel=0.06)
+    assert 0.86 < np.mean(covered) < 0.94
+    assert max(distances) < 1  # all of them are like the cohort
+
+
+def test_spread_is_that_of_draws_and_no_seed_changes_it(sections, fitted):
+    section = sections[5]
+    many = fitted.predict(section, section.spots, n_draws=150, keep_draws=150, seed=1)
+    other = fitted.predict(section, section.spots, n_draws=2, seed=2)
+    np.testing.assert_array_equal(many.std, other.std)
+    np.testing.assert_allclose(np.std(many.draws, axis=0).mean(axis=0), many.std.mean(axis=0), rtol=0.15)
+    np.testing.assert_allclose(np.mean(many.draws, axis=0).mean(axis=0), many.mean.mean(axis=0), atol=0.25)
+
+
+def test_levels_of_new_sections_are_as_large_as_planted():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(40):
+        own = 0.3 * rng.normal(size=(3, 50)) + rng.normal(size=(3, 50)) / 10
+        levels = fit_levels(
+            np.zeros((1, 50)), np.zeros((3, 1)), own, (np.ones(1), np.ones(50)), np.ones(50), np.full(3, 100)
+        )
+        found.append(levels.variance.mean())
+    assert np.mean(found) == pytest.approx(0.09 * (1 + 1 / 3), rel=0.1)
+
+
+def test_shrunken_variances_keep_their_sum_and_come_closer_with_few_sections():
+    rng = np.random.default_rng(0)
+    raw = rng.chisquare(1, size=400)
+    told = moderated(raw, np.ones(400), 1)
+    assert told.sum() == pytest.approx(raw.sum())
+    assert told.std() < 0.3 * raw.std()
+    wide = rng.chisquare(20, size=400) / 20 * np.where(np.arange(400) < 200, 0.1, 2.0)
+    assert np.corrcoef(wide, moderated(wide, np.ones(400), 20))[0, 1] > 0.99
+
+
+def test_one_odd_spot_does_not_set_the_library_size_and_several_alike_do():
+    library = Library(mean=0.0, sd=0.15, spot_sd=0.5)
+    assert abs(library_shift(library, np.array([-3.0]))) < 0.3
+    assert library_shift(library, np.full(6, -4.0) + np.linspace(-0.5, 0.5, 6)) == pytest.approx(-4, abs=0.4)
+
+
+def test_what_spots_tell_does_not_depend_on_their_order_and_grows_with_them(sections, fitted):
+    section = sections[7]
+    model = fitted.cohort_model
+    rng = np.random.default_rng(0)
+    errors, open_part = [], []
+    for n in (2, 8, 32):
+        rows = rng.permutation(SIDE**2)[:n]
+        given = model.adapted(section, rows, GENES)
+        other = model.adapted(section, rows[::-1], GENES)
+        np.testing.assert_allclose(given.posterior.level.mean, other.posterior.level.mean, atol=1e-6)
+        made = given.predict(
+            section, section.spots, genes=GENES, library_size=None, n_draws=1, keep_draws=0, units="log2", seed=0
+        )
+        errors.append(np.square(log2(section) - made.mean).mean())
+        open_part.append(made.obs["uncertainty"].mean())
+    assert errors[0] > errors[1] > errors[2]
+    assert open_part[0] > open_part[1] > open_part[2]
+
+
+def test_the_posterior_of_levels_covers_what_was_planted(fitted):
+    spread, rng = fitted.cohort_model.spread, np.random.default_rng(3)
+    scores, n, n_genes = [], 10, len(GENES)
+    for _ in range(12):
+        center = np.full((n, n_genes), 5.0)
+        level = spread.levels.draw(rng)
+        chance = rng.normal(size=(n, len(spread.factors.loadings))) @ spread.factors.loadings
+        chance += spread.factors.specific * rng.normal(size=(n, n_genes))
+        counts = rng.poisson(count_rate(np.maximum(center + level + chance, 0)))
+        features = np.zeros((n, spread.relation.landmarks.shape[1]))
+        found = posterior_of(spread, Given(rng.normal(size=(n, 2)), features, center, counts)).level
+        scores.append((found.mean - level) / np.sqrt(found.variance))
+    assert 0.6 < np.std(scores) < 1.5

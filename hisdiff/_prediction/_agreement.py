@@ -22,7 +22,7 @@ never was, noise would be added.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import shapely
@@ -100,6 +100,19 @@ class Agreement:
             return Factors(inside, between, whole, missing)
         return Factors(inside, of_mean.between, of_mean.whole, missing, between / of_mean.between)
 
+    def certainty(self, predicted: np.ndarray) -> Certainty:
+        """Return how far counts decide what is expected in footprints, for sums ``(n, G)`` that are predicted."""
+        known = np.isfinite(self.counts) & np.isfinite(predicted)
+        if self.exact:
+            return Certainty(known.astype(np.float32), np.zeros(known.shape, dtype=np.float32))
+        y, m = np.where(known, self.counts, 0), np.where(known, predicted, 0)
+        told, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
+        shared = _factor(told, expected, self.dispersion.spot)
+        followed = np.where(known, shared * m / (shared * m + self.dispersion.gene), 0)
+        # The relative variance of a Gamma variable is one over its shape.
+        left = np.where(known, 1 / (y + self.dispersion.gene), 0) + 1 / (told + self.dispersion.spot)
+        return Certainty(followed.astype(np.float32), left.astype(np.float32))
+
     def closer_than(self, distance_um: float) -> np.ndarray:
         """Return the rows of spots whose footprints are closer to another's than a distance."""
         one, other = shapely.STRtree(self._outlines).query(self._outlines, predicate="dwithin", distance=distance_um)
@@ -173,6 +186,21 @@ def _box_of(bins: Locations) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
+class Certainty(NamedTuple):
+    """What counts of spots leave of what is not known of their footprints.
+
+    Attributes
+    ----------
+    followed
+        ``(n, G)`` part, from 0 to 1, by which a footprint's expectation follows its count rather than the prediction.
+    left
+        ``(n, G)`` relative variance that the noise of the count leaves.
+    """
+
+    followed: np.ndarray
+    left: np.ndarray
+
+
 @dataclass(frozen=True)
 class Factors:
     """Factors of the spots of a section, for one draw or for the mean.
@@ -210,6 +238,12 @@ class Blend:
     ) -> None:
         self._inside, self._between, self._whole, self._alike = inside, between, whole, alike
         self._spread, self._rows = spread, rows
+
+    def certainty(self, of_spots: Certainty) -> Certainty:
+        """Return the same at bins, ``(n, G)``: counts say nothing of what lies between footprints but through their factors."""
+        followed = self._inside @ of_spots.followed
+        left = self._inside.power(2) @ of_spots.left + self._between.power(2) @ of_spots.left
+        return Certainty(followed, left)
 
     def __call__(self, counts: np.ndarray, factors: Factors) -> np.ndarray:
         """Return counts of bins ``(n, G)`` in agreement, float32."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from hisdiff._prediction._agreement import Factors
+    from hisdiff._prediction._agreement import Blend, Certainty, Factors
     from hisdiff._section import Section
     from hisdiff.methods._protocols import Field
 
@@ -46,7 +46,7 @@ class FinePredictor:
     ----------
     field
         Expected expression anywhere in the section.
-    agreement, mean_factors, draw_factors
+    agreement, mean_factors, draw_factors, certainty
         How bins are brought into agreement with measured spots; None where they are not.
     resolution_um
         Side of a bin.
@@ -61,6 +61,7 @@ class FinePredictor:
     agreement: Agreement | None = None
     mean_factors: Factors | None = None
     draw_factors: tuple[Factors, ...] = ()
+    certainty: Certainty | None = None
 
     def bins(self, ij: np.ndarray) -> Prediction:
         """Predict bins ``(n, 2)``, (row, column)."""
@@ -84,18 +85,30 @@ class FinePredictor:
                 counts = blend(counts, factors)
             return counts if share is None else share @ counts
 
-        draws = DrawAccumulator(self.units, self.keep_draws)
-        for index, rates in enumerate(self.field.draws(bins)):
-            draws.add_counts(finished(rates, self.draw_factors[index] if self.draw_factors else None))
-        result = draws.result(self.field.genes)
         obs = {} if share is not None else self._uncertainty(bins)
+        exact = getattr(self.field, "std", None) if self.units == _keys.COUNTS and share is None else None
+        # Where mean and spread are known in closed form, no more draws are made than are kept.
+        n_draws = self.field.n_draws if exact is None else self.keep_draws
+        draws = DrawAccumulator(self.units, self.keep_draws)
+        for index, rates in zip(range(n_draws), self.field.draws(bins)):
+            draws.add_counts(finished(rates, self.draw_factors[index] if self.draw_factors else None))
         expected = self.field.mean(bins) if self.units == _keys.COUNTS else None
         if expected is None:
-            return replace(result, obs=obs)
-        mean, std = finished(expected, self.mean_factors).astype(np.float32), result.std
-        if blend is None and share is None and (exact := getattr(self.field, "std", None)) is not None:
-            std = finished(exact(bins), None).astype(np.float32)
-        return replace(result, mean=mean, std=std, obs=obs)
+            return replace(draws.result(self.field.genes), obs=obs)
+        mean = finished(expected, self.mean_factors).astype(np.float32)
+        if exact is None:
+            return replace(draws.result(self.field.genes), mean=mean, obs=obs)
+        std = self._std(exact, bins, blend) * np.float32(area)
+        kept = draws.result(self.field.genes).draws if n_draws else None
+        return Prediction(mean, std, self.field.genes, self.units, kept, obs, self.field.n_draws)
+
+    def _std(self, exact: Any, bins: Locations, blend: Blend | None) -> np.ndarray:
+        """Return the spread of the counts of a footprint's area at bins, in agreement with measured spots where there are any."""
+        if blend is None or self.certainty is None or self.mean_factors is None:
+            return np.asarray(exact(bins), dtype=np.float32)
+        of_bins = blend.certainty(self.certainty)
+        spread = exact(bins, of_bins.followed, of_bins.left).astype(np.float32)
+        return blend(spread, replace(self.mean_factors, missing=None))
 
     def _uncertainty(self, bins: Locations) -> dict[str, np.ndarray]:
         """Return what is not known at bins, where the method tells."""
@@ -133,7 +146,8 @@ def fine_predictor(
     for draw, predicted in enumerate(sums[1:]):
         normal = None if calibrate == "exact" else noise.normal(draw, _FACTORS, measured, 1 + counts.shape[1])
         factors.append(agreement.factors(predicted, normal, of_mean))
-    return FinePredictor(field, resolution_um, units, keep_draws, agreement, of_mean, tuple(factors))
+    certainty = agreement.certainty(mean)
+    return FinePredictor(field, resolution_um, units, keep_draws, agreement, of_mean, tuple(factors), certainty)
 
 
 def _on_panel(section: Section, genes: np.ndarray) -> np.ndarray:

@@ -142,12 +142,17 @@ class TwoScaleField:
         """Return the expectation, residuals taken as normal; see ``Field``."""
         return self._moments(bins, self._model.spread.factors.variance)[0]
 
-    def std(self, bins: Locations) -> np.ndarray:
-        """Return the standard deviation of infinitely many draws; see ``Field``."""
+    def std(self, bins: Locations, followed: np.ndarray | float = 0.0, left: np.ndarray | float = 0.0) -> np.ndarray:
+        """Return the standard deviation of infinitely many draws.
+
+        ``followed`` and ``left``, ``(n, G)``, are what counts of spots say of the bins (``Certainty``): what all of a footprint
+        shares is less uncertain by the first, and everything a little more by the second.
+        """
         # Scores of single bins vary more than those of footprints; the scatter of single genes is a factor of its own.
         shared = np.square(self._model.spread.factors.loadings).sum(axis=0) * self._inflation**2
         mean, variance = self._moments(bins, shared)
-        scatter = np.exp(np.square(np.log(2) * self._speckle))
+        variance = variance * np.square(1 - followed)
+        scatter = np.exp(np.square(np.log(2) * self._speckle)) * (1 + left)
         return np.sqrt((variance + np.square(mean)) * scatter - np.square(mean))
 
     def uncertainty(self, bins: Locations) -> np.ndarray:

@@ -105,3 +105,18 @@ def test_a_rebuilt_model_gives_the_same_bins(fitted, target, bins) -> None:
     again = FittedHisDiff.from_state(*fitted.state(), fitted.genes)
     some = bins.take(slice(0, 50))
     np.testing.assert_array_equal(field(again, target).mean(some), field(fitted, target).mean(some))
+
+
+def test_spread_of_bins_is_that_of_many_draws_and_no_seed_changes_it():
+    import hisdiff as hd
+
+    training = hd.datasets.toy(seed=3, n_sections=2, size_um=600)
+    model = hd.tl.fit(training, config={"max_steps": 5, "validate_every": 5})
+    test = hd.datasets.toy(seed=4, size_um=600)
+    ask = {"resolution_um": 50, "inplace": False}
+    one, two = (hd.tl.predict(test, model, rng=seed, **ask) for seed in (1, 2))
+    np.testing.assert_allclose(one.layers["std"], two.layers["std"], rtol=1e-5)
+    many = hd.tl.predict(test, model, n_draws=40, keep_draws=40, **ask)
+    drawn = np.std([many.layers[f"draw{i}"] for i in range(40)], axis=0, ddof=1)
+    assert np.median(np.asarray(one.layers["std"]).mean(axis=0) / drawn.mean(axis=0)) == pytest.approx(1, abs=0.15)
+    assert "hisdiff_uncertainty" in one.obs

@@ -115,7 +115,7 @@ def _of_prediction(name: str | None, stem: str, part: str, units: str) -> LayerI
     in_counts = units == _keys.COUNTS
     by, of = ("", "") if stem == _keys.STEM else (f" by {stem}", f" of {stem}")
     if part == "std":
-        unit = f"sd over draws, {'count' if in_counts else LOG_COUNTS}"
+        unit = f"sd, {'count' if in_counts else LOG_COUNTS}"
         return LayerInfo(name, f"uncertainty{of}", unit, stem=stem, is_spread=True)
     label = f"predicted{by}" if part == "mean" else f"{part}{of}"
     return LayerInfo(name, label, LOG_COUNTS, in_counts, stem)

@@ -165,7 +165,7 @@ def test_draws_spread_and_layers_of_the_user_have_names_and_units(sdata):
     assert [title_of(ax).removeprefix("A00, ") for ax in panels(figure)] == [
         "raw", "draw0 (expected r = 0.62)", "scaled", "uncertainty",
     ]  # fmt: skip
-    assert sorted(bars(figure)) == ["log2(1 + count)", "scaled", "sd over draws, log2(1 + count)"]
+    assert sorted(bars(figure)) == ["log2(1 + count)", "scaled", "sd, log2(1 + count)"]
 
 
 def test_uncertainty_map_shows_the_mean_beside_the_sd_on_scales_of_their_own(sdata):

@@ -47,7 +47,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 10**6),
     "coarsen": (1, 1000),
     "seed": (0, 2**63),
-    "size_um": (100, 100_000),
+    "size_um": (300, 100_000),
     "density": (1e-6, 1e6),
     "resolution": (1e-9, 1e6),
     "limit": (1e-12, 1e12),

@@ -107,7 +107,7 @@ def test_a_name_that_is_neither_is_refused_before_any_download(hub: Mock, tmp_pa
 
 
 def test_no_sample_and_wrong_types_are_refused(hub: Mock, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="No sample"):
+    with pytest.raises(ValueError, match="ids is empty"):
         hd.datasets.hest([], tmp_path)
     with pytest.raises(TypeError, match="int 148"):
         hd.datasets.hest([148], tmp_path)

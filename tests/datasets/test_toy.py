@@ -244,7 +244,7 @@ def test_the_image_tells_of_the_visible_genes_and_not_of_the_hidden(toy: Spatial
     [
         ({"n_genes": 20}, ValueError, "between 60 and 300"),
         ({"n_genes": 500}, ValueError, "between 60 and 300"),
-        ({"size_um": 50}, ValueError, "at least 300"),
+        ({"size_um": 50}, ValueError, "from 300"),
         ({"mpp": 0}, ValueError, "mpp"),
         ({"n_sections": 0}, ValueError, "n_sections"),
         ({"n_sections": 2.5}, TypeError, "n_sections"),

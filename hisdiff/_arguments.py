@@ -238,7 +238,8 @@ _KNOWN: dict[str, Callable[[Any], bool]] = {
     "...": lambda value: True,
     **dict.fromkeys(("Sequence", "Iterable", "tuple", "list"), _is_sequence),
     **dict.fromkeys(("Mapping", "dict"), lambda value: isinstance(value, Mapping)),
-    **{name: _of_class(name) for name in ("SpatialData", "AnnData", "Model", "DataFrame", "Series", "Axes")},
+    **{name: _of_class(name) for name in ("SpatialData", "AnnData", "DataFrame", "Series", "Axes")},
+    "Model": lambda value: _named(value, "Model") or all(hasattr(value, name) for name in ("method", "history")),
     **{name: _of_class(name) for name in ("ndarray", "Array", "Generator")},
 }
 _TOLD = {

@@ -229,7 +229,7 @@ def test_polygons_are_drawn_as_they_are(sdata):
         ({"genes": []}, ValueError, "genes is empty"),
         ({"genes": "A00", "layers": []}, ValueError, "layers is empty"),
         ({"genes": "A00", "layers": "istar"}, KeyError, "no layer 'istar'.*hd.tl.predict"),
-        ({"genes": "A00", "percentiles": 99}, ValueError, "two ends of the colour scale"),
+        ({"genes": "A00", "percentiles": 99}, TypeError, "percentiles is a sequence"),
         ({"genes": "A00", "percentiles": (99, 1)}, ValueError, "two ends of the colour scale"),
         ({"genes": "B11"}, ValueError, "'B11' has no values in 'hisdiff'.*hisdiff_modelled"),
         ({"genes": "A00", "image_key": "photo"}, KeyError, "'photo'.*s1_image"),

@@ -31,8 +31,11 @@ _ACROSS = 6
 class Pointwise(Protocol):
     """A fitted method that predicts location by location."""
 
-    genes: np.ndarray
-    calibration: Calibration | None
+    @property
+    def genes(self) -> np.ndarray: ...
+
+    @property
+    def calibration(self) -> Calibration | None: ...
 
     @property
     def predict(self) -> Callable[..., Prediction]:

@@ -54,12 +54,21 @@ class Field(Protocol):
 class Fitted(Protocol):
     """A fitted method. Holds arrays and plain settings only, so that it can be saved without pickling."""
 
-    genes: np.ndarray
-    calibration: Calibration | None
-    history: list[dict[str, float]]
-    """Training curve: rows with ``step`` and named values."""
-    n_steps: int
-    """Default number of sampling steps; 0 for methods without steps."""
+    @property
+    def genes(self) -> np.ndarray:
+        """``(G,)`` names of the panel."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Accuracy and interval factors on left-out tissue; None where they are not known."""
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Training curve: rows with ``step`` and named values."""
+
+    @property
+    def n_steps(self) -> int:
+        """Default number of sampling steps; 0 for methods without steps."""
 
     def predict(
         self,
@@ -94,7 +103,15 @@ class Fitted(Protocol):
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
 
     @classmethod
-    def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray) -> Fitted:
+    def from_state(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        genes: np.ndarray,
+        *,
+        calibration: Calibration | None = None,
+        history: Sequence[dict[str, float]] = (),
+    ) -> Fitted:
         """Rebuild what ``state`` described."""
 
 

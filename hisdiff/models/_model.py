@@ -195,10 +195,14 @@ class Model:
         fitted_type = method_named(meta["method"]).fitted_type
         with without_memory():
             fitted_type.from_state(own, meta["fitted"], genes)
-        fitted = fitted_type.from_state(own, meta["fitted"], genes)
         calibration, ood, modules = (_part(arrays, name) for name in ("calibration", "ood", "modules"))
-        fitted.calibration = Calibration.from_arrays(calibration) if calibration else None
-        fitted.history = meta["history"]
+        fitted = fitted_type.from_state(
+            own,
+            meta["fitted"],
+            genes,
+            calibration=Calibration.from_arrays(calibration) if calibration else None,
+            history=meta["history"],
+        )
         facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
         features = facts.pop("features")
         facts["features"] = None if features is None else FeatureSpec(**features)

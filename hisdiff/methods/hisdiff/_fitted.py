@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from hisdiff.methods.hisdiff.gene._model import GeneModel
 from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._calibration import Calibration
@@ -72,9 +71,8 @@ class FittedHisDiff:
     def adapted(self, section: Section, rows: np.ndarray) -> FittedHisDiff:
         """Return the model given the counts of some spots of a section; see ``CohortModel.adapted``."""
         assert isinstance(self.generator, FactorModel)
-        result = copy.copy(self)
-        result.generator = self.generator.adapted(section, rows, self.genes)
-        return result
+        generator = self.generator.adapted(section, rows, self.genes)
+        return FittedHisDiff(self.genes, self.config, generator, self.calibration, self.history, self.radius_um)
 
     def predict(
         self,
@@ -174,9 +172,15 @@ class FittedHisDiff:
 
     @classmethod
     def from_state(
-        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        genes: np.ndarray,
+        *,
+        calibration: Calibration | None = None,
+        history: Sequence[dict[str, float]] = (),
     ) -> FittedHisDiff:
         """Rebuild what ``state`` described."""
         config = config_from(tuple(GENERATORS), settings["config"])
         generator = GENERATORS[type(config)].from_state(config, arrays, settings["generator"])
-        return cls(genes, config, generator, radius_um=settings["radius_um"])
+        return cls(genes, config, generator, calibration, list(history), settings["radius_um"])

@@ -36,7 +36,7 @@ _CHUNK = 4096
 _SPOTS = 32
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class FittedIStar:
     """A fitted ensemble.
 
@@ -166,7 +166,13 @@ class FittedIStar:
 
     @classmethod
     def from_state(
-        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        genes: np.ndarray,
+        *,
+        calibration: Calibration | None = None,
+        history: Sequence[dict[str, float]] = (),
     ) -> FittedIStar:
         """Rebuild what ``state`` described."""
         config = IStarConfig.from_dict(settings["config"])
@@ -176,7 +182,18 @@ class FittedIStar:
         inputs = Inputs(not config.reference_compat, arrays.get("center"), arrays.get("axes"))
         sizes = settings["footprint_um2"], settings["log2_size"]
         dispersion = Dispersion.from_arrays(arrays)
-        return cls(genes, config, network, inputs, arrays["low"], arrays["span"], *sizes, dispersion)
+        return cls(
+            genes,
+            config,
+            network,
+            inputs,
+            arrays["low"],
+            arrays["span"],
+            *sizes,
+            dispersion,
+            calibration,
+            list(history),
+        )
 
 
 class EnsembleField:

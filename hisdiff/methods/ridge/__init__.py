@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -72,11 +73,10 @@ class Ridge:
         slopes, intercept = solve(moments_of(features, training), alpha)
         mean = LinearMean(projection, slopes, intercept)
         fitted = (
-            _baseline(sections[0].genes, mean, training, held_out, config, seed)
+            _baseline(sections[0].genes, mean, training, held_out, config, seed, history)
             if config.spread == "residuals"
-            else _modelled(sections[0].genes, mean, training, held_out, seed)
+            else _modelled(sections[0].genes, mean, training, held_out, seed, history)
         )
-        fitted.history = history
         logger.info(
             "ridge: %s embedding, %d components, penalty %g", projection.scaling, projection.axes.shape[1], alpha
         )
@@ -84,30 +84,40 @@ class Ridge:
 
 
 def _baseline(
-    genes: np.ndarray, mean: LinearMean, training: TrainingSpots, held_out: np.ndarray, config: RidgeConfig, seed: int
+    genes: np.ndarray,
+    mean: LinearMean,
+    training: TrainingSpots,
+    held_out: np.ndarray,
+    config: RidgeConfig,
+    seed: int,
+    history: list[dict[str, float]],
 ) -> BaselineRidge:
     residuals = residuals_of(training, held_out, config.n_residuals, seed)
     usual = float(np.median(training.log2_sizes))
     parts = mean.projection, mean.slopes, mean.intercept, residuals
-    fitted = BaselineRidge(genes, *parts, training.log2_size, usual, training.radius_um)
-    fitted.calibration = baseline_calibration(fitted, training, held_out, seed)
-    return fitted
+    fitted = BaselineRidge(genes, *parts, training.log2_size, usual, training.radius_um, history=history)
+    return replace(fitted, calibration=baseline_calibration(fitted, training, held_out, seed))
 
 
 def _modelled(
-    genes: np.ndarray, mean: LinearMean, training: TrainingSpots, held_out: np.ndarray, seed: int
+    genes: np.ndarray,
+    mean: LinearMean,
+    training: TrainingSpots,
+    held_out: np.ndarray,
+    seed: int,
+    history: list[dict[str, float]],
 ) -> FittedRidge | BaselineRidge:
     own = [held_out[training.section == s] for s in range(len(training.sections))]
     gauge = SizeGauge.fit(own, training.log2_size)
     aligned = gauge.aligned(held_out, training.section)
     laws = fit_laws(training, aligned, Axes.of(training), {}, n_components=_COMPONENTS, n_factors=_FACTORS, seed=seed)
     usual = float(np.median(training.log2_sizes))
-    fitted = FittedRidge(genes, CohortModel(mean, gauge, laws.spread, laws.transfer, usual, None), training.radius_um)
+    cohort_model = CohortModel(mean, gauge, laws.spread, laws.transfer, usual, None)
     shift = np.asarray(training.log2_sizes)[training.section] - gauge.log2_size
     found = [
         moments(aligned[rows], laws.variance[rows] + laws.spread.factors.variance, float(shift[rows][0]))
         for rows in (training.section == s for s in range(len(training.sections)))
     ]
     mean_of, std_of = (np.concatenate(part) for part in zip(*found))
-    fitted.calibration = Calibration.from_held_out(training.measured, mean_of, std_of, training.section)
-    return fitted
+    calibration = Calibration.from_held_out(training.measured, mean_of, std_of, training.section)
+    return FittedRidge(genes, cohort_model, training.radius_um, calibration, history)

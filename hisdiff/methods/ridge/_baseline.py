@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy.special import ndtr
@@ -19,7 +19,7 @@ from hisdiff._training._checkpoint import check_shapes
 from hisdiff._training._spots import Projection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._spots import TrainingSpots
@@ -30,6 +30,7 @@ _SHAPES = {"center": "D", "scale": "D", "axes": "D K", "slopes": "P G", "interce
 _CALIBRATION_DRAWS = 16
 
 
+@dataclass(frozen=True, eq=False)
 class BaselineRidge:
     """A fitted ridge whose draws are the regression plus a whole residual vector.
 
@@ -54,24 +55,18 @@ class BaselineRidge:
         Of a training spot.
     """
 
-    n_steps = 0
+    n_steps: ClassVar[int] = 0
 
-    def __init__(
-        self,
-        genes: np.ndarray,
-        projection: Projection,
-        slopes: np.ndarray,
-        intercept: np.ndarray,
-        residuals: np.ndarray,
-        log2_size: float,
-        usual_log2_size: float,
-        radius_um: float,
-    ) -> None:
-        self.genes, self.projection = np.asarray(genes), projection
-        self.log2_size, self.usual_log2_size, self.radius_um = log2_size, usual_log2_size, radius_um
-        self.slopes, self.intercept, self.residuals = slopes, intercept, residuals
-        self.calibration: Calibration | None = None
-        self.history: list[dict[str, float]] = []
+    genes: np.ndarray
+    projection: Projection
+    slopes: np.ndarray
+    intercept: np.ndarray
+    residuals: np.ndarray
+    log2_size: float
+    usual_log2_size: float
+    radius_um: float
+    calibration: Calibration | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
 
     def predict(
         self,
@@ -177,7 +172,13 @@ class BaselineRidge:
 
     @classmethod
     def from_state(
-        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        genes: np.ndarray,
+        *,
+        calibration: Calibration | None = None,
+        history: Sequence[dict[str, float]] = (),
     ) -> BaselineRidge:
         """Rebuild what ``state`` described."""
         check_shapes(arrays, _SHAPES, G=len(genes))
@@ -185,7 +186,16 @@ class BaselineRidge:
         projection = Projection(
             settings.pop("scaling"), settings.pop("pitch_um"), arrays["center"], arrays["scale"], arrays["axes"]
         )
-        return cls(genes, projection, arrays["slopes"], arrays["intercept"], arrays["residuals"], **settings)
+        return cls(
+            genes,
+            projection,
+            arrays["slopes"],
+            arrays["intercept"],
+            arrays["residuals"],
+            **settings,
+            calibration=calibration,
+            history=list(history),
+        )
 
 
 def at_size(log2_values: np.ndarray, shift: float) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from hisdiff._training._spots import Projection
 from hisdiff.methods.ridge._baseline import BaselineRidge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._calibration import Calibration
@@ -69,6 +68,7 @@ class LinearMean:
         return cls(projection, of["slopes"], of["intercept"])
 
 
+@dataclass(frozen=True, eq=False)
 class FittedRidge:
     """A fitted ridge.
 
@@ -82,12 +82,13 @@ class FittedRidge:
         Of a training spot.
     """
 
-    n_steps = 0
+    n_steps: ClassVar[int] = 0
 
-    def __init__(self, genes: np.ndarray, cohort_model: CohortModel, radius_um: float) -> None:
-        self.genes, self.cohort_model, self.radius_um = np.asarray(genes), cohort_model, radius_um
-        self.calibration: Calibration | None = None
-        self.history: list[dict[str, float]] = []
+    genes: np.ndarray
+    cohort_model: CohortModel
+    radius_um: float
+    calibration: Calibration | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
 
     def predict(
         self,
@@ -136,9 +137,7 @@ class FittedRidge:
 
     def adapted(self, section: Section, rows: np.ndarray) -> FittedRidge:
         """Return the ridge given the counts of some spots of a section; see ``CohortModel.adapted``."""
-        result = copy.copy(self)
-        result.cohort_model = self.cohort_model.adapted(section, rows, self.genes)
-        return result
+        return replace(self, cohort_model=self.cohort_model.adapted(section, rows, self.genes))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
@@ -147,12 +146,19 @@ class FittedRidge:
 
     @classmethod
     def from_state(
-        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        genes: np.ndarray,
+        *,
+        calibration: Calibration | None = None,
+        history: Sequence[dict[str, float]] = (),
     ) -> FittedRidge | BaselineRidge:
         """Rebuild what ``state`` described, here or in ``BaselineRidge``."""
         if "cohort_model" not in settings:
-            return BaselineRidge.from_state(arrays, settings, genes)
+            return BaselineRidge.from_state(arrays, settings, genes, calibration=calibration, history=history)
         check_shapes(arrays, _SHAPES | SHAPES, G=len(genes))
         plain = settings["cohort_model"]
         mean = LinearMean.from_state(arrays, plain["mean"])
-        return cls(genes, CohortModel(mean, **CohortModel.parts_of(arrays, plain)), settings["radius_um"])
+        cohort_model = CohortModel(mean, **CohortModel.parts_of(arrays, plain))
+        return cls(genes, cohort_model, settings["radius_um"], calibration, list(history))

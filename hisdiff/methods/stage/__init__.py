@@ -74,7 +74,7 @@ class StageField:
         yield counts
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class FittedStage:
     """A trained STAGE.
 
@@ -169,7 +169,13 @@ class FittedStage:
 
     @classmethod
     def from_state(
-        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        genes: np.ndarray,
+        *,
+        calibration: Calibration | None = None,
+        history: Sequence[dict[str, float]] = (),
     ) -> FittedStage:
         """Rebuild what ``state`` described."""
         config = StageConfig.from_dict(settings["config"])
@@ -178,7 +184,7 @@ class FittedStage:
         prefix = "network."
         weights = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
         network.load_state_dict(weights)
-        return cls(genes, config, frame, network, settings["position_error_um"])
+        return cls(genes, config, frame, network, settings["position_error_um"], calibration, list(history))
 
 
 class Stage:

@@ -67,7 +67,7 @@ class TeslaField:
         return out
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class FittedTesla:
     """TESLA with its settings and panel; there is nothing that one section teaches about another.
 
@@ -132,10 +132,16 @@ class FittedTesla:
 
     @classmethod
     def from_state(
-        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        genes: np.ndarray,
+        *,
+        calibration: Calibration | None = None,
+        history: Sequence[dict[str, float]] = (),
     ) -> FittedTesla:
         """Rebuild what ``state`` described."""
-        return cls(genes, TeslaConfig.from_dict(settings["config"]))
+        return cls(genes, TeslaConfig.from_dict(settings["config"]), calibration, list(history))
 
 
 def check_has_counts(section: Section) -> None:

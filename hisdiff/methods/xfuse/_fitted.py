@@ -23,7 +23,7 @@ from hisdiff.methods.xfuse._slides import Slide
 from hisdiff.methods.xfuse.config import XFuseConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._calibration import Calibration
@@ -34,7 +34,7 @@ _EFFECTS, _COUNTING = 1, 2  # keep the noise of genes, of counting and of pixels
 """Streams of random numbers."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class FittedXFuse:
     """A fitted joint model.
 
@@ -162,7 +162,13 @@ class FittedXFuse:
 
     @classmethod
     def from_state(
-        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, Any],
+        genes: np.ndarray,
+        *,
+        calibration: Calibration | None = None,
+        history: Sequence[dict[str, float]] = (),
     ) -> FittedXFuse:
         """Rebuild what ``state`` described."""
         config = XFuseConfig.from_dict(settings["config"])
@@ -172,7 +178,8 @@ class FittedXFuse:
         model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
         known = {name: (int(of[0]), float(of[1])) for name, of in settings["known"].items()}
         sizes = settings["footprint_um2"], settings["log2_size"]
-        return cls(genes, config, model, *sizes, known, Dispersion.from_arrays(arrays))
+        dispersion = Dispersion.from_arrays(arrays)
+        return cls(genes, config, model, *sizes, known, dispersion, calibration, list(history))
 
 
 class PixelField:

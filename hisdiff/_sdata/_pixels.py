@@ -55,7 +55,7 @@ class Pixels:
     def _parts(self, top: int, left: int, bottom: int, right: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         """Yield the pieces ``(c, y, x)`` of a box that lie in one chunk each, with the position of the first pixel."""
         if not self._n_kept:
-            yield (top, left), _load(self._data[:, top:bottom, left:right])
+            yield (top, left), _load(self._data[:, top:bottom, left:right], self._name)
             return
         rows, columns = self._edges
         for i in range(np.searchsorted(rows, top, "right") - 1, np.searchsorted(rows, bottom)):
@@ -69,7 +69,7 @@ class Pixels:
             if chunk is not None:
                 self._kept[i, j] = chunk  # now the last to go
                 return chunk
-        chunk = _load(self._data.blocks[:, i, j])
+        chunk = _load(self._data.blocks[:, i, j], self._name)
         with self._lock:
             self._kept[i, j] = chunk
             if len(self._kept) > self._n_kept:
@@ -92,6 +92,13 @@ class Pixels:
         return np.round(np.clip(unit, 0, 1) * 255).astype(np.uint8)
 
 
-def _load(part: Any) -> np.ndarray:
-    # Callers read from threads of their own; dask's pool on top of them only costs.
-    return part.compute(scheduler="synchronous") if hasattr(part, "compute") else np.asarray(part)
+def _load(part: Any, name: str) -> np.ndarray:
+    if not hasattr(part, "compute"):
+        return np.asarray(part)
+    try:
+        # Callers read from threads of their own; dask's pool on top of them only costs.
+        return part.compute(scheduler="synchronous")
+    except (ValueError, RuntimeError, OSError) as err:
+        raise OSError(
+            f"Image {name!r} cannot be read ({type(err).__name__}: {err}); is its file or store damaged?"
+        ) from err

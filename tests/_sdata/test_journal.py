@@ -146,3 +146,16 @@ def test_processes_that_write_at_once_lose_nothing(backed):
     assert read(backed) == dict.fromkeys(names, 3)
     assert _journal.stored_notes(backed.path) == dict.fromkeys(names, {"run": 2})
     assert hidden(backed) == ["none"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of a file's size")
+def test_where_files_cannot_grow_the_store_is_as_it_was(backed):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
+    noise = "np.random.default_rng(0).integers(1, 9, (900, 900), dtype=np.int32)"
+    code = f"{limit}{_WRITER}".replace("np.full((8, 8), run + 1, np.int32)", noise)
+    run = subprocess.run([sys.executable, "-c", code, str(backed.path), "one"], capture_output=True, text=True)
+    assert "OSError" in run.stderr
+    assert "GB are free there" in run.stderr
+    assert read(backed) == {}
+    assert hidden(backed) == ["none"]

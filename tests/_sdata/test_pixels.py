@@ -50,3 +50,13 @@ def test_a_chunk_is_decoded_once_for_neighbouring_boxes() -> None:
 def test_a_pickled_copy_reads_the_same() -> None:
     pixels = Pixels(da.from_array(IMAGE, chunks=(3, 16, 16)), "image")
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(pixels)).box(*BOXES[1]), expected(BOXES[1]))
+
+
+def test_a_damaged_chunk_is_an_error_that_names_the_image(tmp_path):
+    import zarr
+
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(3, 32, 32), chunks=(3, 16, 16), dtype="uint8")
+    array[:] = np.random.default_rng(0).integers(0, 255, (3, 32, 32), dtype=np.uint8)
+    (tmp_path / "a.zarr" / "c" / "0" / "0" / "0").write_bytes(b"no chunk")
+    with pytest.raises(OSError, match="Image 's1_image' cannot be read"):
+        Pixels(da.from_zarr(tmp_path / "a.zarr"), "s1_image").box(0, 0, 8, 8)

@@ -102,7 +102,9 @@ def kinds_of(annotation: str) -> tuple[Kind, ...]:
         elif name == "Names":  # an alias of the seam
             members.append(Kind("Sequence", ((Kind("str"),),)))
         else:
-            members.append(Kind(name.rpartition(".")[2], tuple(kinds_of(part) for part in parts)))
+            members.append(
+                Kind(name if name == "..." else name.rpartition(".")[2], tuple(kinds_of(part) for part in parts))
+            )
     return tuple(members) if all(kind.name in _KNOWN for kind in members) else ()
 
 

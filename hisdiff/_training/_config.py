@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from hisdiff._arguments import check, kinds_of
 from hisdiff._check import one_of, positive
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ class Config:
         options = dict(options)
         base = cls.preset(options.pop("preset", cls.presets[0]))
         known = ["preset", *cls.settings()]
-        for name in options:
+        kinds = {field.name: field.type if isinstance(field.type, str) else "" for field in fields(cls)}
+        for name, value in options.items():
             one_of(name, known, f"setting of {cls.__name__}")
+            check(value, kinds_of(kinds[name]), name)
         return replace(base, **options)
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from hisdiff._prediction._superpixels import Footprints, Inputs, scaled_under
 from hisdiff._section import needed
 from hisdiff._stats._counting import count_rate
 from hisdiff._stats._kernel import Kernel
+from hisdiff._stats._spatial import Layout
 from hisdiff._training._calibration import cv_pcc_of
 from hisdiff.methods.hisdiff.factor._components import fit_components
 
@@ -168,8 +169,37 @@ def fit_local(
     )
     fitted = fit_components(expansions, (relative - 1) / spread @ axes.T, fold, weight, _PENALTIES)
     weights = np.stack([whitening @ own for whitening, own in zip(whitenings, fitted.weights)])
-    local_weight = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ (axes * spread))
-    return LocalRates(bin_um, inputs, landmarks, kernels, weights, axes * spread, local_weight)
+    components = axes * spread
+    # What a spot has more or less of than its neighbors is nearer to what is inside a spot than a trend over tissue.
+    xy = np.concatenate([s.spots.xy_um[rows] for s, rows in zip(spots.sections, spots.kept)])[chosen]
+    around = Layout.of(xy, spots.section[chosen]).neighbors
+    apart = [values - around @ values for values in (relative, fitted.held_out @ components)]
+    components *= _slopes(*apart, weight)
+    local_weight = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ components)
+    return LocalRates(bin_um, inputs, landmarks, kernels, weights, components, local_weight)
+
+
+def _slopes(measured: np.ndarray, held_out: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return which part of the predicted deviations of each gene left-out spots confirm, from 0 to 1, ``(G,)``.
+
+    Components are fitted for all genes together, so a gene that does not follow the image gets the noise of their
+    weights, and its map would show detail that is not there. The slope of measured on predicted deviations is one
+    where all of a prediction is right and zero where nothing is. The slope of a single gene is uncertain: it is shrunk
+    towards that of all genes as far as their spread is no more than sampling would give (empirical Bayes).
+
+    Parameters
+    ----------
+    measured, held_out
+        ``(n, G)``, relative to the mean of the gene, less the mean of the neighbors.
+    weight
+        ``(n,)``.
+    """
+    power = np.maximum(weight @ np.square(held_out), np.finfo(float).tiny)
+    own = weight @ (held_out * measured) / power
+    noise = np.maximum(weight @ np.square(measured - own * held_out) / len(measured) / power, np.finfo(float).tiny)
+    pooled = np.average(own, weights=1 / noise)
+    spread = max(float(np.average(np.square(own - pooled) - noise, weights=1 / noise)), 0.0)
+    return np.clip(pooled + spread / (spread + noise) * (own - pooled), 0, 1)
 
 
 def _choose_say(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, local: np.ndarray) -> float:

@@ -132,7 +132,7 @@ def test_zarr_gives_back_what_was_written(chained, store):
             np.testing.assert_array_equal(new.layers[name], old.layers[name])
         pd.testing.assert_frame_equal(new.obs, old.obs, check_dtype=False, check_categorical=False)
     ax = hd.pl.gene_map(again, "TUM01", table_key=FINE)
-    assert ax.get_title(loc="left").startswith("TUM01, predicted by ridge")
+    assert "TUM01, predicted by ridge" in ax.get_title(loc="left")  # whatever is said of its accuracy
     hd.tl.aggregate(again, FINE, "toy", inplace=False)
 
 

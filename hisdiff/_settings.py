@@ -32,7 +32,7 @@ class Settings:
         ``"auto"`` (a GPU when there is one), or any name that torch knows (``"cpu"``, ``"cuda:1"``, ``"mps"``).
     precision
         Of vision encoders: ``"float32"``, ``"bf16"``, or ``"auto"``: bf16 where the device multiplies in it and embeddings
-        change by at most 1 %. In float32 the batch changes a result by less than 1e-4, relative; in bf16 by up to 2e-2.
+        change by at most 1 %. In float32 the batch changes a result by less than 1e-4, relative; in bf16 by up to 2e-2 in norm.
     progress
         Show progress bars: True, False, or None for only on a terminal or in a notebook.
     verbosity

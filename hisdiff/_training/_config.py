@@ -67,6 +67,8 @@ class Config:
         kinds = {field.name: field.type if isinstance(field.type, str) else "" for field in fields(cls)}
         for name, value in options.items():
             one_of(name, known, f"setting of {cls.__name__}")
+            if isinstance(getattr(base, name), tuple) and isinstance(value, (str, int, float)):
+                options[name] = value = (value,)  # a single value stands for a sequence of it
             check(value, kinds_of(kinds[name]), name)
         return replace(base, **options)
 

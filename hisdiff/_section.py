@@ -14,6 +14,8 @@ import numpy as np
 import shapely
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scipy.sparse import csr_matrix
     from shapely import MultiPolygon, Polygon
 
@@ -69,6 +71,25 @@ class Locations:
         pick = lambda a: None if a is None else a[rows]  # noqa: E731
         footprint = self.footprint[rows] if isinstance(self.footprint, np.ndarray) else self.footprint
         return Locations(self.xy_um[rows], footprint, pick(self.array_ij), pick(self.z_um), self.bin_um)
+
+    def scaled(self, factor: float) -> Locations:
+        """Return the same places with footprints scaled about their centres."""
+        if factor == 1:
+            return self
+        if isinstance(self.footprint, np.ndarray) and self.footprint.dtype == object:
+            scaled = [
+                shapely.transform(outline, lambda points, at=at: at + factor * (points - at))
+                for outline, at in zip(self.footprint, self.xy_um)
+            ]
+            return replace(self, footprint=np.array(scaled, dtype=object))
+        return replace(self, footprint=self.footprint * factor)
+
+    def moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Locations:
+        """Return places that a rigid motion of points ``(n, 2)`` has moved."""
+        footprint = self.footprint
+        if isinstance(footprint, np.ndarray) and footprint.dtype == object:
+            footprint = shapely.transform(footprint, move)
+        return Locations(move(self.xy_um), footprint, z_um=self.z_um)
 
 
 @runtime_checkable

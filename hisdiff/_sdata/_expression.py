@@ -159,6 +159,12 @@ def stem_of(table: AnnData, layer: str) -> str | None:
     return None
 
 
+def only_prediction(table: AnnData) -> str | None:
+    """Return the prediction in layers that is meant where none is named: the only one, or that of the default method; else None."""
+    made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
+    return made[0] if len(made) == 1 else _keys.STEM if _keys.STEM in made else None
+
+
 def own_prediction(table: AnnData) -> str | None:
     """Return the prediction that a table was made for, whose mean is its X, or None."""
     stem = _prediction_in_x(table)

@@ -43,6 +43,9 @@ _ALTERNATIVES = (
     "name",
     "names",
 )
+_SYMBOLS = tuple(name for name in _ALTERNATIVES if "id" not in name and name != "ensembl")
+"""Those of them in which symbols stand."""
+_ENSEMBL = re.compile(r"ENS[A-Z]*[GT]\d{6,}(\.\d+)?")
 _VERSIONED = re.compile(r"(ENS[A-Z]*[GT]\d{6,})\.\d+")
 """An Ensembl id with the number of its version, which changes from release to release."""
 
@@ -80,6 +83,36 @@ def unversioned(name: str) -> str:
     """Return an Ensembl id without its version, any other name as it is."""
     found = _VERSIONED.fullmatch(name)
     return name if found is None else found[1]
+
+
+def find_gene(table: AnnData, name: str) -> int | None:
+    """Return the column of a gene by its name in the index of ``var`` or in a column with the other kind of name, else None."""
+    others = [column for column in table.var if str(column).lower() in _ALTERNATIVES]
+    plain = unversioned(name)
+    for names in (table.var_names, *(table.var[column].astype(str) for column in others)):
+        found = np.flatnonzero(np.asarray(names, dtype=str) == name)
+        if not len(found) and _ENSEMBL.fullmatch(name):
+            found = np.flatnonzero([unversioned(other) == plain for other in names])
+        if len(found) > 1:
+            raise ValueError(
+                f"Gene {name!r} is in the table {len(found)} times; make the names unique, or name the column you mean."
+            )
+        if len(found):
+            return int(found[0])
+    return None
+
+
+def symbols_of(table: AnnData) -> np.ndarray:
+    """Return what a reader calls each gene: its symbol, in a table of Ensembl ids that has symbols; else its name."""
+    names = table.var_names.to_numpy().astype(str)
+    if not len(names) or not all(_ENSEMBL.fullmatch(name) for name in names[:20]):
+        return names
+    for column in table.var:
+        if str(column).lower() in _SYMBOLS:
+            symbols = table.var[column].astype(str).to_numpy()
+            if not _ENSEMBL.fullmatch(symbols[0]):
+                return np.where(np.isin(symbols, ["", "nan", "None"]), names, symbols).astype(str)
+    return names
 
 
 def shared_genes(tables: Sequence[AnnData]) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from hisdiff.pl._gene_pair import gene_pair
 from hisdiff.pl._network import coexpression_network
 from hisdiff.pl._overview import overview
 from hisdiff.pl._pathway_map import pathway_map
+from hisdiff.pl._region_map import region_map
 from hisdiff.pl._training import training
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "gsea",
     "overview",
     "pathway_map",
+    "region_map",
     "training",
     "uncertainty_map",
 ]

@@ -17,6 +17,7 @@ from matplotlib.collections import EllipseCollection, PathCollection, PolyCollec
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.path import Path
+from matplotlib.transforms import Affine2D
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ def new_figure(n_rows: int, n_cols: int, *, figsize: tuple[float, float], layout
     return plt.subplots(n_rows, n_cols, figsize=figsize, layout=layout, squeeze=False, FigureClass=NotebookFigure)
 
 
-def map_panels(n_rows: int, n_cols: int, box: Box, n_bars: int = 1) -> tuple[Figure, np.ndarray]:
+def map_panels(
+    n_rows: int, n_cols: int, box: Box, n_bars: float = 1, figsize: tuple[float, float] | None = None
+) -> tuple[Figure, np.ndarray]:
     """Return a figure for maps of a box and its ``(n_rows, n_cols)`` axes, with room for the colour bars of a row.
 
-    Of a single column, maps stand side by side, a few in a row.
+    Of a single column, maps stand side by side, a few in a row. ``figsize`` in inches replaces the usual size.
     """
     aspect = (box[3] - box[1]) / (box[2] - box[0])
     width = MAP_INCH * min(1.0, 1.5 / aspect)  # a narrow, tall section does not become a mile of figure
@@ -65,7 +68,8 @@ def map_panels(n_rows: int, n_cols: int, box: Box, n_bars: int = 1) -> tuple[Fig
     if n_cols == 1:
         tall, wide = -(-n_rows // MAX_BESIDE), min(n_rows, MAX_BESIDE)
         bars *= wide
-    figure, axes = new_figure(tall, wide, figsize=(width * wide + bars, height * tall), layout="compressed")
+    size = (width * wide + bars, height * tall) if figsize is None else figsize
+    figure, axes = new_figure(tall, wide, figsize=size, layout="compressed")
     for spare in axes.flat[n_rows * n_cols :]:
         spare.remove()
     return figure, axes.ravel()[: n_rows * n_cols].reshape(n_rows, n_cols)
@@ -119,9 +123,15 @@ def frame(ax: Axes, box: Box) -> None:
         spine.set_visible(False)
 
 
-def draw_underlay(ax: Axes, pixels: np.ndarray, box: Box, alpha: float) -> None:
-    """Draw pixels that cover a box; ``alpha`` below one lets the paper through so that colours stand out."""
-    ax.imshow(pixels, extent=(box[0], box[2], box[3], box[1]), origin="upper", alpha=alpha, zorder=0)
+def draw_underlay(ax: Axes, pixels: np.ndarray, box: Box, alpha: float, turn: np.ndarray | None = None) -> None:
+    """Draw pixels that cover a box; ``alpha`` below one lets the paper through so that colours stand out.
+
+    ``turn`` is a ``(3, 3)`` matrix from um of the image to those of the panel, where these differ.
+    """
+    moved = {} if turn is None else {"transform": Affine2D(turn) + ax.transData}
+    limits = ax.axis()
+    ax.imshow(pixels, extent=(box[0], box[2], box[3], box[1]), origin="upper", alpha=alpha, zorder=0, **moved)
+    ax.axis(limits)  # imshow sets the limits of what it draws
 
 
 def draw_locations(ax: Axes, locations: Locations, values: np.ndarray, **style: Any) -> Collection:

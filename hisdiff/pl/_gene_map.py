@@ -1,4 +1,4 @@
-"""Expression on the tissue: gene maps and maps of their uncertainty."""
+"""Expression and annotations on the tissue: genes, columns of ``obs``, and the uncertainty of a prediction."""
 
 from __future__ import annotations
 
@@ -9,20 +9,32 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._docs import documented
+from hisdiff._sdata._genes import find_gene
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._accuracy import expected_accuracy, is_unlike
-from hisdiff.pl._values import columns_of, default_layers, describe, mean_and_spread, own_prediction, values_of
-from hisdiff.pl._view import view_of
+from hisdiff.pl._coloring import codes_of, gradient, is_categorical, palette_of
+from hisdiff.pl._maps import MapStyle, Panel, Row, draw_maps
+from hisdiff.pl._values import (
+    columns_of,
+    default_layers,
+    describe,
+    mean_and_spread,
+    own_prediction,
+    shown_name,
+    unknown,
+    values_of,
+)
+from hisdiff.pl._view import view_of, views_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
+    from hisdiff.pl._coloring import Scale
     from hisdiff.pl._values import LayerInfo
     from hisdiff.pl._view import View
 
@@ -30,51 +42,78 @@ LOW_ACCURACY = 0.1
 """Below this expected correlation a predicted map is marked: it shows little of the gene."""
 WARNING_SIGN = "\N{WARNING SIGN}"
 WARNING_COLOR = "#b2182b"
-RING_COLOR = "#00d5ff"  # neither in the stain nor in the colour maps
 
 
 @documented
 @checked
 def gene_map(
-    sdata: SpatialData,
+    data: SpatialData | Sequence[SpatialData],
     genes: str | Sequence[str],
     *,
     layers: str | None | Sequence[str | None] = None,
-    table_key: str | None = None,
+    table_key: str | Sequence[str] | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
     mpp: float | None = None,
+    crop: tuple[float, float, float, float] | None = None,
+    coordinate_system: str | None = None,
     cmap: str = "viridis",
+    palette: Mapping[str, str] | Sequence[str] | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    percentiles: tuple[float, float] = (1.0, 99.0),
     alpha: float | None = None,
     image_alpha: float = 0.7,
-    percentiles: tuple[float, float] = (1.0, 99.0),
+    spot_scale: float = 1.0,
+    figsize: tuple[float, float] | None = None,
+    title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes | Figure:
-    """Show genes on the tissue, measured beside predicted.
+    """Show genes, or columns of ``obs``, on the tissue: measured beside predicted, spots beside bins, section beside section.
 
-    One row per gene, one column per layer; of a single layer, genes stand side by side. The panels of a gene share one
-    colour scale. Spots and shapes are drawn at their true size over the image, which is read at the resolution of the screen; the bins of a finer prediction, and
-    any other labels, as one half-transparent raster. The title of a predicted panel gives the accuracy to expect of the
-    gene (its correlation on left-out training tissue, library size taken out); below 0.1 it is marked in red. Of a section
-    that is unlike the training tissue it is not known, and the title says so.
+    One row per gene or column, and in it one panel for each section, table and layer; of a single panel per row, rows stand
+    side by side. The panels of a row share one colour scale (bins of a finer table have their own: their counts are smaller),
+    and all sections are drawn at one scale. Spots and shapes are drawn at their true size over the image, which is read at the
+    resolution of the screen; the bins of a finer prediction, and any other labels, as one half-transparent raster.
+
+    The title of a predicted panel gives the accuracy to expect of the gene (its correlation on left-out training tissue,
+    library size taken out); below 0.1 it is marked in red. Of a section that is unlike the training tissue it is not known,
+    and the title says so.
 
     Parameters
     ----------
-    sdata
-        A section with an image.
+    data
+        One section with an image or several.
     genes
-        Names in the table's ``var_names``.
+        Names of genes (of a table of Ensembl ids also symbols, where a column of ``var`` has them), or of columns of ``obs``:
+        scores, uncertainty, regions, clusters, cell types. A gene comes before a column of the same name.
     layers
-        Layer names; ``"X"`` is the table's X. Default: measured counts and ``"hisdiff"``, as far as they exist; X in a
+        Layer names; ``"X"`` is the table's X. Default: measured counts and the prediction, as far as they exist; X in a
         table of a finer prediction. Counts are shown as log2(1 + count), predictions on that scale as well.
-    %(shown_place)s
-        A finer prediction is named, such as ``table_key="hisdiff_16um"``.
+    table_key, image_key, shapes_key
+        Names of the table, the image and the shapes; needed if there are several. Several tables are shown side by side, such as
+        ``table_key=["table", "hisdiff_16um"]``; ``shapes_key`` selects one section of a table with several.
     %(mpp)s
+    crop
+        ``(x0, y0, x1, y1)`` to show, in units of ``coordinate_system``; None for all locations.
+    coordinate_system
+        Coordinate system of the image to draw in, such as one of aligned sections. None: micrometres from the corner of the image.
     %(cmap)s
+    palette
+        Colours of categories, by name or in their order. None: those of ``uns["<column>_colors"]``, where scanpy keeps them,
+        else colours that can be told apart.
+    vmin, vmax
+        Ends of the colour scale; None for the percentiles.
+    percentiles
+        Ends of the colour scale, over all panels of the row.
     alpha, image_alpha
         Opacity of what is drawn (None: 0.95 for spots and shapes, 0.6 for a raster) and of the image under it.
-    percentiles
-        Ends of the colour scale, over all panels of the gene.
+    spot_scale
+        Factor on the size of spots and shapes; bins of a raster keep theirs.
+    figsize
+        Size of the figure in inches; None for maps of 3.6 inches.
+    title
+        Title of the figure; of a single panel instead of its own.
     %(ax)s
 
     Returns
@@ -84,9 +123,9 @@ def gene_map(
     Raises
     ------
     KeyError
-        A gene or layer does not exist; the message names the call that predicts.
+        A gene, column, layer or coordinate system does not exist; the message names the call that makes it.
     ValueError
-        A gene is not modelled, or the table, image or section is ambiguous.
+        A gene is not modelled, the table or image is ambiguous, a column has too many categories, or ``vmin`` is not below ``vmax``.
 
     Examples
     --------
@@ -96,20 +135,132 @@ def gene_map(
     >>> hd.tl.predict(sdata, hd.tl.fit(sdata, method="ridge"))
     >>> figure = hd.pl.gene_map(sdata, ["TUM01", "IMM02"], layers=["X", "ridge", "ridge_draw0"])
     >>> hd.tl.predict(sdata, resolution_um=25)
-    >>> axes = hd.pl.gene_map(sdata, "TUM01", table_key="ridge_25um")
+    >>> figure = hd.pl.gene_map(sdata, "TUM01", table_key=["table", "ridge_25um"], crop=(100, 100, 400, 400))
+    >>> axes = hd.pl.gene_map(sdata, "array_row")
     """
-    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
-    table, what = view.table, view.what
-    wanted = default_layers(table, what) if layers is None else [layers] if isinstance(layers, str) else list(layers)
-    if not wanted:
+    names = [genes] if isinstance(genes, str) else list(genes)
+    if not names:
+        raise ValueError("There is no gene to show: genes is empty.")
+    selection = Selection(None, image_key, shapes_key, mpp=mpp)
+    views = views_of(data, selection, table_key, coordinate_system=coordinate_system, spot_scale=spot_scale)
+    named = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    if named == []:
         raise ValueError("There is no layer to show: layers is empty.")
-    infos = [describe(table, layer, what) for layer in wanted]
-    style = {
-        "alpha": view.marks.alpha if alpha is None else alpha,
-        "image_alpha": image_alpha,
-        "percentiles": _canvas.checked_percentiles(percentiles),
+    scaling = {"cmap": cmap, "percentiles": _canvas.checked_percentiles(percentiles), "vmin": vmin, "vmax": vmax}
+    rows = [_row(views, name, named, scaling, palette) for name in names]
+    style = MapStyle(alpha, image_alpha, crop, figsize, title)
+    if ax is not None and (len(rows) > 1 or len(rows[0]) > 1):
+        raise ValueError(f"ax= takes one panel, not {len(rows)} gene(s) x {len(rows[0])} layer(s); leave it out.")
+    return draw_maps(rows, style, ax)
+
+
+def _row(
+    views: Sequence[View],
+    name: str,
+    layers: list[str | None] | None,
+    scaling: dict[str, Any],
+    palette: Mapping[str, str] | Sequence[str] | None,
+) -> Row:
+    """Return the panels of a gene, or of a column of obs, in all views that have it."""
+    columns = [find_gene(view.table, name) for view in views]
+    if any(column is not None for column in columns):
+        return _gene_row(views, name, columns, layers, scaling)
+    having = [view for view in views if name in view.table.obs]
+    if not having:
+        raise unknown(views[0].table, name, views[0].what)
+    return annotation_row(views, name, name, scaling, palette)
+
+
+def _gene_row(
+    views: Sequence[View],
+    name: str,
+    columns: Sequence[int | None],
+    layers: list[str | None] | None,
+    scaling: dict[str, Any],
+) -> Row:
+    shown: list[tuple[View, str, int, LayerInfo, np.ndarray]] = []
+    for view, column, infos in zip(views, columns, _layers_of(views, layers)):
+        if column is not None:
+            label = shown_name(view.table, name, column)
+            for info in infos:
+                shown.append((view, label, column, info, values_of(view.place, {label: column}, info)[label]))
+    # Bins are smaller than spots, and so are their counts: panels of one unit and one size of bins share a scale.
+    pooled: dict[tuple[str, float | None], list[np.ndarray]] = {}
+    for view, _, _, info, values in shown:
+        pooled.setdefault((info.unit, view.bin_um), []).append(values)
+    several = len(pooled) > 1
+    scales = {
+        key: gradient(f"{key[0]}, {key[1]:g} µm bins" if several and key[1] else key[0], values, **scaling)
+        for key, values in pooled.items()
     }
-    return _panels(view, columns_of(table, genes, what), infos, [cmap] * len(infos), style, ax)
+    row: Row = []
+    for view, label, column, info, values in shown:
+        strange = _strange(view, info)
+        told = _title(view, f"{_prefix(view, views)}{label}", column, info, bool(strange.any()))
+        row.append(Panel(view, values, scales[info.unit, view.bin_um], told, strange))
+    return row
+
+
+def _layers_of(views: Sequence[View], layers: list[str | None] | None) -> list[list[LayerInfo]]:
+    """Return the layers to show of each view: the usual ones, or those of the named ones that it has."""
+    if layers is None:
+        return [
+            [describe(view.table, name, view.what) for name in default_layers(view.table, view.what)] for view in views
+        ]
+    found, errors = [], []
+    for view in views:
+        own = []
+        for name in layers:
+            try:
+                own.append(describe(view.table, name, view.what))
+            except (KeyError, ValueError) as error:  # another table may have it
+                errors.append((name, error))
+        found.append(own)
+    for name, error in errors:
+        if len([1 for other, _ in errors if other == name]) == len(views):
+            raise error
+    return found
+
+
+def annotation_row(
+    views: Sequence[View],
+    name: str,
+    label: str,
+    scaling: dict[str, Any],
+    palette: Mapping[str, str] | Sequence[str] | None = None,
+) -> Row:
+    """Return the panels of a column of obs in all views that have it, a gap in others."""
+    having = [view for view in views if name in view.table.obs]
+    parts = [view.table.obs[name].iloc[view.place.rows] for view in having]
+    scale: Scale
+    if all(is_categorical(part) for part in parts):
+        scale = palette_of([(view.table, name) for view in having], label, palette)
+        values = [codes_of(part, scale.names) for part in parts]
+    else:
+        values = [part.to_numpy(dtype=float) for part in parts]
+        scale = gradient(label, values, **scaling)
+    shown = iter(zip(having, values))
+    row: Row = []
+    for view in views:
+        if name in view.table.obs:
+            _, own = next(shown)
+            row.append(Panel(view, own, scale, {"label": f"{_prefix(view, views)}{label}"}))
+        else:
+            row.append(None)
+    return row
+
+
+def _prefix(view: View, views: Sequence[View]) -> str:
+    """Return what tells a panel from those of other sections and tables."""
+    told = []
+    if (
+        len({other.section for other in views}) > 1
+        or len({other.place.name for other in views if other.what == view.what}) > 1
+    ):
+        told.append(view.section_name)
+    if len({other.what for other in views}) > 1 and view.bin_um is not None:
+        told.append(view.table_name)
+    return "".join(f"{part}: " for part in told)
 
 
 @documented
@@ -186,13 +337,17 @@ def uncertainty_map(
         stem = mean_and_spread(table, layer)[0] or own_prediction(table) or _keys.STEM
         return _of_places(view, stem, std_cmap, alpha, image_alpha, percentiles)
     infos = [describe(table, name, what) for name in mean_and_spread(table, layer)]
-    style = {
-        "alpha": view.marks.alpha if alpha is None else alpha,
-        "image_alpha": image_alpha,
-        "percentiles": _canvas.checked_percentiles(percentiles),
-    }
-    figure: Figure = _panels(view, columns_of(table, genes, what), infos, [cmap, std_cmap], style, None)  # type: ignore[assignment]
-    return figure
+    ends = _canvas.checked_percentiles(percentiles)
+    rows: list[Row] = []
+    for gene, column in columns_of(table, genes, what).items():
+        row: Row = []
+        for info, colors in zip(infos, (cmap, std_cmap)):
+            values = values_of(view.place, {gene: column}, info)[gene]
+            strange = _strange(view, info)
+            told = _title(view, gene, column, info, bool(strange.any()))
+            row.append(Panel(view, values, gradient(info.unit, [values], colors, ends), told, strange))
+        rows.append(row)
+    return draw_maps(rows, MapStyle(alpha, image_alpha))
 
 
 def _of_places(
@@ -202,7 +357,7 @@ def _of_places(
     alpha: float | None,
     image_alpha: float,
     percentiles: tuple[float, float],
-) -> Axes:
+) -> Axes | Figure:
     """Draw what is not known of places."""
     name = _keys.uncertainty(stem)
     if name not in view.table.obs:
@@ -211,65 +366,12 @@ def _of_places(
             f"(preset 'fast') or 'ridge'. With genes= the spread of a prediction is shown."
         )
     values = view.table.obs[name].to_numpy(dtype=float)[view.place.rows]
-    pixels = _canvas.read_underlay(view.image, view.box)
-    figure, axes = _canvas.map_panels(1, 1, view.box, 1)
-    panel = axes[0, 0]
-    norm = _canvas.shared_norm([values], _canvas.checked_percentiles(percentiles))
-    _canvas.frame(panel, view.box)
-    _canvas.draw_underlay(panel, pixels, view.box, image_alpha)
-    shown = view.marks.alpha if alpha is None else alpha
-    drawn = view.marks.draw(panel, values, norm=norm, cmap=cmap, alpha=shown)
-    _canvas.scale_bar(panel, view.box)
-    unlike = is_unlike(view.table, stem, view.place.name)
-    title = "what the model does not know" + ("\n(section unlike the training tissue)" if unlike else "")
-    panel.set_title(title, loc="left", fontsize="medium", **({"color": WARNING_COLOR} if unlike else {}))
     label = "predictive variance of the mean,\nleft-out training tissue = 1"
-    figure.colorbar(
-        drawn, ax=panel, label=label, extend=_canvas.extend_of(norm, [values]), fraction=0.04, pad=0.02, aspect=22
-    )
-    result: Axes = panel
-    return result
-
-
-def _panels(
-    view: View,
-    columns: dict[str, int],
-    infos: list[LayerInfo],
-    cmaps: list[str],
-    style: dict[str, Any],
-    ax: Axes | None,
-) -> Axes | Figure:
-    # All results are looked up before a figure is opened, so that an error leaves no empty figure.
-    layers = [values_of(view.place, columns, info) for info in infos]
-    single = len(columns) == len(infos) == 1
-    if ax is not None and not single:
-        raise ValueError(f"ax= takes one panel, not {len(columns)} gene(s) x {len(infos)} layer(s); leave it out.")
-    box = view.box
-    pixels = _canvas.read_underlay(view.image, box)
-    if ax is None:
-        figure, axes = _canvas.map_panels(len(columns), len(infos), box, len({info.unit for info in infos}))
-    else:
-        axes = np.array([[ax]])
-    for row, gene in zip(axes, columns):
-        values = [layer[gene] for layer in layers]
-        last_of: dict[str, tuple[Axes, ScalarMappable, str]] = {}
-        for info, cmap, column_values, panel in zip(infos, cmaps, values, row):
-            same = [v for other, v in zip(infos, values) if other.unit == info.unit]
-            norm = _canvas.shared_norm(same, style["percentiles"])
-            _canvas.frame(panel, box)
-            _canvas.draw_underlay(panel, pixels, box, style["image_alpha"])
-            drawn = view.marks.draw(panel, column_values, norm=norm, cmap=cmap, alpha=style["alpha"])
-            _canvas.scale_bar(panel, box)
-            strange = _strange(view, info)
-            if strange.any():
-                view.marks.ring(panel, strange, RING_COLOR)
-            panel.set_title(
-                **_title(view, gene, columns[gene], info, bool(strange.any())), loc="left", fontsize="medium"
-            )
-            last_of[info.unit] = (panel, drawn, _canvas.extend_of(norm, same))
-        for unit, (panel, drawn, extend) in last_of.items():
-            panel.figure.colorbar(drawn, ax=panel, label=unit, extend=extend, fraction=0.04, pad=0.02, aspect=22)
-    return axes[0, 0] if single else figure
+    scale = gradient(label, [values], cmap, _canvas.checked_percentiles(percentiles))
+    unlike = is_unlike(view.table, stem, view.place.name)
+    title = {"label": "what the model does not know" + ("\n(section unlike the training tissue)" if unlike else "")}
+    panel = Panel(view, values, scale, title | ({"color": WARNING_COLOR} if unlike else {}))
+    return draw_maps([[panel]], MapStyle(alpha, image_alpha))
 
 
 def _strange(view: View, info: LayerInfo) -> np.ndarray:

@@ -11,7 +11,8 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
-from hisdiff._sdata._expression import X, is_logged, own_prediction
+from hisdiff._sdata._expression import X, is_logged, only_prediction, own_prediction
+from hisdiff._sdata._genes import find_gene, symbols_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import read_columns
 from hisdiff._sdata._provenance import made_here, records
@@ -67,11 +68,11 @@ def default_layers(table: AnnData, what: str) -> list[str | None]:
 
 
 def mean_and_spread(table: AnnData, stem: str | None) -> tuple[str | None, str]:
-    """Return the layers with the mean of a prediction and its spread over draws."""
+    """Return the layers with the mean of a prediction and its spread over draws; None for the only prediction."""
     own = own_prediction(table)
     if own is not None and stem in (None, own):
         return None, _keys.FINE_STD
-    stem = stem or _keys.STEM
+    stem = stem or only_prediction(table) or _keys.STEM
     return stem, _keys.std(stem)
 
 
@@ -122,18 +123,35 @@ def _of_prediction(name: str | None, stem: str, part: str, units: str) -> LayerI
 
 
 def columns_of(table: AnnData, genes: str | Sequence[str], what: str) -> dict[str, int]:
-    """Return the column of each gene; an unknown one is a ``KeyError`` with names that are close."""
+    """Return the column of each gene by what a reader calls it; an unknown one is a ``KeyError`` with names that are close."""
     genes = [genes] if isinstance(genes, str) else list(genes)
     if not genes:
         raise ValueError("There is no gene to show: genes is empty.")
+    found = {}
     for gene in genes:
-        present(gene, table.var_names, f"gene in table {what!r}:")
-    columns = table.var_names.get_indexer_for(genes)
-    if len(columns) > len(genes):
-        raise ValueError(
-            f"Table {what!r} has gene names more than once; make them unique with adata.var_names_make_unique()."
-        )
-    return dict(zip(genes, columns.tolist()))
+        column = find_gene(table, gene)
+        if column is None:
+            raise unknown(table, gene, what)
+        found[shown_name(table, gene, column)] = column
+    return found
+
+
+def shown_name(table: AnnData, name: str, column: int) -> str:
+    """Return what a reader calls a gene: as it was asked for, with its symbol where that was an Ensembl id."""
+    symbol = str(symbols_of(table)[column])
+    return name if symbol in (name, table.var_names[column]) else f"{symbol} ({name})"
+
+
+def unknown(table: AnnData, name: str, what: str) -> KeyError:
+    """Return the error for a name that is neither a gene nor a column of ``obs``."""
+    try:
+        present(name, [*table.var_names, *table.obs], f"gene in table {what!r}, nor a column of its obs,")
+    except KeyError as error:
+        hint = ""
+        if made_here(table) and own_prediction(table) is not None:
+            hint = f" The table has the {table.n_vars} genes of the model's panel; hd.pp.select_genes(sections, also=[{name!r}]) adds one for the next fit."
+        return KeyError(f"{error.args[0]}{hint}")
+    raise AssertionError(name)
 
 
 def values_of(place: Place, columns: Mapping[str, int], info: LayerInfo) -> dict[str, np.ndarray]:
@@ -143,20 +161,23 @@ def values_of(place: Place, columns: Mapping[str, int], info: LayerInfo) -> dict
     values = read_columns(matrix, list(columns.values()), place.rows).astype(float)
     for gene, column in zip(columns, values.T):
         if len(column) and not np.isfinite(column).any():
-            reason = _why_empty(table, info, gene)
+            reason = _why_empty(table, info, gene, columns[gene])
             raise ValueError(f"Gene {gene!r} has no values in {info.name or X!r} of {place.name!r}: {reason}.")
     return dict(zip(columns, (np.log2(1 + values) if info.take_log else values).T))
 
 
-def _why_empty(table: AnnData, info: LayerInfo, gene: str) -> str:
+def _why_empty(table: AnnData, info: LayerInfo, gene: str, column: int) -> str:
     if info.stem is None:
         return "all are NaN"
     flag, record = _keys.modelled(info.stem), records(table, _keys.PREDICTIONS)[info.stem]
-    modelled = flag not in table.var or bool(table.var.loc[gene, flag])
+    modelled = flag not in table.var or bool(table.var[flag].iloc[column])
     if modelled and info.is_spread and record.get("n_draws") == 1:
         return f"{info.stem!r} holds one value per location, of a method without draws or of a single draw, which has no spread"
     if flag in table.var and not modelled:
-        return f"it is not in the model's panel; var[{flag!r}] says which genes are"
+        return (
+            f"it is not in the model's panel, which var[{flag!r}] tells; hd.pp.select_genes(sections, also=[{gene!r}]) adds it "
+            f"for the next fit"
+        )
     return "all are NaN"
 
 

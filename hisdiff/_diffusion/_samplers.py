@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -79,74 +81,126 @@ def split_output(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
     return (output, None) if output.ndim == x.ndim else (output[:, 0], output[:, 1])
 
 
-def ddpm(
-    denoise: Denoise,
-    start: Tensor,
-    schedule: Schedule,
-    *,
-    prediction_type: PredictionType = "epsilon",
-    noise: Noise | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class Descent:
+    """What a sampler walks down, from the noisiest level to clean data.
+
+    Attributes
+    ----------
+    denoise, schedule, prediction_type, noise
+        The arguments of a ``Sampler``.
+    """
+
+    denoise: Denoise
+    schedule: Schedule
+    prediction_type: PredictionType
+    noise: Noise | None
+
+    @property
+    def levels(self) -> range:
+        """Indices of the levels, the noisiest first."""
+        return range(len(self.schedule) - 1, -1, -1)
+
+    def at(self, x: Tensor, i: int) -> tuple[Tensor, Tensor | None]:
+        """Return clean data as the network predicts it at level i, and its variance control where it has one."""
+        output, control = self._output(x, i)
+        return clean_value(self.prediction_type, output, x, *self._signal(i)), control
+
+    def both(self, x: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """Return clean data and noise as the network predicts them at level i; -1 is the clean level."""
+        output, signal = self._output(x, i)[0], self._signal(i)
+        return clean_value(self.prediction_type, output, x, *signal), noise_value(
+            self.prediction_type, output, x, *signal
+        )
+
+    def velocity(self, x: Tensor, i: int) -> Tensor:
+        """Return the direction from data to noise at level i; -1 is the clean level."""
+        if self.prediction_type == "velocity":
+            return self._output(x, i)[0]
+        clean, noise = self.both(x, i)
+        return noise - clean
+
+    def span(self, i: int) -> float:
+        """Return the signed length of the step down from level i of a straight path."""
+        if abs(self.schedule.alpha[i] + self.schedule.sigma[i] - 1) > 1e-6:
+            raise ValueError(
+                "Euler and Heun follow straight paths (Schedule.straight); use ddim or dpm++2m for a diffusion."
+            )
+        return float(self.schedule.below[1][i] - self.schedule.sigma[i])
+
+    def _output(self, x: Tensor, i: int) -> tuple[Tensor, Tensor | None]:
+        time = self.schedule.times[i] if i >= 0 else self.schedule.clean_time or 0.0
+        return split_output(self.denoise(x, float(time)), x)
+
+    def _signal(self, i: int) -> tuple[float, float]:
+        return (float(self.schedule.alpha[i]), float(self.schedule.sigma[i])) if i >= 0 else (1.0, 0.0)
+
+
+def sampler(usual: PredictionType) -> Callable[[Callable[[Descent, Tensor], Tensor]], Sampler]:
+    """Make a ``Sampler`` of a function that walks down from a start; ``usual`` is what its networks mostly predict."""
+
+    def made(walk: Callable[[Descent, Tensor], Tensor]) -> Sampler:
+        @wraps(walk)
+        def sample(
+            denoise: Denoise,
+            start: Tensor,
+            schedule: Schedule,
+            *,
+            prediction_type: PredictionType = usual,
+            noise: Noise | None = None,
+        ) -> Tensor:
+            return walk(Descent(denoise, schedule, prediction_type, noise), start)
+
+        return sample
+
+    return made
+
+
+@sampler("epsilon")
+def ddpm(path: Descent, x: Tensor) -> Tensor:
     """Ancestral sampling (Ho et al., 2020), with the learned range of variances where the network controls it.
 
     Without control the variance is that of x_{i-1} given x_0 and x_i.
     """
-    if noise is None:
+    if path.noise is None:
         raise ValueError("Ancestral sampling needs a source of noise.")
+    schedule = path.schedule
     weight_x0, weight_x = schedule.posterior_mean
     low, high = schedule.log_posterior_variance, schedule.log_betas
-    x = start
-    for step, i in enumerate(range(len(schedule) - 1, -1, -1), start=1):
-        prediction, control = split_output(denoise(x, float(schedule.times[i])), x)
-        x0 = clean_value(prediction_type, prediction, x, float(schedule.alpha[i]), float(schedule.sigma[i]))
+    for step, i in enumerate(path.levels, start=1):
+        x0, control = path.at(x, i)
         x = float(weight_x0[i]) * x0 + float(weight_x[i]) * x
         if i == 0:
             break
         if control is None:
-            x = x + float(np.exp(low[i] / 2)) * noise(step)
+            x = x + float(np.exp(low[i] / 2)) * path.noise(step)
         else:
             share = (control + 1) / 2
-            x = x + torch.exp((share * float(high[i]) + (1 - share) * float(low[i])) / 2) * noise(step)
+            x = x + torch.exp((share * float(high[i]) + (1 - share) * float(low[i])) / 2) * path.noise(step)
     return x
 
 
-def ddim(
-    denoise: Denoise,
-    start: Tensor,
-    schedule: Schedule,
-    *,
-    prediction_type: PredictionType = "epsilon",
-    noise: Noise | None = None,
-) -> Tensor:
+@sampler("epsilon")
+def ddim(path: Descent, x: Tensor) -> Tensor:
     """Deterministic sampling (Song et al., 2021, eta = 0)."""
-    below_alpha, below_sigma = schedule.below
-    x = start
-    for i in range(len(schedule) - 1, -1, -1):
-        alpha, sigma = float(schedule.alpha[i]), float(schedule.sigma[i])
-        prediction, _ = split_output(denoise(x, float(schedule.times[i])), x)
-        x0 = clean_value(prediction_type, prediction, x, alpha, sigma)
-        eps = noise_value(prediction_type, prediction, x, alpha, sigma)
+    below_alpha, below_sigma = path.schedule.below
+    for i in path.levels:
+        x0, eps = path.both(x, i)
         x = float(below_alpha[i]) * x0 + float(below_sigma[i]) * eps
     return x
 
 
-def dpm_solver_2m(
-    denoise: Denoise,
-    start: Tensor,
-    schedule: Schedule,
-    *,
-    prediction_type: PredictionType = "epsilon",
-    noise: Noise | None = None,
-) -> Tensor:
+@sampler("epsilon")
+def dpm_solver_2m(path: Descent, x: Tensor) -> Tensor:
     """DPM-Solver++(2M), second order with one evaluation per step (Lu et al., 2022); the first and last step are of first order."""
+    schedule = path.schedule
     below_alpha, below_sigma = schedule.below
     with np.errstate(divide="ignore"):  # pure noise has a log ratio of -inf, clean data of +inf
         upper = np.log(schedule.alpha) - np.log(schedule.sigma)
         lower = np.log(below_alpha) - np.log(below_sigma)
-    x, previous = start, None
-    for i in range(len(schedule) - 1, -1, -1):
-        prediction, _ = split_output(denoise(x, float(schedule.times[i])), x)
-        x0 = clean_value(prediction_type, prediction, x, float(schedule.alpha[i]), float(schedule.sigma[i]))
+    previous: Tensor | None = None
+    for i in path.levels:
+        x0, _ = path.at(x, i)
         estimate = x0
         if previous is not None and i > 0:
             # Extrapolate to the middle of this step along the log signal-to-noise ratio; 0 after a step out of pure noise.
@@ -158,65 +212,27 @@ def dpm_solver_2m(
     return x
 
 
-def euler(
-    denoise: Denoise,
-    start: Tensor,
-    schedule: Schedule,
-    *,
-    prediction_type: PredictionType = "velocity",
-    noise: Noise | None = None,
-) -> Tensor:
+@sampler("velocity")
+def euler(path: Descent, x: Tensor) -> Tensor:
     """First-order integration of the flow dx/dt on a straight path; one evaluation per step."""
-    x = start
-    for i in range(len(schedule) - 1, -1, -1):
-        velocity, span = _velocity(denoise, x, schedule, i, prediction_type), _span(schedule, i)
-        x = x + span * velocity
+    for i in path.levels:
+        x = x + path.span(i) * path.velocity(x, i)
     return x
 
 
-def heun(
-    denoise: Denoise,
-    start: Tensor,
-    schedule: Schedule,
-    *,
-    prediction_type: PredictionType = "velocity",
-    noise: Noise | None = None,
-) -> Tensor:
+@sampler("velocity")
+def heun(path: Descent, x: Tensor) -> Tensor:
     """Second-order integration of the flow (trapezoid rule); two evaluations per step.
 
     The last step is of first order where the network never saw the clean level.
     """
-    x = start
-    for i in range(len(schedule) - 1, -1, -1):
-        velocity, span = _velocity(denoise, x, schedule, i, prediction_type), _span(schedule, i)
+    for i in path.levels:
+        velocity, span = path.velocity(x, i), path.span(i)
         ahead = x + span * velocity
-        if i > 0 or (schedule.clean_time is not None and prediction_type != "sample"):
-            velocity = (velocity + _velocity(denoise, ahead, schedule, i - 1, prediction_type)) / 2
+        if i > 0 or (path.schedule.clean_time is not None and path.prediction_type != "sample"):
+            velocity = (velocity + path.velocity(ahead, i - 1)) / 2
         x = x + span * velocity
     return x
-
-
-def _velocity(denoise: Denoise, x: Tensor, schedule: Schedule, i: int, prediction_type: PredictionType) -> Tensor:
-    """Direction from data to noise at level i; -1 is the clean level."""
-    if i >= 0:
-        alpha, sigma, time = float(schedule.alpha[i]), float(schedule.sigma[i]), float(schedule.times[i])
-    else:
-        alpha, sigma, time = 1.0, 0.0, float(schedule.clean_time or 0.0)
-    prediction, _ = split_output(denoise(x, time), x)
-    if prediction_type == "velocity":
-        return prediction
-    return noise_value(prediction_type, prediction, x, alpha, sigma) - clean_value(
-        prediction_type, prediction, x, alpha, sigma
-    )
-
-
-def _span(schedule: Schedule, i: int) -> float:
-    """Signed length of the step down from level i."""
-    if abs(schedule.alpha[i] + schedule.sigma[i] - 1) > 1e-6:
-        raise ValueError(
-            "Euler and Heun follow straight paths (Schedule.straight); use ddim or dpm++2m for a diffusion."
-        )
-    return float(schedule.below[1][i] - schedule.sigma[i])
 
 
 SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++2m": dpm_solver_2m, "euler": euler, "heun": heun}

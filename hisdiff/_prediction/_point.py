@@ -11,7 +11,39 @@ from hisdiff._keys import COUNTS, LOG2
 from hisdiff._section import Prediction
 
 if TYPE_CHECKING:
-    from hisdiff._section import Section
+    from collections.abc import Iterator
+
+    from hisdiff._section import Locations, Section
+    from hisdiff._training._calibration import Dispersion
+
+
+class PointField:
+    """Base of fields with one value for a place, from the counts of the section itself; see ``hisdiff.methods.Field``.
+
+    Attributes
+    ----------
+    genes
+        ``(G,)`` names.
+    footprint_um2
+        Area of a spot of the section.
+    """
+
+    n_draws: int = 1
+    fitted_to_section: bool = True
+    dispersion: Dispersion | None = None
+    genes: np.ndarray
+    footprint_um2: float
+
+    def at(self, locations: Locations) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return expected counts of a footprint, float32 ``(n, G)``, and ``(n,)`` flags by name."""
+        raise NotImplementedError
+
+    def mean(self, bins: Locations) -> None:
+        """Return None: the one value is the mean."""
+
+    def draws(self, bins: Locations) -> Iterator[np.ndarray]:
+        """Yield the one value of each bin, float32 ``(n, G)``; NaN where no prediction is made."""
+        yield self.at(bins)[0]
 
 
 def point_prediction(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from hisdiff.methods._base import BaseMethod
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
 from hisdiff.methods.hisdiff.factor._fit import fit_factor_model
 from hisdiff.methods.hisdiff.factor.config import FactorConfig
@@ -12,12 +13,14 @@ from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from hisdiff._section import Section
+    from hisdiff.methods._base import FitRun
+
+__all__ = ["FactorConfig", "FittedHisDiff", "GeneConfig", "HisDiff"]
 
 
-class HisDiff:
+class HisDiff(BaseMethod):
     r"""Learn p(expression | morphology) and draw from it.
 
     With the factor model (preset ``"fast"``) a draw is made of three parts:
@@ -40,51 +43,11 @@ class HisDiff:
     config_type: ClassVar[tuple[type, ...]] = (FactorConfig, GeneConfig)
     fitted_type: ClassVar[type] = FittedHisDiff
 
-    def fit(
-        self,
-        sections: Sequence[Section],
-        config: FactorConfig | GeneConfig,
-        *,
-        validation: Sequence[Section] = (),
-        seed: int = 0,
-        device: str | None = None,
-        progress: bool | None = None,
-        checkpoint: Path | None = None,
-        resume: bool = False,
-    ) -> FittedHisDiff:
-        """Fit on sections that share one panel (``Section.with_panel``).
+    def fit_with(self, sections: Sequence[Section], config: FactorConfig | GeneConfig, run: FitRun) -> FittedHisDiff:
+        """Fit on sections; validation sections decide when to stop.
 
-        Parameters
-        ----------
-        sections
-            With counts and features.
-        config
-            Settings.
-        validation
-            Sections that decide when to stop; without any, each training section is left out in turn, or blocks of a
-            single one.
-        seed
-            Decides everything random.
-        device
-            Name; None for the package's setting.
-        progress
-            Show a bar; None for the package's setting.
-        checkpoint
-            Folder for checkpoints, or None.
-        resume
-            Go on from the checkpoint.
+        Without any, each training section is left out in turn, or blocks of a single one.
         """
-        run: dict[str, Any] = {
-            "validation": validation,
-            "seed": seed,
-            "device": device,
-            "progress": progress,
-            "checkpoint": checkpoint,
-            "resume": resume,
-        }
         if isinstance(config, GeneConfig):
-            return fit_gene_model(sections, config, **run)
-        return fit_factor_model(sections, config, **run)
-
-
-__all__ = ["FactorConfig", "FittedHisDiff", "GeneConfig", "HisDiff"]
+            return fit_gene_model(sections, config, run)
+        return fit_factor_model(sections, config, run)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import ndtr
 
-from hisdiff._check import positive, seed_of
 from hisdiff._keys import LOG2
 from hisdiff._prediction._draws import DrawAccumulator
-from hisdiff._prediction._field import PatchField
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._checkpoint import check_shapes
 from hisdiff._training._spots import Projection
+from hisdiff.methods._base import BaseFitted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._spots import TrainingSpots
+    from hisdiff.methods._base import PredictRun
 
 # Sizes of the arrays of a saved model: features, components, inputs of the regression, residuals, genes.
 _SHAPES = {"center": "D", "scale": "D", "axes": "D K", "slopes": "P G", "intercept": "G", "residuals": "R G"}
@@ -31,7 +31,7 @@ _CALIBRATION_DRAWS = 16
 
 
 @dataclass(frozen=True, eq=False)
-class BaselineRidge:
+class BaselineRidge(BaseFitted):
     """A fitted ridge whose draws are the regression plus a whole residual vector.
 
     Expression is modelled as log2(1 + count) at one library size, that of the deepest training section. For another library size the
@@ -39,8 +39,6 @@ class BaselineRidge:
 
     Attributes
     ----------
-    genes
-        ``(G,)`` names.
     projection
         Embeddings to features.
     slopes, intercept
@@ -55,9 +53,6 @@ class BaselineRidge:
         Of a training spot.
     """
 
-    n_steps: ClassVar[int] = 0
-
-    genes: np.ndarray
     projection: Projection
     slopes: np.ndarray
     intercept: np.ndarray
@@ -65,51 +60,19 @@ class BaselineRidge:
     log2_size: float
     usual_log2_size: float
     radius_um: float
-    calibration: Calibration | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
 
-    def predict(
-        self,
-        section: Section,
-        locations: Locations,
-        *,
-        n_draws: int,
-        keep_draws: int = 0,
-        n_steps: int | None = None,
-        units: str = LOG2,
-        library_size: float | None = None,
-        seed: int = 0,
-        device: str | None = None,
-        progress: bool | None = None,
-    ) -> Prediction:
-        """Predict at locations of a section, in the order of ``genes``.
+    def predict_with(self, section: Section, locations: Locations, run: PredictRun) -> Prediction:
+        """Return the mean of infinitely many draws and the standard deviation of ``n_draws``.
 
-        The mean is that of infinitely many draws (the regression itself, for counts times the mean factor that the
-        residuals amount to), the standard deviation that of ``n_draws``. There are no steps, no device and nothing slow
-        enough for a progress bar.
+        That mean is the regression itself; for counts, times the mean factor that the residuals amount to.
         """
         mean = self._regression(section, locations)
-        wanted = section.library_size if library_size is None else library_size
+        wanted = section.library_size if run.library_size is None else run.library_size
         log2_size = self.usual_log2_size if wanted is None else math.log2(wanted)
         spots = section.spots
         whole = mean if spots is None or spots is locations else self._regression(section, spots)
-        return self._around(mean, whole, log2_size, n_draws, keep_draws, units, BlockNoise.at(seed_of(seed), locations))
-
-    def field(
-        self,
-        section: Section,
-        *,
-        n_draws: int,
-        n_steps: int | None = None,
-        library_size: float | None = None,
-        seed: int = 0,
-        device: str | None = None,
-        progress: bool | None = None,
-    ) -> PatchField:
-        """Return predictions anywhere: every bin like a spot around it."""
-        return PatchField(
-            self, section, np.pi * self.radius_um**2, n_draws, {"library_size": library_size, "seed": seed}
-        )
+        noise = BlockNoise.at(run.seed, locations)
+        return self._around(mean, whole, log2_size, run.n_draws, run.keep_draws, run.units, noise)
 
     def _regression(self, section: Section, locations: Locations) -> np.ndarray:
         return self.projection.features(section, locations) @ self.slopes + self.intercept
@@ -142,7 +105,7 @@ class BaselineRidge:
         shift, read = log2_size - self._log2_size_of(whole), log2_size - self.log2_size
         rows = np.arange(len(mean))
         draws = DrawAccumulator(units, keep_draws)
-        for draw in range(positive(n_draws, "n_draws", integer=True)):
+        for draw in range(n_draws):
             pick = ndtr(noise.normal(draw, 0, rows, 1)[:, 0].astype(np.float64))
             chosen = np.minimum((pick * len(self.residuals)).astype(np.int64), len(self.residuals) - 1)
             values = at_size(mean + self.residuals[chosen], shift)
@@ -171,31 +134,15 @@ class BaselineRidge:
         }
 
     @classmethod
-    def from_state(
-        cls,
-        arrays: Mapping[str, np.ndarray],
-        settings: Mapping[str, Any],
-        genes: np.ndarray,
-        *,
-        calibration: Calibration | None = None,
-        history: Sequence[dict[str, float]] = (),
+    def from_parts(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
     ) -> BaselineRidge:
         """Rebuild what ``state`` described."""
         check_shapes(arrays, _SHAPES, G=len(genes))
         settings = dict(settings)
-        projection = Projection(
-            settings.pop("scaling"), settings.pop("pitch_um"), arrays["center"], arrays["scale"], arrays["axes"]
-        )
-        return cls(
-            genes,
-            projection,
-            arrays["slopes"],
-            arrays["intercept"],
-            arrays["residuals"],
-            **settings,
-            calibration=calibration,
-            history=list(history),
-        )
+        scaling, pitch_um = settings.pop("scaling"), settings.pop("pitch_um")
+        projection = Projection(scaling, pitch_um, arrays["center"], arrays["scale"], arrays["axes"])
+        return cls(genes, projection, arrays["slopes"], arrays["intercept"], arrays["residuals"], **settings)
 
 
 def at_size(log2_values: np.ndarray, shift: float) -> np.ndarray:

@@ -1,23 +1,94 @@
-"""Choosing and fitting the ridge baseline on training spots: every fold is left out once."""
+"""Fit ridge: settings are chosen on left-out tissue, and so are the residuals that spread and draws come from."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._log import logger
+from hisdiff._prediction._cohort_model import CohortModel, moments
 from hisdiff._stats._ridge_path import Moments, held_out_correlations, solve
+from hisdiff._training._calibration import Calibration
+from hisdiff._training._laws import fit_laws
+from hisdiff._training._size_gauge import SizeGauge
 from hisdiff._training._spots import Projection, TrainingSpots
+from hisdiff._training._spread import Axes
+from hisdiff.methods.ridge._baseline import BaselineRidge, baseline_calibration
+from hisdiff.methods.ridge._fitted import FittedRidge, LinearMean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hisdiff._section import Section
+    from hisdiff.methods._base import FitRun
     from hisdiff.methods.ridge.config import RidgeConfig
 
 # A correlation that is better by less is no reason to prefer another scaling.
 _TIE = 0.005
 # Sections at least this deep, as part of the deepest, give residuals.
 _DEEP = 0.5
+# Of the embedding that the relation is a function of, and of what the regression leaves.
+_COMPONENTS, _FACTORS = 64, 16
+
+
+def fit_ridge(sections: Sequence[Section], config: RidgeConfig, run: FitRun) -> FittedRidge | BaselineRidge:
+    """Fit on sections that share one panel."""
+    training = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+    watched = TrainingSpots.of(run.validation, log2_size=training.log2_size) if run.validation else None
+    projection, alpha, history = choose(training, watched, config)
+    features = training.features(projection)
+    held_out = out_of_fold(features, training, alpha)
+    slopes, intercept = solve(moments_of(features, training), alpha)
+    mean = LinearMean(projection, slopes, intercept)
+    fitted = (
+        _baseline(sections[0].genes, mean, training, held_out, config, run.seed, history)
+        if config.spread == "residuals"
+        else _modelled(sections[0].genes, mean, training, held_out, run.seed, history)
+    )
+    logger.info("ridge: %s embedding, %d components, penalty %g", projection.scaling, projection.axes.shape[1], alpha)
+    return fitted
+
+
+def _baseline(
+    genes: np.ndarray,
+    mean: LinearMean,
+    training: TrainingSpots,
+    held_out: np.ndarray,
+    config: RidgeConfig,
+    seed: int,
+    history: list[dict[str, float]],
+) -> BaselineRidge:
+    residuals = residuals_of(training, held_out, config.n_residuals, seed)
+    usual = float(np.median(training.log2_sizes))
+    parts = mean.projection, mean.slopes, mean.intercept, residuals
+    fitted = BaselineRidge(genes, *parts, training.log2_size, usual, training.radius_um, history=history)
+    return replace(fitted, calibration=baseline_calibration(fitted, training, held_out, seed))
+
+
+def _modelled(
+    genes: np.ndarray,
+    mean: LinearMean,
+    training: TrainingSpots,
+    held_out: np.ndarray,
+    seed: int,
+    history: list[dict[str, float]],
+) -> FittedRidge | BaselineRidge:
+    own = [held_out[training.section == s] for s in range(len(training.sections))]
+    gauge = SizeGauge.fit(own, training.log2_size)
+    aligned = gauge.aligned(held_out, training.section)
+    laws = fit_laws(training, aligned, Axes.of(training), {}, n_components=_COMPONENTS, n_factors=_FACTORS, seed=seed)
+    usual = float(np.median(training.log2_sizes))
+    cohort_model = CohortModel(mean, gauge, laws.spread, laws.transfer, usual, None)
+    shift = np.asarray(training.log2_sizes)[training.section] - gauge.log2_size
+    found = [
+        moments(aligned[rows], laws.variance[rows] + laws.spread.factors.variance, float(shift[rows][0]))
+        for rows in (training.section == s for s in range(len(training.sections)))
+    ]
+    mean_of, std_of = (np.concatenate(part) for part in zip(*found))
+    calibration = Calibration.from_held_out(training.measured, mean_of, std_of, training.section)
+    return FittedRidge(genes, cohort_model, training.radius_um, calibration=calibration, history=history)
 
 
 def choose(

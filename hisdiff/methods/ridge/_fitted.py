@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from hisdiff._check import positive, seed_of
-from hisdiff._keys import LOG2
 from hisdiff._prediction._cohort_model import SHAPES, CohortModel
-from hisdiff._prediction._field import PatchField
 from hisdiff._training._checkpoint import check_shapes
 from hisdiff._training._spots import Projection
+from hisdiff.methods._base import BaseFitted
 from hisdiff.methods.ridge._baseline import BaselineRidge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    import numpy as np
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff._training._calibration import Calibration
+    from hisdiff.methods._base import PredictRun
 
 
 # Sizes of the arrays of a saved model: embedding, components, inputs of the regression, genes.
@@ -69,71 +67,32 @@ class LinearMean:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedRidge:
+class FittedRidge(BaseFitted):
     """A fitted ridge.
 
     Attributes
     ----------
-    genes
-        ``(G,)`` names.
     cohort_model
         The regression, and the laws of what sections differ by from it.
     radius_um
         Of a training spot.
     """
 
-    n_steps: ClassVar[int] = 0
-
-    genes: np.ndarray
     cohort_model: CohortModel
     radius_um: float
-    calibration: Calibration | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
 
-    def predict(
-        self,
-        section: Section,
-        locations: Locations,
-        *,
-        n_draws: int,
-        keep_draws: int = 0,
-        n_steps: int | None = None,
-        units: str = LOG2,
-        library_size: float | None = None,
-        seed: int = 0,
-        device: str | None = None,
-        progress: bool | None = None,
-    ) -> Prediction:
-        """Predict at locations of a section, in the order of ``genes``.
-
-        Mean and spread are in closed form; of the draws only those that are kept are made. There are no steps, no device
-        and nothing slow enough for a progress bar.
-        """
+    def predict_with(self, section: Section, locations: Locations, run: PredictRun) -> Prediction:
+        """Return mean and spread in closed form; of the draws only those that are kept are made."""
         return self.cohort_model.predict(
             section,
             locations,
             genes=self.genes,
-            library_size=library_size,
-            n_draws=positive(n_draws, "n_draws", integer=True),
-            keep_draws=keep_draws,
-            units=units,
-            seed=seed_of(seed),
+            library_size=run.library_size,
+            n_draws=run.n_draws,
+            keep_draws=run.keep_draws,
+            units=run.units,
+            seed=run.seed,
         )
-
-    def field(
-        self,
-        section: Section,
-        *,
-        n_draws: int,
-        n_steps: int | None = None,
-        library_size: float | None = None,
-        seed: int = 0,
-        device: str | None = None,
-        progress: bool | None = None,
-    ) -> PatchField:
-        """Return predictions anywhere: every bin like a spot around it."""
-        area = np.pi * self.radius_um**2
-        return PatchField(self, section, area, n_draws, {"library_size": library_size, "seed": seed})
 
     def adapted(self, section: Section, rows: np.ndarray) -> FittedRidge:
         """Return the ridge given the counts of some spots of a section; see ``CohortModel.adapted``."""
@@ -145,20 +104,14 @@ class FittedRidge:
         return arrays, {"cohort_model": plain, "radius_um": self.radius_um}
 
     @classmethod
-    def from_state(
-        cls,
-        arrays: Mapping[str, np.ndarray],
-        settings: Mapping[str, Any],
-        genes: np.ndarray,
-        *,
-        calibration: Calibration | None = None,
-        history: Sequence[dict[str, float]] = (),
+    def from_parts(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
     ) -> FittedRidge | BaselineRidge:
         """Rebuild what ``state`` described, here or in ``BaselineRidge``."""
         if "cohort_model" not in settings:
-            return BaselineRidge.from_state(arrays, settings, genes, calibration=calibration, history=history)
+            return BaselineRidge.from_parts(arrays, settings, genes)
         check_shapes(arrays, _SHAPES | SHAPES, G=len(genes))
         plain = settings["cohort_model"]
         mean = LinearMean.from_state(arrays, plain["mean"])
         cohort_model = CohortModel(mean, **CohortModel.parts_of(arrays, plain))
-        return cls(genes, cohort_model, settings["radius_um"], calibration, list(history))
+        return cls(genes, cohort_model, settings["radius_um"])

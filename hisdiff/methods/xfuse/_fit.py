@@ -1,4 +1,4 @@
-"""Training in stretches, between which metagenes are split and dropped."""
+"""Fit XFuse: training in stretches, between which metagenes are split and dropped."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hisdiff._keys import COUNTS
 from hisdiff._log import logger
 from hisdiff._section import needed
+from hisdiff._training._calibration import Dispersion
 from hisdiff._training._loop import generator_for, train
+from hisdiff.methods._base import PredictRun
+from hisdiff.methods.xfuse._fitted import FittedXFuse, digest_of
 from hisdiff.methods.xfuse._metagenes import contributions, drop, keep, resized, split
 from hisdiff.methods.xfuse._model import FAST_GENES, FAST_POSTERIORS, Covariate, XFuseLoss, XFuseModel
 from hisdiff.methods.xfuse._network import inverse_softplus, last_of
+from hisdiff.methods.xfuse._patches import Slides
+from hisdiff.methods.xfuse._slides import Slide
 from hisdiff.methods.xfuse._start import fit_spots, profiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from hisdiff.methods.xfuse._patches import Slides
-    from hisdiff.methods.xfuse._slides import Slide
+    from hisdiff._section import Section
+    from hisdiff.methods._base import FitRun
     from hisdiff.methods.xfuse.config import XFuseConfig
 
+_MIN_SPOTS = 2
+_CALIBRATION_DRAWS = 16
 _FINAL_DRAWS = 10
 _SECTION = "section"
 
@@ -68,16 +75,32 @@ def start(config: XFuseConfig, slides: Sequence[Slide], *, seed: int) -> XFuseMo
     return model
 
 
-def fit_model(
-    config: XFuseConfig,
-    model: XFuseModel,
-    slides: Slides,
-    *,
-    seed: int,
-    device: str | None,
-    progress: bool | None,
-    checkpoint: Path | None,
-    resume: bool,
+def fit_xfuse(sections: Sequence[Section], config: XFuseConfig, run: FitRun) -> FittedXFuse:
+    """Fit on sections that share one panel."""
+    covariates_of(config, [section.name for section in sections])  # complains before anything is read
+    n = sum(len(needed(s.spots)) for s in sections if s.counts is not None)
+    if n < _MIN_SPOTS:
+        raise ValueError(f"XFuse needs at least {_MIN_SPOTS} spots; section(s) {[s.name for s in sections]} have {n}.")
+    for section in sections:
+        if section.image is None:
+            raise ValueError(f"XFuse needs an image, and section {section.name!r} has none.")
+    slides = [Slide.of(section, config.image_mpp, config.step_px) for section in sections]
+    logger.info(
+        "xfuse: %d slide(s) of %s pixels, %d spots, %d genes",
+        len(slides), ", ".join("{} x {}".format(*slide.shape) for slide in slides), n, len(sections[0].genes),
+    )  # fmt: skip
+    model, history = train_model(config, start(config, slides, seed=run.seed), Slides(slides), run)
+    model.cpu()
+    area = float(np.median(np.concatenate([s.areas for s in slides]))) * config.image_mpp**2
+    known = {digest_of(s): (i, float(_log2_size(s))) for i, s in enumerate(sections) if s.counts is not None}
+    size = _plain_log2_size(model, sections)
+    fitted = FittedXFuse(sections[0].genes, config, model, area, size, known, history=history)
+    fitted = replace(fitted, dispersion=_dispersion(fitted, sections, run))
+    return fitted.calibrated(run, n_draws=_CALIBRATION_DRAWS)
+
+
+def train_model(
+    config: XFuseConfig, model: XFuseModel, slides: Slides, run: FitRun
 ) -> tuple[XFuseModel, list[dict[str, float]]]:
     """Train a model; return it, with the metagenes that it ended with, and the training curve."""
     rows = np.repeat(np.arange(len(slides.shapes)), slides.n_patches(config.patch_px))
@@ -90,11 +113,11 @@ def fit_model(
             XFuseLoss(model, slides),
             data,
             replace(config, max_steps=n_steps),
-            seed=seed + 7919 * number,
-            device=device,
-            checkpoint=None if checkpoint is None else checkpoint / f"stretch-{number}",
-            resume=resume,
-            progress_bar=progress,
+            seed=run.seed + 7919 * number,
+            device=run.device,
+            checkpoint=None if run.checkpoint is None else run.checkpoint / f"stretch-{number}",
+            resume=run.resume,
+            progress_bar=run.progress,
             desc="fitting xfuse" if len(stretches) == 1 else f"fitting xfuse ({number + 1}/{len(stretches)})",
         )
         done = sum(stretches[:number])
@@ -102,14 +125,37 @@ def fit_model(
             {**row, "step": row["step"] + done, "metagenes": float(model.n_metagenes)} for row in result.history
         ]
         if number + 1 < len(stretches):
-            model, forest = _grown(model, forest, slides, seed + number, done / needed(config.max_steps))
+            model, forest = _grown(model, forest, slides, run.seed + number, done / needed(config.max_steps))
     if config.prune and model.n_metagenes > 1:
-        gains = contributions(model, slides, seed=seed, n_draws=_FINAL_DRAWS).tolist()
+        gains = contributions(model, slides, seed=run.seed, n_draws=_FINAL_DRAWS).tolist()
         kept = [m for m, gain in enumerate(gains) if gain < 0] or [int(np.argmin(gains))]
         if len(kept) < model.n_metagenes:
             logger.info("xfuse: %d of %d metagenes contribute; the others are dropped", len(kept), model.n_metagenes)
-            model = resized(model, kept, jitter=config.jitter, seed=seed)
+            model = resized(model, kept, jitter=config.jitter, seed=run.seed)
     return model.eval(), history
+
+
+def _log2_size(section: Section) -> float:
+    return section.log2_size if section.library_size is not None else 0.0
+
+
+def _plain_log2_size(model: XFuseModel, sections: Sequence[Section]) -> float:
+    """Return the library size of a section without effects: that of the training sections less what their effects add."""
+    mean = (model.baseline + model.logit).detach().exp()
+    effects = model.effects(None)
+    added = ((effects.rate + effects.logit).detach().exp() @ mean / mean.sum()).log2()
+    own = [_log2_size(s) - float(added[i]) for i, s in enumerate(sections) if s.counts is not None]
+    return float(np.mean(own))
+
+
+def _dispersion(fitted: FittedXFuse, sections: Sequence[Section], run: FitRun) -> Dispersion:
+    """Return the dispersion of the counts of training spots around their predictions."""
+    counted = [s for s in sections if s.counts is not None]
+    own = PredictRun(1, units=COUNTS, seed=run.seed, device=run.device)
+    expected = [fitted.predict_with(s, needed(s.spots), own).mean for s in counted]
+    return Dispersion.from_counts(
+        np.concatenate([needed(s.counts).toarray() for s in counted]), np.concatenate(expected)
+    )
 
 
 def _stretches(config: XFuseConfig) -> list[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,21 +12,23 @@ import torch
 from hisdiff._device import resolve_device
 from hisdiff._geometry._grid import bins_touching, overlap
 from hisdiff._keys import COUNTS, LOG2
+from hisdiff._nn._weights import load_weights, weights_of
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._section import needed
 from hisdiff._training._calibration import Dispersion
 from hisdiff._training._loop import generator_for
+from hisdiff.methods._base import BaseFitted
 from hisdiff.methods.xfuse._model import Covariate, XFuseModel
 from hisdiff.methods.xfuse._render import Canvas, box_means
 from hisdiff.methods.xfuse._slides import Slide
 from hisdiff.methods.xfuse.config import XFuseConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from hisdiff._section import Locations, Prediction, Section
-    from hisdiff._training._calibration import Calibration
+    from hisdiff.methods._base import PredictRun
 
 # Counts drawn for every draw of the expected ones: the mean of log2(1 + count) needs more than one.
 _COUNTINGS = 4
@@ -35,13 +37,11 @@ _EFFECTS, _COUNTING = 1, 2  # keep the noise of genes, of counting and of pixels
 
 
 @dataclass(frozen=True, eq=False)
-class FittedXFuse:
+class FittedXFuse(BaseFitted):
     """A fitted joint model.
 
     Attributes
     ----------
-    genes
-        ``(G,)`` names.
     config, model
         Settings and network.
     footprint_um2
@@ -54,78 +54,47 @@ class FittedXFuse:
         Of the counts of training spots around their predictions.
     """
 
-    n_steps: ClassVar[int] = 0
-
-    genes: np.ndarray
     config: XFuseConfig
     model: XFuseModel
     footprint_um2: float
     log2_size: float
     known: Mapping[str, tuple[int, float]]
     dispersion: Dispersion | None = None
-    calibration: Calibration | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.model.eval()
 
-    def predict(
-        self,
-        section: Section,
-        locations: Locations,
-        *,
-        n_draws: int,
-        keep_draws: int = 0,
-        n_steps: int | None = None,
-        units: str = LOG2,
-        library_size: float | None = None,
-        seed: int = 0,
-        device: str | None = None,
-        progress: bool | None = None,
-    ) -> Prediction:
-        """Predict at locations of a section, in the order of ``genes``.
+    def predict_with(self, section: Section, locations: Locations, run: PredictRun) -> Prediction:
+        """Return the mean over draws of all latent variables and of the counts given them.
 
-        A draw is one of all latent variables and of the counts given them. The mean is that over draws, of several
-        countings each; in units ``"counts"``, of expected counts.
+        Each draw has several countings; in units ``"counts"`` the mean is that of expected counts.
         """
-        field = self.field(section, n_draws=n_draws, library_size=library_size, seed=seed, device=device)
+        field = self.field_with(section, run)
         exposure = field.exposure(locations)
-        draws, mean = DrawAccumulator(units, keep_draws), np.zeros((len(locations), len(self.genes)))
-        noise = BlockNoise.at(seed, locations)
-        for k in range(n_draws):
+        draws, mean = DrawAccumulator(run.units, run.keep_draws), np.zeros((len(locations), len(self.genes)))
+        noise = BlockNoise.at(run.seed, locations)
+        for k in range(run.n_draws):
             rate, odds, factor = field.rates(exposure[k], k)
-            if units == COUNTS:
+            if run.units == COUNTS:
                 mean += rate * odds * factor
-            n_countings = 1 if units == COUNTS else _COUNTINGS
+            n_countings = 1 if run.units == COUNTS else _COUNTINGS
             values = np.empty((n_countings, *rate.shape))
             for row, generator in enumerate(noise.generators(k, _COUNTING)):
                 levels = generator.gamma(rate[row], size=values[:, row].shape)
                 values[:, row] = np.log2(1 + generator.poisson(levels * odds * factor))
             draws.add(values[0])
-            if units == LOG2:
+            if run.units == LOG2:
                 mean += values.mean(axis=0)
         result = draws.result(self.genes)
-        return replace(result, mean=(mean / n_draws).astype(np.float32))
+        return replace(result, mean=(mean / run.n_draws).astype(np.float32))
 
-    def field(
-        self,
-        section: Section,
-        *,
-        n_draws: int,
-        n_steps: int | None = None,
-        library_size: float | None = None,
-        seed: int = 0,
-        device: str | None = None,
-        progress: bool | None = None,
-    ) -> PixelField:
+    def field_with(self, section: Section, run: PredictRun) -> PixelField:
         """Prepare predictions finer than the spots: draws of the latent variables of the whole section."""
         if section.image is None:
             raise ValueError(f"XFuse predicts from an image, and section {section.name!r} has none.")
         slide = Slide.of(section, self.config.image_mpp, self.config.step_px)
-        model = self.model.to(resolve_device(device))
-        return PixelField(
-            self, Canvas(model, slide, n_draws, seed), self._trained_on(section), self._factor(section, library_size)
-        )
+        canvas = Canvas(self.model.to(resolve_device(run.device)), slide, run.n_draws, run.seed)
+        return PixelField(self, canvas, self._trained_on(section), self._factor(section, run.library_size))
 
     def profiles(self) -> tuple[np.ndarray, np.ndarray]:
         """Return log2 of each metagene's expression over the mean of all, and its posterior deviation, ``(K, G)`` each."""
@@ -146,7 +115,7 @@ class FittedXFuse:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
-        arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
+        arrays = weights_of(self.model, "model.")
         if self.dispersion is not None:
             arrays |= self.dispersion.arrays()
         settings = {
@@ -161,29 +130,21 @@ class FittedXFuse:
         return arrays, settings
 
     @classmethod
-    def from_state(
-        cls,
-        arrays: Mapping[str, np.ndarray],
-        settings: Mapping[str, Any],
-        genes: np.ndarray,
-        *,
-        calibration: Calibration | None = None,
-        history: Sequence[dict[str, float]] = (),
+    def from_parts(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
     ) -> FittedXFuse:
         """Rebuild what ``state`` described."""
         config = XFuseConfig.from_dict(settings["config"])
         covariates = [Covariate(name, tuple(levels), tuple(codes)) for name, levels, codes in settings["covariates"]]
         model = XFuseModel(config, len(genes), settings["n_metagenes"], settings["n_sections"], covariates)
-        named = {name.removeprefix("model."): a for name, a in arrays.items() if name.startswith("model.")}
-        model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in named.items()})
+        load_weights(model, arrays, "model.")
         known = {name: (int(of[0]), float(of[1])) for name, of in settings["known"].items()}
         sizes = settings["footprint_um2"], settings["log2_size"]
-        dispersion = Dispersion.from_arrays(arrays)
-        return cls(genes, config, model, *sizes, known, dispersion, calibration, list(history))
+        return cls(genes, config, model, *sizes, known, Dispersion.from_arrays(arrays))
 
 
 class PixelField:
-    """Draws of the expected counts anywhere in a section; see :class:`~hisdiff.methods._protocols.Field`.
+    """Draws of the expected counts anywhere in a section; see :class:`~hisdiff.methods.Field`.
 
     One draw has one value of everything that concerns genes, and one image of latent variables.
     """

@@ -33,11 +33,11 @@ from hisdiff.methods.hisdiff.factor._model import FactorModel, Summary, new_flow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from torch import nn
 
     from hisdiff._section import Section
+    from hisdiff.methods._base import FitRun
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
 _VALIDATION_DRAWS = 8
@@ -45,17 +45,7 @@ _VALIDATION_DRAWS = 8
 _OWN_SEED = 104_729
 
 
-def fit_factor_model(
-    sections: Sequence[Section],
-    config: FactorConfig,
-    *,
-    validation: Sequence[Section] = (),
-    seed: int = 0,
-    device: str | None = None,
-    progress: bool | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-) -> FittedHisDiff:
+def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: FitRun) -> FittedHisDiff:
     """Fit mean, factors and flow.
 
     For every fold there is one member of the flow that does not see it; together they predict all spots out of fold,
@@ -73,13 +63,13 @@ def fit_factor_model(
         gammas=config.gammas,
         penalties=config.penalties,
         n_landmarks=config.n_landmarks,
-        seed=seed,
+        seed=run.seed,
     )
     gauge = SizeGauge.fit([fitted.held_out[spots.section == s] for s in range(len(spots.sections))], spots.log2_size)
     held_out = gauge.aligned(fitted.held_out, spots.section)
     known = {member.features.projection.scaling: member.features for member in fitted.mean.members}
     laws = fit_laws(
-        spots, held_out, axes, known, n_components=config.n_components, n_factors=config.n_factors, seed=seed
+        spots, held_out, axes, known, n_components=config.n_components, n_factors=config.n_factors, seed=run.seed
     )
     spread, deep, scores = laws.spread, laws.rows, laws.scores
     size = np.maximum((spots.targets - held_out)[deep].std(axis=0), 1e-3)
@@ -88,16 +78,16 @@ def fit_factor_model(
     left_out = folds if len(folds) > 1 else np.empty(0, dtype=np.int64)
     member_folds = torch.from_numpy(np.concatenate([left_out, np.full(config.n_members, -1)]).astype(np.int64))
     flow = initialize(
-        new_flow(config, len(spread.factors.loadings), summary.axes.shape[1], member_folds), generator_for(seed, -1)
+        new_flow(config, len(spread.factors.loadings), summary.axes.shape[1], member_folds), generator_for(run.seed, -1)
     )
     usual = float(np.median(spots.log2_sizes))
     local = None
     if config.fine:
         local = fit_local(
-            spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=seed
+            spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=run.seed
         )
     model = FactorModel(config, fitted.mean, gauge, spread, laws.transfer, summary, flow, usual, local)
-    watched = _Watched.of(model, spots, held_out, laws, validation)
+    watched = _Watched.of(model, spots, held_out, laws, run.validation)
     data = {
         "scores": torch.from_numpy(scores.astype(np.float32)),
         "condition": torch.from_numpy(summary(held_out[deep])),
@@ -108,12 +98,12 @@ def fit_factor_model(
             flow,
             data,
             config,
-            seed=seed,
+            seed=run.seed,
             validate=watched.score,
-            device=device,
-            checkpoint=checkpoint,
-            resume=resume,
-            progress_bar=progress,
+            device=run.device,
+            checkpoint=run.checkpoint,
+            resume=run.resume,
+            progress_bar=run.progress,
             desc="fitting hisdiff",
         )
     logger.info(
@@ -121,7 +111,14 @@ def fit_factor_model(
         100 * fitted.explained, len(spread.factors.loadings), result.best_step,
     )  # fmt: skip
     flow.cpu()
-    return FittedHisDiff(sections[0].genes, config, model, watched.calibration(), result.history, spots.radius_um)
+    return FittedHisDiff(
+        sections[0].genes,
+        config,
+        model,
+        spots.radius_um,
+        calibration=watched.calibration(),
+        history=result.history,
+    )
 
 
 @dataclass(frozen=True)

@@ -171,10 +171,10 @@ def fit_local(
     weights = np.stack([whitening @ own for whitening, own in zip(whitenings, fitted.weights)])
     components = axes * spread
     # What a spot has more or less of than its neighbors is nearer to what is inside a spot than a trend over tissue.
-    xy = np.concatenate([s.spots.xy_um[rows] for s, rows in zip(spots.sections, spots.kept)])[chosen]
+    xy = np.concatenate([needed(s.spots).xy_um[rows] for s, rows in zip(spots.sections, spots.kept)])[chosen]
     around = Layout.of(xy, spots.section[chosen]).neighbors
-    apart = [values - around @ values for values in (relative, fitted.held_out @ components)]
-    components *= _slopes(*apart, weight)
+    measured, held_out = (values - around @ values for values in (relative, fitted.held_out @ components))
+    components *= _slopes(measured, held_out, weight)
     local_weight = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ components)
     return LocalRates(bin_um, inputs, landmarks, kernels, weights, components, local_weight)
 

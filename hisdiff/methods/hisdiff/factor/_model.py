@@ -11,6 +11,7 @@ import torch
 from hisdiff._device import one_thread, resolve_device
 from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._nn._mlp import StackedMLP
+from hisdiff._nn._weights import load_weights, weights_of
 from hisdiff._prediction._cohort_model import SHAPES, CohortModel
 from hisdiff._training._checkpoint import check_shapes
 from hisdiff.methods.hisdiff.factor._flow import FactorFlow
@@ -108,7 +109,7 @@ class FactorModel(CohortModel):
         """Return arrays and plain settings."""
         arrays, plain = super().state()
         arrays |= {"summary/center": self.summary.center, "summary/axes": self.summary.axes}
-        arrays |= {f"flow/{name}": value.cpu().numpy() for name, value in self.flow.state_dict().items()}
+        arrays |= weights_of(self.flow, "flow/")
         if self.local is not None:
             own, plain["local"] = self.local.state()
             arrays |= own
@@ -122,10 +123,10 @@ class FactorModel(CohortModel):
         check_shapes(arrays, _SHAPES | SHAPES)
         parts = cls.parts_of(arrays, settings)
         summary = Summary(arrays["summary/center"], arrays["summary/axes"])
-        weights = {n.removeprefix("flow/"): torch.from_numpy(a) for n, a in arrays.items() if n.startswith("flow/")}
         n_factors = len(parts["spread"].factors.loadings)
-        flow = new_flow(config, n_factors, summary.axes.shape[1], weights["member_folds"])
-        flow.load_state_dict(weights)
+        member_folds = torch.from_numpy(arrays["flow/member_folds"])
+        flow = new_flow(config, n_factors, summary.axes.shape[1], member_folds)
+        load_weights(flow, arrays, "flow/")
         mean = ConditionalMean.from_state(arrays, settings["mean"])
         local = LocalRates.from_state(arrays, settings["local"]) if "local" in settings else None
         return cls(config, mean, summary=summary, flow=flow, local=local, **parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from torch import Tensor
 
     from hisdiff._section import Section
     from hisdiff._training._loop import TrainingResult
+    from hisdiff.methods._base import FitRun
     from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
 _CALIBRATION_DRAWS = 16
@@ -39,17 +39,7 @@ _CALIBRATION_ROWS = 400
 _OWN_SEED = 104_729
 
 
-def fit_gene_model(
-    sections: Sequence[Section],
-    config: GeneConfig,
-    *,
-    validation: Sequence[Section] = (),
-    seed: int = 0,
-    device: str | None = None,
-    progress: bool | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-) -> FittedHisDiff:
+def fit_gene_model(sections: Sequence[Section], config: GeneConfig, run: FitRun) -> FittedHisDiff:
     """Fit conditioner and denoiser.
 
     Validation sections decide when to stop. Without any, one section (of a single one, a block) is held out in a first
@@ -59,21 +49,23 @@ def fit_gene_model(
     """
     spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
     everything = _Rows(spots, np.ones(len(spots.section), dtype=bool))
-    # Each run has a checkpoint of its own.
-    first, last = (None if checkpoint is None else checkpoint / name for name in ("held-out", "all"))
-    run: dict[str, Any] = {"seed": seed, "device": device, "resume": resume, "progress": progress}
-    if config.patience is not None and not validation and spots.fold.max() > 0:
+    # Each training has a checkpoint of its own.
+    first, last = (
+        run if run.checkpoint is None else replace(run, checkpoint=run.checkpoint / name)
+        for name in ("held-out", "all")
+    )
+    if config.patience is not None and not run.validation and spots.fold.max() > 0:
         held_out = spots.fold == spots.fold.max()
         watched = _Rows(spots, held_out)
-        model, result = _train(_Rows(spots, ~held_out), config, watched, checkpoint=first, **run)
-        calibration: Calibration | None = _calibration(model, watched, seed, device)
+        model, result = _train(_Rows(spots, ~held_out), config, watched, first)
+        calibration: Calibration | None = _calibration(model, watched, run)
         steps = replace(config, max_steps=max(result.best_step, 1))
-        model, _ = _train(everything, steps, None, checkpoint=last, **run)
-        model.config = config
+        model, _ = _train(everything, steps, None, last)
+        model = replace(model, config=config)
     else:
-        others = _validation_rows(validation)
-        model, result = _train(everything, config, others, checkpoint=last, **run)
-        calibration = None if others is None else _calibration(model, others, seed, device)
+        others = _validation_rows(run.validation)
+        model, result = _train(everything, config, others, last)
+        calibration = None if others is None else _calibration(model, others, run)
     if calibration is None:
         logger.info("hisdiff: no tissue was held out, so its accuracy is not known; validation= measures it")
     logger.info(
@@ -81,7 +73,9 @@ def fit_gene_model(
         result.best_step, len(spots.section), model.sizes.n_genes, model.sizes.embedding_dim,
     )  # fmt: skip
     model.network.cpu()
-    return FittedHisDiff(sections[0].genes, config, model, calibration, result.history, spots.radius_um)
+    return FittedHisDiff(
+        sections[0].genes, config, model, spots.radius_um, calibration=calibration, history=result.history
+    )
 
 
 @dataclass(frozen=True)
@@ -140,31 +134,21 @@ def _validation_rows(validation: Sequence[Section]) -> _Rows | None:
     return _Rows(known, np.ones(len(known.section), dtype=bool))
 
 
-def _train(
-    rows: _Rows,
-    config: GeneConfig,
-    watched: _Rows | None,
-    *,
-    seed: int,
-    device: str | None,
-    checkpoint: Path | None,
-    resume: bool,
-    progress: bool | None,
-) -> tuple[GeneModel, TrainingResult]:
+def _train(rows: _Rows, config: GeneConfig, watched: _Rows | None, run: FitRun) -> tuple[GeneModel, TrainingResult]:
     """Train a network on some spots."""
-    model = _new_model(rows, config, seed)
+    model = _new_model(rows, config, run.seed)
     data, anchors = rows.tensors(model)
     module = GeneLoss(model, anchors)
     result = train(
         module,
         data,
         config,
-        seed=seed,
-        validate=None if watched is None else HeldOutLoss(*watched.tensors(model), seed),
-        device=device,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress_bar=progress,
+        seed=run.seed,
+        validate=None if watched is None else HeldOutLoss(*watched.tensors(model), run.seed),
+        device=run.device,
+        checkpoint=run.checkpoint,
+        resume=run.resume,
+        progress_bar=run.progress,
         desc="fitting hisdiff",
     )
     return model, result
@@ -189,7 +173,7 @@ def _new_model(rows: _Rows, config: GeneConfig, seed: int) -> GeneModel:
     )
 
 
-def _calibration(model: GeneModel, watched: _Rows, seed: int, device: str | None) -> Calibration:
+def _calibration(model: GeneModel, watched: _Rows, run: FitRun) -> Calibration:
     """Return accuracy and interval factors on spots that the network was not trained on."""
     spots = watched.spots
     among = np.flatnonzero(watched.mask)
@@ -204,12 +188,12 @@ def _calibration(model: GeneModel, watched: _Rows, seed: int, device: str | None
             log2_size=spots.log2_sizes[i],
             n_draws=_CALIBRATION_DRAWS,
             n_steps=model.config.n_steps,
-            seed=seed + _OWN_SEED,
-            device=device,
+            seed=run.seed + _OWN_SEED,
+            device=run.device,
         ):
             draws.add(draw)
-        told = draws.result(section.genes)
-        mean.append(told.mean)
-        std.append(told.std)
+        prediction = draws.result(section.genes)
+        mean.append(prediction.mean)
+        std.append(prediction.std)
     measured = spots.measured[asked.mask]
     return Calibration.from_held_out(measured, np.concatenate(mean), np.concatenate(std), spots.section[asked.mask])

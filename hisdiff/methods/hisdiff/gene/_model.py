@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from hisdiff._diffusion._samplers import FLOW_SAMPLERS, SAMPLERS, denoiser
 from hisdiff._diffusion._schedule import Schedule, linear_betas
 from hisdiff._nn._conditioner import Conditioner
 from hisdiff._nn._denoisers import DENOISERS
+from hisdiff._nn._weights import load_weights, weights_of
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._training._context import context_of
 from hisdiff.methods.hisdiff.gene._reference import PUBLISHED_FUSION_HEADS
@@ -86,6 +87,7 @@ class GeneNetwork(nn.Module):
         return cls(conditioner, denoiser)
 
 
+@dataclass(frozen=True, eq=False)
 class GeneModel:
     """Expression drawn by denoising the whole gene vector.
 
@@ -103,18 +105,13 @@ class GeneModel:
         Distance between anchors; None for that of a section's own spots.
     """
 
-    def __init__(
-        self,
-        config: GeneConfig,
-        sizes: Sizes,
-        network: GeneNetwork,
-        scale: GeneScale,
-        *,
-        log2_size: float,
-        pitch_um: float | None,
-    ) -> None:
-        self.config, self.sizes, self.network, self.scale = config, sizes, network, scale
-        self.log2_size, self.pitch_um = log2_size, pitch_um
+    config: GeneConfig
+    sizes: Sizes
+    network: GeneNetwork
+    scale: GeneScale
+    _: KW_ONLY
+    log2_size: float
+    pitch_um: float | None
 
     def draws(
         self,
@@ -211,7 +208,7 @@ class GeneModel:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return arrays and plain settings."""
-        arrays = {f"network/{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        arrays = weights_of(self.network, "network/")
         settings = {
             "sizes": asdict(self.sizes),
             "log2_size": self.log2_size,
@@ -224,10 +221,7 @@ class GeneModel:
         """Rebuild what ``state`` described."""
         sizes = Sizes(**settings["sizes"])
         network = GeneNetwork.of(config, sizes)
-        prefix = "network/"
-        network.load_state_dict(
-            {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}
-        )
+        load_weights(network, arrays, "network/")
         return cls(
             config,
             sizes,

@@ -124,7 +124,7 @@ def predict(
 @app.command()
 def evaluate(
     stores: Stores,
-    layer: Annotated[str, typer.Option(help="Stem of the prediction.")] = "hisdiff",
+    layer: Annotated[str | None, typer.Option(help="Stem of the prediction, if there are several.")] = None,
     truth: Annotated[str | None, typer.Option(help="Layer or table of measured counts, if not X.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Folder for a table per store, one row per gene.")] = None,
     as_json: Json = False,

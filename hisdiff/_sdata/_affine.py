@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from spatialdata.transformations import get_transformation
 
+from hisdiff import _keys
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -26,6 +28,9 @@ class Frame:
 
     def __init__(self, transformations: Mapping[str, BaseTransformation]) -> None:
         self.transformations = dict(transformations)
+        # SpatialData renames the systems of objects that it puts together to um-A, um-B, ...
+        renamed = [name for name in self.transformations if name.startswith(f"{_keys.UM}-")]
+        self._um = renamed[0] if _keys.UM not in self.transformations and len(renamed) == 1 else _keys.UM
         self._matrices: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -35,13 +40,14 @@ class Frame:
 
     @property
     def systems(self) -> list[str]:
-        """Names of the coordinate systems."""
-        return list(self.transformations)
+        """Names of the coordinate systems; ``um`` also where it was renamed."""
+        return [*self.transformations, *([_keys.UM] if self._um != _keys.UM else [])]
 
     def matrix(self, system: str) -> np.ndarray:
         """Return the ``(3, 3)`` matrix from the element's own (x, y) to a system."""
         if system not in self._matrices:
-            self._matrices[system] = self.transformations[system].to_affine_matrix(_XY, _XY)
+            own = self._um if system == _keys.UM else system
+            self._matrices[system] = self.transformations[own].to_affine_matrix(_XY, _XY)
         return self._matrices[system]
 
     def shared(self, other: Frame) -> list[str]:

@@ -11,6 +11,7 @@ from hisdiff import _keys
 from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record
 from hisdiff._sdata._provenance import set_record
+from hisdiff._sdata._store import unsaved
 from hisdiff._section import needed
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def write_embedding(bounds: Sequence[Bound], done: Sequence[Embedded], licence: 
             "precision": one.precision,
         }
         logger.info(
-            "%s: wrote obsm[%r]: %d x %d, encoder %r, precision %s",
-            place.name, _keys.EMBEDDING, len(place.rows), spec.dim, spec.encoder, one.precision,
+            "%s: wrote obsm[%r]: %d x %d, encoder %r, precision %s%s",
+            place.name, _keys.EMBEDDING, len(place.rows), spec.dim, spec.encoder, one.precision, unsaved(place.sdata),
         )  # fmt: skip
     found = {section["precision"] for section in record["sections"].values()}
     record["precision"] = found.pop() if len(found) == 1 else "mixed"

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
+from hisdiff._log import logger
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._provenance import made_here, records
@@ -163,6 +164,29 @@ def only_prediction(table: AnnData) -> str | None:
     """Return the prediction in layers that is meant where none is named: the only one, or that of the default method; else None."""
     made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
     return made[0] if len(made) == 1 else _keys.STEM if _keys.STEM in made else None
+
+
+def related_layer(table: AnnData, layer: Any, what: str) -> Any:
+    """Return the layer in which relations between genes are looked for: the named one, else a draw of the only prediction, else X.
+
+    The mean of draws is smooth, which makes genes look more alike than they are.
+    """
+    stem = None if layer is not None else only_prediction(table) or own_prediction(table)
+    if layer is not None or stem is None:
+        made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
+        if layer is None and made:
+            raise ValueError(
+                f"There are several predictions, {listing(made)}; choose a layer with layer=, such as {_keys.draw(made[0], 0)!r}."
+            )
+        return layer
+    draws = draw_layers(table, stem)
+    if draws:
+        logger.info("%s of %r, one draw of the prediction; layer= chooses another", what, draws[0])
+        return draws[0]
+    logger.warning(
+        "%s of the mean of prediction %r, which has no draws: genes look more alike in it than they are", what, stem
+    )
+    return stem if stem in table.layers else X
 
 
 def own_prediction(table: AnnData) -> str | None:

@@ -67,4 +67,5 @@ def write_fine(place: Place, table_key: str, region: str, table: AnnData, labels
     parsed = annotating(table, region)
     made = {} if labels is None else {region: labels}
     put(place.sdata, {**made, table_key: parsed}, {key: {"table": table_key} for key in made})
-    logger.info("wrote table %r: %d x %d, on %r", table_key, table.n_obs, table.n_vars, region)
+    where = "" if place.sdata.path is None else f", also to {place.sdata.path}"
+    logger.info("wrote table %r: %d x %d, on %r%s", table_key, table.n_obs, table.n_vars, region, where)

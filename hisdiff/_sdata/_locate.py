@@ -247,12 +247,18 @@ def _image_for(elements: Elements, region: str, image_key: str | Mapping[str, st
     smallest = min(pixel_sizes.values())
     best = [key for key, size in pixel_sizes.items() if size < smallest * 1.01]
     # Sections side by side in one object: readers name an image after its section.
-    named = [key for key in best if key.startswith(f"{region}_")]
+    named = [key for key in best if key.startswith(f"{region}_") or _renamed_alike(region, key)]
     if len(best) > 1 and len(named) == 1:
         return named[0]
     if len(best) > 1:
         raise ValueError(f"Several images of {region!r} are equally fine: {listing(best)}; choose one with image_key=.")
     return best[0]
+
+
+def _renamed_alike(region: str, image: str) -> bool:
+    """Whether an image is named after a region and SpatialData gave both the same suffix: ``C5-first``, ``C5_image-first``."""
+    section, _, suffix = region.rpartition("-")
+    return bool(section) and image.startswith(f"{section}_") and image.endswith(f"-{suffix}")
 
 
 def image_mpp(elements: Elements, image_key: str, mpp: float | None = None) -> float:

@@ -35,6 +35,11 @@ LARGEST_READ_AT_ONCE = 256 * 1024**2
 _TABLES, _RUN = "tables", "run-"
 
 
+def unsaved(sdata: SpatialData) -> str:
+    """Return what the log adds on a change of a table, of an object that has a store: it is in memory only."""
+    return "" if sdata.path is None else "; in memory, hd.io.save(sdata) stores it"
+
+
 @contextlib.contextmanager
 def working_folder(sdata: SpatialData, key: str) -> Iterator[Path | None]:
     """Give the folder in an object's store in which an element is made, piece by piece; None for an object without store.

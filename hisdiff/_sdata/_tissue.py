@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def tissue_key(place: Place) -> str:
-    """Return the name of a place's tissue element: ``tissue``, or ``tissue_<image>`` where there are several images."""
-    return _keys.TISSUE if len(place.elements.rgb_images()) <= 1 else f"{_keys.TISSUE}_{place.image_key}"
+    """Return the name of a place's tissue element, ``tissue_<image>``: its own, so that sections can be put into one object."""
+    return f"{_keys.TISSUE}_{place.image_key}"
 
 
 def read_tissue(place: Place) -> MultiPolygon | Polygon | None:
-    """Return the outline of a place's tissue in um, or None where there is none."""
+    """Return the outline of a place's tissue in um, or None where there is none; one called ``tissue`` may come from elsewhere."""
     if place.image_key is None:
         return None
     shapes = place.sdata.shapes

@@ -55,7 +55,12 @@ def check_writable(table: AnnData, stem: str, n_draws: int) -> None:
 
 
 def write_layers(
-    table: AnnData, stem: str, rows: Sequence[np.ndarray], columns: np.ndarray, predictions: Sequence[Prediction]
+    table: AnnData,
+    stem: str,
+    rows: Sequence[np.ndarray],
+    columns: np.ndarray,
+    predictions: Sequence[Prediction],
+    kept: str = "",
 ) -> None:
     """Write predictions of the sections of a table into its layers.
 
@@ -67,6 +72,8 @@ def write_layers(
         Column of each gene of the panel in the table, -1 where the table lacks it.
     predictions
         One for each section. Entries that no prediction covers are NaN.
+    kept
+        What the log says of where the layers are kept.
     """
     known = np.flatnonzero(columns >= 0)
     values = [[p.mean, p.std, *(p.draws if p.draws is not None else ())] for p in predictions]
@@ -86,8 +93,8 @@ def write_layers(
     mark_slots(table, "var", [_keys.modelled(stem)])
     n_draws = len(names) - 2
     logger.info(
-        "wrote layers %r and %r%s: %d spots x %d genes, %s",
-        stem, _keys.std(stem), f" and {n_draws} draw(s)" if n_draws else "", sum(map(len, rows)), len(known), predictions[0].units,
+        "wrote layers %r and %r%s: %d spots x %d genes, %s%s",
+        stem, _keys.std(stem), f" and {n_draws} draw(s)" if n_draws else "", sum(map(len, rows)), len(known), predictions[0].units, kept,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from hisdiff.pl._comparison import comparison
 from hisdiff.pl._embedding_map import embedding_map
 from hisdiff.pl._enrichment import enrichment, gsea
 from hisdiff.pl._evaluation import evaluation
+from hisdiff.pl._explore import view
 from hisdiff.pl._gene_map import gene_map, uncertainty_map
 from hisdiff.pl._gene_pair import gene_pair
 from hisdiff.pl._network import coexpression_network
@@ -32,4 +33,5 @@ __all__ = [
     "region_map",
     "training",
     "uncertainty_map",
+    "view",
 ]

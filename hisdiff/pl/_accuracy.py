@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hisdiff import _keys
+from hisdiff._sdata._annotation import regions_of
 from hisdiff._sdata._provenance import records
 
 if TYPE_CHECKING:
@@ -12,11 +13,14 @@ if TYPE_CHECKING:
 
 
 def is_unlike(table: AnnData, stem: str, section: str) -> bool:
-    """Whether a section is unlike the cohort of the model, so that accuracy on left-out training tissue is none of its own."""
+    """Whether a section is unlike the cohort of the model, so that accuracy on left-out training tissue is none of its own.
+
+    Where tables of several sections were put together, SpatialData keeps what they agree on: if nothing, none is taken for alike.
+    """
     transfer = records(table, _keys.PREDICTIONS).get(stem, {}).get("transfer")
     if hasattr(transfer, "get"):
         transfer = transfer.get(section)
-    return transfer == _keys.UNLIKE
+    return transfer == _keys.UNLIKE or (transfer is None and len(regions_of(table)) > 1)
 
 
 def expected_accuracy(table: AnnData, stem: str, column: int) -> float:

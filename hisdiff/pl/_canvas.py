@@ -61,8 +61,7 @@ def map_panels(
 
     Of a single column, maps stand side by side, a few in a row. ``figsize`` in inches replaces the usual size.
     """
-    aspect = (box[3] - box[1]) / (box[2] - box[0])
-    width = MAP_INCH * min(1.0, 1.5 / aspect)  # a narrow, tall section does not become a mile of figure
+    aspect, width = (box[3] - box[1]) / (box[2] - box[0]), map_width(box)
     height = width * aspect + 0.65  # the title above and the scale bar below
     tall, wide, bars = n_rows, n_cols, 0.8 * n_bars
     if n_cols == 1:
@@ -73,6 +72,11 @@ def map_panels(
     for spare in axes.flat[n_rows * n_cols :]:
         spare.remove()
     return figure, axes.ravel()[: n_rows * n_cols].reshape(n_rows, n_cols)
+
+
+def map_width(box: Box) -> float:
+    """Return the width of a map of a box, in inches: a narrow, tall section does not become a mile of figure."""
+    return MAP_INCH * min(1.0, 1.5 * (box[2] - box[0]) / (box[3] - box[1]))
 
 
 def checked_percentiles(percentiles: Any) -> tuple[float, float]:

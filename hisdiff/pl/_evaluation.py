@@ -12,6 +12,7 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._docs import documented
+from hisdiff._sdata._expression import only_prediction
 from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._provenance import in_sample_of, records
 from hisdiff._sdata._read import truth_counts
@@ -36,7 +37,7 @@ NORMALIZED = "#e69f00"
 def evaluation(
     data: SpatialData | AnnData | pd.DataFrame,
     *,
-    layer: str = _keys.STEM,
+    layer: str | None = None,
     truth: str | None = None,
     table_key: str | None = None,
 ) -> Figure:
@@ -52,7 +53,8 @@ def evaluation(
         Object with a prediction of :func:`hisdiff.tl.predict` in units ``"log2"`` and measured counts; or the frame of
         :func:`hisdiff.tl.evaluate`, of which the correlations and the errors are shown.
     layer
-        Stem of the prediction's layers; ignored for a DataFrame.
+        Stem of the prediction's layers; None for the only prediction of the table, or ``"hisdiff"`` among several. Ignored for
+        a DataFrame.
     truth
         Layer with the raw counts; None for ``X``.
     %(table_key)s
@@ -73,7 +75,7 @@ def evaluation(
     >>> import hisdiff as hd
     >>> train, test = hd.datasets.toy(n_sections=2, size_um=400)
     >>> hd.tl.predict(test, hd.tl.fit(train, method="ridge"))
-    >>> figure = hd.pl.evaluation(test, layer="ridge")
+    >>> figure = hd.pl.evaluation(test)
     """
     if isinstance(data, pd.DataFrame):
         return _of_frame(data)
@@ -105,7 +107,7 @@ class _Pair:
     uses_counts: bool
 
 
-def _pair(data: SpatialData | AnnData, layer: str, truth: str | None, table_key: str | None) -> _Pair:
+def _pair(data: SpatialData | AnnData, layer: str | None, truth: str | None, table_key: str | None) -> _Pair:
     table = data
     if hasattr(data, "tables"):
         table_key = resolve_table(data, table_key)
@@ -113,6 +115,7 @@ def _pair(data: SpatialData | AnnData, layer: str, truth: str | None, table_key:
             raise KeyError("The object has no table with a prediction; make one with hd.tl.predict(sdata).")
         table = data.tables[table_key]
     made = records(table, _keys.PREDICTIONS)
+    layer = layer or only_prediction(table) or _keys.STEM
     if layer not in made or layer not in table.layers:
         raise KeyError(
             f"There is no prediction {layer!r}; available: {listing(made)}. Make it with hd.tl.predict(sdata)."

@@ -147,14 +147,14 @@ def gene_map(
     if named == []:
         raise ValueError("There is no layer to show: layers is empty.")
     scaling = {"cmap": cmap, "percentiles": _canvas.checked_percentiles(percentiles), "vmin": vmin, "vmax": vmax}
-    rows = [_row(views, name, named, scaling, palette) for name in names]
+    rows = [row_of(views, name, named, scaling, palette) for name in names]
     style = MapStyle(alpha, image_alpha, crop, figsize, title)
     if ax is not None and (len(rows) > 1 or len(rows[0]) > 1):
         raise ValueError(f"ax= takes one panel, not {len(rows)} gene(s) x {len(rows[0])} layer(s); leave it out.")
     return draw_maps(rows, style, ax)
 
 
-def _row(
+def row_of(
     views: Sequence[View],
     name: str,
     layers: list[str | None] | None,
@@ -196,8 +196,9 @@ def _gene_row(
     row: Row = []
     for view, label, column, info, values in shown:
         strange = _strange(view, info)
-        told = _title(view, f"{_prefix(view, views)}{label}", column, info, bool(strange.any()))
-        row.append(Panel(view, values, scales[info.unit, view.bin_um], told, strange))
+        prefix = _prefix(view, views)
+        told = _title(view, f"{prefix}{label}", column, info, bool(strange.any()))
+        row.append(Panel(view, values, scales[info.unit, view.bin_um], told, f"{prefix}{info.label}", strange))
     return row
 
 
@@ -244,7 +245,8 @@ def annotation_row(
     for view in views:
         if name in view.table.obs:
             _, own = next(shown)
-            row.append(Panel(view, own, scale, {"label": f"{_prefix(view, views)}{label}"}))
+            prefix = _prefix(view, views)
+            row.append(Panel(view, own, scale, {"label": f"{prefix}{label}"}, f"{prefix}annotation"))
         else:
             row.append(None)
     return row
@@ -345,7 +347,7 @@ def uncertainty_map(
             values = values_of(view.place, {gene: column}, info)[gene]
             strange = _strange(view, info)
             told = _title(view, gene, column, info, bool(strange.any()))
-            row.append(Panel(view, values, gradient(info.unit, [values], colors, ends), told, strange))
+            row.append(Panel(view, values, gradient(info.unit, [values], colors, ends), told, info.label, strange))
         rows.append(row)
     return draw_maps(rows, MapStyle(alpha, image_alpha))
 

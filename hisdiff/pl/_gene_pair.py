@@ -52,8 +52,8 @@ def gene_pair(
     x, y
         Names of the genes.
     layers
-        Layer names, one row each; None or ``"X"`` is the table's X. Default: measured counts and ``"hisdiff"``, as far
-        as they exist. Prefer a draw: the mean of draws is smooth, which inflates correlations.
+        Layer names, one row each; None or ``"X"`` is the table's X. Default: measured counts and the first draw of the
+        prediction, as far as they exist: the mean of draws is smooth, which inflates correlations.
     normalize
         ``"library_size"`` scales every spot to the same total count over the modelled genes, as in
         :func:`hisdiff.tl.coexpression`; None for no scaling.
@@ -87,7 +87,7 @@ def gene_pair(
     if x == y:
         raise ValueError(f"Two different genes are needed, not {x!r} twice.")
     view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
-    wanted = default_layers(view.table, view.what) if layers is None else [layers] if isinstance(layers, str) else list(layers)  # fmt: skip
+    wanted = default_layers(view.table, view.what, draw=True) if layers is None else [layers] if isinstance(layers, str) else list(layers)  # fmt: skip
     infos = [describe(view.table, layer, view.what) for layer in wanted]
     names = [X if layer is None else layer for layer in wanted]
     found = read_expression(view.table, names, genes=[x, y], normalize=normalize)

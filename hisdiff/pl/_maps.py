@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hisdiff.pl._coloring import Scale
     from hisdiff.pl._view import View
 
+LETTERS_PER_INCH = 13
 RING_COLOR = "#00d5ff"  # neither in the stain nor in the colour maps
 
 
@@ -34,6 +36,8 @@ class Panel:
         How they become colours; panels of a row with the same scale share its explanation.
     title
         Keywords of ``set_title``.
+    layer
+        What the title says of section, table and layer, without the gene.
     ringed
         Locations that are outlined, bool ``(n,)``, or None.
     """
@@ -42,6 +46,7 @@ class Panel:
     values: np.ndarray
     scale: Scale
     title: dict[str, str] = field(default_factory=dict)
+    layer: str = ""
     ringed: np.ndarray | None = None
 
 
@@ -76,7 +81,7 @@ def draw_maps(rows: list[Row], style: MapStyle, ax: Axes | None = None) -> Axes 
         rows = [[panel for panel in row if panel is not None] for row in rows]
     n_cols = max(len(row) for row in rows)
     single = len(rows) == n_cols == 1
-    boxes = _boxes([panel.view for row in rows for panel in row if panel is not None], style.crop)
+    boxes = shown_boxes([panel.view for row in rows for panel in row if panel is not None], style.crop)
     if ax is None:
         widest = max(sum(scale.width for scale in _scales(row)) for row in rows)
         figure, axes = _canvas.map_panels(len(rows), n_cols, next(iter(boxes.values())), widest, style.figsize)
@@ -112,15 +117,22 @@ def _draw(ax: Axes, panel: Panel, box: Box, style: MapStyle) -> Any:
     if panel.ringed is not None and panel.ringed.any():
         view.marks.ring(ax, panel.ringed, RING_COLOR)
     if panel.title:
-        ax.set_title(**panel.title, loc="left", fontsize="medium")
+        told = panel.title | {"label": _wrapped(panel.title["label"], box)}
+        ax.set_title(**told, loc="left", fontsize="medium")
     return drawn
+
+
+def _wrapped(title: str, box: Box) -> str:
+    """Return a title in lines that fit over a map of a box."""
+    width = int(LETTERS_PER_INCH * _canvas.map_width(box))
+    return "\n".join(textwrap.fill(line, width) for line in title.split("\n"))
 
 
 def _scales(row: Row) -> list[Scale]:
     return list({id(panel.scale): panel.scale for panel in row if panel is not None}.values())
 
 
-def _boxes(views: Sequence[View], crop: Sequence[float] | None) -> dict[int, Box]:
+def shown_boxes(views: Sequence[View], crop: Sequence[float] | None = None) -> dict[int, Box]:
     """Return what is shown in each view: tables of one section the same part, all sections at the same scale."""
     if crop is not None:
         return {id(view): view.crop_um(crop) for view in views}

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._check import listing, present
-from hisdiff._sdata._expression import X, is_logged, only_prediction, own_prediction
+from hisdiff._sdata._expression import X, draw_layers, is_logged, only_prediction, own_prediction
 from hisdiff._sdata._genes import find_gene, symbols_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import read_columns
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hisdiff._sdata._locate import Place
 
 LOG_COUNTS = "log2(1 + count)"
+MOST_ROWS = 2_000
+"""Rows that tell which genes vary most."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,35 @@ class LayerInfo:
     is_spread: bool = False
 
 
-def default_layers(table: AnnData, what: str) -> list[str | None]:
-    """Return measured counts and the prediction, as far as they exist."""
+def default_layers(table: AnnData, what: str, *, draw: bool = False) -> list[str | None]:
+    """Return measured counts and the prediction, as far as they exist; of the prediction a draw, where it has one and that is asked for."""
     made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
     found: list[str | None] = [None] if is_measured(table) or own_prediction(table) else []
     found += [_keys.STEM] if _keys.STEM in made else made
+    if draw:
+        shown = [stem if stem is not None or is_measured(table) else own_prediction(table) for stem in found]
+        found = [(draw_layers(table, stem) or [name])[0] if stem else name for stem, name in zip(shown, found)]
     if not found:
         raise ValueError(
             f"Table {what!r} has neither counts nor a prediction to show; predict with hd.tl.predict(sdata)."
         )
     return found
+
+
+def best_genes(table: AnnData, n: int) -> list[str]:
+    """Return the genes with the best expected accuracy; where none is known, those that vary most."""
+    stem = only_prediction(table) or own_prediction(table)
+    for name in () if stem is None else (_keys.cv_pcc_norm(stem), _keys.cv_pcc(stem)):
+        if name in table.var and np.isfinite(table.var[name].to_numpy(dtype=float)).any():
+            best = table.var[name].astype(float).sort_values(ascending=False).dropna()
+            return [str(gene) for gene in best.index[:n]]
+    matrix = table.X if stem is None or stem not in table.layers else table.layers[stem]
+    rows = matrix[:MOST_ROWS]
+    values = np.asarray(rows.toarray() if sparse.issparse(rows) else rows, dtype=float)
+    if is_measured(table) and matrix is table.X:
+        values = np.log2(1 + np.maximum(values, 0))
+    spread = np.nan_to_num(values.std(axis=0), nan=-1.0)
+    return [str(table.var_names[i]) for i in np.argsort(-spread, kind="stable")[:n] if spread[i] >= 0]
 
 
 def mean_and_spread(table: AnnData, stem: str | None) -> tuple[str | None, str]:

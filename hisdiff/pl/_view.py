@@ -67,7 +67,7 @@ class View:
     def section_name(self) -> str:
         """Name of the section, also for tables of bins."""
         region = self.place.name
-        return region if region in self.place.sdata.shapes else str(self.place.image_key).removesuffix("_image")
+        return region if region in self.place.sdata.shapes else str(self.place.image_key).replace("_image", "")
 
     @property
     def bin_um(self) -> float | None:

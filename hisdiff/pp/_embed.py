@@ -94,7 +94,7 @@ def embed(
     -------
     None, and sets in every section ``tables[table_key].obsm["hisdiff_embedding"]`` (float32, n_obs x D, raw) and
     ``uns["hisdiff"]["embedding"]``; in a section without spots also the shapes element ``hisdiff_lattice`` and the
-    table ``lattice``; and the shapes element ``tissue`` where there is none. Or the embeddings, one array per section.
+    table ``lattice``; and the shapes element ``tissue_<image>`` where there is none. Or the embeddings, one array per section.
 
     Raises
     ------

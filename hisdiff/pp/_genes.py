@@ -41,6 +41,7 @@ def select_genes(
     n_hvg: int = N_HVG,
     n_top: int = N_TOP,
     genes: Sequence[str] | None = None,
+    also: Sequence[str] = (),
     table_key: str | None = None,
     layer: str | None = None,
     key_added: str = _keys.SELECTED,
@@ -65,6 +66,8 @@ def select_genes(
         Number of genes of highest mean, and of highest standard deviation.
     genes
         Genes to use instead of a selection.
+    also
+        Genes to use in addition, such as markers that are expressed too lowly to be selected.
     %(table_key)s
     %(counts_layer)s
     key_added
@@ -80,7 +83,7 @@ def select_genes(
     ValueError
         If the sections share no gene, or the values are not counts.
     KeyError
-        If a gene of ``genes`` is missing in a section.
+        If a gene of ``genes`` or ``also`` is missing in a section; the message names it.
 
     Examples
     --------
@@ -88,6 +91,9 @@ def select_genes(
     >>> sdata = hd.datasets.toy(size_um=400)
     >>> hd.pp.select_genes(sdata)
     >>> bool(sdata.tables["table"].var["hisdiff_selected"].any())
+    True
+    >>> hd.pp.select_genes(sdata, n_top=20, also=["IMM14"])
+    >>> bool(sdata.tables["table"].var.loc["IMM14", "hisdiff_selected"])
     True
     """
     n_hvg, n_top = positive(n_hvg, "n_hvg", integer=True), positive(n_top, "n_top", integer=True)
@@ -98,9 +104,10 @@ def select_genes(
             check_slots_free(table, "var", [key_added])
     names = shared_genes(tables)
     if genes is not None:
-        chosen = _given(genes, names)
+        chosen = _given([*_strings(genes, "genes"), *_strings(also, "also")], names, "genes")
     else:
-        chosen = _choose([_counts(table, layer) for table in tables], names, n_hvg, n_top)
+        added = _given(also, names, "also") if len(also) else []
+        chosen = sorted({*_choose([_counts(table, layer) for table in tables], names, n_hvg, n_top), *added})
     if not inplace:
         return chosen
     _write(tables, names, chosen, key_added)
@@ -156,12 +163,16 @@ def _counted(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     return counts[np.asarray(counts.sum(axis=1)).ravel() > 0]
 
 
-def _given(genes: Sequence[str], names: Sequence[np.ndarray]) -> list[str]:
+def _strings(genes: Sequence[str], what: str) -> Sequence[str]:
     if isinstance(genes, str):
-        raise TypeError(f"genes is a list of names, not the single string {genes!r}.")
-    chosen = sorted(set(genes))
+        raise TypeError(f"{what} is a list of names, not the single string {genes!r}.")
+    return genes
+
+
+def _given(genes: Sequence[str], names: Sequence[np.ndarray], what: str) -> list[str]:
+    chosen = sorted(set(_strings(genes, what)))
     if not chosen:
-        raise ValueError("genes is empty; name at least one gene, or leave it out to select them.")
+        raise ValueError(f"{what} is empty; name at least one gene, or leave it out to select them.")
     for own in names:
         missing = np.asarray(chosen)[rows_of(chosen, own) < 0]
         if len(missing):

@@ -91,7 +91,7 @@ def grid(
     -------
     None, and sets the labels element ``key_added`` (int32, 1 to n for the bins whose centre lies in the tissue, 0 for no
     bin), the image element ``{key_added}_embedding`` (float32, or float16 where vectors are longer than 256; D x rows x
-    columns, NaN where nothing was embedded) of the same pixels, and the shapes element ``tissue`` where there is none.
+    columns, NaN where nothing was embedded) of the same pixels, and the shapes element ``tissue_<image>`` where there is none.
     Those of an earlier call are replaced.
 
     Raises

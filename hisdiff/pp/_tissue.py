@@ -56,7 +56,7 @@ def tissue_mask(
     min_hole_um2
         Holes smaller than this, in square micrometres, are filled.
     key_added
-        Name of the element; by default ``tissue``, or ``tissue_<image>`` where the object has several images.
+        Name of the element; by default ``tissue_<image>``, so that sections can be put together with ``spatialdata.concatenate``.
     %(inplace)s
 
     Returns
@@ -74,7 +74,7 @@ def tissue_mask(
     >>> import hisdiff as hd
     >>> sdata = hd.datasets.toy(size_um=400)
     >>> hd.pp.tissue_mask(sdata)
-    >>> bool(sdata.shapes["tissue"].area.sum() > 0)
+    >>> bool(sdata.shapes["tissue_toy_image"].area.sum() > 0)
     True
     """
     positive(min_area_um2, "min_area_um2")

@@ -13,7 +13,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
-from hisdiff._sdata._expression import MAX_BYTES, read_expression, stem_of, table_of
+from hisdiff._sdata._expression import MAX_BYTES, read_expression, related_layer, stem_of, table_of
 from hisdiff._sdata._graph import spatial_weights
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots, set_record
 from hisdiff._stats._coexpression import correlations, lee, permutation_fdr, unit_columns
@@ -39,7 +39,7 @@ def coexpression(
     data: SpatialData | AnnData,
     genes: Sequence[str] | None = None,
     *,
-    layer: str | None | Sequence[str | None],
+    layer: str | None | Sequence[str | None] = None,
     method: str = "spearman",
     normalize: str | None = "library_size",
     modules: str | None = "leiden",
@@ -64,8 +64,9 @@ def coexpression(
         Genes to correlate. None: the genes that the prediction covers; for measured counts those that the table's
         predictions cover, else the selected ones, else all.
     layer
-        Layer, or several of them, such as ``["hisdiff_draw0", "hisdiff_draw1"]``. None or ``"X"``: measured counts, taken
-        as log2(1 + count); in a table that hisdiff made, the prediction. A layer that is not of a prediction is taken as
+        Layer, or several of them, such as ``["hisdiff_draw0", "hisdiff_draw1"]``. None: the first draw of the only prediction (or
+        of ``"hisdiff"`` among several), which is logged; measured counts in a table without one. ``"X"``: measured counts, taken as
+        log2(1 + count); in a table that hisdiff made, the prediction. A layer that is not of a prediction is taken as
         counts where it holds whole numbers, else as log2(1 + count).
     method
         ``"spearman"``, ``"pearson"``, or ``"lee"``: Lee's L, the correlation of spatially smoothed expression, on squidpy's
@@ -141,7 +142,7 @@ def coexpression(
     table = table_of(data, table_key, "coexpression")
     if inplace:
         _check_slots(table, stem)
-    layers = read_expression(table, layer, genes=genes, normalize=normalize)
+    layers = read_expression(table, related_layer(table, layer, "coexpression"), genes=genes, normalize=normalize)
     if len(layers[0].genes) > MAX_GENES:
         raise ValueError(
             f"{len(layers[0].genes)} genes give a matrix of {4 * len(layers[0].genes) ** 2 / 1024**3:.1f} GB; name at most "

@@ -12,7 +12,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
-from hisdiff._sdata._expression import read_expression, table_of
+from hisdiff._sdata._expression import read_expression, related_layer, table_of
 from hisdiff._sdata._genes import gene_names
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
 from hisdiff.tl._gene_lists import gene_lists, rankings
@@ -39,7 +39,7 @@ def enrich(
     data: SpatialData | AnnData,
     gene_sets: str | Path | Mapping[str, Iterable[str]],
     *,
-    layer: str | None | Sequence[str | None],
+    layer: str | None | Sequence[str | None] = None,
     by: str | Mapping[str, Sequence[str]] | pd.Series | None = None,
     method: str = "ora",
     normalize: str | None = "library_size",
@@ -68,8 +68,8 @@ def enrich(
         of MSigDB (``"h.all.v2024.1.Hs.symbols"``), which is downloaded once. A ``/`` in a name becomes ``|``. Symbols are matched
         with Ensembl ids through a column of ``var`` that has them; names are case-sensitive.
     layer
-        Layer, or several draws of a prediction, whose statistics or scores are averaged; None or ``"X"`` for measured
-        counts. See :func:`coexpression`. Use draws rather than their mean, which is a mean of logarithms: scaling it to
+        Layer, or several draws of a prediction, whose statistics or scores are averaged. None: the first draw of the only
+        prediction, which is logged; measured counts in a table without one. ``"X"``: measured counts. See :func:`coexpression`. Use draws rather than their mean, which is a mean of logarithms: scaling it to
         one library size is misleading for rarely detected genes.
     by
         Groups or ranking to test.
@@ -146,7 +146,7 @@ def enrich(
     if inplace:
         _check_slots(table, stem, method)
     sets = read_gene_sets(gene_sets)
-    layers = read_expression(table, layer, normalize=normalize, at_least=(1, 2))
+    layers = read_expression(table, related_layer(table, layer, "enrichment"), normalize=normalize, at_least=(1, 2))
     panel = _names(table, layers[0].genes, sets)
     totals = {name: len(genes) for name, genes in sets.items()}
 

@@ -12,7 +12,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, present
 from hisdiff._docs import documented
 from hisdiff._log import logger
-from hisdiff._sdata._expression import draw_layers
+from hisdiff._sdata._expression import draw_layers, only_prediction
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import layout_of
 from hisdiff._sdata._layers import layer_names
@@ -200,10 +200,11 @@ def _table(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
 
 def _only(table: AnnData) -> str:
     """Return the prediction that is meant where none is named."""
+    chosen = only_prediction(table)
     known = [name for name in records(table, _keys.PREDICTIONS) if name in layer_names(table)]
-    if len(known) > 1 and _keys.STEM not in known:
+    if chosen is None and known:
         raise KeyError(f"There are several predictions, {listing(known)}; choose one with layer=.")
-    chosen = known[0] if len(known) == 1 else _keys.STEM
+    chosen = chosen or _keys.STEM
     logger.info("evaluating the prediction %r", chosen)
     return chosen
 

@@ -20,6 +20,7 @@ from hisdiff._sdata._out_of_date import out_of_date
 from hisdiff._sdata._provenance import UNKNOWN, set_record
 from hisdiff._sdata._read import Bound, open_sections, read_counts
 from hisdiff._sdata._stand_in import beside
+from hisdiff._sdata._store import unsaved
 from hisdiff._sdata._write import (
     check_writable,
     lattice_table_for,
@@ -374,7 +375,7 @@ def _write(
             table = bounds[0].table
     rows = [bound.place.rows for bound in bounds]
     columns = rows_of(model.genes, gene_names(table, like=model.genes))
-    write_layers(table, stem, rows, columns, predictions)
+    write_layers(table, stem, rows, columns, predictions, unsaved(bounds[0].place.sdata))
     if on_lattice and table.uns[_keys.STEM].setdefault(_keys.IN_X, stem) == stem:
         table.X = table.layers[stem].copy()
     if model.calibration is not None:

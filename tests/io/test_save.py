@@ -28,8 +28,8 @@ def test_what_was_added_to_a_table_is_stored(backed, color_encoder, caplog) -> N
     np.testing.assert_array_equal(again.obsm["hisdiff_embedding"], table.obsm["hisdiff_embedding"])
     assert again.var["hisdiff_selected"].equals(table.var["hisdiff_selected"])
     assert again.uns["hisdiff"]["embedding"]["encoder"] == "colour"
-    assert "wrote 'tissue', 'table' to" in caplog.text
-    assert "tissue" in sd.read_zarr(backed.path).shapes
+    assert "wrote 'tissue_s1_image', 'table' to" in caplog.text
+    assert "tissue_s1_image" in sd.read_zarr(backed.path).shapes
     caplog.clear()
     hd.io.save(sd.read_zarr(backed.path))
     assert "nothing was changed" in caplog.text

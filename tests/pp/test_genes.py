@@ -155,3 +155,13 @@ def test_spots_off_the_tissue_take_no_part(make_section, caplog) -> None:
     table.X = sparse.csr_matrix(counts)
     hd.pp.select_genes(sdata)
     assert hd.tl.fit(sdata, method="ridge").id == model.id
+
+
+def test_genes_are_added_to_the_selection_and_a_missing_one_is_named(make_section) -> None:
+    sdata = make_section()
+    chosen = hd.pp.select_genes(sdata, n_top=3, inplace=False)
+    rare = sorted(set(sdata.tables["table"].var_names) - set(chosen))[0]
+    assert hd.pp.select_genes(sdata, n_top=3, also=[rare], inplace=False) == sorted([*chosen, rare])
+    assert hd.pp.select_genes(sdata, genes=chosen[:1], also=[rare], inplace=False) == sorted([chosen[0], rare])
+    with pytest.raises(KeyError, match="1 of 1 genes are missing in a section: \\['CD3E'\\]"):
+        hd.pp.select_genes(sdata, also=["CD3E"])

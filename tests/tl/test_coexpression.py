@@ -202,3 +202,21 @@ def test_agreement_names_what_is_missing(predicted, section) -> None:
         hd.tl.coexpression_agreement(test, layers=[])
     with pytest.raises(ValueError, match="method is one of"):
         hd.tl.coexpression_agreement(test, method="lee")
+
+
+def test_without_a_layer_a_draw_of_the_only_prediction_is_taken_and_said(predicted, caplog) -> None:
+    test, _ = predicted
+    hd.tl.coexpression(test)
+    assert table(test).uns["hisdiff"]["coexpression"]["hisdiff"]["layers"].tolist() == ["ridge_draw0"]
+    assert "coexpression of 'ridge_draw0', one draw of the prediction; layer= chooses another" in caplog.text
+    hd.tl.enrich(test, {"A": [f"A{i:02d}" for i in range(0, 12, 2)]}, method="zscore")
+    assert table(test).uns["hisdiff"]["enrichment_record"]["layers"].tolist() == ["ridge_draw0"]
+    names = [ax.get_title(loc="left") for ax in hd.pl.gene_pair(test, "A00", "B01").axes]
+    assert any(name.startswith("draw0 of ridge") for name in names)
+
+
+def test_among_several_predictions_without_the_default_method_one_is_to_be_named(predicted) -> None:
+    test, train = predicted
+    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), key_added="other")
+    with pytest.raises(ValueError, match=r"several predictions, \['ridge', 'other'\].*such as 'ridge_draw0'"):
+        hd.tl.coexpression(test)

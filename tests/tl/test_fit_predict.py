@@ -68,7 +68,7 @@ def test_without_inplace_a_missing_embedding_is_made_and_not_kept(sections, mode
     test = sections[2]
     table = test.tables["table"]
     del table.obsm["hisdiff_embedding"], table.uns["hisdiff"]
-    del test.shapes["tissue"]
+    del test.shapes["tissue_s2_image"]
     before = {*table.obsm, *table.uns, *test.shapes, *test.tables, *test.attrs}
     monkeypatch.setattr("hisdiff.encoders.get", lambda name: color_encoder)
     got = hd.tl.predict(test, model, inplace=False)

@@ -126,9 +126,11 @@ def check(value: Any, kinds: tuple[Kind, ...], what: str) -> None:
         return
     fitting = [kind for kind in kinds if _KNOWN[kind.name](value)]
     if not fitting:
-        told = " or ".join(dict.fromkeys(_TOLD.get(kind.name, kind.name) for kind in kinds if kind.name != "None"))
+        wanted = " or ".join(
+            dict.fromkeys(_IN_WORDS.get(kind.name, kind.name) for kind in kinds if kind.name != "None")
+        )
         hint = " Bring an AnnData and its image together with hd.io.from_anndata." if _named(value, "AnnData") else ""
-        raise TypeError(f"{what} is {told}, not {type(value).__name__} {reprlib.repr(value)}.{hint}")
+        raise TypeError(f"{what} is {wanted}, not {type(value).__name__} {reprlib.repr(value)}.{hint}")
     kind = fitting[0]
     if kind.name in ("str", "Path") and any(other.name == "Path" for other in kinds):
         _check_path(value, what)
@@ -244,7 +246,7 @@ _KNOWN: dict[str, Callable[[Any], bool]] = {
     "Model": lambda value: _named(value, "Model") or all(hasattr(value, name) for name in ("method", "history")),
     **{name: _of_class(name) for name in ("ndarray", "Array", "Generator")},
 }
-_TOLD = {
+_IN_WORDS = {
     "ndarray": "an array",
     "Array": "an array",
     "bool": "True or False",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import shapely
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from scipy.sparse import csr_matrix
     from shapely import MultiPolygon, Polygon
+
+    from hisdiff._json import Plain
 
 _Part = TypeVar("_Part")
 Names = Sequence[str] | np.ndarray
@@ -121,7 +123,7 @@ class FeatureSpec:
     mpp: float
     patch_um: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Plain:
         return {
             "encoder": self.encoder,
             "revision": self.revision,

@@ -24,6 +24,8 @@ from hisdiff._log import progress as progress_bar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from hisdiff._json import Plain
+
 Region = tuple[slice, ...]
 """Where a tile's part of an array goes."""
 
@@ -64,7 +66,7 @@ def run(
     *,
     desc: str = "tiles",
     progress: bool | None = None,
-) -> dict[str, Any]:
+) -> Plain:
     """Fill arrays tile by tile.
 
     Parameters
@@ -163,7 +165,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"A plan holds plain values, not {type(value).__name__} {value!r}.")
 
 
-def _open(place: Path, digest: str, outputs: Mapping[str, Output]) -> dict[str, Any]:
+def _open(place: Path, digest: str, outputs: Mapping[str, Output]) -> Plain:
     """Return the arrays on disk: those of an earlier run with the same plan, or new ones."""
     known = (place / _PLAN).is_file()
     if place.exists() and not known and any(place.iterdir()):

@@ -19,7 +19,7 @@ from hisdiff import _docs
 ROOT = Path(hisdiff.__file__).parent
 # Level of each part of the package; inside a level the order of the second number holds.
 LEVELS = {
-    "_keys": (0, 0), "_runtime": (0, 1), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_arguments": (0, 1), "_device": (0, 0), "_docs": (0, 0), "_files": (0, 0),
+    "_keys": (0, 0), "_runtime": (0, 1), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_arguments": (0, 1), "_device": (0, 0), "_docs": (0, 0), "_files": (0, 0), "_json": (0, 0),
     "_section": (1, 0), "_geometry": (1, 0), "_stats": (1, 0),
     "encoders": (2, 0), "_sdata": (2, 1), "_stream": (2, 1),
     "_nn": (3, 0), "_diffusion": (3, 0), "_training": (3, 1), "_prediction": (3, 2),
@@ -145,6 +145,45 @@ def test_nothing_is_pickled() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "np.load"}:
                 safe = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}[ast.unparse(node.func)]
                 assert safe in [ast.unparse(keyword) for keyword in node.keywords], f"{path}: {ast.unparse(node)}"
+
+
+# Modules that read or write JSON, records in ``uns`` or notes of stores, by folder: there names lead to plain values.
+JSON_BORDER = {
+    "": ["_section.py", "_stream.py"],
+    "_cli": ["_commands.py", "_inputs.py"],
+    "_sdata": ["_annotation.py", "_features.py", "_grid.py", "_journal.py", "_provenance.py", "_store.py"],
+    "_training": ["_config.py", "_loop.py", "_spread.py"],
+    "encoders": ["_timm.py"],
+    "io": ["_build.py", "_hest.py", "_spaceranger.py"],
+    "methods": ["_base.py"],
+    "methods/xfuse": ["config.py"],
+    "models": ["_model.py"],
+    "pl": ["_canvas.py", "_matrices.py"],
+    "tl": [
+        "_coexpression.py",
+        "_coexpression_agreement.py",
+        "_edge_core.py",
+        "_enrich.py",
+        "_evaluate.py",
+        "_predict_fine.py",
+        "_predict_job.py",
+        "_regions.py",
+        "_tls.py",
+        "_transfer.py",
+    ],
+}
+
+
+def test_mappings_of_anything_stand_at_the_border_to_json_alone() -> None:
+    """Elsewhere a record is a dataclass or a TypedDict, so that a misspelt name is found before it runs.
+
+    Plots hand keyword arguments to matplotlib.
+    """
+    border = {str(Path(folder) / name) for folder, names in JSON_BORDER.items() for name in names} | {"_json.py"}
+    for path in modules():
+        place, text = str(path.relative_to(ROOT)), path.read_text(encoding="utf8")
+        assert "dict[str, Any]" not in text or place == "_json.py" or place.startswith("pl/"), place
+        assert not re.search(r"\bPlain\b", text) or place in border, f"{place} is not listed as a border to JSON"
 
 
 def test_files_are_short() -> None:

@@ -15,6 +15,7 @@ from hisdiff._log import logger
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from hisdiff._json import Plain
     from hisdiff.models import Model
 
 app = typer.Typer(
@@ -46,7 +47,7 @@ def embed(
     """Embed the patch of image around every spot. What is embedded already is not computed again."""
     from hisdiff import pp
 
-    def step(sdata: SpatialData) -> dict[str, Any]:
+    def step(sdata: SpatialData) -> Plain:
         pp.embed(sdata, encoder, patch_um=patch_um, batch_size=batch_size, device=device)
         return {"encoder": encoder}
 
@@ -68,7 +69,7 @@ def fit(
     """Fit a model on sections with counts. Selects genes and embeds where that is missing, and saves it in the stores."""
     from hisdiff import io, tl
 
-    result: dict[str, Any] = {"input": [str(path) for path in stores]}
+    result: Plain = {"input": [str(path) for path in stores]}
     try:
         sections = [open_input(path) for path in stores]
         settings = json.loads(config) if config.lstrip().startswith("{") else config
@@ -106,7 +107,7 @@ def predict(
 
     found = _loaded(models.load, model)
 
-    def step(sdata: SpatialData) -> dict[str, Any] | None:
+    def step(sdata: SpatialData) -> Plain | None:
         stem = key_added or found.method
         asked = {"model": found.id, "seed": seed, "n_draws": n_draws}
         if not force and _is_done(sdata, stem, _fine_stem(stem, resolution_um, at), asked):
@@ -134,7 +135,7 @@ def evaluate(
 
     results = []
     for path in stores:
-        result: dict[str, Any] = {"input": str(path)}
+        result: Plain = {"input": str(path)}
         try:
             table = tl.evaluate(open_input(path), layer=layer, truth=truth)
             # JSON has no NaN; a metric that could not be computed is null.
@@ -182,7 +183,7 @@ def _fine_stem(stem: str, resolution_um: float | None, at: str | None) -> str | 
     return None if at is None else f"{stem}_{at}"
 
 
-def _is_done(sdata: SpatialData, stem: str, fine: str | None, asked: dict[str, Any]) -> bool:
+def _is_done(sdata: SpatialData, stem: str, fine: str | None, asked: Plain) -> bool:
     """Whether a store holds the prediction that is asked for, by its record."""
     from hisdiff import _keys
     from hisdiff._sdata._provenance import records

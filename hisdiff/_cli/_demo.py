@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def demo(out: Path, *, seed: int = 0) -> None:
@@ -25,6 +28,7 @@ def demo(out: Path, *, seed: int = 0) -> None:
 
     import hisdiff as hd
     from hisdiff._log import logger
+    from hisdiff._section import needed
 
     mpl.use("Agg")
     out.mkdir(parents=True, exist_ok=True)
@@ -37,14 +41,14 @@ def demo(out: Path, *, seed: int = 0) -> None:
     table = hd.tl.evaluate(test)
     table.to_csv(out / "evaluation.csv")
     genes = table["pearson"].sort_values(ascending=False).index[:2].tolist()
-    figures: dict[str, Any] = {  # one panel is an Axes, several are a Figure
+    panels: dict[str, Axes | Figure] = {
         "gene_map": hd.pl.gene_map(test, genes),
         "uncertainty_map": hd.pl.uncertainty_map(test, genes[0]),
         "evaluation": hd.pl.evaluation(test),
         "training": hd.pl.training(model),
     }
-    for name, figure in figures.items():
-        getattr(figure, "figure", figure).savefig(out / f"{name}.png", dpi=120, bbox_inches="tight")
+    for name, panel in panels.items():
+        needed(panel.get_figure(root=True)).savefig(out / f"{name}.png", dpi=120, bbox_inches="tight")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="zarr v3 autosharding")  # of anndata, once for every array
         test.write(out / "test.zarr", overwrite=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spatialdata import SpatialData
+
+    from hisdiff._json import Plain
 
 FAILURES = (ValueError, KeyError, TypeError, OSError)
 """Errors that are about an input or an option; anything else is a fault of the program and keeps its traceback."""
@@ -64,7 +66,7 @@ def open_input(path: Path, *, out: Path | None = None, mpp: float | None = None)
 def run_on_each(
     command: str,
     paths: Sequence[Path],
-    step: Callable[[SpatialData], dict[str, Any] | None],
+    step: Callable[[SpatialData], Plain | None],
     *,
     out: Path | None,
     mpp: float | None,
@@ -84,7 +86,7 @@ def run_on_each(
     results = []
     for path in paths:
         start = time.perf_counter()
-        result: dict[str, Any] = {"input": str(path)}
+        result: Plain = {"input": str(path)}
         try:
             sdata = open_input(path, out=out, mpp=mpp)
             facts = step(sdata)
@@ -98,7 +100,7 @@ def run_on_each(
     finish(command, results, as_json=as_json)
 
 
-def finish(command: str, results: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+def finish(command: str, results: Sequence[Plain], *, as_json: bool) -> None:
     """Print the report, and end with status 1 where an input failed."""
     if as_json:
         typer.echo(json.dumps({"command": command, "version": VERSION, "results": list(results)}))

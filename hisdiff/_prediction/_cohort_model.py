@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Section
 
 _CHUNK = 4096
@@ -54,7 +55,17 @@ class Mean(Protocol):
 
     def __call__(self, section: Section, locations: Locations) -> np.ndarray: ...
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
+    def state(self) -> State: ...
+
+
+class Parts(TypedDict):
+    """Parts of a model that are saved with it, all but the mean; see ``CohortModel``."""
+
+    gauge: SizeGauge
+    spread: Spread
+    transfer: Transfer
+    log2_size: float
+    given: Given | None
 
 
 class CohortModel:
@@ -215,7 +226,7 @@ class CohortModel:
         """Carry standard normal ``(n, K)`` to the scores of factors of one draw; they are normal here."""
         return start
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         arrays, mean = self.mean.state()
         spread, of_spread = self.spread.state()
@@ -233,7 +244,7 @@ class CohortModel:
         return arrays, plain
 
     @staticmethod
-    def parts_of(arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> dict[str, Any]:
+    def parts_of(arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Parts:
         """Return the parts that ``state`` described, all but the mean, by the names of the arguments."""
 
         def part(name: str) -> dict[str, np.ndarray]:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from hisdiff._json import Plain
 
-def attrs_of(table: AnnData) -> dict[str, Any]:
+
+def attrs_of(table: AnnData) -> Plain:
     """Return what SpatialData keeps of the annotation, empty where a table annotates nothing."""
     return table.uns.get(TableModel.ATTRS_KEY) or {}
 
@@ -47,7 +49,7 @@ def of_region(table: AnnData, rows: np.ndarray, region: str) -> AnnData:
     return part
 
 
-def annotation(region: str, instances: Sequence[Any] | np.ndarray) -> dict[str, Any]:
+def annotation(region: str, instances: Sequence[Any] | np.ndarray) -> Plain:
     """Return the columns of ``obs`` by which rows annotate one element."""
     code = np.zeros(len(instances), dtype=np.int8)
     return {_keys.REGION_KEY: pd.Categorical.from_codes(code, pd.Index([region])), _keys.INSTANCE_KEY: instances}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import geopandas as gpd
@@ -19,13 +19,15 @@ from hisdiff._check import listing, positive
 from hisdiff._geometry._blocks import blocks_of, unions
 from hisdiff._geometry._grid import discs
 from hisdiff._sdata._annotation import annotating, instances_of
-from hisdiff._sdata._locate import Place, locate
-from hisdiff._sdata._read import read_counts
-from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from geopandas import GeoDataFrame
+
+    from hisdiff._sdata._locate import Place
+    from hisdiff._sdata._read import Bound
 
 N_MEMBERS = "n_members"  # obs of the coarse table: how many spots a pseudo-spot is made of
 _SPOTS = "_spots"  # at the end of a region's name: its spots, before they were merged
@@ -64,8 +66,8 @@ class Coarsened:
         return members[self.parent] == self.n**2
 
 
-def coarsen(sdata: SpatialData, n: int, *, table_key: str | None = None, layer: str | None = None) -> Coarsened:
-    """Merge ``n`` x ``n`` neighbouring spots into pseudo-spots.
+def coarsen(bounds: Sequence[Bound], n: int) -> Coarsened:
+    """Merge ``n`` x ``n`` neighbouring spots of sections into pseudo-spots.
 
     The pseudo-spot of a spot is ``array_row // n``, ``array_col // n`` of its section (``array_col // (2 n)`` on a
     hexagonal array). Its counts are the sums of its members', its footprint the union of theirs. Embeddings and
@@ -73,36 +75,33 @@ def coarsen(sdata: SpatialData, n: int, *, table_key: str | None = None, layer: 
 
     Parameters
     ----------
+    bounds
+        Sections of one object, opened with their counts.
     n
         Spots along a side of a pseudo-spot, 2 or more.
-    table_key, layer
-        Table and layer of raw counts; needed if there are several.
 
     Examples
     --------
     >>> import hisdiff as hd
     >>> sdata = hd.datasets.toy(size_um=400)
-    >>> coarse = coarsen(sdata, 2)
+    >>> from hisdiff._sdata._read import open_sections
+    >>> coarse = coarsen(open_sections(sdata, needs=["counts"]), 2)
     >>> bool((coarse.sdata.tables["table"].X.sum() == sdata.tables["table"].X.sum()))
     True
     """
     if positive(n, "n", integer=True) < 2:
         raise ValueError(f"Spots are merged n x n, with n of at least 2, not {n}.")
-    places = locate(sdata, Selection(table_key=table_key))
-    table, key = places[0].table, places[0].table_key
-    if table is None or key is None:
-        raise ValueError("The object has no table, so no spots to merge.")
+    sdata, table, key = bounds[0].place.sdata, bounds[0].table, needed(bounds[0].place.table_key)
     missing = [name for name in (_keys.ARRAY_ROW, _keys.ARRAY_COL) if name not in table.obs]
     if missing:
         raise ValueError(f"Table {key!r} has no obs column {missing}; obs has {listing(table.obs.columns)}.")
-    counts = read_counts(table, layer, what=f"table {key!r}")
-
+    places = [bound.place for bound in bounds]
     spots = {str(place.region): f"{place.region}{_SPOTS}" for place in places}
     taken = [name for name in spots.values() if name in sdata]
     if taken:
         raise ValueError(f"There are elements {taken} already, under whose names the spots would be kept.")
 
-    parent, n_blocks = np.empty(table.n_obs, dtype=np.int64), 0
+    parent, n_blocks = np.zeros(table.n_obs, dtype=np.int64), 0
     shapes: dict[str, GeoDataFrame] = dict(sdata.shapes)
     parts: list[pd.DataFrame] = []
     for place in places:
@@ -114,7 +113,7 @@ def coarsen(sdata: SpatialData, n: int, *, table_key: str | None = None, layer: 
         shapes |= {region: _outlines(place, region, block, names), spots[region]: sdata.shapes[region]}
         obs = {_keys.ARRAY_ROW: found[:, 0], _keys.ARRAY_COL: found[:, 1], N_MEMBERS: np.bincount(block)}
         parts.append(pd.DataFrame({**obs, _keys.REGION_KEY: region, _keys.INSTANCE_KEY: names}, index=names))
-    tables = {key: _table(table, counts, parent, pd.concat(parts))}
+    tables = {key: _table(bounds, parent, pd.concat(parts))}
     return Coarsened(SpatialData(images=dict(sdata.images), shapes=shapes, tables=tables), parent, spots, key, n)
 
 
@@ -131,12 +130,14 @@ def _outlines(place: Place, region: str, block: np.ndarray, names: list[str]) ->
     return ShapesModel.parse(frame, transformations=place.elements.frame(region).transformations)
 
 
-def _table(table: ad.AnnData, counts: sparse.csr_matrix, parent: np.ndarray, obs: pd.DataFrame) -> ad.AnnData:
-    spots = np.arange(len(parent))
-    sums = sparse.csr_matrix((np.ones(len(parent), dtype=np.float32), (parent, spots)), (len(obs), len(parent)))
-    obsm: dict[str, Any] = {}
+def _table(bounds: Sequence[Bound], parent: np.ndarray, obs: pd.DataFrame) -> ad.AnnData:
+    table, rows = bounds[0].table, np.concatenate([bound.place.rows for bound in bounds])
+    counts = sparse.vstack([needed(bound.section.counts) for bound in bounds], format="csr")
+    ones = np.ones(len(rows), dtype=np.float32)
+    sums = sparse.csr_matrix((ones, (parent[rows], np.arange(len(rows)))), (len(obs), len(rows)))
+    obsm = {}
     if _keys.SPATIAL in table.obsm:
-        obsm[_keys.SPATIAL] = sums @ np.asarray(table.obsm[_keys.SPATIAL]) / obs[[N_MEMBERS]].to_numpy()
+        obsm[_keys.SPATIAL] = sums @ np.asarray(table.obsm[_keys.SPATIAL])[rows] / obs[[N_MEMBERS]].to_numpy()
     obs[_keys.REGION_KEY] = pd.Categorical(obs[_keys.REGION_KEY])
     made = ad.AnnData(sparse.csr_matrix(sums @ counts), obs=obs, var=table.var.copy(), obsm=obsm)
     return annotating(made, list(obs[_keys.REGION_KEY].cat.categories))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from hisdiff._json import Plain
     from hisdiff._sdata._locate import Place
     from hisdiff._section import ImageSource
     from hisdiff.encoders import Encoder
@@ -126,6 +127,6 @@ def spec_of(record: Mapping[str, Any]) -> FeatureSpec:
     return FeatureSpec(**{key: record[key] for key in FeatureSpec.__dataclass_fields__})
 
 
-def embedding_record(table: AnnData | None) -> dict[str, Any] | None:
+def embedding_record(table: AnnData | None) -> Plain | None:
     """Return what ``hd.pp.embed`` recorded in a table, or None."""
     return None if table is None else table.uns.get(_keys.STEM, {}).get(_keys.EMBEDDING_RECORD)

@@ -148,9 +148,9 @@ def check_panel_present(panel: Names, names: Names, what: str) -> None:
         return
     plain = {unversioned(str(name)) for name in names}
     if sum(unversioned(str(gene)) in plain for gene in panel) > max(found, len(panel) / 2):
-        told = "They differ in the version suffix of Ensembl ids (such as '.3'): take it off, name.split('.')[0]."
+        hint = "They differ in the version suffix of Ensembl ids (such as '.3'): take it off, name.split('.')[0]."
     else:
-        told = "Are the one symbols and the other Ensembl ids, or is it another species?"
+        hint = "Are the one symbols and the other Ensembl ids, or is it another species?"
     raise ValueError(
-        f"Only {found} of the model's {len(panel)} genes are in {what}: the model has {listing(panel, 3)}, the table {listing(names, 3)}. {told}"
+        f"Only {found} of the model's {len(panel)} genes are in {what}: the model has {listing(panel, 3)}, the table {listing(names, 3)}. {hint}"
     )

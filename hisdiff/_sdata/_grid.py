@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from xarray import DataArray
 
+    from hisdiff._json import Plain
     from hisdiff._sdata._locate import Place
     from hisdiff._section import Box, FeatureSpec
 
@@ -79,7 +80,7 @@ def embedding_key(key: str) -> str:
     return f"{key}_embedding"
 
 
-def transformations(place: Place, window: Window) -> dict[str, Any]:
+def transformations(place: Place, window: Window) -> Plain:
     """Return the way from a window's pixels to the coordinate systems of the image, and to ``um``."""
     r, axes = window.resolution_um, ("x", "y")
     to_um = np.array([[r, 0, window.column * r], [0, r, window.row * r], [0, 0, 1.0]])
@@ -106,7 +107,7 @@ def embedding_element(place: Place, window: Window, values: da.Array, names: lis
     )
 
 
-def embedding_note(place: Place, window: Window, spec: FeatureSpec, **more: Any) -> dict[str, Any]:
+def embedding_note(place: Place, window: Window, spec: FeatureSpec, **more: Any) -> Plain:
     """Return what is kept of an embedding, by which it is known again."""
     return {
         **spec.to_dict(),

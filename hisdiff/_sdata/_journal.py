@@ -23,6 +23,8 @@ from hisdiff._log import logger
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from hisdiff._json import Plain
+
 FOLDER = ".hisdiff"
 """The hidden folder inside a store."""
 NEW = "new.zarr"
@@ -127,7 +129,7 @@ def _stands(target: Path, inode: int) -> bool:
     return target.exists() and target.stat().st_ino == inode
 
 
-def read_root(store: Path) -> dict[str, Any]:
+def read_root(store: Path) -> Plain:
     """Return the metadata of a store's root; a store of an old format is a ``ValueError``."""
     try:
         return json.loads((store / _META).read_text(encoding="utf8"))
@@ -139,7 +141,7 @@ def read_root(store: Path) -> dict[str, Any]:
         raise ValueError(f"{store / _META} is not valid JSON ({err}): the store is damaged.") from err
 
 
-def stored_notes(store: Path) -> dict[str, dict[str, Any]]:
+def stored_notes(store: Path) -> dict[str, Plain]:
     """Return the notes that a store has on elements, whichever process wrote them."""
     return read_root(store).get("attributes", {}).get(_keys.STEM, {}).get(_keys.WRITTEN, {})
 
@@ -170,7 +172,7 @@ def _list_label(target: Path, scratch: Path) -> None:
         write_text(target.parent / _META, json.dumps(group, indent=2), scratch)
 
 
-def consolidated(store: Path) -> dict[str, Any]:
+def consolidated(store: Path) -> Plain:
     """Return the metadata of everything in a store, as zarr consolidates it."""
     found = {}
     for place, folders, files in os.walk(store):

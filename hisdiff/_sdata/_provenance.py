@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from hisdiff._json import Plain
+
 UNKNOWN = "unknown"
 """In a record, of what could not be told: stores have no None."""
 
 
-def records(table: AnnData, kind: str) -> dict[str, Any]:
+def records(table: AnnData, kind: str) -> Plain:
     """Return the records of one kind in ``uns["hisdiff"]``, an empty mapping where there are none."""
     return table.uns.get(_keys.STEM, {}).get(kind, {})
 
@@ -81,12 +83,12 @@ def check_slots_free(table: AnnData, slot: str, names: Iterable[str]) -> None:
         raise _refusal(taken[0], f"in {told}" + (f" ({len(taken)} such names in all)" if len(taken) > 1 else ""))
 
 
-def written(sdata: SpatialData, key: str) -> dict[str, Any] | None:
+def written(sdata: SpatialData, key: str) -> Plain | None:
     """Return the note on an element that hisdiff made, or None where it made none of that name."""
     return notes(sdata).get(key)
 
 
-def notes(sdata: SpatialData) -> dict[str, dict[str, Any]]:
+def notes(sdata: SpatialData) -> dict[str, Plain]:
     """Return the notes on all elements that hisdiff made."""
     return sdata.attrs.get(_keys.STEM, {}).get(_keys.WRITTEN, {})
 
@@ -97,7 +99,7 @@ def mark_written(sdata: SpatialData, key: str, note: Mapping[str, Any]) -> None:
     home[key] = plain_note(note)
 
 
-def plain_note(note: Mapping[str, Any]) -> dict[str, Any]:
+def plain_note(note: Mapping[str, Any]) -> Plain:
     """Return a note as JSON holds it."""
     plain = lambda value: value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value  # noqa: E731
     return {name: plain(value) for name, value in note.items()}

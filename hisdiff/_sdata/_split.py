@@ -1,4 +1,4 @@
-"""Sections as objects of their own, as they are left out of a cohort."""
+"""Groups of sections, such as patients, that are left out of a cohort together."""
 
 from __future__ import annotations
 
@@ -7,25 +7,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hisdiff._check import listing
-from hisdiff._sdata._annotation import of_region
-from hisdiff._sdata._stand_in import stand_in
-from hisdiff._section import needed
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from hisdiff._sdata._locate import Place
-
-
-def one_section(place: Place) -> SpatialData:
-    """Return a stand-in whose table has the rows of one section only; it shares images and arrays with the object."""
-    alone = stand_in(place.sdata)
-    key = needed(place.table_key)
-    table = alone.tables[key]
-    if len(place.rows) < table.n_obs:
-        alone.tables[key] = of_region(table, place.rows, needed(place.region))
-    return alone
 
 
 def group_of(table: AnnData, column: str, name: str) -> str:

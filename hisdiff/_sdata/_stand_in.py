@@ -5,9 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-import numpy as np
 from anndata import AnnData
-from scipy import sparse
 from spatialdata import SpatialData
 
 from hisdiff import _keys
@@ -16,14 +14,15 @@ from hisdiff._sdata._read import Bound, by_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 
 def stand_in(sdata: SpatialData) -> SpatialData:
     """Return an object with the same elements, in memory shared with the first; what is added is its own."""
-    elements: dict[str, Any] = {kind: dict(getattr(sdata, kind)) for kind in ("images", "labels", "points", "shapes")}
     return SpatialData(
-        **elements,
+        images=dict(sdata.images),
+        labels=dict(sdata.labels),
+        points=dict(sdata.points),
+        shapes=dict(sdata.shapes),
         tables={key: _shared(table) for key, table in sdata.tables.items()},
         attrs=deepcopy(sdata.attrs),
     )
@@ -39,18 +38,17 @@ def beside(bounds: Sequence[Bound]) -> list[Bound]:
     ]
 
 
-def without_counts(sdata: SpatialData, table_key: str) -> SpatialData:
-    """Return a stand-in whose table has no count and no layer: what was measured cannot be looked at."""
-    blind = stand_in(sdata)
-    table = blind.tables[table_key]
-    table.X = sparse.csr_matrix(table.shape, dtype=np.float32)
-    for name in layer_names(table):
-        del table.layers[name]
-    return blind
-
-
 def _shared(table: AnnData) -> AnnData:
     """Return a table with slots of its own that hold the same arrays."""
     records = {_keys.STEM: deepcopy(table.uns[_keys.STEM])} if _keys.STEM in table.uns else {}
-    arrays: dict[str, Any] = {slot: dict(getattr(table, slot)) for slot in ("layers", "obsm", "varm", "obsp", "varp")}
-    return AnnData(table.X, obs=table.obs.copy(), var=table.var.copy(), uns={**table.uns, **records}, **arrays)
+    return AnnData(
+        table.X,
+        obs=table.obs.copy(),
+        var=table.var.copy(),
+        uns={**table.uns, **records},
+        layers={name: table.layers[name] for name in layer_names(table)},
+        obsm=dict(table.obsm),
+        varm=dict(table.varm),
+        obsp=dict(table.obsp),
+        varp=dict(table.varp),
+    )

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from hisdiff._json import Plain
+
 LARGEST_IN_MEMORY = 2 * 1024**3
 LARGEST_READ_AT_ONCE = 256 * 1024**2
 """Tables above this stay lazy after they were streamed to a store."""
@@ -90,7 +92,7 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
     OSError
         If the disk is full, the store cannot be written, or another process does not let go of it; it is as it was.
     """
-    told: dict[str, dict[str, Any]] = {key: plain_note(notes.get(key, {})) for key in elements}
+    told: dict[str, Plain] = {key: plain_note(notes.get(key, {})) for key in elements}
     if sdata.path is not None:
         elements = _put_into_store(sdata, elements, told)
     for key, element in elements.items():
@@ -112,9 +114,7 @@ def put_back(sdata: SpatialData, keys: Sequence[str]) -> None:
             _set(sdata, key, element)
 
 
-def _put_into_store(
-    sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def _put_into_store(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]) -> Plain:
     """Write elements into an object's store, and return them as they are read from there."""
     store = Path(sdata.path).resolve()
     record = {name: value for name, value in sdata.attrs.get(_keys.STEM, {}).items() if name != _keys.WRITTEN}

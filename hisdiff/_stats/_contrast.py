@@ -66,10 +66,10 @@ def contrast(
     table = {name: np.concatenate(parts) for name, parts in columns.items()}
     least = _MIN_PART * float(np.mean(table["mean_first"] + table["mean_second"])) / 2 or 1.0
     fold = np.log2((table["mean_first"] + least) / (table["mean_second"] + least))
-    told = np.isfinite(table["p"])
+    tested = np.isfinite(table["p"])
     fdr = np.full(n_genes, np.nan)
-    if told.any():
-        fdr[told] = false_discovery_control(table["p"][told])
+    if tested.any():
+        fdr[tested] = false_discovery_control(table["p"][tested])
     return pd.DataFrame({"log2_fold_change": fold, **table, "fdr": fdr}), n
 
 

@@ -154,9 +154,9 @@ def proper_scores(
         return scores
     drawn, true = np.stack([np.asarray(one) @ modules for one in draws]), measured @ modules
     for end, view in (("", np.asarray), ("_centered", lambda values: centered(values, section))):
-        told = view(drawn), view(true)
-        scores[f"module_crps{end}"] = float(crps(*told).mean())
-        scores[f"module_energy_score{end}"] = float(energy_score(*told).mean())
+        pair = view(drawn), view(true)
+        scores[f"module_crps{end}"] = float(crps(*pair).mean())
+        scores[f"module_energy_score{end}"] = float(energy_score(*pair).mean())
     return scores
 
 

@@ -70,9 +70,9 @@ class Dispersion(NamedTuple):
         mean = predicted * (counts.sum(axis=0) / np.where(total > 0, total, 1))
         dispersion = cls(gene=_shape(counts, mean), spot=np.asarray(_SHAPES[1]))
         for _ in range(_TURNS):
-            told, expected = dispersion.pooled(counts, mean)
-            spot = _shape(told, expected)
-            shared = ((told + spot) / (expected + spot))[:, None]
+            counted, expected = dispersion.pooled(counts, mean)
+            spot = _shape(counted, expected)
+            shared = ((counted + spot) / (expected + spot))[:, None]
             dispersion = cls(gene=_shape(counts, shared * mean), spot=spot)
         return dispersion
 
@@ -149,13 +149,13 @@ class Calibration:
         cls, fitted: Predicts, sections: Sequence[Section], *, n_draws: int, seed: int = 0, device: str | None = None
     ) -> Calibration:
         """Predict the spots of sections with counts that the fit has not seen, and summarise."""
-        told = [
+        predictions = [
             fitted.predict(s, needed(s.spots), n_draws=n_draws, units=LOG2, seed=seed, device=device) for s in sections
         ]
         return cls.from_held_out(
             np.concatenate([np.log2(1 + needed(s.counts).toarray()) for s in sections]),
-            np.concatenate([p.mean for p in told]),
-            np.concatenate([p.std for p in told]),
+            np.concatenate([p.mean for p in predictions]),
+            np.concatenate([p.std for p in predictions]),
             np.repeat(np.arange(len(sections)), [len(needed(s.spots)) for s in sections]),
         )
 
@@ -223,10 +223,10 @@ def interval_factor(measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> 
         # No factor brings all genes together to the level: they are covered too often, or nothing is certain enough.
         pooled = _LOWEST if coverage(measured, mean, std, _LOWEST).mean() >= LEVEL else _HIGHEST
     apart = np.log(_crossing(lambda factors: coverage(measured, mean, std, factors), measured.shape[1]) / pooled)
-    told = np.isfinite(apart)
+    crosses = np.isfinite(apart)
     noise = _LOG_VARIANCE / len(measured)
-    spread = max(float(np.mean(apart[told] ** 2)) - noise, 0) if told.any() else 0.0
-    return pooled * np.exp(np.where(told, spread / (spread + noise) * apart, 0))
+    spread = max(float(np.mean(apart[crosses] ** 2)) - noise, 0) if crosses.any() else 0.0
+    return pooled * np.exp(np.where(crosses, spread / (spread + noise) * apart, 0))
 
 
 def _crossing(covered: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:

@@ -22,6 +22,8 @@ from hisdiff._files import check_writable, locked, put_in_place, token
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from hisdiff._json import State
+
 WEIGHTS = "weights.safetensors"
 _NEW, _OLD = "new", "old"
 # Far above what a panel, a configuration and a history take.
@@ -88,7 +90,7 @@ def _clear(around: Path, path: Path) -> None:
             shutil.rmtree(folder)
 
 
-def read_folder(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_folder(path: str | Path) -> State:
     """Read a folder: its arrays, and its other files by name (JSON parsed, the rest as text).
 
     Raises

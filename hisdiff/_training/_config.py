@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
+    from hisdiff._json import Plain
+
 Precision = Literal["no", "bf16", "fp16"]
 
 
@@ -72,7 +74,7 @@ class Config:
             check(value, kinds_of(kinds[name]), name)
         return replace(base, **options)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Plain:
         """Return settings that JSON can hold, from which :meth:`from_dict` makes the same."""
         known = self.settings()
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name in known}
@@ -147,7 +149,7 @@ class TrainingConfig(Config):
             raise ValueError("weight_decay and warmup are zero or above.")
         one_of(self.precision, get_args(Precision), "precision")
 
-    def of_training(self) -> dict[str, Any]:
+    def of_training(self) -> Plain:
         """Return the settings of the loop alone."""
         return {field.name: getattr(self, field.name) for field in fields(TrainingConfig)}
 

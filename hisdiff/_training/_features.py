@@ -12,6 +12,7 @@ from hisdiff._training._spots import Projection
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Section
     from hisdiff._training._spots import TrainingSpots
 
@@ -58,7 +59,7 @@ class Features:
         """Scale what ``projection`` gave."""
         return (values - self.center) / self.scale
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         of = self.projection
         arrays = {"center": of.center, "scale": of.scale, "axes": of.axes}

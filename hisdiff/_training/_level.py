@@ -96,9 +96,9 @@ def _between(of: np.ndarray, unit: np.ndarray, sampling: float) -> np.ndarray:
     unit = np.maximum(unit, 1e-12)
     if n < 2:
         return _ALONE * unit
-    told = moderated(np.square(of - of.mean(axis=0)).sum(axis=0) / (n - 1), unit, n - 1)
+    between = moderated(np.square(of - of.mean(axis=0)).sum(axis=0) / (n - 1), unit, n - 1)
     # The mean of the training sections is off as well.
-    return np.maximum(told - sampling * unit, _MIN * unit) * (1 + 1 / n)
+    return np.maximum(between - sampling * unit, _MIN * unit) * (1 + 1 / n)
 
 
 def moderated(variances: np.ndarray, unit: np.ndarray, freedom: float) -> np.ndarray:

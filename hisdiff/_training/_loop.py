@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from hisdiff._json import Plain
     from hisdiff._training._config import TrainingConfig
 
 CHECKPOINT_S = 30.0
@@ -269,7 +270,7 @@ class _Run:
         return TrainingResult(weights, state.step if state.best is None else state.best_step, state.history)
 
 
-def _identity(config: TrainingConfig, seed: int, n_rows: int, module: nn.Module) -> dict[str, Any]:
+def _identity(config: TrainingConfig, seed: int, n_rows: int, module: nn.Module) -> Plain:
     """Return what a checkpoint has to agree on; the number of steps may grow unless the rate depends on it."""
     told = config.of_training()
     del told["checkpoint_every"]

@@ -24,6 +24,7 @@ from hisdiff._training._relation import Relation, fit_relation
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hisdiff._json import Plain, State
     from hisdiff._training._spots import TrainingSpots
 
 # Of expression; what lies beyond is noise of counting.
@@ -144,14 +145,14 @@ class Spread:
         """Return scores, ``(n, K)`` of variance 1, of which a part varies smoothly in space."""
         return np.sqrt(1 - self.smooth) * white + np.sqrt(self.smooth) * smooth
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         parts = {"features": self.features.state(), "relation": self.relation.state()}
         arrays = {f"{part}/{name}": array for part, (of, _) in parts.items() for name, array in of.items()}
         arrays |= {f"levels/{name}": array for name, array in self.levels.state().items()}
         arrays |= {f"factors/{name}": array for name, array in self.factors.state().items()}
         library = {"mean": self.library.mean, "sd": self.library.sd, "spot_sd": self.library.spot_sd}
-        plain: dict[str, Any] = {part: settings for part, (_, settings) in parts.items()}
+        plain: Plain = {part: settings for part, (_, settings) in parts.items()}
         plain |= {"library": library, "freedom": self.levels.freedom}
         plain |= {"usual": self.usual, "smooth": self.smooth, "smooth_um": self.smooth_um}
         return arrays | {"directions": self.directions, "scale": self.scale}, plain

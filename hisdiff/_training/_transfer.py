@@ -15,6 +15,7 @@ from hisdiff._training._folds import tissue_blocks
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hisdiff._json import State
     from hisdiff._training._spots import TrainingSpots
 
 _BLOCKS = 5
@@ -55,7 +56,7 @@ class Transfer:
             return float("nan")
         return float((_log_mean(values @ self.root) - self.center) / self.bound)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         arrays, plain = self.features.state()
         return arrays | {"root": self.root}, {"features": plain, "center": self.center, "bound": self.bound}

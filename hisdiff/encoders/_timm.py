@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,6 +22,7 @@ from hisdiff.encoders._torch import TorchEncoder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hisdiff._json import Plain
     from hisdiff.encoders._recipes import Recipe
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -146,7 +147,7 @@ def _tokens_of(network: torch.nn.Module, probe: torch.Tensor) -> Tokens | None:
     return Tokens(int(shape[-1]), probe.shape[-1] // side, patch_tokens)
 
 
-def _build_folder(architecture: str, arguments: dict[str, Any], weights: Path) -> torch.nn.Module:
+def _build_folder(architecture: str, arguments: Plain, weights: Path) -> torch.nn.Module:
     network = import_timm().create_model(architecture, pretrained=False, **arguments)
     _load(network, weights)
     return network

@@ -37,6 +37,8 @@ from hisdiff.io._spots import on_image
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from spatialdata.models import SpatialElement
+
 XY = ("x", "y")
 
 
@@ -108,15 +110,15 @@ def adopt(
 
 def _without_um(sdata: SpatialData) -> SpatialData:
     """Return an object that shares all data, whose transformations can be changed and have no ``um`` yet."""
-    elements: dict[str, dict[str, Any]] = {"images": {}, "labels": {}, "shapes": {}, "points": {}}
+    moved: dict[str, SpatialElement] = {}
     for kind, name, element in sdata.gen_spatial_elements():
         if kind != "points":
             element = element.copy(deep=False)
             known = {k: v for k, v in get_transformation(element, get_all=True).items() if k != UM}
             # An element that has nothing but um keeps it: it cannot be placed otherwise.
             set_transformation(element, known or get_transformation(element, get_all=True), set_all=True)
-        elements[kind][name] = element
-    return SpatialData(**elements, tables=dict(sdata.tables), attrs=dict(sdata.attrs))
+        moved[name] = element
+    return SpatialData.init_from_elements(moved | dict(sdata.tables), attrs=dict(sdata.attrs))
 
 
 def _connected(sdata: SpatialData, table_key: str, shapes_key: str | None) -> ad.AnnData:

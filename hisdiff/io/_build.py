@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from geopandas import GeoDataFrame
 
+    from hisdiff._json import Plain
+
 CHUNK = 1024
 """Side of an image chunk in pixels: some 3 MB, a few patches wide."""
 SMALLEST_LEVEL = 512
@@ -38,7 +40,7 @@ SMALLEST_LEVEL = 512
 TABLE = "table"
 
 
-def transformations(mpp: float, reduction: float = 1.0) -> dict[str, Any]:
+def transformations(mpp: float, reduction: float = 1.0) -> Plain:
     """Return the transformations of an element in full-resolution pixels, or in pixels ``reduction`` times as wide."""
     to_global = Identity() if reduction == 1 else Scale([reduction, reduction], axes=("x", "y"))
     return {GLOBAL: to_global, UM: Scale([mpp * reduction, mpp * reduction], axes=("x", "y"))}
@@ -163,7 +165,7 @@ def image_key(name: str) -> str:
     return f"{name}_image"
 
 
-def attrs_of(names: Mapping[str, str]) -> dict[str, Any]:
+def attrs_of(names: Mapping[str, str]) -> Plain:
     """Return attributes of an object that keep the original of each name that had to be changed."""
     changed = {name: original for name, original in names.items() if name != original}
     return {STEM: {NAMES: changed}} if changed else {}

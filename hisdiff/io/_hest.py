@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -32,6 +32,8 @@ from hisdiff.io._spots import on_image
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
+
+    from hisdiff._json import Plain
 
 FILES = {"st": "st/{}.h5ad", "wsis": "wsis/{}.tif", "metadata": "metadata/{}.json"}
 """What one sample is made of, inside the folder of the collection."""
@@ -120,7 +122,7 @@ def hest(path: str | Path, sample_id: str, *, mpp: float | None = None, orient: 
     return section(sample_id, raster.levels, mpp, table, xy_px, radius_um=radius_um)
 
 
-def _stated(metadata: dict[str, Any]) -> Source | None:
+def _stated(metadata: Plain) -> Source | None:
     """Return the pixel size of the metadata: the collection's estimate replaces what was embedded in the image."""
     values = {key: number_or_none(metadata.get(f"pixel_size_um_{key}")) for key in ("estimated", "embedded")}
     for key, value in values.items():
@@ -129,7 +131,7 @@ def _stated(metadata: dict[str, Any]) -> Source | None:
     return None
 
 
-def _spacing(metadata: dict[str, Any]) -> float | None:
+def _spacing(metadata: Plain) -> float | None:
     """Return the distance of spots in um, where the technology has spots; of others pseudo-spots were made."""
     technology = str(metadata.get("st_technology", ""))
     return number_or_none(metadata.get("inter_spot_dist")) if technology in SPOTS else None
@@ -142,7 +144,7 @@ def _reference(table: ad.AnnData) -> np.ndarray | None:
     return next((np.asarray(pixels) for pixels in images.values() if np.ndim(pixels) == 3), None)
 
 
-def _diameter(table: ad.AnnData, xy_px: np.ndarray, metadata: dict[str, Any], mpp: float, sample_id: str) -> float:
+def _diameter(table: ad.AnnData, xy_px: np.ndarray, metadata: Plain, mpp: float, sample_id: str) -> float:
     """Return the width of a spot in um."""
     stated = number_or_none(metadata.get("spot_diameter"))
     drawn = reported_diameter(table)

@@ -54,10 +54,10 @@ class FileArray(abc.ABC):
         except Exception as error:  # whatever a decoder raises, the user has to learn which file it was
             raise Unreadable(f"{self.path} cannot be decoded: {error}. Is the file complete?") from error
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_opened": None, "_lock": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def as_dask(self, tile: tuple[int, int] = (CHUNK, CHUNK)) -> da.Array:

@@ -122,7 +122,7 @@ def _check_agreement(found: Sequence[Source], what: str) -> None:
         for other in found[i + 1 :]:
             if one.contradicts(other):
                 raise ValueError(
-                    f"Values of the pixel size of {what} contradict each other, per pixel: {_told(found)}. {_remedy(found)}"
+                    f"Values of the pixel size of {what} contradict each other, per pixel: {_values_of(found)}. {_remedy(found)}"
                 )
 
 
@@ -131,14 +131,16 @@ def _check_given(given: Source, found: Sequence[Source], what: str) -> None:
     # The best thing that the spots say decides; with it on the user's side, the others may be wrong.
     spots = next((source for source in found if source.of_spots), None)
     if spots in against:
-        raise ValueError(f"{given.name} contradicts the spots of {what}, per pixel: {_told(found)}. {_remedy(found)}")
+        raise ValueError(
+            f"{given.name} contradicts the spots of {what}, per pixel: {_values_of(found)}. {_remedy(found)}"
+        )
     for source in against:
         logger.warning(
             "%s: %s says %.4g um per pixel; the given %.4g is used.", what, source.name, source.mpp, given.mpp
         )
 
 
-def _told(found: Sequence[Source]) -> str:
+def _values_of(found: Sequence[Source]) -> str:
     return ", ".join(f"{source.mpp:.4g} um by {source.name}" for source in found)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from hisdiff._json import Plain
     from hisdiff.io._raster import Raster
 
 COUNTS = "filtered_feature_bc_matrix.h5"
@@ -208,7 +209,7 @@ def place(table: AnnData, positions: pd.DataFrame, file: Path, what: str) -> Ann
 # Scale and images
 
 
-def read_json(file: Path, what: str = "the scale of the section") -> dict[str, Any]:
+def read_json(file: Path, what: str = "the scale of the section") -> Plain:
     """Return a JSON file that holds a mapping."""
     if not file.exists():
         raise FileNotFoundError(f"There is no {file}, which has {what}; the folder has {contents(file.parent)}.")

@@ -27,6 +27,8 @@ from hisdiff.io._scale import Source, settle_mpp
 from hisdiff.io._spaceranger import contents, number, read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
@@ -125,12 +127,12 @@ def xenium(
         xy_px = apply(to_px, circles.geometry.get_coordinates().to_numpy())
         sdata = section(name, raster.levels, aligned, table, xy_px, radius_um=circles["radius"].to_numpy(dtype=float))
     # um is the scale of the H&E image alone: the rotation of the alignment is in the coordinates.
-    for key, element in _others(found, inverse(to_xenium_px), aligned).items():
+    for key, element in list(_others(found, inverse(to_xenium_px), aligned)):
         sdata[key] = element
     return sdata
 
 
-def _check_arguments(kwargs: dict[str, Any]) -> None:
+def _check_arguments(kwargs: Collection[str]) -> None:
     from spatialdata_io import xenium as read
 
     known = [name for name in inspect.signature(read).parameters if name not in ("path", *_FIXED)]
@@ -142,7 +144,7 @@ def _check_arguments(kwargs: dict[str, Any]) -> None:
             )
 
 
-def _read(path: Path, kwargs: dict[str, Any]) -> SpatialData:
+def _read(path: Path, kwargs: Mapping[str, Any]) -> SpatialData:
     from spatialdata_io import xenium as read
 
     off = ("cells_labels", "nucleus_labels", "nucleus_boundaries", "transcripts", "morphology_mip", "morphology_focus")
@@ -226,11 +228,10 @@ def _in_image_px(outlines: GeoDataFrame, from_um: np.ndarray) -> GeoDataFrame:
     return moved
 
 
-def _others(found: SpatialData, to_image_px: np.ndarray, mpp: float) -> dict[str, Any]:
-    """Return what else was asked for, moved from pixels of the Xenium image to those of the H&E image."""
+def _others(found: SpatialData, to_image_px: np.ndarray, mpp: float) -> Iterator[tuple[str, Any]]:
+    """Yield what else was asked for, moved from pixels of the Xenium image to those of the H&E image."""
     from spatialdata.transformations import Sequence, get_transformation, set_transformation
 
-    others: dict[str, Any] = {}
     to_px = Affine(to_image_px, input_axes=("x", "y"), output_axes=("x", "y"))
     to_um = Scale([mpp, mpp], axes=("x", "y"))
     for _, key, element in found.gen_spatial_elements():
@@ -240,5 +241,4 @@ def _others(found: SpatialData, to_image_px: np.ndarray, mpp: float) -> dict[str
         set_transformation(
             element, {GLOBAL: Sequence([before, to_px]), UM: Sequence([before, to_px, to_um])}, set_all=True
         )
-        others[key] = element
-    return others
+        yield key, element

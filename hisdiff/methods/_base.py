@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from hisdiff._json import Plain, State
     from hisdiff._prediction._point import PointField
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff.methods._protocols import Field, Fitted
@@ -92,7 +93,7 @@ class PredictRun:
         one_of(self.units, (LOG2, COUNTS), "units")
 
     @property
-    def at_bins(self) -> dict[str, Any]:
+    def at_bins(self) -> Mapping[str, Any]:
         """Keyword arguments of ``predict`` with which the bins of a field are predicted, block by block."""
         names = ("n_steps", "library_size", "seed", "device")
         return {name: getattr(self, name) for name in names} | {"progress": False}
@@ -207,7 +208,7 @@ class BaseFitted:
         found = Calibration.from_sections(self, run.validation, n_draws=n_draws, seed=run.seed, device=run.device)
         return replace(self, calibration=found)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         own = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in self._OF_ALL}
         arrays = {name: value for name, value in own.items() if isinstance(value, np.ndarray)}
@@ -229,7 +230,7 @@ class BaseFitted:
     @classmethod
     def from_parts(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray) -> BaseFitted:
         """Rebuild what ``state`` described, without calibration and history."""
-        parts: dict[str, Any] = {**arrays, **settings}
+        parts: Plain = {**arrays, **settings}
         return cls(genes, **parts)
 
 

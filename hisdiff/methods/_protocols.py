@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._calibration import Calibration, Dispersion
     from hisdiff._training._config import Config
@@ -99,7 +100,7 @@ class Fitted(Protocol):
     ) -> Field:
         """Prepare predictions finer than the spots; for methods that can, see ``hisdiff._prediction._field`` for a default."""
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
 
     @classmethod

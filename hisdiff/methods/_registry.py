@@ -128,10 +128,10 @@ def _take(method: Any) -> Method:
 
 def _check(method: Any) -> None:
     if isinstance(method, type) or any(not hasattr(method, part) for part in _PARTS):
-        told = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
+        given = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
         lacks = [part for part in _PARTS if not hasattr(method, part)]
         why = f"it lacks {listing(lacks)}" if lacks else "give an object of it"
-        raise TypeError(f"method is a name or an object that meets hd.methods.Method, not {told}: {why}.")
+        raise TypeError(f"method is a name or an object that meets hd.methods.Method, not {given}: {why}.")
     if not isinstance(method.name, str) or not method.name.isidentifier():
         raise TypeError(f"The name of a method is a word such as 'mine', not {method.name!r}.")
     lacks = [part for part in _FITTED_PARTS if not hasattr(method.fitted_type, part)]

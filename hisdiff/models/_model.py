@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from hisdiff._json import Plain, State
     from hisdiff._section import Section
     from hisdiff.methods._protocols import Fitted
 
@@ -203,7 +204,7 @@ class Model:
             calibration=Calibration.from_arrays(calibration) if calibration else None,
             history=meta["history"],
         )
-        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
+        facts: Plain = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["cohort"].items()}
         features = facts.pop("features")
         facts["features"] = None if features is None else FeatureSpec(**features)
         cohort = Cohort(**facts, spots=arrays["cohort.spots"], expression=arrays.get("cohort.expression"))
@@ -218,7 +219,7 @@ class Model:
             version=meta["version"],
         )
 
-    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def _content(self) -> State:
         arrays, settings = self.fitted.state()
         arrays = {f"fitted.{name}": array for name, array in arrays.items()}
         if self.calibration is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -66,15 +66,15 @@ def load_reference_checkpoint(path: str | Path, genes: Sequence[str], *, heads: 
 
 
 def _unknown_cohort() -> Cohort:
-    unknown: dict[str, Any] = {"features": None, "derivatives": None}
     nan = float("nan")
     return Cohort(
         sections=(),
+        features=None,
         licence="unknown",
+        derivatives=None,
         mpp=(),
         pitch_um=nan,
         radius_um=nan,
         library_size=nan,
         spots=np.empty(0, dtype=np.uint64),
-        **unknown,
     )

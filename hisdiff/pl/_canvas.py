@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import Collection
 
+    from hisdiff._json import Plain
     from hisdiff._section import Box, ImageSource, Locations
 
 UNDERLAY_PX = 1000
@@ -43,7 +44,7 @@ class NotebookFigure(Figure):
     pyplot's open figures are flushed. Whichever comes first takes it off pyplot's list.
     """
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Plain:
         if "inline" in mpl.get_backend():
             plt.close(self)
         return {}  # the formatters for the wanted image formats follow

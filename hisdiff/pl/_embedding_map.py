@@ -133,7 +133,7 @@ def embedding_map(
 
 def _columns(
     scores: np.ndarray, shares: np.ndarray, wanted: list[int] | None, cmap: str
-) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+) -> Iterator[tuple[str, np.ndarray, Mapping[str, Any]]]:
     """Yield what each panel of a section shows: words for its title, values of the locations, and how they are coloured."""
     if wanted is None:  # every location has a colour of its own
         yield "", np.arange(len(scores), dtype=float), {"cmap": ListedColormap(_colors(scores)), "clim": (-0.5, len(scores) - 0.5)}  # fmt: skip

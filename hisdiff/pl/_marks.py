@@ -81,8 +81,7 @@ class Raster:
         # A frame of nothing closes the outline at the border.
         inside = np.pad(np.append(chosen, False)[self.labels.location], 1)
         y, x = (np.arange(size) - 0.5 for size in inside.shape)
-        style: dict[str, Any] = {"colors": [color], "linewidths": 1.2, "transform": self._to_panel(ax), "zorder": 3}
-        ax.contour(x, y, inside, levels=[0.5], **style)
+        ax.contour(x, y, inside, levels=[0.5], colors=[color], linewidths=1.2, transform=self._to_panel(ax), zorder=3)
 
     def _to_panel(self, ax: Axes) -> Transform:
         return Affine2D(self.labels.to_um) + ax.transData  # rotated where the element is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+
+    from hisdiff._json import Plain
 
 # Okabe-Ito and three more: told apart with any colour vision, and named in the legend besides.
 MODULE_COLORS = (
@@ -40,7 +42,7 @@ class Matrix:
     genes: np.ndarray
     matrix: np.ndarray
     labels: np.ndarray
-    record: dict[str, Any]
+    record: Plain
 
     def take(self, genes: Sequence[str]) -> Matrix:
         where = {gene: i for i, gene in enumerate(self.genes)}
@@ -95,12 +97,12 @@ def title_of(key: str, layers: Sequence[str]) -> str:
     return text if key in (_keys.STEM, text) else f"{key}: {text}"
 
 
-def label_of(record: dict[str, Any]) -> str:
+def label_of(record: Plain) -> str:
     """Return what the entries of a matrix are."""
     return f"{NAMES[record['method']]}, {scaling_of(record)}"
 
 
-def scaling_of(record: dict[str, Any]) -> str:
+def scaling_of(record: Plain) -> str:
     """Return what was done about library size."""
     return "library-size normalised" if record["normalize"] == "library_size" else "not normalised"
 

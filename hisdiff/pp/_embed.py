@@ -117,19 +117,31 @@ def embed(
     selection = Selection(table_key, image_key, shapes_key, mpp=mpp)
     runtime = Runtime.of(device=device, batch_size=batch_size, progress=progress)
     bounds = open_sections(data, selection, needs=("image",))  # everything is checked before anything is computed
-    encoder = _encoder_for(encoder, bounds)
     if inplace:
-        _check_writable(bounds)
-    arrays = []
-    for group in by_object(bounds):
-        done = _computed(group, encoder, patch_um, runtime)
-        if inplace:
-            _write(done, encoder, LATTICE_RADIUS_UM)
-        else:
-            arrays.append(np.concatenate([one.values for one in done]))
-    if inplace:
+        embed_on(bounds, encoder, runtime, patch_um)
         return None
+    encoder = _encoder_for(encoder, bounds)
+    arrays = [
+        np.concatenate([one.values for one in _computed(group, encoder, patch_um, runtime)])
+        for group in by_object(bounds)
+    ]
     return arrays if isinstance(data, (list, tuple)) else arrays[0]
+
+
+def embed_on(
+    bounds: Sequence[Bound],
+    encoder: str | Encoder | Sequence[str | Encoder],
+    runtime: Runtime,
+    patch_um: float | None = None,
+) -> list[Bound]:
+    """Embed opened sections and write what :func:`embed` writes; return the sections with their embedding."""
+    used = _encoder_for(encoder, bounds)
+    _check_writable(bounds)
+    return [
+        bound
+        for group in by_object(bounds)
+        for bound in _write(_computed(group, used, patch_um, runtime), used, LATTICE_RADIUS_UM)
+    ]
 
 
 def _encoder_for(encoder: str | Encoder | Sequence[str | Encoder], bounds: Sequence[Bound]) -> Encoder:
@@ -165,14 +177,14 @@ def ensure_embedding(
     stale = [bound for bound in bounds if id(bound) in reasons]
     for bound in stale:
         require_image(bound.place)
-    told = "; ".join(f"{bound.place.name}: {reasons[id(bound)]}" for bound in stale)
+    why_stale = "; ".join(f"{bound.place.name}: {reasons[id(bound)]}" for bound in stale)
     spec = spec or next((spec_of(record) for bound in bounds if (record := embedding_record(bound.place.table))), None)
     if spec is not None:
         known = KnownEncoder(spec, None if isinstance(encoder, str) else encoder)
-        known.check(f"The embedding ({told})")
+        known.check(f"The embedding ({why_stale})")
         encoder = known.encoder
     used = _encoder_for(DEFAULT_ENCODER if encoder is None else encoder, stale)
-    logger.info("embedding (%s): running hd.pp.embed with encoder %r", told, used.spec.name)
+    logger.info("embedding (%s): running hd.pp.embed with encoder %r", why_stale, used.spec.name)
     _check_writable(stale)
     result: list[Bound] = []
     for group in by_object(bounds):

@@ -116,19 +116,34 @@ def select_genes(
     return None
 
 
-def select_on(bounds: Sequence[Bound]) -> None:
-    """Choose genes on opened sections with the defaults of :func:`select_genes`, and write the choice."""
-    groups = by_object(bounds)
-    tables = [group[0].table for group in groups]
-    names = shared_genes(tables)
+def chosen_on(groups: Sequence[Sequence[Bound]], genes: Sequence[str] | None = None) -> list[str]:
+    """Return ``genes``, or those that :func:`select_genes` chooses with its defaults, sorted.
+
+    Parameters
+    ----------
+    groups
+        Opened sections with counts; those of a group share a table and count as one section.
+    genes
+        Genes that every section has to have, or None.
+    """
+    names = shared_genes([group[0].table for group in groups])
+    if genes is not None:
+        return _given(genes, names)
     counts = [
         sparse.vstack(
             [needed(bound.section.counts)[on_tissue(bound.table)[bound.place.rows]] for bound in group], format="csr"
         )
         for group in groups
     ]
-    chosen = _choose([_counted(part) for part in counts], names, N_HVG, N_TOP)
-    _write(tables, names, chosen, _keys.SELECTED)
+    return _choose([_counted(part) for part in counts], names, N_HVG, N_TOP)
+
+
+def select_on(bounds: Sequence[Bound]) -> None:
+    """Choose genes on opened sections with the defaults of :func:`select_genes`, and write the choice."""
+    groups = by_object(bounds)
+    tables = [group[0].table for group in groups]
+    chosen = chosen_on(groups)
+    _write(tables, shared_genes(tables), chosen, _keys.SELECTED)
     logger.info("wrote var[%r]: %d genes, selected on %d section(s)", _keys.SELECTED, len(chosen), len(bounds))
 
 

@@ -15,7 +15,7 @@ from hisdiff._runtime import Runtime
 from hisdiff._sdata._provenance import set_record
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
-from hisdiff.tl._predict_job import model_for, opened_for
+from hisdiff.tl._conditions import model_for, opened_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -285,9 +285,9 @@ def _as_table(place: Place, target: _Target, key: str, summed: Mapping[str, Any]
     if _keys.IN_X in old.uns.get(_keys.STEM, {}):
         set_record(table, _keys.IN_X, None, old.uns[_keys.STEM][_keys.IN_X])
     for stem, record in records(old, _keys.PREDICTIONS).items():
-        told = {name: value for name, value in record.items() if name != "resolution_um"}
+        kept = {name: value for name, value in record.items() if name != "resolution_um"}
         bins = {} if target.ij is None else {"resolution_um": target.where.bin_um}
-        set_record(table, _keys.PREDICTIONS, stem, {**told, **bins})
+        set_record(table, _keys.PREDICTIONS, stem, {**kept, **bins})
     return annotating(table, region)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,38 +11,38 @@ from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._log import logger
 from hisdiff._sdata._genes import gene_names, rows_of
-from hisdiff._sdata._locate import resolve_table
-from hisdiff._sdata._read import open_sections
-from hisdiff._sdata._stand_in import without_counts
-from hisdiff._section import library_size_of, needed
+from hisdiff._sdata._layers import layer_names
+from hisdiff._sdata._read import by_object
+from hisdiff._section import Prediction, library_size_of, needed
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
 from hisdiff._training._config import config_from
 from hisdiff.methods._registry import get as method_named
 from hisdiff.methods._registry import names as method_names
 from hisdiff.models._cohort import shares_spots
-from hisdiff.pp._embed import embed, ensure_embedding
-from hisdiff.pp._genes import select_genes
-from hisdiff.tl._contest import Task, merged, unseen
-from hisdiff.tl._fit import fit
-from hisdiff.tl._predict import predict
+from hisdiff.pp._embed import embed_on, ensure_embedding
+from hisdiff.pp._genes import chosen_on
+from hisdiff.tl._contest import Task, counts_of, merged, unseen
+from hisdiff.tl._fit_job import FitJob
+from hisdiff.tl._options import PredictOptions
+from hisdiff.tl._predict_job import PredictJob
+from hisdiff.tl._target import target_of
 from hisdiff.tl._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from spatialdata import SpatialData
-
     from hisdiff._runtime import Runtime
+    from hisdiff._sdata._read import Bound
     from hisdiff._sdata._selection import Selection
-    from hisdiff._section import FeatureSpec
+    from hisdiff._section import FeatureSpec, Section
     from hisdiff.encoders import Encoder
     from hisdiff.models._model import Model
 
 RANDOM_SPOTS, PSEUDO_SPOT = "random spots", "pseudo-spot"
 """Rows of the table that no method made."""
 LibrarySize = Literal["section", "cohort"]
-Rows = list[dict[str, Any]]
+Rows = list[dict[str, str | float]]
 _STEM = "compared"  # of results that are never written
 _PRESETS = {"ridge": "baseline"}  # of methods that are not compared with their default
 
@@ -118,11 +117,6 @@ class Terms:
     library_size: LibrarySize
     runtime: Runtime
 
-    @property
-    def run(self) -> dict[str, Any]:
-        """Keyword arguments of fit and predict."""
-        return {"device": self.runtime.device, "progress": self.runtime.progress}
-
 
 @dataclass(frozen=True)
 class Bout:
@@ -131,53 +125,50 @@ class Bout:
     Attributes
     ----------
     given
-        Objects that methods are fitted on.
+        Sections that methods are fitted on, with their counts.
     tasks
-        Spots to predict; counts of sections that were not seen are kept from the methods.
+        Spots to predict; counts of sections that were not seen are withheld from the methods.
     known
         Spots of the training sections.
     panel
         Genes that all methods model.
-    source
-        How the objects are read.
     """
 
-    given: list[SpatialData]
+    given: list[Bound]
     tasks: list[Task]
     known: list[Task]
     panel: list[str]
-    source: Selection
 
     @classmethod
-    def of_unseen(cls, training: Sequence[SpatialData], testing: Sequence[SpatialData], source: Selection) -> Bout:
-        """Make a bout on the spots of sections that are not seen, from stand-ins of the objects."""
-        panel = _panel(training, source)
-        known = [task for sdata in training for task in unseen(sdata, panel, source)]
-        tasks = [task for sdata in testing for task in unseen(sdata, panel, source)]
+    def of_unseen(cls, training: Sequence[Bound], testing: Sequence[Bound], panel: Sequence[str]) -> Bout:
+        """Make a bout on the spots of sections that are not seen."""
+        panel = _in_order(panel, training[0])
+        known, tasks = ([unseen(bound, panel) for bound in bounds] for bounds in (training, testing))
         refuse_known(known, tasks)
-        return cls(list(training), tasks, known, panel, source)._with_modules()
+        return cls(list(training), tasks, known, panel)._with_modules()
 
     @classmethod
-    def of_merged(
-        cls, training: Sequence[SpatialData], testing: Sequence[SpatialData], n: int, source: Selection
-    ) -> Bout:
-        """Make a bout on the spots inside of n x n merged ones, from stand-ins of the objects."""
+    def of_merged(cls, training: Sequence[Bound], testing: Sequence[Bound], n: int, source: Selection) -> Bout:
+        """Make a bout on the spots inside of n x n merged ones."""
         both = [*training, *testing]
-        panel = _panel(both, source)
-        known = [task for sdata in training for task in unseen(sdata, panel, source)]
-        refuse_known(known, [task for sdata in testing for task in unseen(sdata, panel, source)])
-        panel = _select(both, panel, source.table_key)
-        pairs = [merged(sdata, n, panel, source) for sdata in both]
-        tasks = [task for _, found in pairs[len(training) :] for task in found]
-        return cls(
-            [coarse.sdata for coarse, _ in pairs], tasks, known, panel, replace(source, layer=None)
-        )._with_modules()
+        panel = _shared_panel(both)
+        known = [unseen(bound, panel) for bound in training]
+        refuse_known(known, [unseen(bound, panel) for bound in testing])
+        every = [task for group in by_object(both) for task in merged(group, n, panel, source)]
+        tasks = every[len(training) :]
+        return cls([task.bound for task in every], tasks, known, panel)._with_modules()
 
     def _with_modules(self) -> Bout:
-        counts = [task.counts for sdata in self.given for task in unseen(sdata, self.panel, self.source)]
-        modules = GeneModules.of_counts(counts)
+        modules = GeneModules.of_counts([counts_of(bound, self.panel)[1] for bound in self.given])
         tasks = [replace(task, modules=modules.take(rows_of(task.genes, self.panel))) for task in self.tasks]
         return replace(self, tasks=tasks)
+
+    def embedded(self, encoder: str | Encoder | None, known: FeatureSpec | None, runtime: Runtime) -> Bout:
+        """Return the bout with embedded sections; see ``embedded``."""
+        before = list({id(bound): bound for bound in (*self.given, *(task.bound for task in self.tasks))}.values())
+        after = {id(bound): made for bound, made in zip(before, embedded(before, encoder, known, runtime))}
+        tasks = [replace(task, bound=after[id(task.bound)]) for task in self.tasks]
+        return replace(self, given=[after[id(bound)] for bound in self.given], tasks=tasks)
 
     def rows(
         self,
@@ -189,7 +180,7 @@ class Bout:
 
         ``keep(entry, seed, run)`` may answer with rows that it has kept instead of running.
         """
-        rows = []
+        rows: Rows = []
         for entry in entries:
             for seed in terms.seeds:
                 run = lambda entry=entry, seed=seed: self._run(entry, seed, terms)  # noqa: E731
@@ -198,23 +189,24 @@ class Bout:
 
     def _run(self, entry: Entry, seed: int, terms: Terms) -> Rows:
         """Fit a method and predict every task: together, or each section on its own counts."""
+        runtime = replace(terms.runtime, seed=seed)
+        job = FitJob(method_named(entry.name), entry.config, sorted(self.panel), runtime)
 
-        def fitted(items: Sequence[SpatialData], **region: str) -> tuple[Model, Watch]:
-            options: dict[str, Any] = {**asdict(self.source), **region, **terms.run}
-            with tempfile.TemporaryDirectory() as folder, Watch() as watch:
-                model = fit(items, method=entry.name, config=entry.config, save=f"{folder}/model", rng=seed, **options)
+        def fitted(bounds: Sequence[Bound]) -> tuple[Model, Watch]:
+            with Watch() as watch:
+                model = job.run(job.prepared(bounds))
             return model, watch
 
         together = None if entry.own_counts else fitted(self.given)
-        rows = []
+        rows: Rows = []
         for task in self.tasks:
-            model, fitting = together or fitted([task.sdata], shapes_key=task.where["shapes_key"])
+            model, fitting = together or fitted([task.bound])
             with Watch() as predicting:
-                told = _predicted(task, model, seed, terms)
+                predicted = predicted_by(model, task, terms, runtime)
             # Intervals are those of spots: finer predictions are expected counts, without the noise of counting.
-            knows = None if task.parent is not None else model.calibration
+            knows = None if task.at is not None else model.calibration
             factor = None if knows is None else knows.interval_factor
-            metrics = task.scores(told, n_draws=terms.n_draws, seed=seed, interval_factor=factor)
+            metrics = task.scores(predicted, n_draws=terms.n_draws, seed=seed, interval_factor=factor)
             time = {"fit_s": fitting.seconds, "predict_s": predicting.seconds}
             peak = max(fitting.peak_gb, predicting.peak_gb)
             rows.append({"method": entry.label, "section": task.name, "seed": seed, **metrics, **time, "peak_gb": peak})
@@ -233,60 +225,83 @@ def refuse_known(known: Sequence[Task], tasks: Sequence[Task]) -> None:
                 )
 
 
-def embed_all(
-    items: Sequence[SpatialData],
-    encoder: str | Encoder | None,
-    known: FeatureSpec | None,
-    source: Selection,
-    runtime: Runtime,
-) -> None:
-    """Embed stand-ins: with ``encoder``, or where it is None those that lack an embedding, like the ``known`` one."""
-    if encoder is not None:
-        where = {name: value for name, value in asdict(source).items() if name != "layer"}
-        embed(list(items), encoder, **where, device=runtime.device, progress=runtime.progress)
-        return
-    ensure_embedding(open_sections(items, source), known, runtime)
+def embedded(
+    bounds: Sequence[Bound], encoder: str | Encoder | None, known: FeatureSpec | None, runtime: Runtime
+) -> list[Bound]:
+    """Embed sections of stand-ins: with ``encoder``, or where it is None those that lack an embedding, like the ``known`` one."""
+    return ensure_embedding(bounds, known, runtime) if encoder is None else embed_on(bounds, encoder, runtime)
 
 
-def _panel(items: Sequence[SpatialData], source: Selection) -> list[str]:
-    """Return the selected genes; where none are selected, choose them on these (copies of) objects."""
-    tables = [sdata.tables[resolve_table(sdata, source.table_key)] for sdata in items]
-    chosen = [table for table in tables if _keys.SELECTED in table.var]
-    if not chosen:
-        select_genes(list(items), table_key=source.table_key, layer=source.layer)
-        chosen = tables
-    return list(gene_names(chosen[0])[chosen[0].var[_keys.SELECTED].to_numpy(dtype=bool)])
+def _in_order(panel: Sequence[str], bound: Bound) -> list[str]:
+    """Return the genes of a panel in the order of a section's table."""
+    names, chosen = gene_names(bound.table, like=panel), set(panel)
+    return [str(name) for name in names if name in chosen]
 
 
-def _select(items: Sequence[SpatialData], panel: Sequence[str], table_key: str | None) -> list[str]:
-    """Select the genes of a panel that all (copies of) objects have, so that every method gets the same; return them."""
-    named = [gene_names(sdata.tables[resolve_table(sdata, table_key)], like=panel) for sdata in items]
-    shared = [gene for gene in panel if all(gene in names for names in map(set, named))]
-    for sdata, names in zip(items, named):
-        sdata.tables[resolve_table(sdata, table_key)].var[_keys.SELECTED] = np.isin(names, shared)
-    return shared
+def _shared_panel(bounds: Sequence[Bound]) -> list[str]:
+    """Return the selected genes that all sections have; where none are selected, choose them on these."""
+    groups = by_object(bounds)
+    tables = [group[0].table for group in groups]
+    chosen = next((table for table in tables if _keys.SELECTED in table.var), None)
+    panel: Sequence[str] = (
+        chosen_on(groups) if chosen is None else gene_names(chosen)[chosen.var[_keys.SELECTED].to_numpy(dtype=bool)]
+    )
+    common = set(panel).intersection(*(gene_names(table, like=panel) for table in tables))
+    return [str(gene) for gene in panel if gene in common]
 
 
-def _predicted(task: Task, model: Model, seed: int, terms: Terms) -> Any:
-    """Predict a task; a section that was not seen goes without its counts."""
-    options = {"n_draws": terms.n_draws, "keep_draws": terms.n_draws, "units": task.units, "rng": seed, **terms.run}
-    sdata = task.sdata
-    if task.parent is None:
-        sdata = without_counts(sdata, needed(resolve_table(sdata, task.where["table_key"])))
-        options["library_size"] = model.cohort.library_size
-        own = library_size_of(task.counts)
-        if terms.library_size == "section" and own is not None:
-            options["library_size"] = own * model.cohort.missing_factor(np.isin(model.genes, task.genes))
-    return predict(sdata, model, **task.where, **options, key_added=_STEM, inplace=False)
+def predicted_by(model: Model, task: Task, terms: Terms, runtime: Runtime) -> Prediction:
+    """Predict the spots of a task."""
+    if task.at is not None:
+        return _predicted_finer(model, task, terms.n_draws, runtime)
+    section, library_size = task.bound.section, model.cohort.library_size
+    own = library_size_of(task.counts)
+    if terms.library_size == "section" and own is not None:
+        library_size = own * model.cohort.missing_factor(np.isin(model.genes, task.genes))
+    return model.fitted.predict(
+        section,
+        needed(section.spots),
+        n_draws=terms.n_draws,
+        keep_draws=terms.n_draws,
+        units=task.units,
+        library_size=library_size,
+        seed=runtime.seed,
+        device=runtime.device,
+        progress=runtime.progress,
+    )
 
 
-def _control(task: Task, known: Sequence[Task], n_draws: int, seed: int) -> dict[str, Any]:
+def _predicted_finer(model: Model, task: Task, n_draws: int, runtime: Runtime) -> Prediction:
+    """Predict the spots that were merged, as ``hd.tl.predict(at=)`` does."""
+    options = PredictOptions.of(
+        finer=True,
+        n_draws=n_draws,
+        n_steps=None,
+        keep_draws=n_draws,
+        units=task.units,
+        library_size=None,
+        calibrate=None,
+    )
+    job = PredictJob(model, _STEM, options, None, runtime, None, target_of(None, task.at))
+    table = job.finer([task.bound.with_section(_on_panel(task.bound, model.genes))])[0]
+    rows = table.obs_names.get_indexer(needed(task.rows))
+    draws = [np.asarray(table.layers[name])[rows] for name in layer_names(table) if "draw" in name]
+    (std,) = (name for name in layer_names(table) if name.endswith("std"))
+    mean, genes = np.asarray(table.X)[rows], table.var_names.to_numpy().astype(str)
+    return Prediction(mean, np.asarray(table.layers[std])[rows], genes, task.units, draws)
+
+
+def _on_panel(bound: Bound, genes: np.ndarray) -> Section:
+    return bound.section.renamed(gene_names(bound.table, like=genes)).with_panel(genes)
+
+
+def _control(task: Task, known: Sequence[Task], n_draws: int, seed: int) -> dict[str, str | float]:
     """Return the metrics of what needs no image."""
     if task.shared is not None:
         label, mean, draws = PSEUDO_SPOT, task.shared, None
     else:
         spots = np.concatenate([other.measured[:, rows_of(task.genes, other.genes)] for other in known])
-        draws = random_spots(spots, len(task.rows), n_draws, seed)
+        draws = random_spots(spots, len(task.xy), n_draws, seed)
         label, mean, draws = RANDOM_SPOTS, draws.mean(axis=0), draws if n_draws > 1 else None
     metrics = task.judged(mean, draws, n_draws=n_draws, seed=seed)
     return {"method": label, "section": task.name, "seed": seed, **metrics}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from hisdiff._json import Plain
     from hisdiff._sdata._expression import Expression
 
 METHODS = ("spearman", "pearson", "lee")
@@ -233,7 +234,7 @@ def _write(
     fdr: np.ndarray | None,
     names: np.ndarray,
     scores: np.ndarray | None,
-    record: dict[str, Any],
+    record: Plain,
 ) -> None:
     columns = table.var_names.get_indexer(expression.genes)
     table.varp[_keys.coexpression(stem)] = _spread(matrix, columns, table.n_vars)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from spatialdata import SpatialData
+
+    from hisdiff._json import Plain
 
 METHODS = ("spearman", "pearson")
 
@@ -170,7 +172,7 @@ def _reader(values: np.ndarray) -> Callable[[slice], np.ndarray]:
     return lambda genes: values[:, genes]
 
 
-def _metrics(true: np.ndarray, others: Sequence[np.ndarray], resolution: float, seed: int) -> dict[str, Any]:
+def _metrics(true: np.ndarray, others: Sequence[np.ndarray], resolution: float, seed: int) -> Plain:
     """Return the mean of the metrics of several matrices."""
     from sklearn.metrics import adjusted_rand_score
 

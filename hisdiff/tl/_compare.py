@@ -10,10 +10,11 @@ from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive
 from hisdiff._docs import documented
 from hisdiff._runtime import Runtime
-from hisdiff._sdata._read import as_list, open_sections
+from hisdiff._sdata._read import as_list, by_object, open_sections
 from hisdiff._sdata._selection import Selection
-from hisdiff._sdata._stand_in import stand_in
-from hisdiff.tl._bout import Bout, Terms, embed_all, entries_of
+from hisdiff._sdata._stand_in import beside
+from hisdiff.tl._bout import Bout, Terms, entries_of
+from hisdiff.tl._fit_job import panel_of
 from hisdiff.tl._options import N_DRAWS
 from hisdiff.tl._watch import Watch
 
@@ -76,7 +77,7 @@ def compare(
         Number of draws of each prediction.
     library_size
         What spots of an unseen section are predicted at: ``"section"``, the section's own median total count, the one
-        number that is told of its counts; or ``"cohort"``, that of the training sections.
+        number that is used of its counts; or ``"cohort"``, that of the training sections.
     encoder
         Encoder for sections that are not embedded yet, and with ``coarsen``; None for the encoder of the sections, else
         ``"texture"``.
@@ -134,18 +135,17 @@ def compare(
     if any(a is b for a in learned_from for b in judged_on):
         raise ValueError("A test section is among the training sections: metrics there say nothing about new tissue.")
     needs = frozenset({"counts"}).union(*(entry.needs & {"image"} for entry in entries))
-    opened = open_sections([*learned_from, *judged_on], source, needs=needs)
-
-    training, testing = [stand_in(sdata) for sdata in learned_from], [stand_in(sdata) for sdata in judged_on]
+    opened = beside(open_sections([*learned_from, *judged_on], source, needs=needs))
+    n_training = sum(len(group) for group in by_object(opened)[: len(learned_from)])
+    training, testing = opened[:n_training], opened[n_training:]
     if coarsen is None:
-        bout, embedded = Bout.of_unseen(training, testing, source), [*training, *testing]
+        bout = Bout.of_unseen(training, testing, panel_of(by_object(training)))
     else:
         bout = Bout.of_merged(training, testing, coarsen, source)
-        embedded = bout.given
     with Watch() as embedding:
         if any("features" in entry.needs for entry in entries):
             specs = [bound.section.features.spec for bound in opened if bound.section.features is not None]
-            embed_all(embedded, encoder, specs[0] if specs else None, bout.source, runtime)
+            bout = bout.embedded(encoder, specs[0] if specs else None, runtime)
     result = pd.DataFrame(bout.rows(entries, terms))
     result.attrs = {
         "coarsen": coarsen,

@@ -1,19 +1,18 @@
-"""What methods are compared on: spots of a section whose counts are kept from them."""
+"""What methods are compared on: spots of a section whose counts are withheld from them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
 from hisdiff._sdata._annotation import instances_of
-from hisdiff._sdata._coarsen import coarsen
+from hisdiff._sdata._coarsen import N_MEMBERS, coarsen
 from hisdiff._sdata._genes import gene_names, rows_of
-from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._read import open_sections
 from hisdiff._section import needed
 from hisdiff._stats._accuracy import known_mean, pearson
@@ -27,13 +26,11 @@ from hisdiff.models._cohort import spot_hashes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
     from scipy.sparse import csr_matrix
-    from spatialdata import SpatialData
 
-    from hisdiff._sdata._coarsen import Coarsened
     from hisdiff._sdata._read import Bound
     from hisdiff._sdata._selection import Selection
+    from hisdiff._section import Prediction
     from hisdiff._stats._gene_modules import GeneModules
 
 # Figures of the mean of draws, and those of a single draw.
@@ -49,12 +46,8 @@ class Task:
     ----------
     name
         Of the section.
-    sdata
-        What a method is given.
-    where
-        Keyword arguments with which :func:`hisdiff.tl.predict` predicts these spots.
-    rows
-        ``(n,)`` names of the spots in what it returns.
+    bound
+        What a method is given: the section without counts, or the section of its pseudo-spots.
     genes
         ``(G,)`` those of the panel that were measured.
     counts
@@ -67,18 +60,22 @@ class Task:
         ``(n, G)`` log2(1 + the spot's part of its pseudo-spot's count), or None.
     modules
         Of ``genes``, on which predictions are scored.
+    at
+        Element of the spots where they were merged, or None.
+    rows
+        ``(n,)`` names of the spots in a table of that element, or None.
     """
 
     name: str
-    sdata: SpatialData
-    where: dict[str, Any]
-    rows: np.ndarray
+    bound: Bound
     genes: np.ndarray
     counts: csr_matrix
     xy: np.ndarray
     parent: np.ndarray | None = None
     shared: np.ndarray | None = None
     modules: GeneModules | None = None
+    at: str | None = None
+    rows: np.ndarray | None = None
 
     @property
     def units(self) -> str:
@@ -96,9 +93,9 @@ class Task:
         return spot_hashes(self.counts, self.genes)
 
     def scores(
-        self, predicted: AnnData, *, n_draws: int, seed: int, interval_factor: np.ndarray | None = None
+        self, predicted: Prediction, *, n_draws: int, seed: int, interval_factor: np.ndarray | None = None
     ) -> dict[str, float]:
-        """Return the metrics of a prediction in ``units`` with all its draws as layers.
+        """Return the metrics of a prediction of the spots in ``units`` with all its draws.
 
         Parameters
         ----------
@@ -107,19 +104,17 @@ class Task:
         interval_factor
             Of each gene of ``predicted``, or None where intervals are not judged.
         """
-        index, columns = predicted.obs_names.get_indexer(self.rows), rows_of(self.genes, predicted.var_names)
-        if (columns < 0).any() or (index < 0).any():
-            raise ValueError(f"Not all genes and spots of {self.name!r} to be evaluated were predicted.")
-        take = np.ix_(index, columns)
-        mean = np.asarray(predicted.X)[take]
-        names = [name for name in layer_names(predicted) if "draw" in name]
-        draws = np.stack([np.asarray(predicted.layers[name])[take] for name in names]) if len(names) > 1 else None
+        columns = rows_of(self.genes, predicted.genes)
+        if (columns < 0).any():
+            raise ValueError(f"Not all genes of {self.name!r} to be evaluated were predicted.")
+        mean, draws = np.asarray(predicted.mean)[:, columns], None
+        if predicted.draws is not None and len(predicted.draws) > 1:
+            draws = np.stack([np.asarray(draw)[:, columns] for draw in predicted.draws])
         if self.units == COUNTS:
             mean, draws = np.log2(1 + mean), None if draws is None else np.log2(1 + draws)
         found = self.judged(mean, draws, n_draws=n_draws, seed=seed)
         if interval_factor is not None and np.isfinite(interval_factor[columns]).any():
-            (name,) = (name for name in layer_names(predicted) if name.endswith("std"))
-            std = np.asarray(predicted.layers[name])[take]
+            std = np.asarray(predicted.std)[:, columns]
             inside = coverage(self.measured, mean, std, interval_factor[columns])
             found["coverage_90"] = float(np.nanmean(inside))
         return found
@@ -162,44 +157,40 @@ class Task:
         return row | {"coverage_90": float("nan")}
 
 
-def unseen(sdata: SpatialData, panel: Sequence[str], source: Selection) -> list[Task]:
-    """Return the task to predict the spots of each section of an object from its image."""
-    tasks = []
-    for bound in open_sections(sdata, source, needs=("counts",)):
-        genes, counts = _counts(bound, panel)
-        place = bound.place
-        where = {**asdict(source), "shapes_key": place.region}
-        rows, xy = bound.table.obs_names[place.rows].to_numpy(), needed(bound.section.spots).xy_um
-        tasks.append(Task(place.name, sdata, where, rows, genes, counts, xy))
-    return tasks
+def unseen(bound: Bound, panel: Sequence[str]) -> Task:
+    """Return the task to predict the spots of a section from its image."""
+    genes, counts = counts_of(bound, panel)
+    blind = replace(bound.section, genes=np.asarray(panel, dtype=str), counts=None, library_size=None)
+    spots = needed(bound.section.spots)
+    return Task(bound.place.name, bound.with_section(blind), genes, counts, spots.xy_um)
 
 
-def merged(sdata: SpatialData, n: int, panel: Sequence[str], source: Selection) -> tuple[Coarsened, list[Task]]:
-    """Merge n x n spots; return what a method is given, and the task to predict the original spots of each section.
+def merged(group: Sequence[Bound], n: int, panel: Sequence[str], source: Selection) -> list[Task]:
+    """Merge n x n spots of the sections of an object; return the task to predict the original spots of each.
 
     Only spots of pseudo-spots that have all their members are judged.
     """
-    coarse = coarsen(sdata, n, table_key=source.table_key, layer=source.layer)
+    coarse = coarsen(group, n)
     table = coarse.sdata.tables[coarse.table_key]
-    sizes = table.obs["n_members"].to_numpy()[:, None]
+    sizes = table.obs[N_MEMBERS].to_numpy()[:, None]
     tasks = []
-    for bound in open_sections(sdata, source, needs=("counts",)):
-        genes, counts = _counts(bound, panel)
-        place = bound.place
-        judged = coarse.complete[place.rows]
-        parent = coarse.parent[place.rows][judged]
-        columns = rows_of(genes, gene_names(table, like=panel))
-        shared = np.log2(1 + table.X[parent][:, columns].toarray() / sizes[parent])
-        instances = instances_of(bound.table)[place.rows]
-        at = coarse.spots[str(place.region)]
-        rows = np.array([f"{at}_{instance}" for instance in instances[judged]])
-        where = {**asdict(source), "layer": None, "table_key": coarse.table_key, "shapes_key": place.region, "at": at}
-        xy = needed(bound.section.spots).xy_um[judged]
-        tasks.append(Task(place.name, coarse.sdata, where, rows, genes, counts[judged], xy, parent, shared))
-    return coarse, tasks
+    given = open_sections(coarse.sdata, replace(source, layer=None, table_key=coarse.table_key), needs=("counts",))
+    for bound, fine in zip(given, group):
+        genes, counts = counts_of(fine, panel)
+        rows = fine.place.rows
+        judged = coarse.complete[rows]
+        parent = coarse.parent[rows][judged]
+        shared = np.log2(
+            1 + table.X[parent][:, rows_of(genes, gene_names(table, like=panel))].toarray() / sizes[parent]
+        )
+        at = coarse.spots[str(fine.place.region)]
+        names = np.array([f"{at}_{instance}" for instance in instances_of(fine.table)[rows][judged]])
+        xy = needed(fine.section.spots).xy_um[judged]
+        tasks.append(Task(fine.place.name, bound, genes, counts[judged], xy, parent, shared, at=at, rows=names))
+    return tasks
 
 
-def _counts(bound: Bound, panel: Sequence[str]) -> tuple[np.ndarray, csr_matrix]:
+def counts_of(bound: Bound, panel: Sequence[str]) -> tuple[np.ndarray, csr_matrix]:
     """Return the genes of the panel that a section has, and its counts of them."""
     names = gene_names(bound.table, like=panel)
     genes = np.asarray(panel, dtype=str)[rows_of(panel, names) >= 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,16 @@ from hisdiff._runtime import Runtime
 from hisdiff._sdata._genes import shared_genes
 from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
-from hisdiff._sdata._split import group_of, one_section
-from hisdiff._sdata._stand_in import stand_in
-from hisdiff._section import needed
-from hisdiff.pp._genes import select_genes
-from hisdiff.tl._bout import Bout, Terms, embed_all, entries_of, refuse_known
+from hisdiff._sdata._split import group_of
+from hisdiff._sdata._stand_in import beside
+from hisdiff.pp._genes import chosen_on
+from hisdiff.tl._bout import Bout, Terms, embedded, entries_of, refuse_known
 from hisdiff.tl._contest import unseen
 from hisdiff.tl._options import N_DRAWS
 from hisdiff.tl._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from spatialdata import SpatialData
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 SECTION = "section"
 # How rows of the sections of a fold become one; all other columns are averaged.
-_JOINED: dict[str, Any] = {
+_JOINED: dict[str, str | Callable[[Iterable[str]], str]] = {
     "section": ", ".join,
     "n_spots": "sum",
     "has_draws": "all",
@@ -143,11 +142,11 @@ def cross_validate(
     entries = entries_of(methods, own_counts=False)
     needs = frozenset({"counts"}).union(*(entry.needs & {"image"} for entry in entries))
     ledger = None if save is None else _Ledger(save)
-    cohort = _Cohort.of(open_sections(data, selection, needs=needs), by, genes, selection)
+    cohort = _Cohort.of(beside(open_sections(data, selection, needs=needs)), by, genes)
 
     with Watch() as embedding:
         if any("features" in entry.needs for entry in entries):
-            embed_all([section.sdata for section in cohort.sections], encoder, None, selection, runtime)
+            cohort = cohort.embedded(encoder, runtime)
     rows: Rows = []
     for i, fold in enumerate(cohort.folds):
         logger.info("fold %d of %d: %s %r is left out", i + 1, len(cohort.folds), by, fold)
@@ -172,21 +171,21 @@ def cross_validate(
 
 @dataclass(frozen=True)
 class _Section:
-    """A section as an object of its own, and what it is left out with."""
+    """A section, and what it is left out with."""
 
     name: str
     group: str
-    table_key: str
-    sdata: SpatialData
+    bound: Bound
     task: Task
 
     @cached_property
     def digest(self) -> str:
         """Identity of all that a fit or a prediction looks at."""
-        table = self.sdata.tables[self.table_key]
+        table = self.bound.table
         digest = hashlib.sha256(self.task.hashes.tobytes() + self.task.xy.tobytes())
         if _keys.EMBEDDING in table.obsm:
-            digest.update(np.ascontiguousarray(table.obsm[_keys.EMBEDDING]).tobytes())
+            stored = np.asarray(table.obsm[_keys.EMBEDDING])[self.bound.place.rows]
+            digest.update(np.ascontiguousarray(stored).tobytes())
         return digest.hexdigest()
 
 
@@ -195,11 +194,11 @@ class _Cohort:
     """Sections that are left out in turn."""
 
     sections: list[_Section]
-    selection: Selection
+    genes: Sequence[str] | None
 
     @classmethod
-    def of(cls, bounds: Sequence[Bound], by: str, genes: Sequence[str] | None, selection: Selection) -> _Cohort:
-        """Take objects apart into stand-ins of their sections, and check that leaving them out makes sense."""
+    def of(cls, bounds: Sequence[Bound], by: str, genes: Sequence[str] | None) -> _Cohort:
+        """Check that leaving sections out in turn makes sense; genes that were selected on all of them are forgotten."""
         names = _distinct([bound.place.name for bound in bounds])
         groups = (
             names
@@ -208,23 +207,22 @@ class _Cohort:
         )
         if len(set(groups)) < 2:
             raise ValueError(_too_few(by, groups))
-        parts = [one_section(bound.place) for bound in bounds]
-        tables = [part.tables[bound.place.table_key] for part, bound in zip(parts, bounds)]
-        for table in tables:
-            table.var = table.var.drop(columns=_keys.SELECTED, errors="ignore")
+        for bound in bounds:
+            bound.table.var = bound.table.var.drop(columns=_keys.SELECTED, errors="ignore")
         if genes is not None:
-            select_genes(parts, genes=genes, table_key=selection.table_key)
-        common = sorted(set.intersection(*(set(own) for own in shared_genes(tables))))
+            genes = chosen_on([[bound] for bound in bounds], genes)
+        common = sorted(set.intersection(*(set(own) for own in shared_genes([bound.table for bound in bounds]))))
         if not common:
-            raise ValueError(f"The {len(tables)} sections share no gene.")
-        tasks = [task for part in parts for task in unseen(part, common, selection)]
-        sections = [
-            _Section(*of)
-            for of in zip(names, groups, [needed(bound.place.table_key) for bound in bounds], parts, tasks)
-        ]
+            raise ValueError(f"The {len(bounds)} sections share no gene.")
+        sections = [_Section(*of, unseen(of[2], common)) for of in zip(names, groups, bounds)]
         for fold in dict.fromkeys(groups):
             refuse_known(*([s.task for s in sections if (s.group == fold) == out] for out in (False, True)))
-        return cls(sections, selection)
+        return cls(sections, genes)
+
+    def embedded(self, encoder: str | Encoder | None, runtime: Runtime) -> _Cohort:
+        """Return the cohort with embedded sections."""
+        bounds = embedded([section.bound for section in self.sections], encoder, None, runtime)
+        return replace(self, sections=[replace(s, bound=bound) for s, bound in zip(self.sections, bounds)])
 
     @property
     def folds(self) -> list[str]:
@@ -233,8 +231,8 @@ class _Cohort:
 
     def bout(self, fold: str) -> Bout:
         """Return the bout in which a fold is left out."""
-        stay, out = ([stand_in(s.sdata) for s in self.sections if (s.group == fold) == left] for left in (False, True))
-        return Bout.of_unseen(stay, out, self.selection)
+        stay, out = ([s.bound for s in self.sections if (s.group == fold) == left] for left in (False, True))
+        return Bout.of_unseen(stay, out, chosen_on([[bound] for bound in stay], self.genes))
 
     def digest(self, fold: str) -> list[list[str]]:
         """Return the identities of the sections that stay in a fold, and of those left out."""

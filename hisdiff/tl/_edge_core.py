@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from hisdiff._json import Plain
     from hisdiff._sdata._area import Area
 
 EDGE, CORE, OUTSIDE = "edge", "core", "outside"
@@ -139,7 +140,7 @@ def edge_core(
     if not inplace:
         return pd.DataFrame(columns, index=table.obs_names), result
     write_columns(table, columns)
-    record: dict[str, Any] = {"region": region, "width_um": float(width_um), "min_area_um2": float(min_area_um2)}
+    record: Plain = {"region": region, "width_um": float(width_um), "min_area_um2": float(min_area_um2)}
     record |= {"layer": expression.layer, "unit": kind, "n_edge": n_edge, "n_core": n_core, "version": VERSION}
     set_record(table, _keys.EDGE_CORE, key_added, record | {"genes": result})
     logger.info("wrote obs[%r]: %d %s of edge and %d of core", key_added, n_edge, kind, n_core)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from hisdiff._json import Plain
     from hisdiff._sdata._expression import Expression
 
 METHODS = ("ora", "prerank", *SCORES)
@@ -244,7 +245,7 @@ def _write(
     table: AnnData,
     stem: str,
     frame: pd.DataFrame,
-    record: dict[str, Any],
+    record: Plain,
     ranked: pd.DataFrame | None,
     expression: Expression,
     scores: pd.DataFrame | None,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
 
+    from hisdiff._json import Plain
+
 
 @documented
 @checked
@@ -132,7 +134,7 @@ def evaluate(
     summary["mean"]["coverage_90"] = covered
 
     result = _per_gene(yardstick, mean, genes)
-    facts: dict[str, Any] = {
+    facts: Plain = {
         "summary": summary,
         "notes": _notes(record, len(draws), covered, yardstick.modules),
         "in_sample": in_sample_of(record),
@@ -209,7 +211,7 @@ def _only(table: AnnData) -> str:
     return chosen
 
 
-def _record(table: AnnData, layer: str) -> dict[str, Any]:
+def _record(table: AnnData, layer: str) -> Plain:
     known = records(table, _keys.PREDICTIONS)
     if layer not in known or layer not in table.layers:
         raise KeyError(

@@ -43,8 +43,8 @@ def table_of(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
 
 def _side_of(table: AnnData) -> float | None:
     """Return the side of the bins of a table, in um, or None where that is not known."""
-    told = [record.get("resolution_um") for record in records(table, _keys.PREDICTIONS).values()]
-    sides = [side for side in (table.uns.get(_keys.STEM, {}).get(_keys.BIN_UM), *told) if side is not None]
+    recorded = [record.get("resolution_um") for record in records(table, _keys.PREDICTIONS).values()]
+    sides = [side for side in (table.uns.get(_keys.STEM, {}).get(_keys.BIN_UM), *recorded) if side is not None]
     return float(sides[0]) if sides else None
 
 

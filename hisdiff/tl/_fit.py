@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,26 +13,17 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, path_of, present
 from hisdiff._docs import documented
 from hisdiff._files import check_writable
-from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
-from hisdiff._sdata._features import embedding_record
-from hisdiff._sdata._genes import gene_names, rows_of, shared_genes
-from hisdiff._sdata._locate import on_tissue
 from hisdiff._sdata._read import Bound, as_list, by_object, open_sections
 from hisdiff._sdata._selection import Selection
-from hisdiff._section import needed
 from hisdiff._settings import settings
-from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._checkpoint import check_place
 from hisdiff._training._config import config_from
-from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
-from hisdiff.models._cohort import Cohort, spot_hashes
-from hisdiff.models._model import Model
 from hisdiff.pp._embed import ensure_embedding
-from hisdiff.pp._genes import select_on
+from hisdiff.tl._fit_job import FitJob, panel_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,12 +31,12 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from hisdiff._section import Names, Section
     from hisdiff.encoders import Encoder
     from hisdiff.methods._protocols import Method
+    from hisdiff.models._model import Model
 
 
-# A section with less than this part of the usual number of spots has next to no say in a fit.
+# A section with less than this part of the usual number of spots has hardly any weight in a fit.
 _FEW = 0.25
 
 
@@ -144,47 +134,29 @@ def fit(
     n_training = sum(any(bound.place.sdata is sdata for sdata in items) for bound in opened)
 
     patients = None if patient_key is None else _patients(opened[:n_training], patient_key)
-    _say_what_adapt_is_for(opened[:n_training])
-    panel = _panel(by_object(opened[:n_training]))
+    _warn_few_spots(opened[:n_training])
+    job = FitJob(fitter, config, panel_of(by_object(opened[:n_training])), runtime)
     if "features" in fitter.needs:
         known = next((b.section.features.spec for b in opened if b.section.features is not None), None)
         if known is not None:
             _check_encoder(KnownEncoder(known, offered), encoder)
         opened = ensure_embedding(opened, known, runtime, encoder)
-    bounds = [_on_panel(bound, panel, fitter.needs) for bound in opened]
+    bounds = job.prepared(opened)
     training, watched = bounds[:n_training], bounds[n_training:]
     if patients is not None:
         training = [b.with_section(replace(b.section, patient=name)) for b, name in zip(training, patients)]
-    _check_embeddings(bounds)
 
-    checkpoint = _checkpoint_of(_run_id(bounds, fitter.name, config, panel, runtime.seed))
-    if resume and (checkpoint is None or not checkpoint.exists()):
+    checkpoint = _checkpoint_of(job.run_id(bounds))
+    resumes = resume and checkpoint is not None and checkpoint.exists()
+    if resume and not resumes:
         logger.info("there is no checkpoint of this fit at %s: starting from the beginning", checkpoint)
     try:
-        fitted = fitter.fit(
-            [bound.section for bound in training],
-            config,
-            validation=[bound.section for bound in watched],
-            seed=runtime.seed,
-            device=runtime.device,
-            progress=runtime.progress,
-            checkpoint=checkpoint,
-            resume=resume and checkpoint is not None and checkpoint.exists(),
-        )
+        model = job.run(training, watched, checkpoint=checkpoint, resume=resumes)
     except KeyboardInterrupt:
         if checkpoint is None:
             raise
         logger.warning("interrupted; the same call with resume=True goes on from %s", checkpoint)
         raise
-    model = Model(
-        fitter.name,
-        fitted,
-        config.to_dict(),
-        _cohort(training),
-        ood=_distribution(training),
-        modules=GeneModules.of_counts([needed(bound.section.counts) for bound in training]),
-        seed=runtime.seed,
-    )
     path = model.save(settings.cache_dir / "models" / model.id if folder is None else folder)
     if checkpoint is not None:
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -194,7 +166,7 @@ def fit(
         "fitted model %s (%s, %d genes, %d section(s)), saved in %s",
         model.id,
         fitter.name,
-        len(panel),
+        len(job.panel),
         len(training),
         path,
     )
@@ -221,15 +193,15 @@ def _patients(bounds: Sequence[Bound], key: str) -> list[str]:
     return names
 
 
-def _say_what_adapt_is_for(bounds: Sequence[Bound]) -> None:
-    """Say where one section has so few spots that they are better given to ``adapt``."""
+def _warn_few_spots(bounds: Sequence[Bound]) -> None:
+    """Warn where a section has so few spots that they are better given to ``adapt``."""
     sizes = {bound.place.name: len(bound.place.rows) for bound in bounds}
     usual = float(np.median(list(sizes.values())))
     few = [name for name, size in sizes.items() if size < _FEW * usual]
     if len(sizes) > 1 and few:
         logger.warning(
-            "%s: far fewer spots than the other sections (%d against %.0f), which a fit hardly notices; fit without them and give "
-            "them to hd.tl.adapt(model, section), which is for that.",
+            "%s: far fewer spots than the other sections (%d against %.0f), which have hardly any weight in the fit; fit without "
+            "them, then adapt the model to them with hd.tl.adapt(model, section).",
             listing(few, 4), min(sizes[name] for name in few), usual,
         )  # fmt: skip
 
@@ -262,63 +234,6 @@ def _checkpoint_of(run: str) -> Path | None:
     return folder
 
 
-def _panel(groups: Sequence[list[Bound]]) -> list[str]:
-    """Return the selected genes; select them where no object has a selection.
-
-    Parameters
-    ----------
-    groups
-        Sections by object: those of one object share a table.
-    """
-    tables = [group[0].table for group in groups]
-    if not any(_keys.SELECTED in table.var for table in tables):
-        logger.info("no genes are selected yet: running hd.pp.select_genes")
-        select_on([bound for group in groups for bound in group])
-    panels = {
-        tuple(sorted(names[table.var[_keys.SELECTED].to_numpy(dtype=bool)]))
-        for table, names in zip(tables, shared_genes(tables))
-        if _keys.SELECTED in table.var
-    }
-    if len(panels) > 1:
-        sizes = sorted(len(panel) for panel in panels)
-        raise ValueError(
-            f"The sections have different selections of genes ({sizes} genes); run hd.pp.select_genes on all of them together."
-        )
-    panel = list(panels.pop())
-    if not panel:
-        raise ValueError(f"No gene is selected: var[{_keys.SELECTED!r}] is all False.")
-    for group, table in zip(groups, tables):
-        missing = np.asarray(panel)[rows_of(panel, gene_names(table, like=panel)) < 0]
-        if len(missing):
-            raise ValueError(
-                f"Section {group[0].place.name!r} lacks {len(missing)} selected genes, such as {listing(missing, 4)}; select on all sections."
-            )
-    return panel
-
-
-def _on_panel(bound: Bound, panel: Names, needs: frozenset[str]) -> Bound:
-    """Return a section with its counts of the panel."""
-    section = _on_tissue(bound).renamed(gene_names(bound.table, like=panel)).with_panel(panel).in_order_of_place()
-    # An embedding that the method does not look at is no condition for using the model later.
-    return bound.with_section(section if "features" in needs else replace(section, features=None))
-
-
-def _on_tissue(bound: Bound) -> Section:
-    """Return the section without the spots that do not lie on tissue, which teach nothing of it."""
-    kept = on_tissue(bound.table)[bound.place.rows]
-    if kept.all():
-        return bound.section
-    if not kept.any():
-        raise ValueError(
-            f"No spot of {bound.place.name!r} is on the tissue: obs[{_keys.IN_TISSUE!r}] is 0 for all of them."
-        )
-    logger.info(
-        "%s: %d of %d spots are off the tissue (obs[%r]) and are not fitted on",
-        bound.place.name, (~kept).sum(), len(kept), _keys.IN_TISSUE,
-    )  # fmt: skip
-    return bound.section.take(kept)
-
-
 def _check_encoder(known: KnownEncoder, given: str | Encoder | None) -> None:
     """Raise where another encoder is given than the one that embedded; tell where that one is not at hand."""
     known.check_offer(given)
@@ -328,72 +243,3 @@ def _check_encoder(known: KnownEncoder, given: str | Encoder | None) -> None:
             "learned; pass it with encoder= to change that",
             known.spec.encoder,
         )
-
-
-def _check_embeddings(bounds: Sequence[Bound]) -> None:
-    specs = {b.section.name: b.section.features.spec for b in bounds if b.section.features is not None}
-    if len(set(specs.values())) > 1:
-        told = "; ".join(
-            f"{name}: {spec.encoder} {spec.revision}, patch {spec.patch_um:g} um" for name, spec in specs.items()
-        )
-        raise ValueError(
-            f"The sections were embedded differently ({told}); embed all of them with one call of hd.pp.embed."
-        )
-    for bound in bounds:
-        section = bound.section
-        if section.features is not None and not np.isfinite(section.features.at(needed(section.spots))).all():
-            raise ValueError(
-                f"The embedding of {section.name!r} has NaN or infinite values; run hd.pp.embed on it again."
-            )
-
-
-def _run_id(bounds: Sequence[Bound], method: str, config: Any, panel: Sequence[str], seed: int) -> str:
-    digest = hashlib.sha256(repr([method, config.to_dict(), list(panel), seed]).encode())
-    for bound in bounds:
-        section, spots = bound.section, needed(bound.section.spots)
-        digest.update(spot_hashes(needed(section.counts), section.genes).tobytes())
-        digest.update(spots.xy_um.tobytes())
-        if section.features is not None:
-            digest.update(section.features.at(spots).tobytes())
-        if section.image is not None:
-            digest.update(bound.fingerprint.encode())
-    return digest.hexdigest()[:12]
-
-
-def _cohort(training: Sequence[Bound]) -> Cohort:
-    sections = [bound.section for bound in training]
-    counts, spots = [needed(section.counts) for section in sections], [needed(section.spots) for section in sections]
-    spec = sections[0].features.spec if sections[0].features is not None else None
-    record = {} if spec is None else needed(embedding_record(training[0].table))
-    return Cohort(
-        sections=tuple(section.name for section in sections),
-        features=spec,
-        licence=str(record.get("licence", "none needed")),
-        derivatives={"yes": True, "no": False, "unknown": None}[str(record.get("derivatives", "yes"))],
-        mpp=tuple(float(bound.place.mpp) for bound in training),
-        pitch_um=_median([pitch_of(some.xy_um) for some in spots]),
-        radius_um=float(np.median(np.concatenate([some.radius_um for some in spots]))),
-        library_size=2.0 ** _median([section.log2_size for section in sections]),
-        expression=np.mean([_shares(some) for some in counts if some.sum() > 0], axis=0),
-        spots=np.unique(np.concatenate([spot_hashes(some, sections[0].genes) for some in counts])),
-    )
-
-
-def _median(values: Sequence[float]) -> float:
-    """Return the median over the sections that have a value: one spot has no pitch, and no count no library size."""
-    known = np.asarray(values, dtype=float)
-    known = known[np.isfinite(known)]
-    return float(np.median(known)) if len(known) else float("nan")
-
-
-def _shares(counts: Any) -> np.ndarray:
-    """Return the part that each gene of the panel has in all counts of a section, ``(G,)``."""
-    total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
-    return total / total.sum()
-
-
-def _distribution(training: Sequence[Bound]) -> EmbeddingDistribution | None:
-    if training[0].section.features is None:
-        return None
-    sections = [bound.section for bound in training]
-    return EmbeddingDistribution.fit(np.concatenate([needed(s.features).at(needed(s.spots)) for s in sections]))

@@ -113,8 +113,8 @@ def _group_scores(table: AnnData, layers: Sequence[Expression], by: str) -> pd.D
     if small:
         logger.warning("groups of one location are left out: %s", listing(small))
     if len(sizes) < 2 or not groups:
-        told = ", ".join(f"{group}: {size}" for group, size in sizes.items())
-        raise ValueError(f"obs[{by!r}] has no two groups, one of them with two locations or more ({told}).")
+        listed = ", ".join(f"{group}: {size}" for group, size in sizes.items())
+        raise ValueError(f"obs[{by!r}] has no two groups, one of them with two locations or more ({listed}).")
     member = labels.astype(str).to_numpy()[:, None] == np.array(groups)
     return _mean(layers, True, lambda units: group_scores(units, member), groups)
 

@@ -18,8 +18,8 @@ from hisdiff._runtime import Runtime
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import Locations
+from hisdiff.tl._conditions import field_of, model_for
 from hisdiff.tl._fine_table import grid_of
-from hisdiff.tl._predict_job import field_of, model_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,9 @@ from hisdiff._runtime import Runtime
 from hisdiff._sdata._provenance import checked_name
 from hisdiff._sdata._read import as_list
 from hisdiff._sdata._selection import Selection
+from hisdiff.tl._conditions import model_for
 from hisdiff.tl._options import PredictOptions
-from hisdiff.tl._predict_job import PredictJob, model_for
+from hisdiff.tl._predict_job import PredictJob
 from hisdiff.tl._target import target_of
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from hisdiff._json import Plain
     from hisdiff._runtime import Runtime
     from hisdiff._sdata._read import Bound
     from hisdiff._section import Prediction, Section
@@ -104,7 +105,7 @@ def _predictor(section: Section, field: Field, laid: Laid, options: PredictOptio
 
 def _facts(
     record: Mapping[str, Any], laid: Laid, field: Field, predictor: FinePredictor, options: PredictOptions
-) -> dict[str, Any]:
+) -> Plain:
     """Return what the record says of a prediction finer than the spots."""
     calibrated = predictor.agreement is not None
     return {
@@ -143,15 +144,17 @@ def _table(
 
 def _inputs_of(section: Section) -> dict[str, str]:
     """Return what tells whether an unfinished run was of the same image, outline and counts."""
-    told = {"image": fingerprint(needed(section.image)), "tissue": shapely.to_wkb(section.tissue, hex=True)}
+    inputs = {"image": fingerprint(needed(section.image)), "tissue": shapely.to_wkb(section.tissue, hex=True)}
     if section.counts is not None:
         counts = section.counts.tocsr()
-        told["counts"] = _digest(counts.indptr, counts.indices, counts.data, np.asarray(section.genes, dtype="S"))
+        inputs["counts"] = _digest(counts.indptr, counts.indices, counts.data, np.asarray(section.genes, dtype="S"))
     if section.spots is not None:
-        told["spots"] = _digest(section.spots.xy_um, section.spots.radius_um)
+        inputs["spots"] = _digest(section.spots.xy_um, section.spots.radius_um)
         if section.features is not None:
-            told["embedding"] = _digest(section.features.at(section.spots), section.features.mean, section.features.std)
-    return told
+            inputs["embedding"] = _digest(
+                section.features.at(section.spots), section.features.mean, section.features.std
+            )
+    return inputs
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
+    from hisdiff._json import Plain
     from hisdiff._sdata._area import Area
     from hisdiff.methods.tesla._regions import Regions
 
@@ -126,7 +127,7 @@ def marker_regions(
     areas = areas_of(places, expression.rows, max_px=options.working_px)
     flag, label = np.zeros(table.n_obs, dtype=bool), np.full(table.n_obs, -1)
     density = np.zeros(table.n_obs)
-    sections: dict[str, Any] = {}
+    sections: Plain = {}
     for area in areas:
         found, labels = label_section(area, expression.values()[area.chosen], options, runtime)
         flag[area.rows], label[area.rows] = found.target[labels], labels
@@ -148,7 +149,7 @@ def marker_regions(
     return None
 
 
-def _summary(area: Area, found: Regions, labels: np.ndarray) -> dict[str, Any]:
+def _summary(area: Area, found: Regions, labels: np.ndarray) -> Plain:
     """Return what is recorded of one section: labels that locations have, in plain values."""
     seen = np.unique(labels)
     in_target = area.raster.inside.sum() * area.raster.pixel_um**2 * float(found.target[labels].mean())

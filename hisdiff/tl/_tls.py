@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from spatialdata import SpatialData
+
+    from hisdiff._json import Plain
 
 TLS_PROGRAMMES: dict[str, tuple[str, ...]] = {
     "B cell": ("MS4A1", "CD19", "CD79A"),
@@ -136,7 +138,7 @@ def tls_score(
     write_columns(table, {key_added: total})
     table.obsm[f"{key_added}_programmes"] = frame
     mark_slots(table, "obsm", [f"{key_added}_programmes"])
-    record: dict[str, Any] = {"programmes": {k: list(v) for k, v in known.items()}, "n_required": int(n_required)}
+    record: Plain = {"programmes": {k: list(v) for k, v in known.items()}, "n_required": int(n_required)}
     record |= {"min_score": float(min_score), "layer": expression.layer, "seed": runtime.seed, "version": VERSION}
     set_record(table, _keys.REGIONS, key_added, record)
     logger.info("wrote obs[%r]: above 0 at %d of %d locations", key_added, int((total > 0).sum()), table.n_obs)

@@ -1,8 +1,8 @@
-"""Whether sections are like the cohort of a model: for the record of a prediction, and said once."""
+"""Whether sections are like the cohort of a model: for the record of a prediction, and one warning."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hisdiff._keys import ALIKE, UNLIKE
 from hisdiff._log import logger
@@ -10,12 +10,13 @@ from hisdiff._log import logger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hisdiff._json import Plain
     from hisdiff._sdata._read import Bound
     from hisdiff.models._model import Model
 
 
-def transfer_of(bounds: Sequence[Bound], model: Model) -> dict[str, Any]:
-    """Return whether sections are like the cohort, and how far they are from it, for the record; by region where several."""
+def transfer_of(bounds: Sequence[Bound], model: Model) -> Plain:
+    """Return whether sections are like the cohort, and their distance from it, for the record; by region where there are several."""
     distances = {bound.place.name: model.transfer_distance(bound.section) for bound in bounds}
     known = {name: float(distance) for name, distance in distances.items() if distance is not None}
     if not known:
@@ -27,13 +28,13 @@ def transfer_of(bounds: Sequence[Bound], model: Model) -> dict[str, Any]:
 
 
 def warn_unlike(bounds: Sequence[Bound], model: Model) -> None:
-    """Say once which sections are unlike the cohort, and what can be done."""
+    """Warn once about sections that are unlike the cohort, and name what can be done."""
     distances = {bound.place.name: model.transfer_distance(bound.section) for bound in bounds}
     unlike = {name: distance for name, distance in distances.items() if distance is not None and distance > 1}
     if unlike and not model.n_adapted:
-        told = ", ".join(f"{name} ({distance:.1f})" for name, distance in unlike.items())
+        named = ", ".join(f"{name} ({distance:.1f})" for name, distance in unlike.items())
         logger.warning(
             "unlike the training tissue: %s, where 1 is the limit; what the model says of its accuracy does not hold there. A few "
             "measured spots help (hd.tl.adapt), or more patients in the cohort.",
-            told,
+            named,
         )

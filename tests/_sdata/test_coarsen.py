@@ -12,7 +12,7 @@ from hisdiff._sdata._read import open_sections
 def test_pseudo_spots_have_the_counts_area_and_middle_of_their_members(make_section) -> None:
     sdata = make_section(side=5)
     table = sdata.tables["table"]
-    coarse = coarsen(sdata, 2)
+    coarse = coarsen(open_sections(sdata, needs=("counts",)), 2)
     merged = coarse.sdata.tables["table"]
     assert merged.n_obs == 9
     assert merged.obs["n_members"].tolist() == [4, 4, 2, 4, 4, 2, 2, 2, 1]
@@ -35,7 +35,7 @@ def test_the_image_is_shared_and_the_section_stays_as_it_was(make_section) -> No
     sdata = make_section()
     hd.pp.select_genes(sdata, genes=["A00", "B01"])
     before = sdata.tables["table"].copy()
-    coarse = coarsen(sdata, 3)
+    coarse = coarsen(open_sections(sdata, needs=("counts",)), 3)
     assert coarse.sdata.images["s1_image"] is sdata.images["s1_image"]
     assert coarse.sdata.tables["table"].var["hisdiff_selected"].sum() == 2
     assert list(sdata.shapes) == ["s1"]
@@ -48,7 +48,7 @@ def test_sections_of_one_table_are_merged_each_on_its_own(make_section) -> None:
 
     parts = [make_section(name, seed=i, side=4) for i, name in enumerate(("a", "b"))]
     both = sd.concatenate(parts, concatenate_tables=True)
-    coarse = coarsen(both, 2)
+    coarse = coarsen(open_sections(both, needs=("counts",)), 2)
     table = coarse.sdata.tables["table"]
     assert table.obs["region"].value_counts().to_dict() == {"a": 4, "b": 4}
     regions = both.tables["table"].obs["region"].to_numpy()
@@ -60,7 +60,7 @@ def test_sections_of_one_table_are_merged_each_on_its_own(make_section) -> None:
 def test_a_coarse_section_is_fitted_and_its_original_spots_are_predicted(make_section, method: str) -> None:
     sdata = make_section(side=8)
     hd.pp.select_genes(sdata, genes=list(sdata.tables["table"].var_names))
-    merged = coarsen(sdata, 2)
+    merged = coarsen(open_sections(sdata, needs=("counts",)), 2)
     model = hd.tl.fit(merged.sdata, method=method, config={"max_steps": 20} if method == "stage" else "fast")
     hd.tl.predict(merged.sdata, model, at=merged.spots["s1"])
     made = merged.sdata.tables[f"{method}_s1_spots"]
@@ -71,10 +71,10 @@ def test_a_coarse_section_is_fitted_and_its_original_spots_are_predicted(make_se
 def test_what_cannot_be_merged_is_refused(make_section) -> None:
     sdata = make_section()
     with pytest.raises(ValueError, match="at least 2, not 1"):
-        coarsen(sdata, 1)
+        coarsen(open_sections(sdata, needs=("counts",)), 1)
     sdata.shapes["s1_spots"] = sdata.shapes["s1"]
     with pytest.raises(ValueError, match="elements .'s1_spots'. already"):
-        coarsen(sdata, 2)
+        coarsen(open_sections(sdata, needs=("counts",)), 2)
     del sdata.tables["table"].obs["array_col"]
     with pytest.raises(ValueError, match=r"no obs column \['array_col'\]"):
-        coarsen(sdata, 2)
+        coarsen(open_sections(sdata, needs=("counts",)), 2)

@@ -74,3 +74,16 @@ def test_a_lattice_and_an_outline_that_are_made_on_the_way_are_not_searched_for(
     hd.tl.predict(only, model)
     assert max(look_ups.values()) == 1
     assert "ridge" in only.tables["lattice"].layers
+
+
+def test_a_comparison_opens_every_section_once_whatever_number_of_fits(make_section, look_ups) -> None:
+    sections = [make_section(f"s{i}", seed=i, side=6) for i in range(3)]
+    quick = {"n_draws": 2, "n_seeds": 2}
+    hd.tl.cross_validate(sections, ["ridge"], **quick)
+    assert max(look_ups.values()) == 1
+    look_ups.clear()
+    hd.tl.compare(sections[:2], sections[2], ["ridge"], **quick)
+    assert max(look_ups.values()) == 1
+    look_ups.clear()
+    hd.tl.compare([], sections[0], ["tesla"], coarsen=3, **quick)
+    assert look_ups["read_section", "s0"] == 2  # with its own spots, and with those that were merged

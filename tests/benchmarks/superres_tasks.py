@@ -164,21 +164,22 @@ def merged_jobs(data: Path, names: list[str], sizes: list[int]) -> dict[int, lis
     for n in sizes:
         jobs[n] = []
         for name, sdata in zip(names, sections):
-            coarse, (task,) = merged(sdata, n, panel, SOURCE)
-            hd.pp.embed(coarse.sdata)
+            (task,) = merged(open_sections(sdata, needs=("counts",)), n, panel, SOURCE)
+            coarse = task.bound.place.sdata
+            hd.pp.embed(coarse)
             if name not in dense:
-                hd.pp.grid(coarse.sdata, MERGED_UM)
-                dense[name] = coarse.sdata
+                hd.pp.grid(coarse, MERGED_UM)
+                dense[name] = coarse
             else:  # the grid does not depend on how spots are merged
-                _take_grid(coarse.sdata, dense[name])
-            section = _section(coarse.sdata, name, np.asarray(panel))
-            where, instances = read_locations(open_sections(coarse.sdata)[0].place, task.where["at"])
-            rows = {f"{task.where['at']}_{instance}": row for row, instance in enumerate(instances)}
+                _take_grid(coarse, dense[name])
+            section = _section(coarse, name, np.asarray(panel))
+            where, instances = read_locations(task.bound.place, task.at)
+            rows = {f"{task.at}_{instance}": row for row, instance in enumerate(instances)}
             targets = where.take(np.array([rows[row] for row in task.rows]))
             size = (len(section.spots), len(targets))
             share = sparse.csr_matrix((np.ones(len(targets)), (task.parent, np.arange(len(targets)))), shape=size)
             truth = task.counts.toarray()[:, rows_of(panel, task.genes)]
-            job = Job(name, coarse.sdata, section, np.asarray(panel), targets, share, truth, task.parent)
+            job = Job(name, coarse, section, np.asarray(panel), targets, share, truth, task.parent)
             jobs[n].append(job)
     return jobs
 

@@ -208,7 +208,7 @@ def test_an_encoder_without_access_leaves_the_object_as_it_was(make_section, mon
 
 def test_merged_spots_have_the_mean_embedding_of_their_members(make_section, color_encoder) -> None:
     sdata = make_section()
-    coarse = coarsen(sdata, 3)
+    coarse = coarsen(open_sections(sdata, needs=("counts",)), 3)
     for one in (sdata, coarse.sdata):
         hd.pp.embed(one, color_encoder)
     merged, own = stored(coarse.sdata), stored(sdata)

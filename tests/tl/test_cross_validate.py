@@ -21,13 +21,13 @@ def cohort(colored_sections):
 @pytest.fixture
 def predictions(monkeypatch) -> list:
     """What methods predicted, in order."""
-    made, predict = [], _bout.predict
+    made, predict = [], _bout.predicted_by
 
     def recording(*args, **kwargs):
         made.append(predict(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr(_bout, "predict", recording)
+    monkeypatch.setattr(_bout, "predicted_by", recording)
     return made
 
 
@@ -58,8 +58,8 @@ def test_nothing_of_a_left_out_section_reaches_a_method_but_its_image(cohort, pr
     for sdata in cohort:
         sdata.tables["table"].var["hisdiff_selected"] = np.arange(12) < 3
     hd.tl.cross_validate(cohort, ["ridge"], n_draws=2)
-    np.testing.assert_array_equal(predictions[2].X, predictions[5].X)
-    assert predictions[5].n_vars == 12
+    np.testing.assert_array_equal(predictions[2].mean, predictions[5].mean)
+    assert len(predictions[5].genes) == 12
 
 
 def test_the_library_size_of_the_section_is_used_only_where_it_is_asked_for(cohort, predictions) -> None:
@@ -67,7 +67,7 @@ def test_the_library_size_of_the_section_is_used_only_where_it_is_asked_for(coho
         hd.tl.cross_validate(cohort, ["ridge"], n_draws=2, library_size=size)
     cohort[2].tables["table"].X = cohort[2].tables["table"].X * 3
     hd.tl.cross_validate(cohort, ["ridge"], n_draws=2, library_size="section")
-    *_, of_cohort, own, tripled = (predictions[i].X.mean() for i in (2, 5, 8))
+    *_, of_cohort, own, tripled = (predictions[i].mean.mean() for i in (2, 5, 8))
     assert own == pytest.approx(of_cohort, abs=0.3)
     assert tripled > own + 1
 
@@ -92,7 +92,7 @@ def test_sections_of_one_object_are_left_out_like_those_of_several(cohort, make_
 
 
 def test_what_is_done_is_kept_and_not_done_again(cohort, tmp_path, monkeypatch) -> None:
-    folder, fit, fits = tmp_path / "folds", _bout.fit, []
+    folder, fit, fits = tmp_path / "folds", _bout.FitJob.run, []
 
     def interrupted(*args, **kwargs):
         fits.append(1)
@@ -100,7 +100,7 @@ def test_what_is_done_is_kept_and_not_done_again(cohort, tmp_path, monkeypatch) 
             raise KeyboardInterrupt
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(_bout, "fit", interrupted)
+    monkeypatch.setattr(_bout.FitJob, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         hd.tl.cross_validate(cohort, ["ridge"], n_draws=2, save=folder)
     table = hd.tl.cross_validate(cohort, ["ridge"], n_draws=2, save=folder)

@@ -22,6 +22,7 @@ from hisdiff.methods.hisdiff.gene.config import GeneConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff.methods._base import PredictRun
     from hisdiff.methods._protocols import Field
@@ -128,7 +129,7 @@ class FittedHisDiff(BaseFitted):
             )
         return PatchField(self, section, np.pi * radius**2, run.n_draws, run.at_bins)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays, settings = self.generator.state()
         return arrays, {"config": self.config.to_dict(), "generator": settings, "radius_um": self.radius_um}

@@ -22,6 +22,7 @@ from hisdiff.methods.istar.config import IStarConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Section
     from hisdiff.methods._base import PredictRun
 
@@ -110,7 +111,7 @@ class FittedIStar(BaseFitted):
         ]
         return np.concatenate(parts, axis=1)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays = weights_of(self.network, "network.") | {"low": self.low, "span": self.span}
         if self.dispersion is not None:

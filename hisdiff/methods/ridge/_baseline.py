@@ -20,6 +20,7 @@ from hisdiff.methods._base import BaseFitted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff._training._spots import TrainingSpots
     from hisdiff.methods._base import PredictRun
@@ -115,7 +116,7 @@ class BaselineRidge(BaseFitted):
         expected = at_size(mean, shift) if units == LOG2 else self._expected_counts(mean) * 2.0**shift
         return replace(draws.result(self.genes), mean=expected.astype(np.float32))
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         projection = self.projection
         arrays = {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff.methods._base import PredictRun
 
@@ -50,7 +51,7 @@ class LinearMean:
         """Return the mean at locations, float64 ``(n, G)``."""
         return self.projection.features(section, locations) @ self.slopes + self.intercept
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         of = self.projection
         arrays = {"center": of.center, "scale": of.scale, "axes": of.axes}
@@ -98,7 +99,7 @@ class FittedRidge(BaseFitted):
         """Return the ridge given the counts of some spots of a section; see ``CohortModel.adapted``."""
         return replace(self, cohort_model=self.cohort_model.adapted(section, rows, self.genes))
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays, plain = self.cohort_model.state()
         return arrays, {"cohort_model": plain, "radius_um": self.radius_um}

@@ -22,6 +22,7 @@ from hisdiff.methods.stage.config import StageConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Section
     from hisdiff.methods._base import PredictRun
 
@@ -96,7 +97,7 @@ class FittedStage(PointFitted):
         """Prepare predictions anywhere in a section it was trained on."""
         return StageField(self, section, run.library_size, resolve_device(run.device))
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         settings = {
             "config": self.config.to_dict(),

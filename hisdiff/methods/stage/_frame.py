@@ -142,11 +142,11 @@ def levels_of(sections: Sequence[Section], spacing_um: float | None) -> list[flo
         return [i * spacing_um for i in range(len(sections))]
     levels = [needed(s.spots).z_um for s in sections]
     heights = [None if z is None or np.ptp(z) > 0 else float(z[0]) for z in levels]
-    told = [z for z in heights if z is not None]
-    if len(told) < len(sections) or len(set(told)) < len(told):
+    known = [z for z in heights if z is not None]
+    if len(known) < len(sections) or len(set(known)) < len(known):
         raise ValueError(
             f"STAGE places {len(sections)} sections above each other, and their heights are not known. If their coordinates are aligned "
             f"and they are given from bottom to top, say how far apart they are: config={{'section_spacing_um': 10}}. Otherwise fit "
             f"one model for each."
         )
-    return told
+    return known

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from scipy.sparse import csr_matrix
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Section
     from hisdiff.methods._base import PredictRun
 
@@ -73,7 +74,7 @@ class FittedTesla(PointFitted):
         check_has_counts(section)
         return TeslaField(section, self.genes, self.config, run.library_size)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         return {}, {"config": self.config.to_dict()}
 

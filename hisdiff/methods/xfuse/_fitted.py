@@ -27,6 +27,7 @@ from hisdiff.methods.xfuse.config import XFuseConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Prediction, Section
     from hisdiff.methods._base import PredictRun
 
@@ -113,7 +114,7 @@ class FittedXFuse(BaseFitted):
         wanted = section.library_size if library_size is None and found is None else library_size
         return 1.0 if wanted is None else float(wanted / 2.0 ** (self.log2_size if found is None else found[1]))
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return named arrays and JSON-able settings from which ``from_state`` rebuilds the same object."""
         arrays = weights_of(self.model, "model.")
         if self.dispersion is not None:

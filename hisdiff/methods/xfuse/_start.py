@@ -39,8 +39,8 @@ def fit_spots(counts: np.ndarray, *, seed: int, n_steps: int = 150) -> tuple[np.
     values = torch.from_numpy(counts)
     for step in range(n_steps):
         rows = torch.randint(len(values), (min(_BATCH, len(values)),), generator=generator_for(seed, step))
-        told = NegativeBinomial(1e-8 + log_rate.exp(), logits=logit, validate_args=False)
-        loss = -told.log_prob(values[rows]).mean(dim=0).sum()
+        likelihood = NegativeBinomial(1e-8 + log_rate.exp(), logits=logit, validate_args=False)
+        loss = -likelihood.log_prob(values[rows]).mean(dim=0).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hisdiff._check import one_of, positive
 from hisdiff._training._config import TrainingConfig
+
+if TYPE_CHECKING:
+    from hisdiff._json import Plain
 
 Strategy = Literal["split", "extra", "none"]
 Start = Literal["single", "profiles"]
@@ -131,7 +134,7 @@ class XFuseConfig(TrainingConfig):
             grow_every=1000,
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Plain:
         """Return settings that JSON can hold."""
         covariates = {name: list(levels) for name, levels in self.covariates.items()}
         return TrainingConfig.to_dict(self) | {"covariates": covariates}

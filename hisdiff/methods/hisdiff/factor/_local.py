@@ -29,6 +29,7 @@ from hisdiff.methods.hisdiff.factor._components import fit_components
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hisdiff._json import State
     from hisdiff._section import DenseSource
     from hisdiff._training._spots import TrainingSpots
 
@@ -91,7 +92,7 @@ class LocalRates:
             out[rows] = np.maximum(1 + total, _FLOOR)
         return out
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         arrays = {
             "local/center": needed(self.inputs.center),

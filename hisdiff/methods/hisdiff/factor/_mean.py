@@ -15,6 +15,7 @@ from hisdiff.methods.hisdiff.factor._components import fit_components
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hisdiff._json import State
     from hisdiff._section import Locations, Section
     from hisdiff._training._context import Scaling
     from hisdiff._training._spots import TrainingSpots
@@ -73,7 +74,7 @@ class ConditionalMean:
         scores = np.mean([member(section, locations) for member in self.members], axis=0)
         return scores @ self.components + self.intercept
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         arrays = {"mean/components": self.components, "mean/intercept": self.intercept}
         settings = []

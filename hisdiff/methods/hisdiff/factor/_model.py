@@ -21,6 +21,7 @@ from hisdiff.methods.hisdiff.factor._mean import ConditionalMean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hisdiff._json import State
     from hisdiff._training._given import Given
     from hisdiff._training._size_gauge import SizeGauge
     from hisdiff._training._spread import Spread
@@ -105,7 +106,7 @@ class FactorModel(CohortModel):
             scores = flow.sample(condition, begin, n_steps=steps, sampler=SAMPLERS[self.config.sampler])
         return scores[0].cpu().numpy()
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         arrays, plain = super().state()
         arrays |= {"summary/center": self.summary.center, "summary/axes": self.summary.axes}

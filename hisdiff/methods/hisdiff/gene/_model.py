@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hisdiff._diffusion._prediction_type import PredictionType
+    from hisdiff._json import State
     from hisdiff._nn._denoisers import Denoiser
     from hisdiff._prediction._noise import BlockNoise
     from hisdiff._section import Locations, Section
@@ -206,7 +207,7 @@ class GeneModel:
     def _chunk_rows(self) -> int:
         return max(1, _CHUNK_VALUES // (self.sizes.n_genes * self.config.width))
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def state(self) -> State:
         """Return arrays and plain settings."""
         arrays = weights_of(self.network, "network/")
         settings = {

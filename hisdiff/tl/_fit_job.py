@@ -1,0 +1,204 @@
+"""Fit a method on opened sections: brought to one panel, checked, fitted, and described by what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff import _keys
+from hisdiff._check import listing
+from hisdiff._geometry import pitch_of
+from hisdiff._log import logger
+from hisdiff._sdata._features import embedding_record
+from hisdiff._sdata._genes import gene_names, rows_of, shared_genes
+from hisdiff._sdata._locate import on_tissue
+from hisdiff._section import needed
+from hisdiff._stats._gene_modules import GeneModules
+from hisdiff._training._ood import EmbeddingDistribution
+from hisdiff.models._cohort import Cohort, spot_hashes
+from hisdiff.models._model import Model
+from hisdiff.pp._genes import select_on
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hisdiff._runtime import Runtime
+    from hisdiff._sdata._read import Bound
+    from hisdiff._section import Names, Section
+    from hisdiff.methods._protocols import Method
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """A method with its settings, the genes to model, and how the fit runs."""
+
+    method: Method
+    config: Any
+    panel: Sequence[str]
+    runtime: Runtime
+
+    def prepared(self, bounds: Sequence[Bound]) -> list[Bound]:
+        """Return sections with their counts of the panel and all that the method needs of them, checked."""
+        ready = [_on_panel(bound, self.panel, self.method.needs) for bound in bounds]
+        _check_embeddings(ready)
+        return ready
+
+    def run_id(self, bounds: Sequence[Bound]) -> str:
+        """Return the identity of a fit on prepared sections, under which its checkpoints are kept."""
+        settings = [self.method.name, self.config.to_dict(), list(self.panel), self.runtime.seed]
+        digest = hashlib.sha256(repr(settings).encode())
+        for bound in bounds:
+            section, spots = bound.section, needed(bound.section.spots)
+            digest.update(spot_hashes(needed(section.counts), section.genes).tobytes())
+            digest.update(spots.xy_um.tobytes())
+            if section.features is not None:
+                digest.update(section.features.at(spots).tobytes())
+            if section.image is not None:
+                digest.update(bound.fingerprint.encode())
+        return digest.hexdigest()[:12]
+
+    def run(
+        self,
+        training: Sequence[Bound],
+        validation: Sequence[Bound] = (),
+        *,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> Model:
+        """Fit on prepared sections."""
+        fitted = self.method.fit(
+            [bound.section for bound in training],
+            self.config,
+            validation=[bound.section for bound in validation],
+            seed=self.runtime.seed,
+            device=self.runtime.device,
+            progress=self.runtime.progress,
+            checkpoint=checkpoint,
+            resume=resume,
+        )
+        return Model(
+            self.method.name,
+            fitted,
+            self.config.to_dict(),
+            _cohort(training),
+            ood=_distribution(training),
+            modules=GeneModules.of_counts([needed(bound.section.counts) for bound in training]),
+            seed=self.runtime.seed,
+        )
+
+
+def panel_of(groups: Sequence[list[Bound]]) -> list[str]:
+    """Return the selected genes; select them where no object has a selection.
+
+    Parameters
+    ----------
+    groups
+        Sections by object: those of one object share a table.
+    """
+    tables = [group[0].table for group in groups]
+    if not any(_keys.SELECTED in table.var for table in tables):
+        logger.info("no genes are selected yet: running hd.pp.select_genes")
+        select_on([bound for group in groups for bound in group])
+    panels = {
+        tuple(sorted(names[table.var[_keys.SELECTED].to_numpy(dtype=bool)]))
+        for table, names in zip(tables, shared_genes(tables))
+        if _keys.SELECTED in table.var
+    }
+    if len(panels) > 1:
+        sizes = sorted(len(panel) for panel in panels)
+        raise ValueError(
+            f"The sections have different selections of genes ({sizes} genes); run hd.pp.select_genes on all of them together."
+        )
+    panel = list(panels.pop())
+    if not panel:
+        raise ValueError(f"No gene is selected: var[{_keys.SELECTED!r}] is all False.")
+    for group, table in zip(groups, tables):
+        missing = np.asarray(panel)[rows_of(panel, gene_names(table, like=panel)) < 0]
+        if len(missing):
+            raise ValueError(
+                f"Section {group[0].place.name!r} lacks {len(missing)} selected genes, such as {listing(missing, 4)}; select on all sections."
+            )
+    return panel
+
+
+def _on_panel(bound: Bound, panel: Names, needs: frozenset[str]) -> Bound:
+    """Return a section with its counts of the panel."""
+    section = _on_tissue(bound).renamed(gene_names(bound.table, like=panel)).with_panel(panel).in_order_of_place()
+    # An embedding that the method does not look at is no condition for using the model later.
+    return bound.with_section(section if "features" in needs else replace(section, features=None))
+
+
+def _on_tissue(bound: Bound) -> Section:
+    """Return the section without the spots that do not lie on tissue, which teach nothing of it."""
+    kept = on_tissue(bound.table)[bound.place.rows]
+    if kept.all():
+        return bound.section
+    if not kept.any():
+        raise ValueError(
+            f"No spot of {bound.place.name!r} is on the tissue: obs[{_keys.IN_TISSUE!r}] is 0 for all of them."
+        )
+    logger.info(
+        "%s: %d of %d spots are off the tissue (obs[%r]) and are not fitted on",
+        bound.place.name, (~kept).sum(), len(kept), _keys.IN_TISSUE,
+    )  # fmt: skip
+    return bound.section.take(kept)
+
+
+def _check_embeddings(bounds: Sequence[Bound]) -> None:
+    specs = {b.section.name: b.section.features.spec for b in bounds if b.section.features is not None}
+    if len(set(specs.values())) > 1:
+        listed = "; ".join(
+            f"{name}: {spec.encoder} {spec.revision}, patch {spec.patch_um:g} um" for name, spec in specs.items()
+        )
+        raise ValueError(
+            f"The sections were embedded differently ({listed}); embed all of them with one call of hd.pp.embed."
+        )
+    for bound in bounds:
+        section = bound.section
+        if section.features is not None and not np.isfinite(section.features.at(needed(section.spots))).all():
+            raise ValueError(
+                f"The embedding of {section.name!r} has NaN or infinite values; run hd.pp.embed on it again."
+            )
+
+
+def _cohort(training: Sequence[Bound]) -> Cohort:
+    sections = [bound.section for bound in training]
+    counts, spots = [needed(section.counts) for section in sections], [needed(section.spots) for section in sections]
+    spec = sections[0].features.spec if sections[0].features is not None else None
+    record = {} if spec is None else needed(embedding_record(training[0].table))
+    return Cohort(
+        sections=tuple(section.name for section in sections),
+        features=spec,
+        licence=str(record.get("licence", "none needed")),
+        derivatives={"yes": True, "no": False, "unknown": None}[str(record.get("derivatives", "yes"))],
+        mpp=tuple(float(bound.place.mpp) for bound in training),
+        pitch_um=_median([pitch_of(some.xy_um) for some in spots]),
+        radius_um=float(np.median(np.concatenate([some.radius_um for some in spots]))),
+        library_size=2.0 ** _median([section.log2_size for section in sections]),
+        expression=np.mean([_shares(some) for some in counts if some.sum() > 0], axis=0),
+        spots=np.unique(np.concatenate([spot_hashes(some, sections[0].genes) for some in counts])),
+    )
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the median over the sections that have a value: one spot has no pitch, and no count no library size."""
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
+def _shares(counts: Any) -> np.ndarray:
+    """Return the part that each gene of the panel has in all counts of a section, ``(G,)``."""
+    total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+    return total / total.sum()
+
+
+def _distribution(training: Sequence[Bound]) -> EmbeddingDistribution | None:
+    if training[0].section.features is None:
+        return None
+    sections = [bound.section for bound in training]
+    return EmbeddingDistribution.fit(np.concatenate([needed(s.features).at(needed(s.spots)) for s in sections]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -52,6 +53,14 @@ html_theme_options = {
     "use_download_button": False,
     "show_navbar_depth": 1,
 }
+if repository := os.environ.get("HISDIFF_REPOSITORY"):  # the one variable that says where the repository lives
+    html_theme_options |= {
+        "repository_url": repository,
+        "use_repository_button": True,
+        "use_issues_button": True,
+        "path_to_docs": "docs",
+    }
+html_extra_path = ["llms.txt"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build", "_static", "_templates"]
 templates_path = ["_templates"]
@@ -31,6 +32,9 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
 
 # Types stand in signatures and nowhere else.
 napoleon_google_docstring = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import shapely
@@ -90,7 +90,8 @@ class Truth:
     """Expected counts of the bins of ``TRUTH_UM`` inside the tissue, and what they come from.
 
     ``row``, ``col`` place the bins on the grid of ``shape``; ``expected`` is ``(n, G)``, ``composition`` ``(n, 4)`` the
-    share of each type in the number of nuclei, ``hidden`` ``(n, 3)`` the fields that the image does not show.
+    share of each type in the number of nuclei, ``hidden`` ``(n, 3)`` the fields that the image does not show, ``states``
+    ``(n, 3)`` what tissue with states is in.
     """
 
     shape: tuple[int, int]
@@ -99,13 +100,14 @@ class Truth:
     expected: np.ndarray
     composition: np.ndarray
     hidden: np.ndarray
+    states: np.ndarray | None = None
 
 
 def make_truth(rng: Generator, tissue: Tissue, programmes: Programmes, size_factor: float) -> Truth:
     """Return the true expression of a section at its size factor."""
     n = round(tissue.size_um / TRUTH_UM)
     shape = (n, n)
-    amount = np.stack([_amount(tissue, kind, n) for kind in CELL_TYPES], axis=-1)
+    amount = cell_amounts(tissue, n)
     hidden = np.stack([smooth_noise(rng, shape, scale / TRUTH_UM) for scale in (130, 110, 90)], axis=-1)
     row, col = np.nonzero(enlarge(tissue.inside, shape) > 0)
     amount, hidden = amount[row, col], hidden[row, col]
@@ -120,6 +122,11 @@ def make_truth(rng: Generator, tissue: Tissue, programmes: Programmes, size_fact
     nuclei = amount.sum(axis=1, keepdims=True)
     composition = amount / np.where(nuclei > 0, nuclei, 1)
     return Truth(shape, row, col, expected.astype(np.float32), composition.astype(np.float32), hidden)
+
+
+def cell_amounts(tissue: Tissue, n: int) -> np.ndarray:
+    """Return the number of cells of each type in each bin of a grid of ``n`` bins a side, ``(n, n, 4)``."""
+    return np.stack([_amount(tissue, kind, n) for kind in CELL_TYPES], axis=-1)
 
 
 def _amount(tissue: Tissue, kind: str, n: int) -> np.ndarray:
@@ -144,7 +151,17 @@ def spot_lattice(tissue: Tissue, pitch_um: float, radius_um: float) -> tuple[np.
     return xy[keep], np.stack([row[keep], col[keep]], axis=1)
 
 
-def covered(truth: Truth, xy_um: np.ndarray, radius_um: float) -> sparse.csr_matrix:
+class Bins(Protocol):
+    """Bins of the grid of the truth."""
+
+    @property
+    def row(self) -> np.ndarray: ...
+
+    @property
+    def col(self) -> np.ndarray: ...
+
+
+def covered(truth: Bins, xy_um: np.ndarray, radius_um: float) -> sparse.csr_matrix:
     """Return ``(spots, bins)``: the share of each bin of the truth that lies under each spot."""
     corner = np.stack([truth.col, truth.row], axis=1) * TRUTH_UM
     bins = shapely.box(corner[:, 0], corner[:, 1], corner[:, 0] + TRUTH_UM, corner[:, 1] + TRUTH_UM)

@@ -150,7 +150,7 @@ def test_nothing_is_pickled() -> None:
 # Modules that read or write JSON, records in ``uns`` or notes of stores, by folder: there names lead to plain values.
 JSON_BORDER = {
     "": ["_section.py", "_stream.py"],
-    "_cli": ["_commands.py", "_inputs.py"],
+    "_cli": ["_commands.py", "_inputs.py", "_reproduce.py"],
     "_sdata": ["_annotation.py", "_features.py", "_grid.py", "_journal.py", "_provenance.py", "_store.py"],
     "_training": ["_config.py", "_loop.py", "_spread.py"],
     "encoders": ["_timm.py"],

@@ -158,6 +158,37 @@ def evaluate(
 
 
 @app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(help="her2st, cscc, prad or dlpfc.", show_default=False)],
+    hest: Annotated[Path, typer.Option(help="Folder of HEST-1k; what is missing is downloaded.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and the figures.")],
+    encoder: Annotated[str, typer.Option(help="Name of an encoder, or local-dir:FOLDER.")] = "uni",
+    epochs: Annotated[
+        int, typer.Option(help="Epochs; the last checkpoint of the published code is after 1900.")
+    ] = 1900,
+    config: Annotated[str, typer.Option(help="A JSON mapping of settings to change, to try it out.")] = "{}",
+    sample: Annotated[list[str] | None, typer.Option(help="Samples to train on, if not all others.")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Repeat a leave-one-out of the HisDiff study on HEST-1k, in its published setting. A stopped call continues."""
+    from hisdiff._cli._reproduce import reproduce as run
+
+    result: Plain = {"input": str(hest), "study": study}
+    try:
+        settings = {"max_epochs": epochs, **json.loads(config)}
+        result |= run(study, hest, out, encoder=encoder, settings=settings, samples=sample, seed=seed, device=device)
+        result |= {"status": "done"}
+        if not as_json:
+            typer.echo(", ".join(f"{name} {value:.3f}" for name, value in result["summary"].items()))
+    except FAILURES as error:
+        result |= {"status": "failed", "error": message_of(error)}
+        typer.echo(f"hisdiff: {result['error']}", err=True)
+    finish("reproduce", [result], as_json=as_json)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the figures and the zarr store.")] = Path("hisdiff-demo"),
     seed: Seed = 0,

@@ -102,6 +102,10 @@ class Conditioner(nn.Module):
             else None
         )
 
+    def start(self, generator: torch.Generator) -> None:
+        """Start with a small condition, as published."""
+        nn.init.normal_(self.fuse[-1].weight, std=0.02, generator=generator)
+
     def forward(
         self,
         own: Tensor,
@@ -128,7 +132,7 @@ class Conditioner(nn.Module):
         return self._fuse(self.project(own), near, wide, near_mask, wide_mask, log2_size)
 
     def at(self, own: Tensor, anchors: Tensor, near: Tensor, wide: Tensor, log2_size: Tensor | None = None) -> Tensor:
-        """Return the condition from indices: every anchor in use is projected once, however many locations share it.
+        """Return the condition from indices: on a CPU every anchor in use is projected once, however many locations share it.
 
         Parameters
         ----------
@@ -141,8 +145,16 @@ class Conditioner(nn.Module):
         log2_size
             As in ``forward``.
         """
-        rows, places = torch.cat([near, wide], dim=1).clamp(min=0).unique(return_inverse=True)
-        projected = self.project(anchors[rows])
+        places = torch.cat([near, wide], dim=1).clamp(min=0)
+        if places.device.type == "cpu":
+            rows, places = places.unique(return_inverse=True)
+            anchors = anchors[rows]
+        elif len(anchors) > places.numel():  # to find out which are in use would wait for the device
+            anchors, places = (
+                anchors[places.ravel()],
+                torch.arange(places.numel(), device=places.device).view_as(places),
+            )
+        projected = self.project(anchors)
         near_places, wide_places = places.split([near.shape[1], wide.shape[1]], dim=1)
         return self._fuse(
             self.project(own), projected[near_places], projected[wide_places], near >= 0, wide >= 0, log2_size

@@ -129,10 +129,14 @@ class SmoothNoise:
 
     def normal(self, draw: int, purpose: int, rows: np.ndarray, width: int) -> np.ndarray:
         """Return float32 ``(len(rows), width)``, standard normal at every place; as ``BlockNoise.normal``."""
+        blend, nodes, noise = self.parts(rows)
+        return (blend @ noise.normal(draw, purpose, nodes, width)).astype(np.float32)
+
+    def parts(self, rows: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray, BlockNoise]:
+        """Return the weights of rows, csr ``(len(rows), k)``, and the ``(k,)`` rows of the white noise that they blend."""
         blend = self._blend[rows]
         nodes = np.unique(blend.indices)
-        white = self._noise.normal(draw, purpose, nodes, width)
-        return (blend[:, nodes] @ white).astype(np.float32)
+        return blend[:, nodes], nodes, self._noise
 
     def deviation(self, blend: sparse.csr_matrix) -> np.ndarray:
         """Return the standard deviation of weighted means of the noise, ``(n,)`` for weights csr ``(n, places)``."""

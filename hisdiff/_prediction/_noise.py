@@ -20,8 +20,9 @@ ROW_BLOCK = 4096
 """Rows that share a block, where noise goes by row."""
 PLACE_UM = 0.1
 """Places closer than this are one: what a coordinate loses on its way through files is less."""
+LANES = 8
+"""32-bit words that Philox gives per tick of its counter, one for a value."""
 _OFFSET = 0.382  # coordinates are round numbers, so that steps would lie where rounding decides
-_LANES = 8  # 32-bit words that Philox gives per tick of its counter, one for a value
 _TICK_BITS = 32  # numbers that one row may draw from its own generator, as a power of two
 _CHUNK = 64  # rows made at a time, so that intermediate values stay in the cache
 
@@ -102,6 +103,10 @@ class BlockNoise:
             bits.state = state
             yield generator
 
+    def addresses(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return block and rank of rows, ``(k,)`` each, and the two words of the key."""
+        return self._block[rows], self._rank[rows], self._key
+
     def normal(self, draw: int, step: int, rows: np.ndarray, width: int) -> np.ndarray:
         """Return the noise of one draw at one step.
 
@@ -122,9 +127,9 @@ class BlockNoise:
         # In the order of their addresses, neighbours are one run of the generator's sequence, filled by one call.
         order = np.lexsort((self._rank[rows], self._block[rows]))
         block, rank = self._block[rows[order]], self._rank[rows[order]]
-        ticks = -(-width // _LANES)
+        ticks = -(-width // LANES)
         out = np.empty((len(rows), width), dtype=np.float32)
-        uniform = np.empty((min(len(rows), _CHUNK), ticks * _LANES), dtype=np.float32)
+        uniform = np.empty((min(len(rows), _CHUNK), ticks * LANES), dtype=np.float32)
         bits = np.random.Philox(key=self._key)
         state = bits.state
         generator = np.random.Generator(bits)

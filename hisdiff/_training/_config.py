@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from hisdiff._arguments import check, kinds_of
 from hisdiff._check import one_of, positive
+from hisdiff._device import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
     from hisdiff._json import Plain
-
-Precision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class Config:
         Names of the presets of :meth:`preset`, the default first.
     unused
         Fields of a base class that the method has no use for; a value that is not the default is an error.
+    alternatives
+        Pairs of fields of which one is None: the one that is given in a mapping takes the place of the other.
 
     Examples
     --------
@@ -45,6 +46,12 @@ class Config:
     method_name: ClassVar[str]
     presets: ClassVar[tuple[str, ...]] = ("fast",)
     unused: ClassVar[frozenset[str]] = frozenset()
+    alternatives: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    @property
+    def as_published(self) -> bool:
+        """Whether genes and patches that are still to be chosen follow the published HisDiff code."""
+        return False
 
     @classmethod
     def preset(cls, name: str) -> Self:
@@ -72,6 +79,10 @@ class Config:
             if isinstance(getattr(base, name), tuple) and isinstance(value, (str, int, float)):
                 options[name] = value = (value,)  # a single value stands for a sequence of it
             check(value, kinds_of(kinds[name]), name)
+        for pair in cls.alternatives:
+            for name, other in (pair, pair[::-1]):
+                if options.get(name) is not None:
+                    options.setdefault(other, None)
         return replace(base, **options)
 
     def to_dict(self) -> Plain:
@@ -88,11 +99,13 @@ class TrainingConfig(Config):
     Attributes
     ----------
     max_steps
-        Steps of the optimiser at most; None where the method has a rule of its own.
+        Steps of the optimiser at most; None where ``max_epochs`` says when training ends, or the method has a rule of its own.
+    max_epochs
+        Passes over all rows at most, instead of ``max_steps``; with either, each epoch is shuffled anew.
     batch_size
-        Rows per step, over all processes together.
+        Rows per step at most, over all processes together; batches of an epoch are of equal size to one row.
     learning_rate, weight_decay
-        Of AdamW; the rate rises over ``warmup`` steps and, with ``cosine``, falls to zero at ``max_steps``.
+        Of AdamW; the rate rises over ``warmup`` steps and, with ``cosine``, falls to zero at the last step.
     warmup
         Steps.
     cosine
@@ -102,11 +115,13 @@ class TrainingConfig(Config):
     ema
         Decay of the exponential moving average of the weights, which is what is kept; 0 for the last weights.
     precision
-        ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
+        Of matrix products: ``"no"`` (float32), ``"tf32"`` (TF32 on CUDA cards, float32 elsewhere), ``"bf16"``, ``"fp16"``, or
+        ``"auto"`` (bf16 on CUDA cards that have it, else as ``"tf32"``). Weights and sums are float32 with all of them. Where
+        fp16 overflows or a device lacks the type, float32 takes its place, which is logged.
     validate_every
         Steps between rows of the history, and between looks at held-out tissue.
     patience
-        Looks without a better score before stopping; None to go on to ``max_steps``.
+        Looks without a better score before stopping; None to go on to the last step.
     checkpoint_every
         Steps between checkpoints at most; there is one every half minute as well.
     fused
@@ -114,8 +129,12 @@ class TrainingConfig(Config):
     """
 
     method_name: ClassVar[str] = "training"
+    alternatives: ClassVar[tuple[tuple[str, str], ...]] = (("max_steps", "max_epochs"),)
+    own_epochs: ClassVar[int | None] = None
+    """Epochs where neither ``max_steps`` nor ``max_epochs`` is given; None where one of them has to be."""
 
     max_steps: int | None = None
+    max_epochs: int | None = None
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -123,7 +142,7 @@ class TrainingConfig(Config):
     cosine: bool = False
     clip: float | None = 1.0
     ema: float = 0.0
-    precision: Precision = "no"
+    precision: Precision = "tf32"
     validate_every: int = 50
     patience: int | None = None
     checkpoint_every: int = 500
@@ -137,9 +156,10 @@ class TrainingConfig(Config):
                 )
         for name in ("batch_size", "validate_every", "checkpoint_every"):
             positive(getattr(self, name), name, integer=True)
-        for name in ("max_steps", "patience"):
+        for name in ("max_steps", "max_epochs", "patience"):
             if getattr(self, name) is not None:
                 positive(getattr(self, name), name, integer=True)
+        self._check_length()
         positive(self.learning_rate, "learning_rate")
         if self.clip is not None:
             positive(self.clip, "clip")
@@ -148,6 +168,32 @@ class TrainingConfig(Config):
         if self.weight_decay < 0 or self.warmup < 0:
             raise ValueError("weight_decay and warmup are zero or above.")
         one_of(self.precision, get_args(Precision), "precision")
+
+    def _check_length(self) -> None:
+        given = {name: getattr(self, name) for name in ("max_steps", "max_epochs")}
+        if None not in given.values():
+            raise ValueError(
+                f"max_steps is {self.max_steps} and max_epochs is {self.max_epochs}; one of them says when training ends, and the other has to be None."
+            )
+        if not any(given.values()) and self.own_epochs is None and type(self) is not TrainingConfig:
+            raise ValueError(f"max_steps and max_epochs of {type(self).__name__} are both None; give one of them.")
+
+    def epoch_steps(self, n_rows: int) -> int:
+        """Return the number of steps of an epoch."""
+        return -(-n_rows // self.batch_size)
+
+    def steps(self, n_rows: int) -> int:
+        """Return the number of steps at most."""
+        if self.max_steps is not None:
+            return self.max_steps
+        epochs = self.max_epochs or self.own_epochs
+        if epochs is None:
+            raise ValueError("max_steps and max_epochs are None: a training needs to know when it ends.")
+        return epochs * self.epoch_steps(n_rows)
+
+    def with_steps(self, n_steps: int) -> Self:
+        """Return the same settings for a number of steps."""
+        return replace(self, max_steps=n_steps, max_epochs=None)
 
     def of_training(self) -> Plain:
         """Return the settings of the loop alone."""

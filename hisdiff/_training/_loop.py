@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
-from hisdiff._device import resolve_device, without_denormals
+from hisdiff._device import Products, resolve_device, without_denormals
 from hisdiff._log import logger, progress
-from hisdiff._section import needed
+from hisdiff._training._batches import Epochs
 from hisdiff._training._interrupt import deferred_interrupt
 from hisdiff._training._state import TrainingState, copied
 
@@ -137,28 +138,28 @@ def train(
         If the tensors differ in length, or the checkpoint is of another run.
     """
     n_rows = _n_rows(data)
-    if config.max_steps is None:
-        raise ValueError("max_steps is None: a training needs to know how many steps it may take.")
-    accelerator = _accelerator(config, device)
-    run = _Run(module, data, config, seed, accelerator, n_rows)
+    n_steps = config.steps(n_rows)
+    wanted = resolve_device(device)
+    accelerator = _accelerator(wanted)
+    # Under a launcher every process has a device of its own.
+    products = Products.of(config.precision, wanted if accelerator.num_processes == 1 else accelerator.device)
+    run = _Run(module, data, config, seed, accelerator, products, n_rows)
     if resume and checkpoint is not None and checkpoint.exists():
         run.state.load(checkpoint)
-        logger.info("resuming %s at step %d of %d", desc, run.state.step, config.max_steps)
+        logger.info("resuming %s at step %d of %d", desc, run.state.step, n_steps)
     writes = checkpoint if accelerator.is_main_process else None
     shown = progress_bar if accelerator.is_main_process else False
-    bars = progress(desc=desc, total=config.max_steps, enabled=shown)
+    bars = progress(desc=desc, total=n_steps, enabled=shown)
     kept = time.monotonic()
-    with without_denormals(), bars as bar, deferred_interrupt() as interrupted:
+    with without_denormals(), products.allowed(), bars as bar, deferred_interrupt() as interrupted:
         bar.update(run.state.step)
         try:
             if validate is not None and run.state.step == 0:
                 run.state.history.append({"step": 0.0})
                 run.look(validate)  # the weights a module starts with may be good, and none may be better
-            while run.state.step < config.max_steps and not run.finished:
+            while run.state.step < n_steps and not run.finished:
                 run.advance()
-                if validate is not None and (
-                    run.state.step % config.validate_every == 0 or run.state.step == config.max_steps
-                ):
+                if validate is not None and run.at_row:
                     run.look(validate)
                 bar.update()
                 bar.set_postfix({k: f"{v:.3g}" for k, v in run.shown().items()}, refresh=False)
@@ -187,16 +188,24 @@ class _Run:
         config: TrainingConfig,
         seed: int,
         accelerator: Any,
+        products: Products,
         n_rows: int,
     ) -> None:
-        self.config, self.seed, self.accelerator, self.n_rows = config, seed, accelerator, n_rows
-        self.device = accelerator.device
+        self.config, self.seed, self.accelerator, self.products = config, seed, accelerator, products
+        self.device, self.n_steps = products.device, config.steps(n_rows)
         module.to(self.device)
         self.data = {name: tensor.to(self.device) for name, tensor in data.items()}
+        self.epochs = Epochs(
+            lambda epoch: torch.randperm(n_rows, generator=generator_for(seed, epoch)),
+            config.epoch_steps(n_rows),
+            self.device,
+        )
         decayed = [p for p in module.parameters() if p.requires_grad]
-        fused = True if config.fused and self.device.type in ("cpu", "cuda") else None
+        fused = True if self.device.type == "cuda" or (config.fused and self.device.type == "cpu") else None
         optimizer = torch.optim.AdamW(decayed, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
         self.wrapped, self.optimizer = accelerator.prepare(_Loss(module), optimizer)
+        # Gradients in fp16 are scaled up by as much as does not overflow; the factor starts high and finds its place.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=products.half is torch.float16)
         identity = _identity(config, seed, n_rows, module)
         self.whole = True  # whether weights, optimiser and step are of the same moment
         self.state = TrainingState(module, self.optimizer, config.ema, self.device, identity)
@@ -205,26 +214,32 @@ class _Run:
     def finished(self) -> bool:
         return self.config.patience is not None and self.state.stale >= self.config.patience
 
+    @property
+    def at_row(self) -> bool:
+        """Whether this step ends with a row of the history."""
+        return self.state.step % self.config.validate_every == 0 or self.state.step == self.n_steps
+
     def advance(self) -> None:
-        """Take one step."""
-        config, accelerator = self.config, self.accelerator
-        rows = torch.randint(self.n_rows, (config.batch_size,), generator=generator_for(self.seed, self.state.step))
-        mine = rows[accelerator.process_index :: accelerator.num_processes].to(self.device)
-        batch = {name: tensor[mine] for name, tensor in self.data.items()}
+        """Take one step. Nothing in it waits for the device, but for the scale of gradients in fp16."""
+        config, accelerator, step = self.config, self.accelerator, self.state.step
+        rows = self.epochs.rows(step, accelerator.process_index, accelerator.num_processes)
+        batch = {name: tensor[rows] for name, tensor in self.data.items()}
         # Every process draws noise of its own, from another seed than the rows.
-        noise = generator_for(self.seed ^ 0x5DEECE66D, self.state.step, accelerator.process_index, self.device)
+        noise = generator_for(self.seed ^ 0x5DEECE66D, step, accelerator.process_index, self.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate(config, self.state.step)
+            group["lr"] = config.learning_rate * _rate(config, step, self.n_steps)
         self.state.module.train()
-        total, parts = self.wrapped(batch, noise)
-        accelerator.backward(total)
+        with self.products.autocast():
+            total, parts = self.wrapped(batch, noise)
+        accelerator.backward(self.scaler.scale(total))
         if config.clip is not None:
+            self.scaler.unscale_(self.optimizer.optimizer)
             accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip)
         self.whole = False
-        self.optimizer.step()
+        self.scaler.step(self.optimizer.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
-        self.state.averaged.update_parameters(self.state.module)
-        self.state.step += 1
+        self.state.advance()
         self._note({"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}})
         self.whole = True
 
@@ -233,16 +248,25 @@ class _Run:
         for name, value in values.items():
             state.since[name] = state.since.get(name, 0) + value
         state.n_since += 1
-        if state.step % self.config.validate_every == 0 or state.step == self.config.max_steps:
+        if self.at_row:
             stacked = torch.stack([value.float() for value in state.since.values()])
             means = self.accelerator.reduce(stacked, "mean") / state.n_since
             row = {"step": float(state.step), **dict(zip(state.since, means.tolist()))}
             if not math.isfinite(row["loss"]):
-                raise FloatingPointError(
-                    f"The loss is {row['loss']} at step {state.step}; a lower learning_rate, or precision='no', may help."
-                )
-            state.history.append(row)
+                self._leave_half_precision(row["loss"])
+            state.history.append({name: value for name, value in row.items() if math.isfinite(value)})
             state.since, state.n_since = {}, 0
+
+    def _leave_half_precision(self, loss: float) -> None:
+        """Go on in float32 where fp16 overflowed, which leaves the weights as they were; else raise."""
+        sound = all(bool(p.isfinite().all()) for p in self.state.module.parameters())
+        if self.products.half is not torch.float16 or not sound:
+            raise FloatingPointError(
+                f"The loss is {loss} at step {self.state.step}; a lower learning_rate, or precision='no', may help."
+            )
+        logger.warning("the loss overflows in fp16 at step %d; going on in float32", self.state.step)
+        self.products = replace(self.products, half=None)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
 
     def shown(self) -> dict[str, float]:
         """Return the text of the progress bar."""
@@ -252,8 +276,7 @@ class _Run:
     @torch.no_grad()
     def look(self, validate: Callable[[nn.Module], Validation]) -> None:
         """Look at held-out tissue and keep the weights if they are the best so far."""
-        self.state.averaged.eval()
-        score, parts = validate(self.state.averaged.module)
+        score, parts = validate(self.state.averaged.eval())
         # Every process has to decide alike.
         score = float(self.accelerator.reduce(torch.tensor(score, device=self.device), "mean"))
         self.state.history[-1].update(
@@ -264,7 +287,7 @@ class _Run:
     def result(self, module: nn.Module) -> TrainingResult:
         """Return the weights to keep, also in ``module``."""
         state = self.state
-        weights = copied(state.averaged.module) if state.best is None else state.best
+        weights = copied(state.averaged) if state.best is None else state.best
         module.load_state_dict(weights)
         module.eval()
         return TrainingResult(weights, state.step if state.best is None else state.best_step, state.history)
@@ -275,7 +298,7 @@ def _identity(config: TrainingConfig, seed: int, n_rows: int, module: nn.Module)
     told = config.of_training()
     del told["checkpoint_every"]
     if not config.cosine:  # the rate then depends on where the run is to end
-        del told["max_steps"]
+        del told["max_steps"], told["max_epochs"]
     shapes = {name: list(parameter.shape) for name, parameter in module.state_dict().items()}
     return {"config": told, "seed": seed, "rows": n_rows, "shapes": shapes}
 
@@ -287,21 +310,20 @@ def _n_rows(data: Mapping[str, Tensor]) -> int:
     return next(iter(lengths.values()))
 
 
-def _accelerator(config: TrainingConfig, device: str | None) -> Any:
+def _accelerator(device: torch.device) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 
-    wanted = resolve_device(device)
     # Accelerate keeps one global state; what an earlier fit chose must not decide this one.
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    precision = config.precision if wanted.type != "mps" else "no"
-    return Accelerator(mixed_precision=precision, cpu=wanted.type == "cpu")
+    # Device and precision are decided here: it would take the first card, and cannot leave half precision on the way.
+    return Accelerator(mixed_precision="no", cpu=device.type == "cpu", device_placement=False)
 
 
-def _rate(config: TrainingConfig, step: int) -> float:
+def _rate(config: TrainingConfig, step: int, n_steps: int) -> float:
     rise = min(1.0, (step + 1) / max(config.warmup, 1))
-    fall = 0.5 * (1 + math.cos(math.pi * step / needed(config.max_steps))) if config.cosine else 1.0
+    fall = 0.5 * (1 + math.cos(math.pi * step / n_steps)) if config.cosine else 1.0
     return rise * fall
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from hisdiff._training._checkpoint import read_folder, write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -40,8 +40,9 @@ class TrainingState:
         self, module: nn.Module, optimizer: Any, decay: float, device: torch.device, identity: Mapping[str, Any]
     ) -> None:
         self.module, self.optimizer, self.device, self.identity = module, optimizer, device, identity
-        self.averaged = AveragedModel(module, multi_avg_fn=_average(decay))
-        self.averaged.eval()
+        self.decay = decay
+        # Without an average there is no second copy, which large networks take long to keep up to date.
+        self.averaged = copy.deepcopy(module).requires_grad_(requires_grad=False) if decay else module
         self.step, self.best_step, self.best_score, self.stale = 0, 0, math.inf, 0
         self.best: dict[str, Tensor] | None = None
         self.history: list[dict[str, float]] = []
@@ -49,18 +50,31 @@ class TrainingState:
         self.since: dict[str, Tensor] = {}
         self.n_since = 0
 
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Count a step and follow its weights; without a look at values, which would wait for the device."""
+        if self.averaged is not self.module:
+            # Without the ramp the starting weights would weigh in for 1 / (1 - decay) steps; the first step replaces them.
+            weight = 1 - min(self.decay, (1 + self.step) / (10 + self.step)) if self.step else 1.0
+            now = [p.detach() for p in self.module.parameters()]
+            torch._foreach_lerp_(list(self.averaged.parameters()), now, weight)
+            for mine, other in zip(self.averaged.buffers(), self.module.buffers()):
+                mine.copy_(other)
+        self.step += 1
+
     def note_score(self, score: float) -> None:
         """Keep the averaged weights if their score is the lowest so far."""
         if score < self.best_score:
             self.best_score, self.best_step, self.stale = score, self.step, 0
-            self.best = copied(self.averaged.module)
+            self.best = copied(self.averaged)
         else:
             self.stale += 1
 
     def save(self, folder: Path) -> None:
         """Write everything that the rest of the run depends on."""
         arrays: dict[str, Tensor] = {f"module/{k}": v for k, v in self.module.state_dict().items()}
-        arrays |= {f"averaged/{k}": v for k, v in self.averaged.state_dict().items()}
+        if self.averaged is not self.module:
+            arrays |= {f"averaged/{k}": v for k, v in self.averaged.state_dict().items()}
         arrays |= {f"best/{k}": v for k, v in (self.best or {}).items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             arrays |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
@@ -90,7 +104,8 @@ class TrainingState:
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = torch.from_numpy(array).to(self.device)
         self.module.load_state_dict(groups["module"])
-        self.averaged.load_state_dict(groups["averaged"])
+        if self.averaged is not self.module:
+            self.averaged.load_state_dict(groups["averaged"])
         self.best = {k: v.cpu() for k, v in groups["best"].items()} if "best" in groups else None
         self._load_optimizer(groups.get("optimizer", {}))
         since = groups.get("since", {})
@@ -112,16 +127,3 @@ class TrainingState:
 def copied(module: nn.Module) -> dict[str, Tensor]:
     """Return a copy of all weights, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
-
-
-def _average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Return an exponential moving average whose memory grows with the number of steps, up to ``decay``."""
-
-    @torch.no_grad()
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], n: Tensor | int) -> None:
-        # Without the ramp the starting weights would weigh in for 1 / (1 - decay) steps.
-        weight = 1 - min(decay, (1 + float(n)) / (10 + float(n)))
-        for a, c in zip(averaged, current):
-            a.lerp_(c.to(a.dtype), weight)
-
-    return update

@@ -32,7 +32,9 @@ STUDIES = {
     "prad": _numbered("MEND", 139, 162, without=(155,)),
     "dlpfc": _numbered("MISC", 1, 12),
 }
-"""Samples of the four data sets of the HisDiff study; it tested on SPA148, NCBI759, MEND145 and MISC2."""
+"""Samples of the four data sets of the HisDiff study."""
+TESTED_ON = {"her2st": "SPA148", "cscc": "NCBI759", "prad": "MEND145", "dlpfc": "MISC2"}
+"""The sample of each that the study left out."""
 
 
 @checked

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from hisdiff._device import multiplies_bf16, resolve_device
+from hisdiff._device import Chunks, multiplies_bf16, resolve_device
 from hisdiff._log import logger
 from hisdiff._settings import settings
 from hisdiff.encoders import _tokens
@@ -59,6 +61,7 @@ class TorchEncoder:
         self._network: torch.nn.Module | None = None
         self._device: torch.device | None = None
         self._bf16_suits = False
+        self._at_once = sys.maxsize  # patches that the device's memory holds, as far as is known
 
     @property
     def spec(self) -> EncoderSpec:
@@ -130,13 +133,23 @@ class TorchEncoder:
         read: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] | None = None,
     ) -> np.ndarray:
         """Return what ``read``, by default the pool, takes from the network."""
+        chunks = Chunks(len(patches), min(self._at_once, max(1, len(patches))))
+        run = partial(self._pass, bf16=bf16, read=read or self._pool)
+        found = np.concatenate(list(chunks.each(lambda rows: run(patches[rows]))))
+        if chunks.at_once < len(patches):
+            self._at_once = chunks.at_once
+        return found
+
+    def _pass(
+        self, patches: np.ndarray, *, bf16: bool, read: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+    ) -> np.ndarray:
         assert self._device is not None
         assert self._network is not None
         pixels = torch.from_numpy(np.ascontiguousarray(patches)).to(self._device, non_blocking=True)
         with torch.inference_mode():
             batch = pixels.permute(0, 3, 1, 2).float().mul_(self._scale).add_(self._shift)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
-                embedded = (read or self._pool)(self._network, batch)
+                embedded = read(self._network, batch)
         return embedded.float().cpu().numpy()
 
     def _bf16_error(self) -> float:

@@ -45,6 +45,7 @@ DEFAULT_ENCODER = "texture"
 # Lattice of a section without spots: that of Visium.
 LATTICE_SPACING_UM = 100.0
 LATTICE_RADIUS_UM = 27.5
+PUBLISHED_PX = 224
 
 
 @documented
@@ -159,6 +160,7 @@ def ensure_embedding(
     runtime: Runtime,
     encoder: str | Encoder | None = None,
     lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
+    patch_um: float | None = None,
 ) -> list[Bound]:
     """Embed the sections whose embedding is missing or out of date, all with one encoder; return all with an embedding.
 
@@ -170,6 +172,8 @@ def ensure_embedding(
         What the caller gave: the object that made that embedding, or, where there is none yet, what is to make it.
     lattice
         Spacing and radius, in um, of the locations of a section that has only an image.
+    patch_um
+        Side of the patch where no section has an embedding yet; None for that of the encoder.
     """
     reasons = {id(bound): why for bound in bounds if (why := out_of_date(bound)) is not None}
     if not reasons:
@@ -189,11 +193,24 @@ def ensure_embedding(
     result: list[Bound] = []
     for group in by_object(bounds):
         if any(id(bound) in reasons for bound in group):
-            done = _computed(group, used, None if spec is None else spec.patch_um, runtime, lattice)
+            done = _computed(group, used, patch_um if spec is None else spec.patch_um, runtime, lattice)
             result += _write(done, used, lattice[1])
         else:
             result += group
     return result
+
+
+def published_patch_um(bounds: Sequence[Bound]) -> float:
+    """Return the side of the published patch: 224 pixels, or twice the half of a wider spot.
+
+    Sections of one model have patches of one side in um; where their pixels differ in size it is the median.
+    """
+    sides = []
+    for bound in bounds:
+        mpp, spots = bound.place.mpp, bound.section.spots
+        width = 0.0 if spots is None else 2 * float(np.median(spots.radius_um)) / mpp
+        sides.append(mpp * max(PUBLISHED_PX, 2 * int(width / 2)))
+    return float(np.median(sides))
 
 
 def ensure_lattice(bounds: Sequence[Bound], lattice: tuple[float, float]) -> list[Bound]:

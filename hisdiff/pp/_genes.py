@@ -44,6 +44,7 @@ def select_genes(
     also: Sequence[str] = (),
     table_key: str | None = None,
     layer: str | None = None,
+    reference_compat: bool = False,
     key_added: str = _keys.SELECTED,
     inplace: bool = True,
 ) -> list[str] | None:
@@ -68,6 +69,9 @@ def select_genes(
         Genes to use instead of a selection.
     also
         Genes to use in addition, such as markers that are expressed too lowly to be selected.
+    reference_compat
+        Follow the published code where it differs: dispersions in scanpy's usual 20 bins, and the spots of the first section
+        counted twice.
     %(table_key)s
     %(counts_layer)s
     key_added
@@ -107,7 +111,8 @@ def select_genes(
         chosen = _given([*_strings(genes, "genes"), *_strings(also, "also")], names, "genes")
     else:
         added = _given(also, names, "also") if len(also) else []
-        chosen = sorted({*_choose([_counts(table, layer) for table in tables], names, n_hvg, n_top), *added})
+        best = _choose([_counts(table, layer) for table in tables], names, n_hvg, n_top, reference_compat)
+        chosen = sorted({*best, *added})
     if not inplace:
         return chosen
     _write(tables, names, chosen, key_added)
@@ -116,7 +121,9 @@ def select_genes(
     return None
 
 
-def chosen_on(groups: Sequence[Sequence[Bound]], genes: Sequence[str] | None = None) -> list[str]:
+def chosen_on(
+    groups: Sequence[Sequence[Bound]], genes: Sequence[str] | None = None, *, reference_compat: bool = False
+) -> list[str]:
     """Return ``genes``, or those that :func:`select_genes` chooses with its defaults, sorted.
 
     Parameters
@@ -125,6 +132,8 @@ def chosen_on(groups: Sequence[Sequence[Bound]], genes: Sequence[str] | None = N
         Opened sections with counts; those of a group share a table and count as one section.
     genes
         Genes that every section has to have, or None.
+    reference_compat
+        See :func:`select_genes`.
     """
     names = shared_genes([group[0].table for group in groups])
     if genes is not None:
@@ -135,14 +144,14 @@ def chosen_on(groups: Sequence[Sequence[Bound]], genes: Sequence[str] | None = N
         )
         for group in groups
     ]
-    return _choose([_counted(part) for part in counts], names, N_HVG, N_TOP)
+    return _choose([_counted(part) for part in counts], names, N_HVG, N_TOP, reference_compat)
 
 
-def select_on(bounds: Sequence[Bound]) -> None:
+def select_on(bounds: Sequence[Bound], *, reference_compat: bool = False) -> None:
     """Choose genes on opened sections with the defaults of :func:`select_genes`, and write the choice."""
     groups = by_object(bounds)
     tables = [group[0].table for group in groups]
-    chosen = chosen_on(groups)
+    chosen = chosen_on(groups, reference_compat=reference_compat)
     _write(tables, shared_genes(tables), chosen, _keys.SELECTED)
     logger.info("wrote var[%r]: %d genes, selected on %d section(s)", _keys.SELECTED, len(chosen), len(bounds))
 
@@ -195,10 +204,20 @@ def _given(genes: Sequence[str], names: Sequence[np.ndarray], what: str) -> list
     return chosen
 
 
-def _choose(counts: Sequence[sparse.csr_matrix], names: Sequence[np.ndarray], n_hvg: int, n_top: int) -> list[str]:
+def _choose(
+    counts: Sequence[sparse.csr_matrix],
+    names: Sequence[np.ndarray],
+    n_hvg: int,
+    n_top: int,
+    reference_compat: bool,
+) -> list[str]:
     common = sorted(set.intersection(*(set(own) for own in names)))
     counts = [c[:, rows_of(common, own)] for c, own in zip(counts, names)]
-    variable = np.any([_highly_variable(c, n_hvg) for c in counts], axis=0)
+    # In one bin: with the usual twenty, the few highest genes are alone in theirs and get a score that means nothing.
+    n_bins = 20 if reference_compat else 1
+    variable = np.any([_highly_variable(c, n_hvg, n_bins) for c in counts], axis=0)
+    if reference_compat:
+        counts = [counts[0], *counts]
     pooled = sparse.vstack(counts, format="csr")[:, variable].astype(np.float64)
     if pooled.shape[0] < 2:
         raise ValueError(
@@ -220,7 +239,7 @@ def _highest(values: np.ndarray, n: int) -> np.ndarray:
     return order[values[order] > 0]
 
 
-def _highly_variable(counts: sparse.csr_matrix, n: int) -> np.ndarray:
+def _highly_variable(counts: sparse.csr_matrix, n: int, n_bins: int) -> np.ndarray:
     import scanpy as sc
 
     expressed = np.asarray(counts.sum(axis=0)).ravel() > 0
@@ -230,8 +249,7 @@ def _highly_variable(counts: sparse.csr_matrix, n: int) -> np.ndarray:
     table = ad.AnnData(counts[:, expressed].copy(), var=pd.DataFrame(index=np.flatnonzero(expressed).astype(str)))
     sc.pp.normalize_total(table)
     sc.pp.log1p(table)
-    # One bin: with the usual twenty, the few highest genes are alone in theirs and get a score that means nothing.
-    found = sc.pp.highly_variable_genes(table, n_top_genes=n, flavor="seurat", n_bins=1, inplace=False)
+    found = sc.pp.highly_variable_genes(table, n_top_genes=n, flavor="seurat", n_bins=n_bins, inplace=False)
     variable = np.zeros(counts.shape[1], dtype=bool)
     variable[np.flatnonzero(expressed)[found["highly_variable"].to_numpy()]] = True
     return variable

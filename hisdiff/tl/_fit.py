@@ -22,7 +22,7 @@ from hisdiff._training._checkpoint import check_place
 from hisdiff._training._config import config_from
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
-from hisdiff.pp._embed import ensure_embedding
+from hisdiff.pp._embed import ensure_embedding, published_patch_um
 from hisdiff.tl._fit_job import FitJob, panel_of
 
 if TYPE_CHECKING:
@@ -135,12 +135,15 @@ def fit(
 
     patients = None if patient_key is None else _patients(opened[:n_training], patient_key)
     _warn_few_spots(opened[:n_training])
-    job = FitJob(fitter, config, panel_of(by_object(opened[:n_training])), runtime)
+    as_published = getattr(config, "as_published", False)
+    panel = panel_of(by_object(opened[:n_training]), as_published=as_published)
+    job = FitJob(fitter, config, panel, runtime)
     if "features" in fitter.needs:
         known = next((b.section.features.spec for b in opened if b.section.features is not None), None)
         if known is not None:
             _check_encoder(KnownEncoder(known, offered), encoder)
-        opened = ensure_embedding(opened, known, runtime, encoder)
+        patch_um = published_patch_um(opened) if as_published else None
+        opened = ensure_embedding(opened, known, runtime, encoder, patch_um=patch_um)
     bounds = job.prepared(opened)
     training, watched = bounds[:n_training], bounds[n_training:]
     if patients is not None:

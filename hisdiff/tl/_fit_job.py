@@ -91,18 +91,20 @@ class FitJob:
         )
 
 
-def panel_of(groups: Sequence[list[Bound]]) -> list[str]:
+def panel_of(groups: Sequence[list[Bound]], *, as_published: bool = False) -> list[str]:
     """Return the selected genes; select them where no object has a selection.
 
     Parameters
     ----------
     groups
         Sections by object: those of one object share a table.
+    as_published
+        Whether a selection that is still to be made follows the published code.
     """
     tables = [group[0].table for group in groups]
     if not any(_keys.SELECTED in table.var for table in tables):
         logger.info("no genes are selected yet: running hd.pp.select_genes")
-        select_on([bound for group in groups for bound in group])
+        select_on([bound for group in groups for bound in group], reference_compat=as_published)
     panels = {
         tuple(sorted(names[table.var[_keys.SELECTED].to_numpy(dtype=bool)]))
         for table, names in zip(tables, shared_genes(tables))

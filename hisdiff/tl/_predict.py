@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hisdiff import encoders
@@ -146,21 +147,24 @@ def predict(
     True
     """
     target = target_of(resolution_um, at)
-    options = PredictOptions.of(
+    options_for = partial(
+        PredictOptions.of,
         finer=target is not None,
-        n_draws=n_draws,
         n_steps=n_steps,
         keep_draws=keep_draws,
         units=units,
         library_size=library_size,
         calibrate=calibrate,
     )
+    options_for(n_draws=n_draws)  # checked before a model is read
     selection = Selection(table_key, image_key, shapes_key, layer, mpp)
     runtime = Runtime.of(device=device, progress=progress, rng=rng)
     offered = None if encoder is None else encoders.get(encoder)
     jobs = []
     for sdata in as_list(data):
         used = model_for(sdata, model)
+        usual = getattr(used.fitted, "usual_draws", None)
+        options = options_for(n_draws=usual if n_draws is None else n_draws)
         job = PredictJob(used, checked_name(key_added, used.method), options, selection.layer, runtime, offered, target)
         jobs.append((job, job.opened(sdata, selection)))
     results = [job.run(bounds, inplace=inplace) for job, bounds in jobs]

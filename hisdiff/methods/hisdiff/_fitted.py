@@ -56,6 +56,11 @@ class FittedHisDiff(BaseFitted):
         return self.config.n_steps
 
     @property
+    def usual_draws(self) -> int | None:
+        """Draws where a caller asks for no number: one, as published, or None for the usual number."""
+        return 1 if self.config.as_published else None
+
+    @property
     def cohort_model(self) -> FactorModel | None:
         """What is known of sections unlike one another; None for denoisers that know nothing of it."""
         return self.generator if isinstance(self.generator, FactorModel) else None

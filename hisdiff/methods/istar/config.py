@@ -8,7 +8,6 @@ from typing import ClassVar
 from hisdiff._check import one_of, positive
 from hisdiff._training._config import TrainingConfig
 
-_EPOCHS = 400  # of the published code, where no number of steps is given
 _ROWS_PER_STEP = 16  # the published batch is a sixteenth of the spots, up to 128
 
 
@@ -30,8 +29,8 @@ class IStarConfig(TrainingConfig):
         Most spots per step; never more than a sixteenth of all spots, but at least ``min_batch``.
     min_batch
         Fewest spots per step, where there are as many.
-    max_steps
-        Steps of each network; None for 400 passes over the spots, as published.
+    max_steps, max_epochs
+        Steps of each network, or passes over the spots; both None for 400 passes, as published.
     footprint_sample
         Superpixels of each footprint that a step looks at, drawn in proportion to their area; None for all of them.
     reference_compat
@@ -42,6 +41,7 @@ class IStarConfig(TrainingConfig):
     method_name: ClassVar[str] = "istar"
     presets: ClassVar[tuple[str, ...]] = ("fast", "paper")
     unused: ClassVar[frozenset[str]] = frozenset({"patience"})
+    own_epochs: ClassVar[int | None] = 400
 
     superpixel_um: float = 8.0
     n_members: int = 5
@@ -64,9 +64,9 @@ class IStarConfig(TrainingConfig):
         positive(self.superpixel_um, "superpixel_um")
 
     def for_spots(self, n_spots: int) -> IStarConfig:
-        """Return the settings with batches and steps that depend on the number of spots."""
+        """Return the settings with the batches that suit a number of spots."""
         batch = min(self.batch_size, max(n_spots // _ROWS_PER_STEP, min(self.min_batch, n_spots)))
-        return replace(self, max_steps=self.max_steps or max(1, _EPOCHS * n_spots // batch), batch_size=batch)
+        return replace(self, batch_size=batch)
 
     @classmethod
     def preset(cls, name: str) -> IStarConfig:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from hisdiff.methods.stage._network import StageNetwork
     from hisdiff.methods.stage.config import StageConfig
 
-_EPOCHS = 2000  # of the published code, where no number of steps is given
 _MIN_SPOTS = 4
 # Rows of the history.
 _ROWS = 50
@@ -40,10 +39,15 @@ def fit_stage(sections: Sequence[Section], config: StageConfig, run: FitRun) -> 
     network = network_for(x.shape[1], frame.n_dims, config)
     network.initialize(run.seed, x, c)
     batch = min(config.batch_size, len(x))
-    max_steps = config.max_steps or _EPOCHS * -(-len(x) // batch)
+    max_steps = config.steps(len(x))
     options = TrainingConfig(
         **config.of_training()
-        | {"max_steps": max_steps, "batch_size": batch, "validate_every": max(1, max_steps // _ROWS)}
+        | {
+            "max_steps": max_steps,
+            "max_epochs": None,
+            "batch_size": batch,
+            "validate_every": max(1, max_steps // _ROWS),
+        }
     )
     result = train(
         network,

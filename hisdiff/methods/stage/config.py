@@ -15,8 +15,8 @@ class StageConfig(TrainingConfig):
 
     Attributes
     ----------
-    max_steps
-        Steps of training, with batches drawn anew for each; None for 2,000 passes over the spots, as published.
+    max_steps, max_epochs
+        Steps of training, or passes over the spots; both None for 2,000 passes, as published.
     n_directions
         Directions of the sliced Wasserstein distance in a step; 1000 in the published code, of the same expectation.
     train_fraction
@@ -34,6 +34,7 @@ class StageConfig(TrainingConfig):
 
     method_name: ClassVar[str] = "stage"
     unused: ClassVar[frozenset[str]] = frozenset({"patience", "validate_every"})
+    own_epochs: ClassVar[int | None] = 2000
 
     n_directions: int = 100
     train_fraction: float = 0.8
@@ -50,8 +51,8 @@ class StageConfig(TrainingConfig):
         positive(self.n_directions, "n_directions", integer=True)
         for name in ("train_fraction", "reach_pitches"):
             positive(getattr(self, name), name)
-        if self.batch_size < 2:
-            raise ValueError("batch_size is at least 2, since batches are normalised.")
+        if self.batch_size < 3:
+            raise ValueError("batch_size is at least 3: batches are normalised, and some are one row smaller.")
         if self.train_fraction > 1:
             raise ValueError(f"train_fraction is above 0 and at most 1, not {self.train_fraction!r}.")
         if self.section_spacing_um is not None:

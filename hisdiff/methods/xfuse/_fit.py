@@ -105,6 +105,7 @@ def train_model(
     """Train a model; return it, with the metagenes that it ended with, and the training curve."""
     rows = np.repeat(np.arange(len(slides.shapes)), slides.n_patches(config.patch_px))
     data = {"section": torch.from_numpy(rows)}
+    config = config.with_steps(config.steps(len(rows)))
     forest: list[Any] = list(range(model.n_metagenes))
     history: list[dict[str, float]] = []
     stretches = _stretches(config)
@@ -112,7 +113,7 @@ def train_model(
         result = train(
             XFuseLoss(model, slides),
             data,
-            replace(config, max_steps=n_steps),
+            config.with_steps(n_steps),
             seed=run.seed + 7919 * number,
             device=run.device,
             checkpoint=None if run.checkpoint is None else run.checkpoint / f"stretch-{number}",

@@ -83,7 +83,7 @@ class XFuseConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        integers = ("levels", "channels", "patch_px", "max_steps", "n_metagenes", "grow_every")
+        integers = ("levels", "channels", "patch_px", "n_metagenes", "grow_every")
         for name in (*integers, "max_metagenes", "n_extra"):
             positive(getattr(self, name), name, integer=True)
         for name in ("image_mpp", "image_weight", "jitter"):

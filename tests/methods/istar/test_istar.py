@@ -275,7 +275,7 @@ def test_config_survives_a_round_trip_and_names_what_is_wrong():
     assert IStarConfig.from_dict(config.to_dict()) == config
     assert config.for_spots(4000).batch_size == 128
     assert config.for_spots(181).batch_size == 11
-    assert config.for_spots(181).max_steps == 400 * 181 // 11
+    assert config.for_spots(181).steps(181) == 400 * 17
     for options, error, message in (
         ({"n_member": 1}, ValueError, r"'n_member'.*Did you mean 'n_members'"),
         ({"n_members": 0}, ValueError, "n_members"),

@@ -224,9 +224,9 @@ def test_decoder_alone_and_open_ends_are_options(section) -> None:
 def test_configuration() -> None:
     assert StageConfig.from_dict(StageConfig(max_steps=3).to_dict()).max_steps == 3
     for options, error, text in (
-        ({"max_epochs": 3}, ValueError, "Did you mean 'max_steps'"),
+        ({"max_epoch": 3}, ValueError, "Did you mean 'max_epochs'"),
         ({"train_fraction": 1.2}, ValueError, "train_fraction"),
-        ({"batch_size": 1}, ValueError, "at least 2"),
+        ({"batch_size": 1}, ValueError, "at least 3"),
         ({"last_relu": 1}, TypeError, "last_relu"),
         ({"section_spacing_um": -1}, ValueError, "section_spacing_um"),
     ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hisdiff._device import one_thread
+from hisdiff._device import one_thread, resolve_device
 from hisdiff._log import logger
 from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._cohort_model import moments
@@ -93,7 +93,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
         "condition": torch.from_numpy(summary(held_out[deep])),
         "fold": torch.from_numpy(spots.fold[deep]),
     }
-    with one_thread():
+    with one_thread(resolve_device(run.device)):
         result = train(
             flow,
             data,

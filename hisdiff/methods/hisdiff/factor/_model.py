@@ -101,7 +101,7 @@ class FactorModel(CohortModel):
         flow = self.flow.to(where).eval().take(members)
         condition = torch.from_numpy(self.summary(center)).to(where)
         steps = self.config.n_steps if n_steps is None else n_steps
-        with one_thread():
+        with one_thread(where):
             begin = torch.from_numpy(start.astype(np.float32))[None].to(where)
             scores = flow.sample(condition, begin, n_steps=steps, sampler=SAMPLERS[self.config.sampler])
         return scores[0].cpu().numpy()

@@ -86,7 +86,7 @@ class FactorConfig(TrainingConfig):
             one_of(scaling, get_args(Scaling), "scalings")
         for name in ("n_components", "n_landmarks", "n_factors", "n_condition", "n_members"):
             positive(getattr(self, name), name, integer=True)
-        for name in ("max_steps", "width", "depth", "n_blocks", "n_steps"):
+        for name in ("width", "depth", "n_blocks", "n_steps"):
             positive(getattr(self, name), name, integer=True)
         for name in ("gammas", "penalties"):
             for value in getattr(self, name):

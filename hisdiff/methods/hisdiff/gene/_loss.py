@@ -58,7 +58,7 @@ class GeneLoss(nn.Module):
         self.network, self.anchors = model.network, anchors
         self.standardize = model.config.standardize
         self.prediction_type = prediction_type_of(model.config)
-        self.diffusion = GaussianDiffusion(linear_betas())
+        self.diffusion = GaussianDiffusion(linear_betas(), reference_compat=model.config.reference_compat)
         self.log2_size = model.log2_size
         center, scale = model.scale.targets
         schedule = self.diffusion.schedule
@@ -162,13 +162,14 @@ class HeldOutLoss:
         generator = generator_for(self.seed, -2, device=device)
         n = len(self.data["counts"])
         place = (torch.randperm(n, generator=generator_for(self.seed, -2)) + 0.5) / n
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for first in range(0, n, _BATCH):
             batch = {name: values[first : first + _BATCH].to(device) for name, values in self.data.items()}
             terms = module.terms(batch, self.anchors, place[first : first + _BATCH].to(device), generator)
             for name, values in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(values.sum()) / n
-        return Validation(sum(sums.values()), sums)
+                sums[name] = sums.get(name, 0.0) + values.sum() / n
+        means = {name: float(value) for name, value in sums.items()}
+        return Validation(sum(means.values()), means)
 
 
 def thin(counts: Tensor, log2_size: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

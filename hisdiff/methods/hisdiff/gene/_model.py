@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from hisdiff._device import multiplies_bf16, resolve_device
+from hisdiff._device import Chunks, Products, resolve_device, rows_that_fit
 from hisdiff._diffusion._samplers import FLOW_SAMPLERS, SAMPLERS, denoiser
 from hisdiff._diffusion._schedule import Schedule, linear_betas
+from hisdiff._log import logger
 from hisdiff._nn._conditioner import Conditioner
 from hisdiff._nn._denoisers import DENOISERS
 from hisdiff._nn._weights import load_weights, weights_of
+from hisdiff._prediction._device_noise import noise_on
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._training._context import context_of
 from hisdiff.methods.hisdiff.gene._reference import PUBLISHED_FUSION_HEADS
@@ -28,19 +31,19 @@ if TYPE_CHECKING:
     from hisdiff._diffusion._prediction_type import PredictionType
     from hisdiff._json import State
     from hisdiff._nn._denoisers import Denoiser
-    from hisdiff._prediction._noise import BlockNoise
+    from hisdiff._prediction._device_noise import Normal
     from hisdiff._section import Locations, Section
     from hisdiff._training._context import Context
     from hisdiff.methods.hisdiff.gene._reference import ReferenceNetwork
     from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
-"""Denoisers of the gene vector by their name in the configuration; each is built from the arguments of ``DiT``."""
 FLOW_SCALE = 1000.0
 """The time embedding is made for steps 0 to 999."""
-# Token values worked on at a time: some hundred locations of a small network, a few dozen of the published one.
+# Token values that a CPU works on at a time: some hundred locations of a small network, a few dozen of the published one.
 _CHUNK_VALUES = 1 << 23
 _CONTEXT_ROWS = 1024
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Of memory that a block takes for each token value, with what it works on and what the products return.
+_BYTES_PER_VALUE = 64
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,18 @@ class GeneModel:
         inside = self.scale.inside(log2_size)
         center, scale = self.scale.at(inside)
         condition = self.condition(section, locations, inside, where)
-        noise = SmoothNoise.at(seed, locations)  # a draw of neighbouring bins is one tissue
-        rows = np.array_split(np.arange(len(locations)), max(1, -(-len(locations) // self._chunk_rows())))
+        noise = noise_on(SmoothNoise.at(seed, locations), where)  # a draw of neighbouring bins is one tissue
+        products = Products.of(self.config.precision, where, emulated=False)
+        chunks = Chunks(len(locations), self._chunk_rows(where))
         for draw in range(n_draws):
-            parts = [self._sample(network, condition, schedule, noise, draw, r) for r in rows]
-            yield rescaled(np.concatenate(parts) * scale + center, log2_size - inside)
+            sample = partial(self._sample, network, condition, schedule, noise, draw)
+            with products.allowed():
+                x = np.concatenate(list(chunks.each(partial(sample, products))))
+                if products.half is torch.float16 and not np.isfinite(x).all():
+                    logger.warning("draws overflow in fp16; going on in float32")
+                    products = replace(products, half=None)
+                    x = np.concatenate(list(chunks.each(partial(sample, products))))
+            yield rescaled(x * scale + center, log2_size - inside)
 
     @torch.inference_mode()
     def condition(self, section: Section, locations: Locations, log2_size: float, device: torch.device) -> Tensor:
@@ -185,27 +195,25 @@ class GeneModel:
         network: GeneNetwork,
         condition: Tensor,
         schedule: Schedule,
-        noise: SmoothNoise | BlockNoise,
+        noise: Normal,
         draw: int,
+        products: Products,
         rows: np.ndarray,
     ) -> np.ndarray:
-        where, n_genes = condition.device, self.sizes.n_genes
-
         def normal(step: int) -> Tensor:
-            return torch.from_numpy(noise.normal(draw, step, rows, n_genes)).to(where)
+            return noise(draw, step, rows, self.sizes.n_genes)
 
-        half = _AUTOCAST.get(self.config.precision)
-        # Processors have no products in fp16 to speak of, and only some have those in bf16.
-        quick = where.type == "cuda" or (half is torch.bfloat16 and multiplies_bf16(where))
-        autocast = half if quick else None
-        told = condition[torch.from_numpy(rows).to(where)]
-        closed = denoiser(network.denoiser, schedule, told, autocast=autocast)
+        told = condition[torch.from_numpy(rows).to(condition.device)]
+        closed = denoiser(network.denoiser, schedule, told, autocast=products.half)
         sampler = SAMPLERS[self.config.sampler]
         x = sampler(closed, normal(0), schedule, prediction_type=prediction_type_of(self.config), noise=normal)
         return x.float().cpu().numpy()
 
-    def _chunk_rows(self) -> int:
-        return max(1, _CHUNK_VALUES // (self.sizes.n_genes * self.config.width))
+    def _chunk_rows(self, device: torch.device) -> int:
+        values = self.sizes.n_genes * self.config.width
+        if device.type == "cuda":
+            return rows_that_fit(values * _BYTES_PER_VALUE, device)
+        return max(1, _CHUNK_VALUES // values)
 
     def state(self) -> State:
         """Return arrays and plain settings."""

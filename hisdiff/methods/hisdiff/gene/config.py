@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from hisdiff._check import one_of, positive
 from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._nn._denoisers import DENOISERS
 from hisdiff._training._config import TrainingConfig
 from hisdiff._training._context import Scaling
+
+if TYPE_CHECKING:
+    from hisdiff._device import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class GeneConfig(TrainingConfig):
         Blocks of tissue that a single training section is cut into for validation.
     sampler, n_steps
         How draws are made by default.
+    reference_compat
+        Follow the published code where preset ``"paper"`` does not: the loss of the last step by bins of 8-bit images, products
+        in TF32, one draw per prediction; genes and patches that are still to be chosen when fitting, too: the first section
+        counted twice, patches of 224 pixels.
     """
 
     method_name: ClassVar[str] = "hisdiff"
@@ -44,7 +51,9 @@ class GeneConfig(TrainingConfig):
     n_blocks: int = 5
     sampler: str = "dpm++2m"
     n_steps: int = 20
+    reference_compat: bool = False
     max_steps: int | None = 400
+    precision: Precision = "auto"
     warmup: int = 20
     ema: float = 0.98
     patience: int | None = 3
@@ -54,12 +63,24 @@ class GeneConfig(TrainingConfig):
         one_of(self.denoiser, DENOISERS, "denoiser")
         one_of(self.sampler, SAMPLERS, "sampler")
         one_of(self.scaling, get_args(Scaling), "scaling")
-        for name in ("max_steps", "width", "depth", "heads", "n_blocks", "n_steps"):
+        for name in ("width", "depth", "heads", "n_blocks", "n_steps"):
             positive(getattr(self, name), name, integer=True)
         if self.width % self.heads:
             raise ValueError(
                 f"A width of {self.width} does not split into {self.heads} heads; heads has to divide width."
             )
+
+        if self.reference_compat and self.standardize:
+            raise ValueError(
+                "reference_compat is for the published setting: {'preset': 'paper', 'reference_compat': True}."
+            )
+        if self.reference_compat and self.precision == "auto":
+            object.__setattr__(self, "precision", "tf32")
+
+    @property
+    def as_published(self) -> bool:
+        """Whether genes and patches that are still to be chosen follow the published code."""
+        return self.reference_compat
 
     @classmethod
     def preset(cls, name: str) -> GeneConfig:
@@ -79,7 +100,8 @@ class GeneConfig(TrainingConfig):
             heads=12,
             sampler="ddpm",
             n_steps=1000,
-            max_steps=150_000,  # 2000 epochs of batch 128 over the sections of the study
+            max_steps=None,
+            max_epochs=2000,
             learning_rate=1e-4,
             warmup=0,
             ema=0.0,

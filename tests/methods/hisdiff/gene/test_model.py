@@ -9,7 +9,9 @@ import torch
 from scipy import sparse
 
 import hisdiff as hd
+from hisdiff._device import Products
 from hisdiff._diffusion._gaussian import GaussianDiffusion
+from hisdiff._diffusion._samplers import denoiser
 from hisdiff._diffusion._schedule import linear_betas
 from hisdiff._nn._initialize import initialize
 from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
@@ -101,6 +103,33 @@ def test_draws_follow_the_seed_and_nothing_else(preset, options, monkeypatch):
     monkeypatch.setattr(_gene_model, "_CHUNK_VALUES", 7 * G * TINY["width"])
     monkeypatch.setattr(_gene_model, "_CONTEXT_ROWS", 4)
     np.testing.assert_allclose(draws_of(model, s), draws, atol=1e-4)
+
+
+def test_where_memory_runs_out_fewer_locations_give_the_same_draws(monkeypatch, caplog):
+    model, s = random_model(config()), section()
+    whole = draws_of(model, s)
+    sample = GeneModel._sample
+
+    def little_memory(self, *args):
+        if len(args[-1]) > 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return sample(self, *args)
+
+    monkeypatch.setattr(GeneModel, "_sample", little_memory)
+    with caplog.at_level("WARNING", logger="hisdiff"):
+        np.testing.assert_allclose(draws_of(model, s), whole, atol=1e-4)
+    assert caplog.text.count("out of memory on the device") == 2  # 25, 13, 7: and the second draw knows
+
+
+def test_draws_that_overflow_in_fp16_are_made_in_float32(monkeypatch, caplog):
+    model, s = random_model(config(precision="fp16")), section()
+    whole = draws_of(model, s)
+    assert "'fp16': cpu does not multiply in it" in caplog.text
+    monkeypatch.setattr(Products, "of", lambda precision, device, **options: Products(device, torch.float16))
+    overflowing = lambda *args, autocast: denoiser(*args) if autocast is None else lambda x, t: x + torch.inf  # noqa: E731
+    monkeypatch.setattr(_gene_model, "denoiser", overflowing)
+    np.testing.assert_array_equal(draws_of(model, s), whole)
+    assert caplog.text.count("draws overflow in fp16; going on in float32") == 1
 
 
 def test_the_image_decides(monkeypatch):
@@ -219,6 +248,25 @@ def test_the_paper_preset_is_trained_on_the_published_loss():
     condition = conditioner.at(batch["own"], anchors.on(torch.device("cpu")), batch["near"], batch["wide"])
     mse, bound = diffusion.losses(model.network.denoiser(x_t, t.float(), condition), x0, x_t, t, noise)
     torch.testing.assert_close((terms["mse"], terms["vb"]), (mse, bound))
+
+
+def test_reference_compat_scores_the_last_step_as_published_and_draws_once():
+    with pytest.raises(ValueError, match="reference_compat is for the published setting"):
+        config(reference_compat=True)
+    settings = config("paper", reference_compat=True)
+    assert (settings.precision, settings.as_published) == ("tf32", True)
+    assert GeneLoss(random_model(settings), Anchors(np.zeros((1, D), np.float32))).diffusion.reference_compat
+    assert FittedHisDiff(section().genes, settings, random_model(settings)).usual_draws == 1
+    assert FittedHisDiff(section().genes, config(), random_model(config())).usual_draws is None
+
+
+def test_the_fusion_starts_as_published():
+    sizes = Sizes(200, 1024, 1024, 8, 1024)
+    network = initialize(GeneNetwork.of(GeneConfig.preset("paper"), sizes), generator_for(0, -1))
+    weight = network.conditioner.fuse[-1].weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert (network.conditioner.fuse[-1].bias == 0).all()
+    assert sum(p.numel() for p in network.parameters()) == 42_528_002
 
 
 def test_the_planted_rule_is_learned():

@@ -210,6 +210,27 @@ def test_importing_hisdiff_loads_nothing_but_the_standard_library() -> None:
     assert loaded - set(sys.stdlib_module_names) == {"hisdiff"}
 
 
+WITHOUT_SPATIALDATA = """
+import importlib, importlib.abc, pkgutil, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"spatialdata", "anndata", "scanpy", "squidpy", "zarr", "dask", "xarray", "geopandas", "skimage"}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+for part in "_section _geometry _stats _nn _diffusion _training _prediction methods".split():
+    module = importlib.import_module(f"hisdiff.{part}")
+    for inside in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
+        importlib.import_module(inside.name)
+"""
+
+
+def test_methods_and_what_they_stand_on_need_no_spatialdata() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_SPATIALDATA], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in NAMESPACES:
         module = importlib.import_module(f"hisdiff.{name}")

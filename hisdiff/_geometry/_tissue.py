@@ -6,9 +6,6 @@ import numpy as np
 import shapely
 from scipy import ndimage
 from shapely import MultiPolygon
-from skimage.filters import threshold_otsu
-from skimage.measure import find_contours
-from skimage.morphology import remove_small_holes, remove_small_objects
 
 # Smoothing that joins nuclei to tissue but keeps ducts and clefts of some ten cells.
 _BLUR_UM = 16.0
@@ -39,6 +36,8 @@ def find_tissue(rgb: np.ndarray, um_per_px: float, *, min_area_um2: float, min_h
     -------
     Polygons in um, with holes; empty where there is no tissue.
     """
+    from skimage.morphology import remove_small_holes, remove_small_objects
+
     sigma = _BLUR_UM / um_per_px
     score = ndimage.gaussian_filter(_evidence(rgb), sigma)
     threshold = _threshold(score)
@@ -68,6 +67,8 @@ def _evidence(rgb: np.ndarray) -> np.ndarray:
 
 
 def _threshold(score: np.ndarray) -> float:
+    from skimage.filters import threshold_otsu
+
     # Otsu on the logarithm: faint stroma belongs to the tissue, however dark the tumour beside it is.
     logs = np.log(np.maximum(score, _MIN_DENSITY / 4))
     if np.ptp(logs) == 0:
@@ -76,6 +77,8 @@ def _threshold(score: np.ndarray) -> float:
 
 
 def _polygons(mask: np.ndarray, um_per_px: float) -> MultiPolygon:
+    from skimage.measure import find_contours
+
     if not mask.any():
         return MultiPolygon()
     # A frame of background closes outlines that reach the border of the image.

@@ -1,0 +1,486 @@
+"""The method layer on a GPU: the same numbers as on the CPU, and how fast. Finishes within 6 minutes on an H100, start included.
+
+    python tests/benchmarks/gpu.py --json gpu.json [--sections FILE.npz] [--minutes 5]
+    python tests/benchmarks/gpu.py --dry-run        # all of it in miniature, on the CPU
+
+Needs torch, numpy, scipy, scikit-learn, pandas, accelerate and tqdm; no SpatialData, and no data: sections are made up, since time does
+not depend on them. ``--sections`` takes real ones: arrays ``counts`` (n, G), ``embedding`` (n, D), ``xy_um`` (n, 2), ``section``
+(n,) integers and ``genes`` (G,). Vision transformers are timed where timm is installed. The JSON file is written after every
+part; a part that fails is noted with its error and does not stop the others, and what does not fit into the minutes is left out.
+
+Training and sampling are reported as a share of the peak of a large matrix product on the same card, by the operations that torch
+counts in products and attention.
+"""
+
+# ruff: noqa: E402  # a stand-in for shapely has to come before the package
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+import traceback
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+ROOT = Path(__file__).parents[2]
+if "hisdiff" not in sys.modules and (ROOT / "hisdiff" / "__init__.py").is_file():
+    sys.path.insert(0, str(ROOT))
+
+
+class _Missing(ModuleType):
+    """Stands for shapely where it is missing: outlines of tissue are read with it, and there are none here."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+try:
+    import shapely  # noqa: F401
+except ModuleNotFoundError:
+    sys.modules["shapely"] = _Missing("shapely")
+
+from hisdiff._device import Products, resolve_device
+from hisdiff._diffusion._gaussian import loss_terms
+from hisdiff._nn._initialize import initialize
+from hisdiff._prediction._device_noise import DeviceNoise
+from hisdiff._prediction._noise import BlockNoise
+from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
+from hisdiff._settings import settings
+from hisdiff._training._loop import generator_for, train
+from hisdiff._training._spots import TrainingSpots
+from hisdiff.methods.hisdiff import FactorConfig, GeneConfig, HisDiff
+from hisdiff.methods.hisdiff.gene._fit import _new_model, _Rows
+from hisdiff.methods.hisdiff.gene._loss import GeneLoss
+from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
+from hisdiff.methods.hisdiff.gene._scale import GeneScale
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PITCH_UM = 200.0
+SAME = {"no": 1e-4, "tf32": 2e-2, "bf16": 2e-2}
+"""How far draws may be from those of the CPU, relative, by precision."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is; the steps that are timed come after as many that are not."""
+
+    spots: int = 4000
+    genes: int = 300
+    paper_genes: int = 200
+    dim: int = 1024
+    draws: int = 16
+    product: int = 8192
+    same_spots: int = 64
+    steps: int = 60
+    paper_draw_steps: int = 10
+    patches: int = 512
+    vit: str = "vit_large_patch16_224"
+    paper: tuple[tuple[str, Any], ...] = ()
+    fast: tuple[tuple[str, Any], ...] = (("n_landmarks", 1000),)
+
+
+MINIATURE = Scale(
+    spots=40, genes=12, paper_genes=9, dim=24, draws=2, product=64, same_spots=12, steps=2, paper_draw_steps=3, patches=2,
+    vit="vit_tiny_patch16_224", paper=(("width", 24), ("depth", 2), ("heads", 3)),
+    fast=(("max_steps", 4), ("validate_every", 2), ("n_members", 1), ("width", 8), ("n_factors", 2), ("penalties", (1.5,)), ("gammas", (0.3,))),
+)  # fmt: skip
+
+
+class Features:
+    """Embeddings of places that are known."""
+
+    def __init__(self, xy_um: np.ndarray, values: np.ndarray) -> None:
+        self.spec = FeatureSpec("given", "1", values.shape[1], 0.5, 112.0)
+        self.mean, self.std = values.mean(axis=0), values.std(axis=0) + 1e-6
+        self._row = {tuple(place): row for row, place in enumerate(np.round(xy_um).astype(int).tolist())}
+        self._values = values.astype(np.float32)
+
+    def at(self, locations: Locations) -> np.ndarray:
+        return self._values[[self._row[tuple(place)] for place in np.round(locations.xy_um).astype(int).tolist()]]
+
+
+def made_up(n_spots: int, n_genes: int, dim: int, seed: int) -> Section:
+    """Spots on a square, whose counts follow the first values of their embedding."""
+    rng = np.random.default_rng(seed)
+    side = int(np.ceil(np.sqrt(n_spots)))
+    xy = PITCH_UM * np.stack(np.divmod(np.arange(n_spots), side)[::-1], axis=1).astype(float)
+    embedding = rng.standard_normal((n_spots, dim)).astype(np.float32)
+    loadings = np.random.default_rng(0).normal(0, 0.4, (min(8, dim), n_genes))
+    rate = np.random.default_rng(1).gamma(1, 8, n_genes) * np.exp(embedding[:, : len(loadings)] @ loadings)
+    counts = sparse.csr_matrix(rng.poisson(np.minimum(rate, 2000)).astype(np.float32))
+    genes = np.array([f"gene{i}" for i in range(n_genes)])
+    return section_of(f"s{seed}", counts, embedding, xy, genes)
+
+
+def section_of(name: str, counts: Any, embedding: np.ndarray, xy_um: np.ndarray, genes: np.ndarray) -> Section:
+    """Return a section of plain arrays."""
+    counts = sparse.csr_matrix(counts, dtype=np.float32)
+    spots = Locations(np.asarray(xy_um, dtype=float), 50.0)
+    size = library_size_of(counts)
+    return Section(name, genes, counts, spots, features=Features(spots.xy_um, embedding), library_size=size)
+
+
+def sections_in(path: Path) -> list[Section]:
+    """Return the sections of an ``.npz``."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in ("counts", "embedding", "xy_um", "section", "genes")}
+    found = []
+    for number in np.unique(arrays["section"]).tolist():
+        rows = arrays["section"] == number
+        parts = (arrays[name][rows] for name in ("counts", "embedding", "xy_um"))
+        found.append(section_of(f"s{number}", *parts, arrays["genes"]))
+    return found
+
+
+class Bench:
+    """Runs parts one after the other and keeps what they found."""
+
+    def __init__(
+        self, device: torch.device, scale: Scale, file: Path | None, minutes: float, given: list[Section]
+    ) -> None:
+        self.device, self.scale, self.file, self.given = device, scale, file, given
+        self.until = time.monotonic() + 60 * minutes
+        self.result: dict[str, Any] = {}
+        self.peak: dict[str, float] = {}
+
+    def run(self, name: str, part: Callable[[], dict[str, Any]]) -> None:
+        """Run a part, note what it found, how long it took and the memory it took on the card."""
+        if time.monotonic() > self.until:
+            found: dict[str, Any] = {"left out": "no time is left"}
+        else:
+            start = time.perf_counter()
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            try:
+                found = part()
+            except Exception as error:  # noqa: BLE001  # the other parts are worth having
+                found = {"failed": f"{type(error).__name__}: {error}", "at": traceback.format_exc().splitlines()[-3:]}
+            if self.device.type == "cuda":
+                found["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+            found["seconds"] = time.perf_counter() - start
+        self.result[name] = found
+        print(f"{name}: {json.dumps(found, default=_rounded)}", flush=True)
+        if self.file is not None:
+            self.file.write_text(json.dumps(self.result, indent=2) + "\n")
+
+    def seconds(self, work: Callable[[], Any], repeats: int = 3) -> float:
+        """Return the shortest time of some work, after one round that is not timed."""
+        work()
+        times = []
+        for _ in range(repeats):
+            self.wait()
+            start = time.perf_counter()
+            work()
+            self.wait()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    def wait(self) -> None:
+        """Wait for the card."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    def about(self) -> dict[str, Any]:
+        """Say what all of it ran on."""
+        card = torch.cuda.get_device_properties(self.device) if self.device.type == "cuda" else None
+        return {
+            "date": date.today().isoformat(),
+            "device": platform.processor() or platform.machine() if card is None else card.name,
+            "device_gb": None if card is None else card.total_memory / 1e9,
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "auto": str(Products.of("auto", self.device)),
+            "sections": "given" if self.given else "made up",
+        }
+
+    def products(self) -> dict[str, Any]:
+        """Time a large matrix product: the peak that shares refer to."""
+        n = self.scale.product
+        a, b = torch.randn(2, n, n, device=self.device)
+        for precision in ("no", "tf32", "bf16"):
+            products = Products.of(precision, self.device)
+            left, right = (a, b) if products.half is None else (a.to(products.half), b.to(products.half))
+            with products.allowed():
+                times = self.seconds(lambda left=left, right=right: [left @ right for _ in range(5)])
+            self.peak[precision] = 5 * 2 * n**3 / times / 1e12
+        return {f"{precision}_tflops": value for precision, value in self.peak.items()}
+
+    def noise(self) -> dict[str, Any]:
+        """Compare noise that the device makes with that of numpy."""
+        noise = BlockNoise.for_places(0, made_up(self.scale.spots, 1, 1, 0).spots.xy_um)
+        there, rows = DeviceNoise(noise, self.device), np.arange(self.scale.spots)
+        apart = np.abs(
+            there(3, 999, rows, self.scale.genes).cpu().numpy() - noise.normal(3, 999, rows, self.scale.genes)
+        )
+        return {
+            "apart": float(apart.max()),
+            "same": bool(apart.max() < 2e-6),
+            "device_ms": 1e3 * self.seconds(lambda: there(0, 1, rows, self.scale.genes)),
+            "numpy_ms": 1e3 * self.seconds(lambda: noise.normal(0, 1, rows, self.scale.genes)),
+        }
+
+    def equality(self) -> dict[str, Any]:
+        """Compare draws, and the gradient of the loss for given noise, with those of the CPU."""
+        found: dict[str, Any] = {}
+        for preset in ("dit", "paper"):
+            s = self._sections(preset, 1, self.scale.same_spots)[0]
+            config = replace(self._config(preset), depth=2)
+            model = random_model(config, s)
+            asked: dict[str, Any] = {"log2_size": s.log2_size, "n_draws": 1, "n_steps": 20, "seed": 0}
+            cpu = next(replace(model, config=replace(config, precision="no")).draws(s, s.spots, device="cpu", **asked))
+            for precision, bound in SAME.items():
+                own = replace(model, config=replace(config, precision=precision))
+                apart = relative(next(own.draws(s, s.spots, device=str(self.device), **asked)), cpu)
+                found[f"{preset}_draws_{precision}"] = {"apart": apart, "same": apart <= bound}
+            gradients = [self._gradient(preset, torch.device(device), s) for device in ("cpu", str(self.device))]
+            apart = relative(gradients[1], gradients[0])
+            found[f"{preset}_gradient_no"] = {"apart": apart, "same": apart <= SAME["no"]}
+        found["same"] = all(part.get("same", True) for part in found.values())
+        return found
+
+    def training(self, preset: str) -> dict[str, Any]:
+        """Time steps of training in each precision, and with a compiled network."""
+        sections = self._sections(preset, 1, self.scale.spots)
+        found: dict[str, Any] = {"flop": self._flop_of_a_step(preset, sections)}
+        n = self.scale.steps
+        for precision in ("no", "tf32", "bf16"):
+            for compiled in (False, True):
+                if compiled and (self.device.type != "cuda" or precision != "bf16"):
+                    continue
+                name = f"{precision}_compiled" if compiled else precision
+                try:
+                    rate = self._steps_a_second(preset, precision, n, sections, compiled=compiled)
+                except Exception as error:  # noqa: BLE001  # a machine without a compiler
+                    found[name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+                    continue
+                found[name] = {"steps_per_s": rate, "share_of_peak": self._share(found["flop"] * rate, precision)}
+        return found
+
+    def sampling(self, preset: str) -> dict[str, Any]:
+        """Time draws; those of ``paper`` with few steps, scaled to all of them."""
+        s = self._sections(preset, 1, self.scale.spots)[0]
+        config = self._config(preset)
+        model = random_model(config, s)
+        n_steps, n_draws = (config.n_steps, self.scale.draws) if preset == "dit" else (self.scale.paper_draw_steps, 1)
+        asked: dict[str, Any] = {"log2_size": s.log2_size, "n_steps": n_steps, "seed": 0, "device": str(self.device)}
+        flop = self._flop_of_a_row(model) * len(s.spots) * n_steps * n_draws
+        found: dict[str, Any] = {
+            "spots": len(s.spots),
+            "genes": len(s.genes),
+            "draws": n_draws,
+            "steps": config.n_steps,
+        }
+        for precision in ("no", "tf32", "bf16"):
+            own = replace(model, config=replace(config, precision=precision))
+            work = lambda own=own: list(own.draws(s, s.spots, n_draws=n_draws, **asked))  # noqa: E731
+            seconds = self.seconds(work, repeats=1)
+            whole = seconds * config.n_steps / n_steps
+            found[precision] = {
+                "seconds": whole,
+                "spots_per_s": n_draws * len(s.spots) / whole,
+                "share_of_peak": self._share(flop / seconds, precision),
+            }
+        return found
+
+    def encoder(self) -> dict[str, Any]:
+        """Time an encoder against the bare forward pass of its network."""
+        from hisdiff.encoders._base import EncoderSpec
+        from hisdiff.encoders._import_timm import import_timm
+        from hisdiff.encoders._torch import TorchEncoder
+
+        try:
+            timm = import_timm()
+        except ImportError as error:
+            return {"skipped": f"timm is not to be had: {error}"}
+        bare = timm.create_model(self.scale.vit, num_classes=0).eval()
+        spec = EncoderSpec(self.scale.vit, "random", bare.num_features, 224, 0.5)
+        encoder = TorchEncoder(spec, lambda: bare, lambda network, batch: network(batch), (0.5,) * 3, (0.5,) * 3)
+        encoder.to(self.device)
+        n = self.scale.patches
+        patches = np.random.default_rng(0).integers(60, 240, (n, 224, 224, 3), dtype=np.uint8)
+        batch = torch.randn((min(n, encoder.batch_size), 3, 224, 224), device=self.device)
+        half = torch.bfloat16 if encoder.precision == "bf16" else None
+
+        def forward() -> None:
+            with torch.inference_mode(), Products(self.device, half).autocast():
+                bare(batch)
+
+        def encode() -> None:
+            for first in range(0, n, encoder.batch_size):
+                encoder.encode(patches[first : first + encoder.batch_size])
+
+        ours, alone = n / self.seconds(encode, repeats=2), len(batch) / self.seconds(forward)
+        return {
+            "precision": encoder.precision,
+            "patches_per_s": ours,
+            "bare_per_s": alone,
+            "share_of_bare": ours / alone,
+        }
+
+    def fast(self) -> dict[str, Any]:
+        """Time fit and prediction of ``fast``, and compare its mean with that of the CPU."""
+        sections = self.given or [
+            made_up(self.scale.spots // 4, self.scale.genes, self.scale.dim, seed) for seed in (1, 2, 3)
+        ]
+        *train_on, test = sections if len(sections) > 1 else sections * 2
+        config = FactorConfig.from_dict({"fine": False, **dict(self.scale.fast)})
+        found: dict[str, Any] = {"spots": sum(len(s.spots) for s in train_on), "genes": len(test.genes)}
+        means = {}
+        for device in dict.fromkeys((str(self.device), "cpu")):
+            start = time.perf_counter()
+            fitted = HisDiff().fit(train_on, config, device=device, progress=False)
+            fit_s = time.perf_counter() - start
+            start = time.perf_counter()
+            told = fitted.predict(
+                test, test.spots, n_draws=self.scale.draws, keep_draws=1, device=device, progress=False
+            )
+            means[device] = told.mean
+            found[device] = {"fit_s": fit_s, "predict_s": time.perf_counter() - start}
+        apart = relative(means[str(self.device)], means["cpu"])
+        return {**found, "apart": apart, "same": apart <= SAME["no"]}
+
+    # ------------------------------------------------------------------------------------------------ helpers
+
+    def _config(self, preset: str) -> GeneConfig:
+        options = dict(self.scale.paper) if preset == "paper" else {}
+        return GeneConfig.from_dict({"preset": preset, "patience": None, "n_blocks": 2, **options})
+
+    def _sections(self, preset: str, n: int, n_spots: int) -> list[Section]:
+        if self.given:
+            return [s.take(np.arange(len(s.spots)) < n_spots) for s in self.given[:n]]
+        n_genes = self.scale.paper_genes if preset == "paper" else self.scale.genes
+        return [made_up(n_spots, n_genes, self.scale.dim, seed) for seed in range(n)]
+
+    def _loss(self, preset: str, sections: list[Section]) -> tuple[GeneLoss, dict[str, torch.Tensor]]:
+        config = self._config(preset)
+        spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+        rows = _Rows(spots, np.ones(len(spots.section), dtype=bool))
+        model = _new_model(rows, config, 0)
+        data, anchors = rows.tensors(model)
+        return GeneLoss(model, anchors), data
+
+    def _gradient(self, preset: str, device: torch.device, s: Section) -> np.ndarray:
+        module, data = self._loss(preset, [s])
+        module.to(device)
+        batch = {name: tensor.to(device) for name, tensor in data.items()}
+        for k, parameter in enumerate(module.parameters()):
+            parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator_for(0, k)).to(device)
+        rng = np.random.default_rng(0)
+        x0, noise = (torch.from_numpy(a).float().to(device) for a in rng.standard_normal((2, *batch["counts"].shape)))
+        t = torch.arange(len(x0), device=device) * 15 % 1000
+        told = (batch["log2_size"] - module.log2_size) if module.standardize else None
+        condition = module.network.conditioner.at(
+            batch["own"], module.anchors.on(device), batch["near"], batch["wide"], told
+        )
+        terms = loss_terms(module.network.denoiser, condition, x0, t, noise, diffusion=module.diffusion)
+        sum(term.mean() for term in terms if term is not None).backward()
+        return np.concatenate([p.grad.cpu().numpy().ravel() for p in module.parameters() if p.grad is not None])
+
+    def _trained(
+        self, preset: str, device: str, precision: str, n_steps: int, sections: list[Section], *, compiled: bool = False
+    ) -> tuple[GeneLoss, float]:
+        module, data = self._loss(preset, sections)
+        if compiled:
+            module.network.denoiser.compile(dynamic=False)
+        config = replace(self._config(preset).with_steps(n_steps), precision=precision, validate_every=10**6)
+        start = time.perf_counter()
+        train(
+            module, data, config, seed=0, device=device, progress_bar=False
+        )  # its result is on the CPU, so it has waited
+        return module, time.perf_counter() - start
+
+    def _steps_a_second(self, preset: str, precision: str, n: int, sections: list[Section], *, compiled: bool) -> float:
+        """Return the rate between a short and a long run, so that start and compilation do not count."""
+        times = []
+        for steps in (n, n, 3 * n):  # what is compiled once stays
+            times.append(self._trained(preset, str(self.device), precision, steps, sections, compiled=compiled)[1])
+        return 2 * n / max(times[2] - times[1], 1e-9)
+
+    def _flop_of_a_step(self, preset: str, sections: list[Section]) -> float:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        module, data = self._loss(preset, sections)
+        config = self._config(preset)
+        few = 8  # of the rows of a batch, to which operations are proportional
+        batch = {name: tensor[:few] for name, tensor in data.items()}
+        with FlopCounterMode(display=False) as counter:
+            module.loss(batch, generator_for(0, 0)).total.backward()
+        return counter.get_total_flops() * min(config.batch_size, len(data["counts"])) / len(batch["counts"])
+
+    def _flop_of_a_row(self, model: GeneModel) -> float:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        x, told = torch.zeros(2, model.sizes.n_genes), torch.zeros(2, model.config.width)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            model.network.cpu().denoiser.denoise(x, told)
+        return counter.get_total_flops() / 2
+
+    def _share(self, flops: float, precision: str) -> float | None:
+        peak = self.peak.get(precision)
+        return None if not peak else flops / 1e12 / peak
+
+
+def random_model(config: GeneConfig, s: Section) -> GeneModel:
+    """Return a model with random weights everywhere, so that nothing is zero."""
+    sizes = Sizes.of(config, len(s.genes), s.features.spec.dim)
+    network = initialize(GeneNetwork.of(config, sizes), generator_for(0, -1))
+    for k, parameter in enumerate(network.parameters()):
+        torch.nn.init.normal_(parameter, std=0.02, generator=generator_for(0, k))
+    scale = GeneScale.identity(sizes.embedding_dim, sizes.n_genes)
+    return GeneModel(config, sizes, network, scale, log2_size=s.log2_size, pitch_um=None)
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Return how far arrays are apart in their norm."""
+    return float(np.linalg.norm(found - wanted) / max(np.linalg.norm(wanted), 1e-12))
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else str(value)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--sections", type=Path, help="an .npz of real sections")
+    parser.add_argument("--minutes", type=float, default=5.0, help="no part is begun later")
+    parser.add_argument("--dry-run", action="store_true", help="everything in miniature")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    settings.verbosity = "error"
+    given = [] if args.sections is None else sections_in(args.sections)
+    device = resolve_device("cpu" if args.dry_run and args.device == "auto" else args.device)
+    bench = Bench(device, MINIATURE if args.dry_run else Scale(), args.json, args.minutes, given)
+    for name, part in (
+        ("about", bench.about),
+        ("products", bench.products),
+        ("noise", bench.noise),
+        ("equality", bench.equality),
+        ("sampling_dit", lambda: bench.sampling("dit")),
+        ("training_paper", lambda: bench.training("paper")),
+        ("training_dit", lambda: bench.training("dit")),
+        ("sampling_paper", lambda: bench.sampling("paper")),
+        ("encoder", bench.encoder),
+        ("fast", bench.fast),
+    ):
+        bench.run(name, part)
+    return bench.result
+
+
+if __name__ == "__main__":
+    main()

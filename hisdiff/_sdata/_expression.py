@@ -13,17 +13,15 @@ from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._log import logger
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._locate import resolve_table
-from hisdiff._sdata._provenance import made_here, records
+from hisdiff._sdata._provenance import holds_predictions, records
 from hisdiff._sdata._read import check_counts
+from hisdiff._sdata._results import X, result_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
 
-X = "X"
-"""What measured counts are called where a layer is named."""
 MAX_BYTES = 4 * 1024**3
 # Values of a block of genes that is turned into log2(1 + count) at once.
 _BLOCK_VALUES = 2**24
@@ -74,15 +72,22 @@ class Expression:
         return self.block(slice(None))
 
 
-def table_of(data: Any, table_key: str | None, what: str) -> AnnData:
-    """Return the table of a SpatialData, or the AnnData itself."""
+def table_of(
+    data: Any,
+    table_key: str | None,
+    what: str,
+    layers: str | None | Sequence[str | None] = None,
+    *,
+    holds: Callable[[AnnData], bool] | None = None,
+) -> AnnData:
+    """Return the table of a SpatialData, or the AnnData itself; ``layers`` and ``holds`` as for ``result_table``."""
     if not hasattr(data, "tables"):
         if not hasattr(data, "var_names"):
             raise TypeError(f"data is a SpatialData or an AnnData, not {type(data).__name__}.")
         if table_key is not None:
             raise ValueError(f"table_key={table_key!r} chooses a table of a SpatialData, but data is an AnnData.")
         return data
-    key = resolve_table(data, table_key)
+    key = result_table(data, table_key, layers, holds=holds)
     if key is None:
         raise KeyError(f"The object has no table, so no expression for {what}; predict with hd.tl.predict(sdata).")
     return data.tables[key]
@@ -151,8 +156,8 @@ def stem_of(table: AnnData, layer: str) -> str | None:
     """Return the prediction that a layer belongs to, or None; a table that hisdiff made holds one."""
     made = records(table, _keys.PREDICTIONS)
     if layer == X:
-        return _prediction_in_x(table) if made_here(table) else None
-    if made_here(table) and (layer == _keys.FINE_STD or re.fullmatch(r"draw\d+", layer)):
+        return _prediction_in_x(table) if holds_predictions(table) else None
+    if holds_predictions(table) and (layer == _keys.FINE_STD or re.fullmatch(r"draw\d+", layer)):
         return next(iter(made), None)
     for stem in made:
         if layer in (stem, _keys.std(stem)) or re.fullmatch(rf"{re.escape(stem)}_draw\d+", layer):
@@ -192,7 +197,7 @@ def related_layer(table: AnnData, layer: Any, what: str) -> Any:
 def own_prediction(table: AnnData) -> str | None:
     """Return the prediction that a table was made for, whose mean is its X, or None."""
     stem = _prediction_in_x(table)
-    return stem if made_here(table) and stem not in table.layers else None
+    return stem if holds_predictions(table) and stem not in table.layers else None
 
 
 def _prediction_in_x(table: AnnData) -> str | None:
@@ -216,7 +221,7 @@ def check_not_logged(table: AnnData) -> None:
 
 def draw_layers(table: AnnData, stem: str) -> list[str]:
     """Return the layers that hold draws of a prediction, in their order."""
-    prefix = "" if made_here(table) and stem not in table.layers else f"{re.escape(stem)}_"
+    prefix = "" if holds_predictions(table) and stem not in table.layers else f"{re.escape(stem)}_"
     found = [name for name in layer_names(table) if re.fullmatch(rf"{prefix}draw\d+", name)]
     return sorted(found, key=lambda name: int(name.rsplit("draw", 1)[1]))
 
@@ -290,11 +295,11 @@ def _matrix(table: AnnData, name: str, panel: np.ndarray) -> Any:
 def _in_counts(table: AnnData, name: str, matrix: Any) -> bool:
     """Return whether values are counts, after checking that they are where they must be."""
     stem = stem_of(table, name)
-    if name == X and made_here(table):
+    if name == X and holds_predictions(table):
         check_not_logged(table)
     if stem is not None:
         return records(table, _keys.PREDICTIONS)[stem]["units"] == _keys.COUNTS
-    if name == X and made_here(table):
+    if name == X and holds_predictions(table):
         return True
     if name == X:
         for block in [matrix.data] if sparse.issparse(matrix) else _row_blocks(matrix):

@@ -67,6 +67,22 @@ def made_here(table: AnnData) -> bool:
     return table.uns.get(_keys.STEM, {}).get(_keys.MADE_BY) == _keys.STEM
 
 
+def mark_panel_of(table: AnnData, source: str) -> None:
+    """Record in a table that hisdiff wrote it, of the panel's genes of another one, whose counts it holds in ``X``."""
+    mark_made_here(table)
+    table.uns[_keys.STEM][_keys.PANEL_OF] = source
+
+
+def panel_of(table: AnnData) -> str | None:
+    """Return the name of the table that a panel table was made of; None for any other table."""
+    return table.uns.get(_keys.STEM, {}).get(_keys.PANEL_OF) if made_here(table) else None
+
+
+def holds_predictions(table: AnnData) -> bool:
+    """Whether ``X`` is what hisdiff predicted, or nothing, not what was measured."""
+    return made_here(table) and panel_of(table) is None
+
+
 def mark_slots(table: AnnData, slot: str, names: Iterable[str]) -> None:
     """Record that hisdiff wrote entries of a slot of a table: ``obs``, ``layers``, ..., or ``hisdiff``, its own home in ``uns``."""
     home = table.uns.setdefault(_keys.STEM, {}).setdefault(_keys.WRITTEN, {})

@@ -21,7 +21,7 @@ from hisdiff._sdata._image import PyramidImage, fingerprint
 from hisdiff._sdata._labels import label_locations
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import Place, locate
-from hisdiff._sdata._provenance import made_here
+from hisdiff._sdata._provenance import holds_predictions
 from hisdiff._sdata._selection import DEFAULTS, Selection
 from hisdiff._sdata._tissue import read_tissue
 from hisdiff._section import Locations, Section, needed
@@ -188,7 +188,7 @@ def _clipped(tissue: MultiPolygon | Polygon, image: ImageSource) -> MultiPolygon
 
 def truth_counts(table: AnnData, truth: str | None) -> sparse.csr_matrix:
     """Return the counts that a prediction in the same table is judged by."""
-    if truth is None and made_here(table):
+    if truth is None and holds_predictions(table):
         raise ValueError(
             "The table is one of predictions, with nothing measured in X; say where the counts are with truth=, which takes a "
             "layer or a table with the same obs_names."

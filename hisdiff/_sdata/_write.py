@@ -38,20 +38,50 @@ def prediction_layers(stem: str, n_draws: int) -> list[str]:
     return [stem, _keys.std(stem), *(_keys.draw(stem, i) for i in range(n_draws))]
 
 
-def check_writable(table: AnnData, stem: str, n_draws: int) -> None:
-    """Raise where a prediction would overwrite what hisdiff did not write, or where its layers would not fit."""
-    check_slots_free(table, "layers", prediction_layers(stem, n_draws))
-    check_slots_free(
-        table, "var", (_keys.modelled(stem), _keys.cv_pcc(stem), _keys.cv_pcc_norm(stem), _keys.interval_factor(stem))
-    )
-    check_slots_free(table, "varm", (_keys.gene_modules(stem), _keys.gene_modules_norm(stem)))
-    check_slots_free(table, "obs", (_keys.ood(stem), _keys.uncertainty(stem)))
-    size = 4 * table.n_obs * table.n_vars
+def _slots(stem: str) -> dict[str, tuple[str, ...]]:
+    """Return what a prediction fills beside layers."""
+    return {
+        "var": (_keys.modelled(stem), _keys.cv_pcc(stem), _keys.cv_pcc_norm(stem), _keys.interval_factor(stem)),
+        "varm": (_keys.gene_modules(stem), _keys.gene_modules_norm(stem)),
+        "obs": (_keys.ood(stem), _keys.uncertainty(stem)),
+    }
+
+
+def check_writable(table: AnnData, stem: str, n_draws: int | None) -> None:
+    """Raise where a prediction would overwrite what hisdiff did not write; ``n_draws`` None where it fills no layers."""
+    if n_draws is not None:
+        check_slots_free(table, "layers", prediction_layers(stem, n_draws))
+    for slot, names in _slots(stem).items():
+        check_slots_free(table, slot, names)
+
+
+def fits_layers(table: AnnData) -> bool:
+    """Whether a layer of a table is of a size that is made."""
+    return 4 * table.n_obs * table.n_vars <= MAX_LAYER_BYTES
+
+
+def check_fits(n_obs: int, n_vars: int, remedy: str) -> None:
+    """Raise where a layer would be too large."""
+    size = 4 * n_obs * n_vars
     if size > MAX_LAYER_BYTES:
         raise ValueError(
-            f"A layer of {table.n_obs} x {table.n_vars} float32 values is {size / 1024**3:.1f} GB, above the limit of "
-            f"{MAX_LAYER_BYTES / 1024**3:.0f} GB; subset the table to the genes of interest first."
+            f"A layer of {n_obs} x {n_vars} float32 values is {size / 1024**3:.1f} GB, above the limit of "
+            f"{MAX_LAYER_BYTES / 1024**3:.0f} GB; {remedy}."
         )
+
+
+def drop_prediction(table: AnnData, stem: str) -> None:
+    """Remove an earlier prediction from a table, as far as hisdiff wrote it."""
+    if records(table, _keys.PREDICTIONS).pop(stem, None) is None:
+        return
+    kept = re.compile(rf"{re.escape(stem)}(_std|_draw\d+)?")
+    layers = [name for name in layer_names(table) if kept.fullmatch(name)]
+    ours = records(table, _keys.WRITTEN)
+    for slot, names in {"layers": layers, **_slots(stem)}.items():
+        there = getattr(table, slot)
+        for name in set(names).intersection(ours.get(slot, ())).intersection(there):
+            del there[name]
+    logger.info("layers %r of an earlier prediction were removed from the table of the spots", stem)
 
 
 def write_layers(

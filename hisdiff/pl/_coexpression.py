@@ -14,7 +14,17 @@ from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff._stats._modules import heatmap_order
 from hisdiff.pl import _canvas
-from hisdiff.pl._matrices import NAMES, NO_MODULE, Matrix, color_of, common_genes, label_of, matrices_of, scaling_of
+from hisdiff.pl._matrices import (
+    NAMES,
+    NO_MODULE,
+    Matrix,
+    color_of,
+    common_genes,
+    has_matrix,
+    label_of,
+    matrices_of,
+    scaling_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +90,7 @@ def coexpression(
     >>> hd.tl.coexpression(sdata, layer="X")
     >>> axes = hd.pl.coexpression(sdata)
     """
-    table = table_of(data, table_key, "coexpression")
+    table = table_of(data, table_key, "coexpression", holds=has_matrix)
     results = matrices_of(table, keys)
     if ax is not None and len(results) > 1:
         raise ValueError(f"ax= takes one panel, not {len(results)} matrices; leave it out.")

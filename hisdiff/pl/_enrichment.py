@@ -88,7 +88,7 @@ def enrichment(
     """
     one_of(kind, ("dot", "bar"), "kind")
     positive(n_terms, "n_terms", integer=True)
-    frame = _frame(table_of(data, table_key, "enrichment"), key)
+    frame = _frame(_table(data, table_key, key), key)
     groups = list(dict.fromkeys(frame["group"]))
     if group is not None:
         groups = [present(group, groups, "group")]
@@ -161,7 +161,7 @@ def gsea(
     >>> hd.tl.enrich(sdata, {"immune": [f"IMM{i:02d}" for i in range(1, 15)]}, layer="X", by="pc1", method="prerank")
     >>> axes = hd.pl.gsea(sdata, "immune")
     """
-    table = table_of(data, table_key, "enrichment")
+    table = _table(data, table_key, key)
     frame = _frame(table, key)
     if frame["method"].iloc[0] != "prerank" or _keys.ranking(key) not in table.varm:
         raise ValueError(f"Enrichment {key!r} has no ranking; make one with hd.tl.enrich(..., method='prerank').")
@@ -195,6 +195,13 @@ def gsea(
                  f"{int(row['total'])} genes", loc="left", fontsize="medium")  # fmt: skip
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _table(data: SpatialData | AnnData, table_key: str | None, key: str) -> AnnData:
+    def has(table: AnnData) -> bool:
+        return _keys.ENRICHMENT in table.uns.get(key, {})
+
+    return table_of(data, table_key, "enrichment", holds=has)
 
 
 def _frame(table: AnnData, key: str) -> pd.DataFrame:

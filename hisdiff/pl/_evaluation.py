@@ -13,9 +13,9 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import only_prediction
-from hisdiff._sdata._locate import resolve_table
 from hisdiff._sdata._provenance import in_sample_of, records
 from hisdiff._sdata._read import truth_counts
+from hisdiff._sdata._results import result_table
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_library_size
 from hisdiff.pl import _canvas
@@ -110,7 +110,7 @@ class _Pair:
 def _pair(data: SpatialData | AnnData, layer: str | None, truth: str | None, table_key: str | None) -> _Pair:
     table = data
     if hasattr(data, "tables"):
-        table_key = resolve_table(data, table_key)
+        table_key = result_table(data, table_key, layer)
         if table_key is None:
             raise KeyError("The object has no table with a prediction; make one with hd.tl.predict(sdata).")
         table = data.tables[table_key]

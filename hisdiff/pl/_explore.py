@@ -14,7 +14,7 @@ from hisdiff._check import listing, one_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._expression import own_prediction
-from hisdiff._sdata._locate import resolve_table
+from hisdiff._sdata._results import result_table
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._coloring import Palette
@@ -146,7 +146,7 @@ def view(
 
 def tables_of_section(sdata: SpatialData) -> list[str] | None:
     """Return the usual table and those finer than the spots that belong to the same object, None for the usual one alone."""
-    usual = resolve_table(sdata)
+    usual = result_table(sdata)
     fine = [key for key, table in sdata.tables.items() if key != usual and own_prediction(table) is not None]
     return None if usual is None or not fine else [usual, *fine]
 

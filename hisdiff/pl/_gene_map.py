@@ -142,7 +142,7 @@ def gene_map(
     if not names:
         raise ValueError("There is no gene to show: genes is empty.")
     selection = Selection(None, image_key, shapes_key, mpp=mpp)
-    views = views_of(data, selection, table_key, coordinate_system=coordinate_system, spot_scale=spot_scale)
+    views = views_of(data, selection, table_key, layers, coordinate_system=coordinate_system, spot_scale=spot_scale)
     named = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
     if named == []:
         raise ValueError("There is no layer to show: layers is empty.")
@@ -333,7 +333,7 @@ def uncertainty_map(
     >>> ax = hd.pl.uncertainty_map(sdata, layer="ridge")
     >>> figure = hd.pl.uncertainty_map(sdata, ["TUM01", "IMM02"], "ridge")
     """
-    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
+    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp), layer)
     table, what = view.table, view.what
     if genes is None:
         stem = mean_and_spread(table, layer)[0] or own_prediction(table) or _keys.STEM

@@ -86,7 +86,7 @@ def gene_pair(
         one_of(normalize, ("library_size",), "normalize")
     if x == y:
         raise ValueError(f"Two different genes are needed, not {x!r} twice.")
-    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
+    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp), layers)
     wanted = default_layers(view.table, view.what, draw=True) if layers is None else [layers] if isinstance(layers, str) else list(layers)  # fmt: skip
     infos = [describe(view.table, layer, view.what) for layer in wanted]
     names = [X if layer is None else layer for layer in wanted]

@@ -64,6 +64,11 @@ class Matrix:
         )
 
 
+def has_matrix(table: AnnData) -> bool:
+    """Whether coexpression of a table was computed."""
+    return bool(records(table, _keys.COEXPRESSION))
+
+
 def matrices_of(table: AnnData, keys: str | Sequence[str] | None) -> list[Matrix]:
     # A record without its matrix is of genes that were taken out.
     made = {k: r for k, r in records(table, _keys.COEXPRESSION).items() if _keys.coexpression(k) in table.varp}

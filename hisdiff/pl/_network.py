@@ -14,7 +14,7 @@ from hisdiff._check import positive
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff.pl import _canvas
-from hisdiff.pl._matrices import color_of, common_genes, label_of, matrices_of
+from hisdiff.pl._matrices import color_of, common_genes, has_matrix, label_of, matrices_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def coexpression_network(
     import networkx as nx
 
     positive(n_edges, "n_edges", integer=True)
-    table = table_of(data, table_key, "coexpression")
+    table = table_of(data, table_key, "coexpression", holds=has_matrix)
     result = matrices_of(table, key)[0]
     result = result.take(common_genes([result], genes))
     a, b = np.triu_indices(len(result.genes), k=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from hisdiff._arguments import checked
 from hisdiff._docs import documented
 from hisdiff._sdata._annotation import regions_of
 from hisdiff._sdata._locate import Elements, check_sdata, resolve_table
-from hisdiff._sdata._provenance import records
+from hisdiff._sdata._provenance import panel_of, records
 from hisdiff._sdata._read import Bound, open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
+    from hisdiff._sdata._locate import Place
     from hisdiff._section import Box
     from hisdiff.pl._marks import Marks
 
@@ -149,21 +150,32 @@ def _panels(bound: Bound) -> list[Panel]:
         totals = np.asarray(table.X.sum(axis=1)).ravel()[bound.place.rows]
         info = describe(table, None, str(bound.place.table_key))
         panels.append(Panel("measured, all genes", spots, np.log2(1 + totals) if info.take_log else totals, info.unit))
+    place = _of_results(bound.place)
+    table = needed(place.table)
     stem = _stem(table)
     if stem is not None:
-        info = describe(table, stem, str(bound.place.table_key))
+        info = describe(table, stem, str(place.table_key))
         column = _best_gene(table, stem)
         gene = str(table.var_names[column])
-        values = values_of(bound.place, {gene: column}, info)[gene]
+        values = values_of(place, {gene: column}, info)[gene]
         panels.append(
             Panel(f"{gene}, {info.label}{_expected(table, stem, column, bound.place.name)}", spots, values, info.unit)
         )
     return panels
 
 
+def _of_results(place: Place) -> Place:
+    """Return the place with the table that its predictions at spots are in."""
+    panels = [key for key, table in place.sdata.tables.items() if panel_of(table) == place.table_key]
+    if records(needed(place.table), _keys.PREDICTIONS) or not panels:
+        return place
+    return replace(place, table_key=_keys.STEM if _keys.STEM in panels else panels[0])
+
+
 def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
     """Return a panel of the first table that is finer than the spots, with the same gene as at the spots."""
-    sdata, spots = bound.place.sdata, bound.place.table
+    sdata = bound.place.sdata
+    spots = None if bound.place.table is None else _of_results(bound.place).table
     for key, table in sdata.tables.items():
         regions = regions_of(table)
         if own_prediction(table) is None or not regions or any(region not in sdata.labels for region in regions):

@@ -83,7 +83,8 @@ def pathway_map(
     >>> hd.tl.enrich(sdata, {"immune": [f"IMM{i:02d}" for i in range(1, 15)]}, layer="X", method="zscore")
     >>> axes = hd.pl.pathway_map(sdata, "immune")
     """
-    view = view_of(sdata, Selection(table_key, image_key, shapes_key, mpp=mpp))
+    selection = Selection(table_key, image_key, shapes_key, mpp=mpp)
+    view = view_of(sdata, selection, holds=lambda table: bool(_made(table)))
     found = _results(view.table, keys)
     terms = [pathways] if isinstance(pathways, str) else list(pathways)
     if not terms:
@@ -119,13 +120,19 @@ def pathway_map(
     return axes[0, 0] if axes.size == 1 else figure
 
 
-def _results(table: AnnData, keys: str | Sequence[str] | None) -> dict[str, dict]:
+def _made(table: AnnData) -> dict[str, dict]:
     """Return the records of results with scores of single locations, by key."""
     made = {}
     for key, home in table.uns.items():
         record = home.get(_keys.ENRICHMENT_RECORD) if hasattr(home, "get") else None
         if record is not None and record["method"] in UNITS and _keys.pathways(key) in table.obsm:
             made[key] = record
+    return made
+
+
+def _results(table: AnnData, keys: str | Sequence[str] | None) -> dict[str, dict]:
+    """Return the records of results that are wanted, by key."""
+    made = _made(table)
     wanted = list(made) if keys is None else [keys] if isinstance(keys, str) else list(keys)
     for key in wanted or [_keys.STEM]:
         if key not in made:

@@ -15,7 +15,7 @@ from hisdiff._sdata._expression import X, draw_layers, is_logged, only_predictio
 from hisdiff._sdata._genes import find_gene, symbols_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import read_columns
-from hisdiff._sdata._provenance import made_here, records
+from hisdiff._sdata._provenance import holds_predictions, panel_of, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,7 +169,7 @@ def unknown(table: AnnData, name: str, what: str) -> KeyError:
         present(name, [*table.var_names, *table.obs], f"gene in table {what!r}, nor a column of its obs,")
     except KeyError as error:
         hint = ""
-        if made_here(table) and own_prediction(table) is not None:
+        if own_prediction(table) is not None or panel_of(table) is not None:
             hint = f" The table has the {table.n_vars} genes of the model's panel; hd.pp.select_genes(sections, also=[{name!r}]) adds one for the next fit."
         return KeyError(f"{error.args[0]}{hint}")
     raise AssertionError(name)
@@ -205,7 +205,7 @@ def _why_empty(table: AnnData, info: LayerInfo, gene: str, column: int) -> str:
 def is_measured(table: AnnData) -> bool:
     """Whether X holds something that was measured, or a sum of it; else, in a table that hisdiff made, it is a prediction or empty."""
     home = table.uns.get(_keys.STEM, {})
-    ours = made_here(table) and (_keys.AGGREGATED not in home or _keys.PREDICTIONS in home)
+    ours = holds_predictions(table) and (_keys.AGGREGATED not in home or _keys.PREDICTIONS in home)
     return table.X is not None and table.n_vars > 0 and not ours
 
 

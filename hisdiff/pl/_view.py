@@ -13,15 +13,16 @@ from hisdiff._geometry import similarity_scale
 from hisdiff._sdata._affine import apply, inverse, scaling
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._labels import label_raster
-from hisdiff._sdata._locate import locate, resolve_table
+from hisdiff._sdata._locate import check_sdata, locate, resolve_table
 from hisdiff._sdata._provenance import records
 from hisdiff._sdata._read import as_list, read_section, to_um_of
+from hisdiff._sdata._results import result_table
 from hisdiff._section import needed
 from hisdiff.pl import _canvas
 from hisdiff.pl._marks import RASTER_PX, Footprints, Raster
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -102,9 +103,20 @@ class View:
         _canvas.draw_underlay(ax, _canvas.read_underlay(self.image, own), own, alpha, self.turn)
 
 
-def view_of(sdata: SpatialData, selection: Selection) -> View:
-    """Return the section that is meant; an error where it cannot be told, or has no table or no image."""
-    places = locate(sdata, selection)
+def view_of(
+    sdata: SpatialData,
+    selection: Selection,
+    layers: str | None | Sequence[str | None] = None,
+    *,
+    holds: Callable[[AnnData], bool] | None = None,
+) -> View:
+    """Return the section that is meant; an error where it cannot be told, or has no table or no image.
+
+    ``layers`` and ``holds`` say what is asked of it, as for ``result_table``.
+    """
+    check_sdata(sdata)
+    table_key = result_table(sdata, selection.table_key, layers, holds=holds)
+    places = locate(sdata, replace(selection, table_key=table_key))
     if len(places) > 1:
         names = listing(place.name for place in places)
         raise ValueError(f"The table has several sections, {names}; choose one with shapes_key=.")
@@ -115,18 +127,23 @@ def views_of(
     data: SpatialData | Sequence[SpatialData],
     selection: Selection,
     table_keys: str | Sequence[str] | None,
+    layers: str | None | Sequence[str | None] = None,
     *,
     coordinate_system: str | None = None,
     spot_scale: float = 1.0,
 ) -> list[View]:
-    """Return all sections of objects, in each of the tables; an error where one has no table or no image."""
+    """Return all sections of objects, in each of the tables; an error where one has no table or no image.
+
+    Where none is named, it is the one that has the ``layers``.
+    """
     named = [table_keys] if table_keys is None or isinstance(table_keys, str) else list(table_keys)
     if not named:
         raise ValueError("There is no table to show: table_key is empty.")
     views = []
     for sdata in as_list(data):
+        check_sdata(sdata)
         for key in named:
-            places = locate(sdata, replace(selection, table_key=key))
+            places = locate(sdata, replace(selection, table_key=result_table(sdata, key, layers)))
             views += [_view(place, coordinate_system, spot_scale) for place in places]
     return views
 

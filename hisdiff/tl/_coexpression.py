@@ -140,7 +140,7 @@ def coexpression(
         positive(n_perms, "n_perms", integer=True)
     seed = seed_of(rng)
     stem = checked_name(key_added, _keys.STEM)
-    table = table_of(data, table_key, "coexpression")
+    table = table_of(data, table_key, "coexpression", layer)
     if inplace:
         _check_slots(table, stem)
     layers = read_expression(table, related_layer(table, layer, "coexpression"), genes=genes, normalize=normalize)

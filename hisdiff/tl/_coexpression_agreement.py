@@ -13,7 +13,7 @@ from hisdiff._check import one_of, positive, present, seed_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, draw_layers, panel_columns, read_expression, table_of
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._provenance import records
+from hisdiff._sdata._provenance import panel_of, records
 from hisdiff._stats._coexpression import correlations, matrix_agreement, unit_columns
 from hisdiff._stats._modules import leiden_modules
 from hisdiff._stats._resample import random_spots
@@ -105,7 +105,7 @@ def coexpression_agreement(
         one_of(normalize, ("library_size",), "normalize")
     positive(resolution, "resolution")
     seed = seed_of(rng)
-    table = table_of(data, table_key, "coexpression")
+    table = table_of(data, table_key, "coexpression", layers)
     measured = truth or X
     views = layer_views(table, layers)
     names = list(dict.fromkeys([measured, *(name for _, _, parts in views for name in parts)]))
@@ -117,7 +117,7 @@ def coexpression_agreement(
     random = None
     if control is not None:
         panel = table.var_names[panel_columns(table, names)].to_numpy(str)
-        random = (panel, control_values(control, table_key, panel))
+        random = (panel, control_values(control, panel_of(table) or table_key, panel))
     for suffix, scaling in (("", None), ("_norm", normalize)):
         if suffix and scaling is None:
             continue

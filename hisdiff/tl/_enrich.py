@@ -143,7 +143,7 @@ def enrich(
     _check(method, normalize, by, background, n_markers, min_size, max_size, n_perms)
     seed = seed_of(rng)
     stem = checked_name(key_added, _keys.STEM)
-    table = table_of(data, table_key, "enrichment")
+    table = table_of(data, table_key, "enrichment", layer)
     if inplace:
         _check_slots(table, stem, method)
     sets = read_gene_sets(gene_sets)

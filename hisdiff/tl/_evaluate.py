@@ -16,9 +16,9 @@ from hisdiff._sdata._expression import draw_layers, only_prediction
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import layout_of
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._locate import resolve_table
-from hisdiff._sdata._provenance import in_sample_of, records
+from hisdiff._sdata._provenance import in_sample_of, panel_of, records
 from hisdiff._sdata._read import as_list, read_counts, truth_counts
+from hisdiff._sdata._results import X, result_table
 from hisdiff._stats._accuracy import known_mean, mae, mse, spearman
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import coverage
@@ -102,7 +102,7 @@ def evaluate(
     """
     if normalize is not None:
         one_of(normalize, ("library_size",), "normalize")
-    table = _table(data, table_key)
+    table = _table(data, table_key, layer)
     layer = _only(table) if layer is None else layer
     record = _record(table, layer)
     counts, names = _truth(data, table, truth)
@@ -124,7 +124,7 @@ def evaluate(
     )
     views = {"mean": mean, **({"draw": draws[0]} if draws else {})}
     if control is not None:
-        spots = control_values(control, table_key, genes)
+        spots = control_values(control, panel_of(table) or table_key, genes)
         views["random_spots"] = random_spots(spots, len(rows), 1, int(record["seed"]))[0]
     summary = {f"{name}{end}": of for name, view in views.items() for end, of in yardstick.metrics(view).items()}
     for scores in (yardstick.scores(draws) if len(draws) > 1 else {}, yardstick.floors()):
@@ -191,10 +191,10 @@ def _warn(facts: Mapping[str, Any]) -> None:
         )
 
 
-def _table(data: SpatialData | AnnData, table_key: str | None) -> AnnData:
+def _table(data: SpatialData | AnnData, table_key: str | None, layer: str | None = None) -> AnnData:
     if not hasattr(data, "tables"):
         return data
-    key = resolve_table(data, table_key)
+    key = result_table(data, table_key, layer)
     if key is None:
         raise KeyError("The object has no table with a prediction; make one with hd.tl.predict(sdata).")
     return data.tables[key]
@@ -258,7 +258,7 @@ def control_values(
     """Return log2(1 + count) of the measured spots of training sections, float32 ``(m, G)``."""
     parts = []
     for sdata in as_list(control):
-        table = _table(sdata, table_key)
+        table = _table(sdata, table_key, X)
         columns = rows_of(genes, gene_names(table, like=genes))
         if (columns < 0).any():
             raise KeyError(

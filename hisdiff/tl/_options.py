@@ -12,6 +12,8 @@ from hisdiff._prediction._agreement import MODES
 N_DRAWS = 16
 KEEP_DRAWS = 1
 FINE_DRAWS = 4
+LAYERS, PANEL = "layers", "panel"
+"""Where predictions at spots go: layers of the table, or a table of the panel's genes."""
 MAX_LIBRARY_SIZE = 1e12
 """More counts than any location has."""
 
@@ -26,6 +28,8 @@ class PredictOptions:
         See ``hd.tl.predict``; ``n_steps`` and ``library_size`` are None where the model and the section decide.
     calibrate
         One of ``MODES``; ``"none"`` at spots.
+    table
+        ``LAYERS``, ``PANEL``, or None where the size decides.
     """
 
     n_draws: int
@@ -34,6 +38,7 @@ class PredictOptions:
     units: str
     library_size: float | None
     calibrate: str
+    table: str | None
 
     @classmethod
     def of(
@@ -46,12 +51,15 @@ class PredictOptions:
         units: str | None,
         library_size: float | None,
         calibrate: str | None,
+        table: str | None,
     ) -> PredictOptions:
         """Check what a caller gave, and fill in the defaults of predictions at spots, or ``finer`` than these."""
         if calibrate is not None and not finer:
             raise ValueError(
                 "calibrate= is for predictions with resolution_um= or at=; spots have counts of their own."
             )
+        if table is not None and finer:
+            raise ValueError(f"table={table!r} is for predictions at spots; finer ones have a table of their own.")
         n_draws = positive((FINE_DRAWS if finer else N_DRAWS) if n_draws is None else n_draws, "n_draws", integer=True)
         return cls(
             n_draws=n_draws,
@@ -60,6 +68,7 @@ class PredictOptions:
             units=one_of(units or (_keys.COUNTS if finer else _keys.LOG2), (_keys.LOG2, _keys.COUNTS), "units"),
             library_size=_checked_library_size(library_size),
             calibrate=one_of(calibrate or MODES[0], MODES, "calibrate") if finer else "none",
+            table=None if table is None else one_of(table, (LAYERS, PANEL), "table"),
         )
 
 

@@ -12,6 +12,7 @@ from hisdiff._check import one_of, positive, seed_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, panel_columns, read_expression, table_of
 from hisdiff._sdata._genes import gene_names
+from hisdiff._sdata._provenance import panel_of
 from hisdiff._stats._accuracy import pearson, spearman
 from hisdiff._stats._resample import random_spots
 from hisdiff._stats._structure import normalize_library_size
@@ -102,7 +103,7 @@ def pathway_agreement(
     positive(min_size, "min_size", integer=True)
     positive(max_size, "max_size", integer=True)
     seed = seed_of(rng)
-    table = table_of(data, table_key, "gene sets")
+    table = table_of(data, table_key, "gene sets", layers)
     measured = truth or X
     sets = read_gene_sets(gene_sets)
     views = layer_views(table, layers)
@@ -119,7 +120,7 @@ def pathway_agreement(
     compared = [(layer, view, [np.mean(each, axis=0)] if view == "draws" else each) for layer, view, each in compared]
     if control is not None:
         panel = table.var_names[panel_columns(table, names)].to_numpy(str)
-        values = random_spots(control_values(control, table_key, panel), len(true), 1, seed)[0]
+        values = random_spots(control_values(control, panel_of(table) or table_key, panel), len(true), 1, seed)[0]
         values = normalize_library_size(values) if normalize else values
         compared.append(("control", "random spots", [pathway_scores(values, found, method)]))
     spots = table.obs_names[read[measured].rows].to_numpy()

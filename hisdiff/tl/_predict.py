@@ -43,6 +43,7 @@ def predict(
     units: str | None = None,
     calibrate: str | None = None,
     library_size: float | None = None,
+    table: str | None = None,
     encoder: str | Encoder | Sequence[str | Encoder] | None = None,
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
@@ -89,6 +90,9 @@ def predict(
     library_size
         Median total count of a spot over the panel to predict at, such as 3000; None for the section's own where it has
         counts, else the median of the training sections.
+    table
+        Where predictions at spots go. ``"layers"``: layers of the section's table, NaN for genes outside the panel.
+        ``"panel"``: a table of the panel's genes on the same spots. None for layers, unless one would be above 2 GB.
     encoder
         The encoder of the model; needed only if it is a custom object and the model was loaded in another process.
     %(place)s
@@ -113,6 +117,10 @@ def predict(
     - ``obs["hisdiff_ood"]``: bool, whether the patch lies outside the distribution of training patches;
     - ``uns["hisdiff"]["predictions"]["hisdiff"]``: the record of the prediction.
 
+    With ``table="panel"`` the same goes to the table ``hisdiff`` with the genes of the panel: ``X`` holds the measured counts,
+    ``obs``, ``obsm``, ``obsp`` and ``uns`` are those of the section's table. It replaces layers of an earlier prediction of that
+    name. In an object backed by a zarr store it is written there.
+
     A section that has only an image gets the table ``lattice`` with the genes of the panel. With ``resolution_um=16``: the
     table ``hisdiff_16um`` (bins x panel; ``X`` the mean, layer ``"std"``, ``"draw0"``, ...; ``obs["spot"]`` and
     ``obs["spot_distance_um"]`` the nearest measured spot) on the labels ``hisdiff_16um_bins``. With ``at="nuclei"``: the
@@ -123,7 +131,8 @@ def predict(
     grow with the slide (only counts and factors of measured spots are held in memory). An interrupted call leaves no table,
     and the same call resumes it. Above 256 MB ``X`` and the layers are lazy (dask).
 
-    With ``inplace=False`` the predictions, an AnnData (locations x panel) per section with the same layers.
+    With ``inplace=False`` the predictions, an AnnData (locations x panel) per section with the same layers; ``X`` is the mean, or
+    with ``table="panel"`` the measured counts.
 
     Raises
     ------
@@ -133,9 +142,9 @@ def predict(
         If the disk is full; the object is unchanged, and the same call resumes.
     ValueError
         If the grid is finer than a pixel or no bin lies in the tissue, a result above 2 GB is asked for an object
-        without a store, both ``resolution_um`` and ``at`` are given,
+        without a store, both ``resolution_um`` and ``at`` are given, ``table`` is given with one of them,
         the embedding is of another encoder than the model's, fewer than half of its genes are in the table, a layer
-        of that name was not written by hisdiff, or the image or its scale is missing.
+        or table of that name was not written by hisdiff, or the image or its scale is missing.
 
     Examples
     --------
@@ -155,6 +164,7 @@ def predict(
         units=units,
         library_size=library_size,
         calibrate=calibrate,
+        table=table,
     )
     options_for(n_draws=n_draws)  # checked before a model is read
     selection = Selection(table_key, image_key, shapes_key, layer, mpp)

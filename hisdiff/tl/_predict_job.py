@@ -3,48 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import anndata as ad
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from hisdiff import _keys
 from hisdiff._keys import VERSION
-from hisdiff._prediction._cohort_model import UNCERTAINTY
-from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
+from hisdiff._log import logger
+from hisdiff._sdata._genes import check_panel_present, gene_names
 from hisdiff._sdata._out_of_date import out_of_date
-from hisdiff._sdata._provenance import UNKNOWN, set_record
+from hisdiff._sdata._panel import check_panel_free
+from hisdiff._sdata._provenance import UNKNOWN
 from hisdiff._sdata._read import Bound, open_sections
 from hisdiff._sdata._stand_in import beside
-from hisdiff._sdata._store import unsaved
-from hisdiff._sdata._write import (
-    check_writable,
-    lattice_table_for,
-    put_lattice_table,
-    write_layers,
-    write_obs,
-    write_var,
-    write_varm,
-)
+from hisdiff._sdata._write import MAX_LAYER_BYTES, check_fits, check_writable, fits_layers
 from hisdiff._section import needed
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_lattice
 from hisdiff.tl._conditions import check_conditions, check_encoder, check_finite, counted, embedded, lattice_of
+from hisdiff.tl._options import LAYERS, PANEL
 from hisdiff.tl._predict_fine import predict_finer
+from hisdiff.tl._predict_write import Told, as_anndata, as_panel_table, put_panel_table, write_into_table
 from hisdiff.tl._transfer import transfer_of, warn_unlike
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from hisdiff._json import Plain
     from hisdiff._runtime import Runtime
+    from hisdiff._sdata._locate import Place
     from hisdiff._sdata._selection import Selection
-    from hisdiff._section import Prediction, Section
+    from hisdiff._section import Section
     from hisdiff.encoders import Encoder
     from hisdiff.models._model import Model
     from hisdiff.tl._options import PredictOptions
@@ -98,8 +89,18 @@ class PredictJob:
         table, genes = bound.table, self.model.genes
         if bound.place.table_key != _keys.LATTICE_TABLE:
             check_panel_present(genes, gene_names(table, like=genes), f"table {bound.place.table_key!r}")
-        if self.target is None:
+        if self.target is not None:
+            return
+        if not self._into_panel(bound.place):
+            check_fits(table.n_obs, table.n_vars, f"leave out table={LAYERS!r}, or subset the table")
             check_writable(table, self.stem, self.options.keep_draws)
+            return
+        check_fits(table.n_obs, len(genes), "subset the table to fewer spots")
+        check_writable(table, self.stem, None)
+        check_panel_free(bound.place, self.stem)
+        if self.options.table is None:
+            logger.info("layers of %d x %d values would be above %d GB: the prediction goes to table %r, of the panel's genes only",
+                        *table.shape, MAX_LAYER_BYTES // 1024**3, self.stem)  # fmt: skip
 
     def run(self, bounds: list[Bound], *, inplace: bool) -> AnnData | list[AnnData] | None:
         """Predict, and write the results or return them."""
@@ -139,11 +140,18 @@ class PredictJob:
             )
             for bound in bounds
         ]
-        if not inplace:
-            parts = [_as_anndata(b, p, self.stem) for b, p in zip(bounds, predictions)]
-            return ad.concat(parts, merge="same")
-        _write(bounds, predictions, self.model, self.stem, self._record(bounds, predictions[0].n_draws))
-        return None
+        told = Told(self.model, self.stem, self._record(bounds, predictions[0].n_draws))
+        if self._into_panel(bounds[0].place):
+            table = as_panel_table(bounds, predictions, told, self.layer)
+            return put_panel_table(bounds[0].place, table, told) if inplace else table
+        return write_into_table(bounds, predictions, told) if inplace else as_anndata(bounds, predictions, self.stem)
+
+    def _into_panel(self, place: Place) -> bool:
+        """Whether the prediction goes to a table of the panel; the table of a lattice is one."""
+        if place.table_key == _keys.LATTICE_TABLE:
+            return False
+        asked = self.options.table
+        return asked == PANEL or (asked is None and not fits_layers(needed(place.table)))
 
     def finer(self, bounds: Sequence[Bound]) -> list[AnnData]:
         """Predict completed sections finer than their spots, and return the tables."""
@@ -203,50 +211,3 @@ def _is_known(section: Section, model: Model) -> bool | None:
     if section.counts is None or len(section.genes) < len(model.genes):
         return None
     return model.cohort.contains(section.counts, section.genes)
-
-
-def _as_anndata(bound: Bound, prediction: Prediction, stem: str) -> AnnData:
-    table, rows = bound.table, bound.place.rows
-    result = ad.AnnData(
-        prediction.mean,
-        obs=pd.DataFrame(prediction.obs, index=table.obs_names[rows]),
-        var=pd.DataFrame(index=pd.Index(prediction.genes.astype(str))),
-        obsm={_keys.SPATIAL: np.asarray(table.obsm[_keys.SPATIAL])[rows]} if _keys.SPATIAL in table.obsm else None,
-    )
-    result.layers[stem], result.layers[_keys.std(stem)] = prediction.mean, prediction.std
-    for i, one in enumerate(prediction.draws if prediction.draws is not None else ()):
-        result.layers[_keys.draw(stem, i)] = one
-    return result
-
-
-def _write(
-    bounds: Sequence[Bound], predictions: Sequence[Prediction], model: Model, stem: str, record: Mapping[str, Any]
-) -> None:
-    table, on_lattice = bounds[0].table, bounds[0].place.table_key == _keys.LATTICE_TABLE
-    if on_lattice:
-        wider = lattice_table_for(table, model.genes, stem)
-        if wider is not table:
-            put_lattice_table(bounds[0].place.sdata, wider)
-            table = bounds[0].table
-    rows = [bound.place.rows for bound in bounds]
-    columns = rows_of(model.genes, gene_names(table, like=model.genes))
-    write_layers(table, stem, rows, columns, predictions, unsaved(bounds[0].place.sdata))
-    if on_lattice and table.uns[_keys.STEM].setdefault(_keys.IN_X, stem) == stem:
-        table.X = table.layers[stem].copy()
-    if model.calibration is not None:
-        write_var(table, _keys.cv_pcc(stem), columns, model.calibration.cv_pcc)
-        if model.calibration.cv_pcc_norm is not None:
-            write_var(table, _keys.cv_pcc_norm(stem), columns, model.calibration.cv_pcc_norm)
-        write_var(table, _keys.interval_factor(stem), columns, model.calibration.interval_factor)
-    if model.modules is not None:
-        for name, weights in (
-            (_keys.gene_modules(stem), model.modules.raw),
-            (_keys.gene_modules_norm(stem), model.modules.normalized),
-        ):
-            write_varm(table, name, columns, weights)
-    if model.ood is not None:
-        flags = [model.ood.flag(needed(b.section.features).at(needed(b.section.spots))) for b in bounds]
-        write_obs(table, _keys.ood(stem), rows, flags)
-    if all(UNCERTAINTY in prediction.obs for prediction in predictions):
-        write_obs(table, _keys.uncertainty(stem), rows, [prediction.obs[UNCERTAINTY] for prediction in predictions])
-    set_record(table, _keys.PREDICTIONS, stem, record)

@@ -1,0 +1,61 @@
+"""Where results are looked up: in the table of the spots, or in the panel table that was made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hisdiff import _keys
+from hisdiff._check import listing
+from hisdiff._sdata._locate import resolve_table
+from hisdiff._sdata._provenance import panel_of, records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+X = "X"
+"""What measured counts are called where a layer is named."""
+
+
+def result_table(
+    sdata: SpatialData,
+    table_key: str | None = None,
+    layers: str | None | Sequence[str | None] = None,
+    *,
+    holds: Callable[[AnnData], bool] | None = None,
+) -> str | None:
+    """Return the name of the table in which a result is looked up; None where the object has no table.
+
+    That is the table of the spots, unless what is asked for is in a panel table alone.
+
+    Parameters
+    ----------
+    table_key
+        Name, which is taken as it is; None for the table that has the result.
+    layers
+        Names of layers that are asked for; None for any prediction.
+    holds
+        Whether a table has what is asked for, instead of ``layers``.
+    """
+    usual = resolve_table(sdata, table_key)
+    if table_key is not None or usual is None:
+        return usual
+    named = [layers] if layers is None or isinstance(layers, str) else list(layers)
+    if holds is None and named and all(name == X for name in named):
+        return usual
+    holds = holds or _with([name for name in named if name not in (None, X)])
+    if holds(sdata.tables[usual]):
+        return usual
+    found = [key for key, table in sdata.tables.items() if panel_of(table) == usual and holds(table)]
+    if len(found) > 1 and _keys.STEM not in found:
+        raise ValueError(f"Several tables hold the result, {listing(found)}; choose one with table_key=.")
+    return usual if not found else _keys.STEM if _keys.STEM in found else found[0]
+
+
+def _with(layers: Sequence[str | None]) -> Callable[[AnnData], bool]:
+    """Return what tells whether a table has all layers, or, where none is named, a prediction."""
+    if layers:
+        return lambda table: all(name in table.layers for name in layers)
+    return lambda table: bool(records(table, _keys.PREDICTIONS))

@@ -1,0 +1,129 @@
+"""Predictions at spots on their way into an object: layers of its table, or a table of the panel's genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from hisdiff import _keys
+from hisdiff._log import logger
+from hisdiff._prediction._cohort_model import UNCERTAINTY
+from hisdiff._sdata._genes import gene_names, rows_of
+from hisdiff._sdata._panel import panel_table
+from hisdiff._sdata._provenance import set_record
+from hisdiff._sdata._store import put, unsaved
+from hisdiff._sdata._write import (
+    drop_prediction,
+    lattice_table_for,
+    put_lattice_table,
+    write_layers,
+    write_obs,
+    write_var,
+    write_varm,
+)
+from hisdiff._section import needed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from hisdiff._json import Plain
+    from hisdiff._sdata._locate import Place
+    from hisdiff._sdata._read import Bound
+    from hisdiff._section import Prediction
+    from hisdiff.models._model import Model
+
+
+class Told(NamedTuple):
+    """What made a prediction, its name, and what is recorded of it."""
+
+    model: Model
+    stem: str
+    record: Plain
+
+
+def as_anndata(bounds: Sequence[Bound], predictions: Sequence[Prediction], stem: str) -> AnnData:
+    """Return the predictions of sections, locations x panel, ``X`` the mean."""
+    return ad.concat([_as_anndata(b, p, stem) for b, p in zip(bounds, predictions)], merge="same")
+
+
+def as_panel_table(
+    bounds: Sequence[Bound], predictions: Sequence[Prediction], told: Told, layer: str | None
+) -> AnnData:
+    """Return a table of the panel's genes on the same spots, ``X`` the measured counts, with the predictions."""
+    place, genes = bounds[0].place, told.model.genes
+    where = rows_of(genes, gene_names(bounds[0].table, like=genes))
+    columns = np.sort(where[where >= 0])
+    table = panel_table(place, layer, columns)
+    _write(table, bounds, predictions, np.where(where >= 0, np.searchsorted(columns, where), -1), told)
+    return table
+
+
+def put_panel_table(place: Place, table: AnnData, told: Told) -> None:
+    """Put a table of the panel into the object, and its store, in place of what there was of the same name."""
+    drop_prediction(needed(place.table), told.stem)
+    put(place.sdata, {told.stem: table}, {})
+    logger.info("wrote table %r: %d spots x %d genes", told.stem, *table.shape)
+
+
+def write_into_table(bounds: Sequence[Bound], predictions: Sequence[Prediction], told: Told) -> None:
+    """Write predictions into the table of the spots; that of a lattice has the panel's genes."""
+    place, table = bounds[0].place, bounds[0].table
+    on_lattice = place.table_key == _keys.LATTICE_TABLE
+    if on_lattice:
+        wider = lattice_table_for(table, told.model.genes, told.stem)
+        if wider is not table:
+            put_lattice_table(place.sdata, wider)
+            table = bounds[0].table
+    columns = rows_of(told.model.genes, gene_names(table, like=told.model.genes))
+    _write(table, bounds, predictions, columns, told, unsaved(place.sdata))
+    if on_lattice and table.uns[_keys.STEM].setdefault(_keys.IN_X, told.stem) == told.stem:
+        table.X = table.layers[told.stem].copy()
+
+
+def _as_anndata(bound: Bound, prediction: Prediction, stem: str) -> AnnData:
+    table, rows = bound.table, bound.place.rows
+    result = ad.AnnData(
+        prediction.mean,
+        obs=pd.DataFrame(prediction.obs, index=table.obs_names[rows]),
+        var=pd.DataFrame(index=pd.Index(prediction.genes.astype(str))),
+        obsm={_keys.SPATIAL: np.asarray(table.obsm[_keys.SPATIAL])[rows]} if _keys.SPATIAL in table.obsm else None,
+    )
+    result.layers[stem], result.layers[_keys.std(stem)] = prediction.mean, prediction.std
+    for i, one in enumerate(prediction.draws if prediction.draws is not None else ()):
+        result.layers[_keys.draw(stem, i)] = one
+    return result
+
+
+def _write(
+    table: AnnData,
+    bounds: Sequence[Bound],
+    predictions: Sequence[Prediction],
+    columns: np.ndarray,
+    told: Told,
+    kept: str = "",
+) -> None:
+    model, stem, record = told
+    rows = [bound.place.rows for bound in bounds]
+    write_layers(table, stem, rows, columns, predictions, kept)
+    if model.calibration is not None:
+        write_var(table, _keys.cv_pcc(stem), columns, model.calibration.cv_pcc)
+        if model.calibration.cv_pcc_norm is not None:
+            write_var(table, _keys.cv_pcc_norm(stem), columns, model.calibration.cv_pcc_norm)
+        write_var(table, _keys.interval_factor(stem), columns, model.calibration.interval_factor)
+    if model.modules is not None:
+        for name, weights in (
+            (_keys.gene_modules(stem), model.modules.raw),
+            (_keys.gene_modules_norm(stem), model.modules.normalized),
+        ):
+            write_varm(table, name, columns, weights)
+    if model.ood is not None:
+        flags = [model.ood.flag(needed(b.section.features).at(needed(b.section.spots))) for b in bounds]
+        write_obs(table, _keys.ood(stem), rows, flags)
+    if all(UNCERTAINTY in prediction.obs for prediction in predictions):
+        write_obs(table, _keys.uncertainty(stem), rows, [prediction.obs[UNCERTAINTY] for prediction in predictions])
+    set_record(table, _keys.PREDICTIONS, stem, record)

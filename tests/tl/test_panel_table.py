@@ -1,0 +1,185 @@
+"""A prediction in a table of the panel's genes is the one in layers, found by everything that reads results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scanpy as sc
+import spatialdata as sd
+import squidpy as sq
+from scipy import sparse
+
+import hisdiff as hd
+from hisdiff._sdata._layers import layer_names
+
+
+@pytest.fixture(scope="module")
+def both():
+    """The same section predicted into layers, into a panel table, and the model."""
+    train, wide, narrow = (hd.datasets.toy(seed=seed, size_um=600) for seed in (0, 1, 1))
+    hd.pp.select_genes(train, genes=list(train.tables["table"].var_names[:40]))
+    model = hd.tl.fit(train, method="ridge")
+    hd.tl.predict(wide, model)
+    hd.tl.predict(narrow, model, table="panel")
+    return wide, narrow, model
+
+
+@pytest.fixture
+def fresh(both):
+    return hd.datasets.toy(seed=1, size_um=600), both[2]
+
+
+def test_it_holds_the_counts_and_the_layers_of_the_panel_on_the_same_spots(both) -> None:
+    wide, narrow, model = both
+    source, panel = narrow.tables["table"], narrow.tables["ridge"]
+    assert set(layer_names(source)) == set(layer_names(hd.datasets.toy(seed=1, size_um=600).tables["table"]))
+    assert set(panel.var_names) == set(model.genes)
+    assert list(panel.obs_names) == list(source.obs_names)
+    assert sparse.issparse(panel.X)
+    np.testing.assert_array_equal(panel.X.toarray(), source[:, panel.var_names].X.toarray())
+    for name in ("ridge", "ridge_std", "ridge_draw0"):
+        np.testing.assert_array_equal(panel.layers[name], wide.tables["table"][:, panel.var_names].layers[name])
+    np.testing.assert_array_equal(panel.obsm["hisdiff_embedding"], source.obsm["hisdiff_embedding"])
+    assert panel.var["ridge_modelled"].all()
+    assert "ridge" not in source.uns["hisdiff"].get("predictions", {})
+    assert (
+        dict(panel.uns["hisdiff"]["predictions"]["ridge"])
+        == wide.tables["table"].uns["hisdiff"]["predictions"]["ridge"]
+    )
+
+
+def test_what_reads_results_finds_it_and_says_the_same(both) -> None:
+    wide, narrow, model = both
+    one, other = (hd.tl.evaluate(sdata, layer="ridge").sort_index() for sdata in (wide, narrow))
+    np.testing.assert_allclose(one.to_numpy(), other.to_numpy(), rtol=1e-6)
+    assert hd.tl.evaluate(narrow).attrs["summary"].keys() == one.attrs["summary"].keys()
+    genes = list(model.genes[:6])
+    for sdata in (wide, narrow):
+        hd.tl.coexpression(sdata, genes, layer="ridge")
+        hd.tl.enrich(sdata, {"few": genes}, layer="ridge", method="zscore", min_size=2)
+    keys = ("table", "ridge")
+    matrices = [sdata.tables[key].varp["hisdiff_coexpression"] for sdata, key in zip((wide, narrow), keys)]
+    np.testing.assert_allclose(np.sort(matrices[0].data), np.sort(matrices[1].data), rtol=1e-5)
+    assert "hisdiff_coexpression" not in narrow.tables["table"].varp
+    scores = [sdata.tables[key].obsm["hisdiff_pathways"] for sdata, key in zip((wide, narrow), keys)]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+    frame = hd.tl.coexpression_agreement(narrow, genes)
+    assert list(frame["view"]) == ["mean", "draw", "resampled"]
+
+
+def test_every_plot_finds_it(both) -> None:
+    _, narrow, model = both
+    genes = list(model.genes[:6])
+    hd.tl.coexpression(narrow, genes, layer="ridge")
+    hd.tl.enrich(narrow, {"few": genes}, layer="ridge", method="zscore", min_size=2)
+    figure = hd.pl.gene_map(narrow, genes[:2])
+    assert sum("predicted by ridge" in ax.get_title(loc="left") for ax in figure.axes) == 2
+    assert sum("measured" in ax.get_title(loc="left") for ax in figure.axes) == 2
+    hd.pl.uncertainty_map(narrow, genes[0], "ridge")
+    hd.pl.uncertainty_map(narrow, layer="ridge")
+    hd.pl.gene_pair(narrow, *genes[:2])
+    hd.pl.coexpression(narrow)
+    hd.pl.coexpression_network(narrow)
+    hd.pl.pathway_map(narrow, "few")
+    hd.pl.evaluation(narrow, layer="ridge")
+    assert "correlation with the measured spots" in hd.pl.report(narrow).html
+    assert "predicted by ridge" in hd.pl.view(narrow, genes[0], viewer="html").html
+    titles = [ax.get_title(loc="left") for ax in hd.pl.overview(narrow).axes]
+    assert any("predicted" in title for title in titles)
+    assert hd.pl.gene_map(narrow, narrow.tables["table"].var_names[-1], layers="X") is not None
+
+
+def test_scanpy_and_squidpy_take_it_as_it_is(both) -> None:
+    table = both[1].tables["ridge"].copy()
+    sc.pp.pca(table, layer="ridge", n_comps=5)
+    assert np.isfinite(table.obsm["X_pca"]).all()
+    sq.gr.spatial_neighbors_knn(table)
+    sq.gr.spatial_autocorr(table, layer="ridge", genes=list(table.var_names[:3]))
+    assert len(table.uns["moranI"]) == 3
+
+
+def test_models_take_its_spots_as_those_of_the_whole_table(both) -> None:
+    _, narrow, model = both
+    some = np.arange(narrow.tables["table"].n_obs) < 8
+    known = [hd.tl.adapt(model, narrow, spots=some, table_key=key) for key in (None, "ridge")]
+    assert [one.n_adapted for one in known] == [8, 8]
+    chosen = [hd.tl.suggest_spots(narrow, model, 5, table_key=key, inplace=False) for key in (None, "ridge")]
+    np.testing.assert_array_equal(*map(np.asarray, chosen))
+
+
+def test_a_second_call_replaces_it_and_earlier_layers(fresh) -> None:
+    sdata, model = fresh
+    hd.tl.predict(sdata, model, keep_draws=2)
+    hd.tl.predict(sdata, model, table="panel", rng=1)
+    assert "ridge" not in sdata.tables["table"].layers
+    assert "ridge_modelled" not in sdata.tables["table"].var
+    assert "ridge_draw1" not in sdata.tables["ridge"].layers
+    hd.tl.predict(sdata, model, table="panel", key_added="other")
+    first = sdata.tables["ridge"].layers["ridge_draw0"].copy()
+    hd.tl.predict(sdata, model, table="panel", rng=2)
+    assert np.abs(sdata.tables["ridge"].layers["ridge_draw0"] - first).max() > 0
+    with pytest.raises(ValueError, match="Several tables hold the result"):
+        hd.tl.evaluate(sdata)
+    assert hd.tl.evaluate(sdata, layer="other").attrs["method"] == "ridge"
+
+
+def test_what_it_would_overwrite_is_refused_before_work_starts(fresh) -> None:
+    sdata, model = fresh
+    hd.tl.predict(sdata, model, resolution_um=60)
+    for name in ("table", "truth"):
+        with pytest.raises(ValueError, match="hisdiff did not write"):
+            hd.tl.predict(sdata, model, table="panel", key_added=name)
+    with pytest.raises(ValueError, match="another result of hisdiff"):
+        hd.tl.predict(sdata, model, table="panel", key_added="ridge_60um")
+    with pytest.raises(ValueError, match="at spots"):
+        hd.tl.predict(sdata, model, table="panel", resolution_um=60)
+    with pytest.raises(ValueError, match="Did you mean 'panel'"):
+        hd.tl.predict(sdata, model, table="pannel")
+    assert "ridge" not in sdata.tables
+
+
+def test_a_layer_that_would_be_too_large_goes_to_a_panel_table_and_it_is_logged(fresh, monkeypatch, caplog) -> None:
+    sdata, model = fresh
+    table = sdata.tables["table"]
+    monkeypatch.setattr("hisdiff._sdata._write.MAX_LAYER_BYTES", 4 * table.n_obs * (table.n_vars - 1))
+    hd.tl.predict(sdata, model)
+    assert "ridge" in sdata.tables["ridge"].layers
+    assert "the prediction goes to table 'ridge'" in caplog.text
+    with pytest.raises(ValueError, match="leave out table='layers'"):
+        hd.tl.predict(sdata, model, table="layers")
+
+
+def test_a_backed_object_has_it_in_its_store_at_once(fresh, tmp_path) -> None:
+    sdata, model = fresh
+    sdata.write(tmp_path / "toy.zarr")
+    stored = sd.read_zarr(tmp_path / "toy.zarr")
+    for rng in (0, 1):
+        hd.tl.predict(stored, model, table="panel", rng=rng)
+    again = sd.read_zarr(tmp_path / "toy.zarr")
+    np.testing.assert_array_equal(
+        again.tables["ridge"].layers["ridge_draw0"], stored.tables["ridge"].layers["ridge_draw0"]
+    )
+    assert hd.tl.evaluate(again).attrs["model"] == model.id
+
+
+def test_without_inplace_it_is_returned(fresh, both) -> None:
+    sdata, model = fresh
+    table = hd.tl.predict(sdata, model, table="panel", inplace=False)
+    np.testing.assert_array_equal(table.X.toarray(), both[1].tables["ridge"].X.toarray())
+    assert "ridge" not in sdata.tables
+
+
+def test_sections_of_a_list_several_regions_and_lattices_each_get_theirs(fresh) -> None:
+    sdata, model = fresh
+    bare = hd.datasets.toy(seed=2, size_um=600)
+    bare.tables.clear()
+    bare.shapes.clear()
+    hd.tl.predict([sdata, bare], model, table="panel")
+    assert "ridge" in sdata.tables["ridge"].layers
+    assert set(bare.tables["lattice"].var_names) == set(model.genes)  # of the panel only anyway
+    parts = hd.datasets.toy(seed=3, n_sections=2, size_um=400)
+    joined = sd.concatenate(parts, concatenate_tables=True)
+    hd.tl.predict(joined, model, table="panel")
+    panel = joined.tables["ridge"]
+    assert np.isfinite(panel.layers["ridge"]).all()
+    assert panel.obs["region"].nunique() == 2

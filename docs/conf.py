@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -20,6 +21,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build", "_static", "_templates"]
 templates_path = ["_templates"]
@@ -30,6 +32,9 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
 
 # Types stand in signatures and nowhere else.
 napoleon_google_docstring = False
@@ -52,6 +57,14 @@ html_theme_options = {
     "use_download_button": False,
     "show_navbar_depth": 1,
 }
+if repository := os.environ.get("HISDIFF_REPOSITORY"):  # the one variable that says where the repository lives
+    html_theme_options |= {
+        "repository_url": repository,
+        "use_repository_button": True,
+        "use_issues_button": True,
+        "path_to_docs": "docs",
+    }
+html_extra_path = ["llms.txt"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

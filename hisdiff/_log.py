@@ -6,6 +6,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
+from hisdiff._settings import settings  # sets the level of the logger
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -52,8 +54,6 @@ def progress(
         True, False, or None for the package's setting (shown on a terminal or in a notebook).
     """
     from tqdm.auto import tqdm
-
-    from hisdiff._settings import settings
 
     if enabled is None:
         enabled = settings.progress

@@ -158,6 +158,33 @@ def evaluate(
 
 
 @app.command()
+def report(
+    stores: Stores,
+    genes: Annotated[str | None, typer.Option(help="Genes to map, separated by commas; otherwise the best.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pages; otherwise beside each store.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Report on each store as one HTML page: contents, accuracy, maps, transfer, provenance."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from hisdiff import pl
+
+    results = []
+    for path in stores:
+        result: dict[str, Any] = {"input": str(path)}
+        try:
+            page = pl.report(open_input(path), genes=None if genes is None else genes.split(","), title=path.stem)
+            result |= {"status": "done", "page": str(page.save((out or path.parent) / f"{path.stem}.html"))}
+            logger.info("wrote %s", result["page"])
+        except FAILURES as error:
+            result |= {"status": "failed", "error": message_of(error)}
+            typer.echo(f"hisdiff: {path}: {result['error']}", err=True)
+        results.append(result)
+    finish("report", results, as_json=as_json)
+
+
+@app.command()
 def reproduce(
     study: Annotated[str, typer.Argument(help="her2st, cscc, prad or dlpfc.", show_default=False)],
     hest: Annotated[Path, typer.Option(help="Folder of HEST-1k; what is missing is downloaded.")],

@@ -16,6 +16,7 @@ from hisdiff.pl._network import coexpression_network
 from hisdiff.pl._overview import overview
 from hisdiff.pl._pathway_map import pathway_map
 from hisdiff.pl._region_map import region_map
+from hisdiff.pl._report import report
 from hisdiff.pl._training import training
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "overview",
     "pathway_map",
     "region_map",
+    "report",
     "training",
     "uncertainty_map",
     "view",

@@ -79,7 +79,7 @@ def evaluation(
     """
     if isinstance(data, pd.DataFrame):
         return _of_frame(data)
-    pair = _pair(data, layer, truth, table_key)
+    pair = pair_of(data, layer, truth, table_key)
     figure, axes = _canvas.new_figure(2, 2, figsize=(7.6, 6.4), layout="constrained")
     _density(axes[0, 0], pair)
     _histogram(
@@ -107,7 +107,7 @@ class _Pair:
     uses_counts: bool
 
 
-def _pair(data: SpatialData | AnnData, layer: str | None, truth: str | None, table_key: str | None) -> _Pair:
+def pair_of(data: SpatialData | AnnData, layer: str | None, truth: str | None, table_key: str | None) -> _Pair:
     table = data
     if hasattr(data, "tables"):
         table_key = result_table(data, table_key, layer)

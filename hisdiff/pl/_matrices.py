@@ -82,7 +82,7 @@ def matrices_of(table: AnnData, keys: str | Sequence[str] | None) -> list[Matrix
     found = []
     for key in wanted:
         matrix = table.varp[_keys.coexpression(key)]
-        genes = np.array([gene for gene in np.asarray(made[key]["genes"], dtype=str) if gene in table.var_names])
+        genes = np.array([gene for gene in map(str, made[key]["genes"]) if gene in table.var_names])
         columns = table.var_names.get_indexer(genes)
         part = matrix[columns][:, columns]
         labels = np.full(len(genes), -1)

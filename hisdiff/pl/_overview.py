@@ -26,7 +26,7 @@ from hisdiff.pl._values import describe, is_measured, own_prediction, values_of
 from hisdiff.pl._view import view_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -64,8 +64,8 @@ def overview(
 ) -> Figure:
     """Show the contents of an object: image, outline of the tissue, spots, counts, prediction, and a list of all elements.
 
-    One row per section, with as many panels as there is something to show: the image with the outline of the tissue and
-    of the spots; total counts; the predicted gene with the best expected accuracy, at the spots and, in an object with one
+    One row per section, cropped to the tissue, with as many panels as there is something to show: the image with the outline of the tissue and
+    of the spots; total counts; the predicted gene with the best expected accuracy and the model that predicted it, at the spots and, in an object with one
     section, on the first grid it was predicted on. Below stand the images, shapes and
     tables with their sizes, the embedding, predictions and the model.
 
@@ -95,17 +95,30 @@ def overview(
     >>> sdata = hd.datasets.toy(size_um=600)
     >>> figure = hd.pl.overview(sdata)
     """
+    return sections_figure(sdata, table_key, image_key, mpp, cmap, image_alpha, lines=contents(sdata))
+
+
+def sections_figure(
+    sdata: SpatialData,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    mpp: float | None = None,
+    cmap: str = "viridis",
+    image_alpha: float = 0.7,
+    *,
+    lines: Sequence[Line] = (),
+) -> Figure:
+    """Draw the sections of an object, and below them lines on its contents."""
     check_sdata(sdata)
     bounds = _sections(sdata, table_key, image_key, mpp)
     shown = [_panels(bound) for bound in bounds]
     if len(bounds) == 1:
         shown[0] += _fine_panels(bounds[0], mpp)
     boxes = [_box(bound) for bound in bounds]
-    lines = contents(sdata)
 
     n_cols = max(1, *(len(panels) for panels in shown)) if shown else 1
     heights = [PANEL_INCH * min(1.6, (box[3] - box[1]) / (box[2] - box[0])) + 0.6 for box in boxes]
-    heights.append(LINE_INCH * (len(lines) + 1))
+    heights += [LINE_INCH * (len(lines) + 1)] * bool(lines)
     size = (max((PANEL_INCH + 0.9) * n_cols, TEXT_INCH), sum(heights))
     figure, axes = _canvas.new_figure(len(heights), n_cols, figsize=size, layout="constrained")
     grid = axes[0, 0].get_gridspec()
@@ -116,9 +129,10 @@ def overview(
             _draw(ax, bound, box, panel, pixels, cmap, image_alpha)
         for ax in row[len(panels) :]:
             ax.set_axis_off()
-    for ax in axes[-1]:
-        ax.remove()
-    _write(figure.add_subplot(grid[-1, :]), lines, size[0])
+    if lines:
+        for ax in axes[-1]:
+            ax.remove()
+        _write(figure.add_subplot(grid[-1, :]), lines, size[0])
     return figure
 
 
@@ -213,16 +227,26 @@ def _most_varied(matrix: Any) -> int:
 
 
 def _expected(table: AnnData, stem: str, column: int, section: str) -> str:
+    """Return the lines of a title on the accuracy to expect, and on the model."""
+    model = records(table, _keys.PREDICTIONS)[stem].get("model")
+    by = f"\nmodel {model}" if model else ""
     if is_unlike(table, stem, section):
-        return "\naccuracy unknown: unlike the training tissue"
+        return f"\naccuracy unknown: unlike the training tissue{by}"
     accuracy = expected_accuracy(table, stem, column)
-    return f"\nbest of all: expected r = {accuracy:.2f}" if np.isfinite(accuracy) else ""
+    return (f"\nbest of all: expected r = {accuracy:.2f}" if np.isfinite(accuracy) else "") + by
 
 
 def _box(bound: Bound) -> Box:
-    """Return the box that holds all of the image, or all of the spots where there is no image."""
+    """Return the box that holds the tissue and the spots; all of the image where neither is known."""
     section = bound.section
-    return _canvas.crop_box(needed(section.spots)) if section.image is None else section.image.bounds_um
+    limits = None if section.image is None else section.image.bounds_um
+    corners = [] if section.tissue is None else [section.tissue.bounds]
+    if section.spots is not None:
+        corners.append(_canvas.crop_box(section.spots, margin=0))
+    if not corners:
+        return needed(limits)
+    x0, y0, x1, y1 = np.array(corners).T
+    return _canvas.padded_box(np.array([x0.min(), y0.min()]), np.array([x1.max(), y1.max()]), limits)
 
 
 def _draw(
@@ -255,7 +279,7 @@ def _outline(ax: Axes, tissue: Any) -> None:
     ax.add_collection(lines, autolim=False)
 
 
-def _write(ax: Axes, lines: list[Line], width: float) -> None:
+def _write(ax: Axes, lines: Sequence[Line], width: float) -> None:
     """Write the list of contents, one line each, with what is known of a thing in a second column."""
     ax.set_axis_off()
     for row, (name, words) in enumerate(lines):

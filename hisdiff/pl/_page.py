@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
+PX_PER_INCH = 88
 FRAME_PX = 720
 """Height of a page within a notebook."""
 
@@ -75,14 +76,16 @@ def jpeg(pixels: np.ndarray, quality: int = 82) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def png(figure: Figure, dpi: int = 110) -> str:
-    """Return a figure as the source of an ``img`` element, and close it."""
+def png(figure: Figure, dpi: int = 150) -> dict[str, Any]:
+    """Return source and width of the ``img`` element of a figure, in which text has the same size in all figures; close it."""
     import matplotlib.pyplot as plt
+    from PIL import Image
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return {"source": source, "width": round(Image.open(buffer).width / dpi * PX_PER_INCH)}
 
 
 @cache

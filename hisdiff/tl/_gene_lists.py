@@ -45,7 +45,7 @@ def gene_lists(
         raise TypeError(f"by is a column of var or obs, or a mapping from name to genes, not {type(by).__name__}.")
     if by in table.var:
         made = {_keys.module(key): record for key, record in records(table, _keys.COEXPRESSION).items()}
-        universe = panel if by not in made else panel[np.isin(panel, np.asarray(made[by]["genes"], dtype=str))]
+        universe = panel if by not in made else panel[np.isin(panel, [str(gene) for gene in made[by]["genes"]])]
         return _column_lists(table, by, universe), universe
     if by in table.obs:
         scores = _group_scores(table, layers, by)

@@ -22,3 +22,17 @@ def run(page: str, heading: str, blocks: slice = slice(None)) -> dict[str, Any]:
     for code in code_of(page, heading)[blocks]:
         exec(compile(code, f"{page}, {heading}", "exec", dont_inherit=True), names)
     return names
+
+
+def run_page(page: str, **names: Any) -> dict[str, Any]:
+    """Run all Python blocks of a page one after the other, from names that it takes for granted; return the names."""
+    names |= {"__name__": "__main__"}
+    for code in blocks_of(page, "python"):
+        exec(compile(code, page, "exec", dont_inherit=True), names)
+    return names
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    """Return the blocks of a language of a page, in order."""
+    text = (DOCS / page).read_text(encoding="utf8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
-import h5py
+import folders
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from scipy import sparse
 
 
 @pytest.fixture
@@ -25,27 +24,7 @@ def pixels() -> np.ndarray:
 @pytest.fixture
 def write_10x() -> Callable[..., None]:
     """Write counts as the h5 file of 10x Genomics."""
-
-    def write(path: Path, counts: np.ndarray, barcodes: list[str], genes: list[str]) -> None:
-        matrix = sparse.csr_matrix(counts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(path, "w") as file:
-            group = file.create_group("matrix")
-            group["barcodes"] = np.array(barcodes, dtype="S")
-            group["data"], group["indices"], group["indptr"] = (
-                matrix.data.astype(np.int32),
-                matrix.indices,
-                matrix.indptr,
-            )
-            group["shape"] = np.array([len(genes), len(barcodes)])
-            features = group.create_group("features")
-            features["id"] = np.array([f"ENSG{i:011d}" for i in range(len(genes))], dtype="S")
-            features["name"] = np.array(genes, dtype="S")
-            features["feature_type"] = np.array(["Gene Expression"] * len(genes), dtype="S")
-            features["genome"] = np.array(["GRCh38"] * len(genes), dtype="S")
-            file.attrs["library_ids"] = np.array(["library"], dtype="S")
-
-    return write
+    return folders.write_10x
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+import re
+
+import numpy as np
+import pytest
+import spatialdata as sd
+
+import hisdiff as hd
+from hisdiff._cli import main
+
+
+@pytest.fixture(scope="module")
+def sdata(make_section):
+    train, test = make_section("s1", mpp=2.0, side=8), make_section("s2", mpp=2.0, side=6, seed=1)
+    model = hd.tl.fit(train, method="ridge")
+    hd.tl.predict(test, model)
+    hd.tl.predict(test, model, resolution_um=50)
+    hd.tl.marker_regions(test, ["A00", "A02"], layer="X")
+    hd.tl.coexpression(test)
+    return test
+
+
+def headings(page) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page.html)
+
+
+def test_a_page_has_everything_that_is_in_an_object_and_loads_nothing(sdata):
+    page = hd.pl.report(sdata, genes=["B01"])
+    assert headings(page) == [
+        "Contents", "Predictions and transfer", "Accuracy", "Maps", "Regions", "Embedding, coexpression, pathways", "Provenance",
+    ]  # fmt: skip
+    assert not re.search(r'(src|href)="?(https?:)?//', page.html)
+    assert (
+        page.html.count("data:image/png;base64") == 7
+    )  # sections, accuracy, gene, uncertainty, region, embedding, coexpression
+    model = sdata.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["model"]
+    for told in (model, "Chosen genes: B01", "Records of table ridge_50um", "library-size normalised"):
+        assert told in page.html
+    assert "not shown" not in page.html
+
+
+def test_what_a_reader_has_to_know_stands_first(sdata):
+    record = sdata.tables["table"].uns["hisdiff"]["predictions"]["ridge"]
+    before = record["transfer"]
+    record["transfer"] = {"s2": "unlike"}
+    page = hd.pl.report(sdata).html
+    record["transfer"] = before
+    assert page.index("s2 is unlike the tissue that the model was trained on") < page.index("<h2>")
+    assert 'class="notes"' not in hd.pl.report(sdata).html
+
+
+def test_an_image_alone_has_a_page_and_an_unknown_gene_has_none(sdata, make_section):
+    alone = sd.SpatialData(images=make_section("s3").images)
+    assert headings(hd.pl.report(alone)) == ["Contents"]
+    with pytest.raises(KeyError, match="'XYZ'"):
+        hd.pl.report(sdata, genes="XYZ")
+    with pytest.raises(KeyError, match="no table with gene 'A00'"):
+        hd.pl.report(alone, genes="A00")
+
+
+def test_the_command_writes_a_page_beside_each_store_and_leaves_the_store_alone(sdata, tmp_path, capsys):
+    sdata.write(tmp_path / "one.zarr")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "one.zarr").rglob("*"))
+    assert main(["report", str(tmp_path / "one.zarr"), "--genes", "A00,B01", "--json"]) == 0
+    assert (tmp_path / "one.html").read_text(encoding="utf8").startswith("<!doctype html>")
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "one.zarr").rglob("*"))
+    assert main(["report", str(tmp_path / "none.zarr")]) == 1
+    assert "There is no file or folder" in capsys.readouterr().err
+    assert np.all([path.suffix in (".zarr", ".html") for path in tmp_path.iterdir()])

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hisdiff._stats import _dense as dense
+
 # Directions of the landmarks' kernel below this part of the largest are rounding.
 _FLAT = 1e-8
 
@@ -22,7 +24,7 @@ class Kernel:
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the kernel of ``(n, p)`` and ``(m, p)``, float64 ``(n, m)``."""
-        inner = a @ b.T
+        inner = dense.product(a, b.T)
         if self.gamma is None:
             return self.linear * inner
         square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * inner
@@ -37,6 +39,6 @@ class Kernel:
 
         With all training spots as landmarks that is exact.
         """
-        values, axes = np.linalg.eigh(self(landmarks, landmarks))
+        values, axes = dense.eigh(self(landmarks, landmarks))
         keep = values > _FLAT * values[-1]
         return axes[:, keep] / np.sqrt(values[keep])

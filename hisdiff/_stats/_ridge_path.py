@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._stats import _dense as dense
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,7 +47,12 @@ class Moments:
         x, y = features.astype(np.float64), targets.astype(np.float64)
         wx, wy = weights[:, None] * x, weights[:, None] * y
         return cls(
-            float(weights.sum()), wx.sum(axis=0), wy.sum(axis=0), x.T @ wx, x.T @ wy, np.einsum("ng,ng->g", y, wy)
+            float(weights.sum()),
+            wx.sum(axis=0),
+            wy.sum(axis=0),
+            dense.product(x.T, wx),
+            dense.product(x.T, wy),
+            np.einsum("ng,ng->g", y, wy),
         )
 
     def __add__(self, other: Moments) -> Moments:
@@ -76,7 +83,7 @@ def solve(moments: Moments, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     number of features. The intercept is not penalised.
     """
     xx, xy, _ = moments.centered()
-    slopes = np.linalg.solve(xx + alpha * _unit(moments.n, xx) * np.eye(len(xx)), xy)
+    slopes = dense.solve(xx + alpha * _unit(moments.n, xx) * np.eye(len(xx)), xy)
     return slopes, (moments.y - moments.x @ slopes) / moments.n
 
 
@@ -86,12 +93,12 @@ def held_out_correlations(training: Moments, held_out: Moments, alphas: Sequence
     Zero where the prediction is flat, NaN where the measurement is.
     """
     xx, xy, _ = training.centered()
-    eigenvalues, axes = np.linalg.eigh(xx)
+    eigenvalues, axes = dense.eigh(xx)
     eigenvalues = np.maximum(eigenvalues, 0)
     unit = _unit(training.n, xx)
     target = axes.T @ xy
     xx, xy, yy = held_out.centered()
-    xx, xy = axes.T @ xx @ axes, axes.T @ xy
+    xx, xy = dense.product(dense.product(axes.T, xx), axes), axes.T @ xy
     result = np.empty((len(alphas), len(yy)))
     for row, alpha in zip(result, alphas):
         slopes = target / (eigenvalues + alpha * unit)[:, None]

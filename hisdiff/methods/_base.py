@@ -11,6 +11,7 @@ from hisdiff._check import one_of, positive, seed_of
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._prediction._field import PatchField
 from hisdiff._prediction._point import point_prediction
+from hisdiff._stats._dense import dense_on
 from hisdiff._training._calibration import Calibration
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ class BaseMethod:
         resume: bool = False,
     ) -> Any:
         """Fit on sections that share one panel; the arguments are those of :class:`FitRun`."""
-        return self.fit_with(sections, config, FitRun(validation, seed, device, progress, checkpoint, resume))
+        run = FitRun(validation, seed, device, progress, checkpoint, resume)
+        with dense_on(device):
+            return self.fit_with(sections, config, run)
 
     def fit_with(self, sections: Sequence[Section], config: Any, run: FitRun) -> Any:
         """Return the fitted method."""
@@ -175,7 +178,8 @@ class BaseFitted:
     ) -> Prediction:
         """Predict at locations of a section, in the order of ``genes``; the arguments are those of :class:`PredictRun`."""
         run = PredictRun(n_draws, keep_draws, n_steps, units, library_size, seed, device, progress)
-        return self.predict_with(section, locations, run)
+        with dense_on(device):
+            return self.predict_with(section, locations, run)
 
     def field(
         self,

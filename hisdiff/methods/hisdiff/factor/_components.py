@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._stats import _dense as dense
 from hisdiff._stats._ridge_path import Moments
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def fit_components(
 
 def _slopes(moments: Moments, penalty: float) -> np.ndarray:
     """Fit without intercept: targets are centred, and kernels have none to penalise."""
-    return np.linalg.solve(moments.xx + penalty * np.eye(len(moments.xx)), moments.xy)
+    return dense.solve(moments.xx + penalty * np.eye(len(moments.xx)), moments.xy)
 
 
 def _held_out_errors(training: Moments, held_out: Moments, penalties: Sequence[float]) -> np.ndarray:
@@ -95,11 +96,11 @@ def _held_out_errors(training: Moments, held_out: Moments, penalties: Sequence[f
 
     The mean error is not counted: what a section has more or less of as a whole is no skill of the image.
     """
-    eigenvalues, axes = np.linalg.eigh(training.xx)
+    eigenvalues, axes = dense.eigh(training.xx)
     eigenvalues = np.maximum(eigenvalues, 0)
     target = axes.T @ training.xy
     xx, xy, yy = held_out.centered()
-    xx, xy = axes.T @ xx @ axes, axes.T @ xy
+    xx, xy = dense.product(dense.product(axes.T, xx), axes), axes.T @ xy
     result = np.empty((len(penalties), len(yy)))
     for row, penalty in zip(result, penalties):
         slopes = target / (eigenvalues + penalty)[:, None]

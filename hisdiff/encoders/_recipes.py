@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _H_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_TOWER_TOKENS = 768
+
 _NC_ND = "CC-BY-NC-ND-4.0"
 
 
@@ -42,6 +45,8 @@ class Recipe:
         of the patch tokens.
     token_px
         Side of a token in pixels, or None for a network without tokens.
+    image_tower
+        Whether the network is the image tower of CONCH, whose weights come with those of a model of language.
     """
 
     spec: EncoderSpec
@@ -51,10 +56,13 @@ class Recipe:
     colors: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     pool: Literal["own", "cls+mean"] = "own"
     token_px: int | None = 14
+    image_tower: bool = False
 
     @property
     def token_dim(self) -> int:
         """Length of a token's vector."""
+        if self.image_tower:
+            return _TOWER_TOKENS
         return self.spec.dim // 2 if self.pool == "cls+mean" else self.spec.dim
 
 
@@ -134,6 +142,15 @@ _RECIPES = (
         "vit_giant_patch14_dinov2",
         {**_DINOV2, "patch_size": 16, "mlp_ratio": 5.33334},
         token_px=16,
+    ),
+    Recipe(
+        EncoderSpec("conch", "hub", 512, 448, 0.25, _NC_ND, gated=True, derivatives=False),
+        "MahmoodLab/CONCH",
+        "vit_base_patch16_224",
+        {"img_size": 448, "dynamic_img_size": True},
+        _CLIP,
+        token_px=16,
+        image_tower=True,
     ),
     Recipe(
         _spec("phikon-v2", 1024, "Owkin non-commercial", gated=False, derivatives=None),

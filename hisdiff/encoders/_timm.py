@@ -14,6 +14,7 @@ import torch
 
 from hisdiff._check import positive
 from hisdiff.encoders._base import EncoderSpec
+from hisdiff.encoders._conch import ImageTower, scales_branches, tower_weights
 from hisdiff.encoders._hub import fetch_weights
 from hisdiff.encoders._import_timm import import_timm
 from hisdiff.encoders._tokens import Tokens
@@ -66,19 +67,28 @@ def build_recipe(recipe: Recipe, weights: Path | None) -> torch.nn.Module:
         kwargs["mlp_layer"] = getattr(timm.layers, kwargs["mlp_layer"])
     if "act_layer" in kwargs:
         kwargs["act_layer"] = getattr(torch.nn, kwargs["act_layer"])
-    network = timm.create_model(recipe.architecture, pretrained=False, num_classes=0, **kwargs)
-    if weights is not None:
-        _load(network, weights)
+    state = None if weights is None else _read(weights)
+    if recipe.image_tower:
+        state = None if state is None else tower_weights(state)
+        if state is not None and scales_branches(state):
+            kwargs["init_values"] = 1.0
+        network: torch.nn.Module = ImageTower(str(recipe.architecture), kwargs, recipe.spec.dim)
+    else:
+        network = timm.create_model(recipe.architecture, pretrained=False, num_classes=0, **kwargs)
+    if state is not None and weights is not None:
+        _load(network, state, weights)
     return network
 
 
-def _load(network: torch.nn.Module, weights: Path) -> None:
+def _read(weights: Path) -> dict[str, torch.Tensor]:
     if weights.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        state = load_file(weights)
-    else:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        return load_file(weights)
+    return torch.load(weights, map_location="cpu", weights_only=True)
+
+
+def _load(network: torch.nn.Module, state: dict[str, torch.Tensor], weights: Path) -> None:
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}  # the classifier's
     try:
         network.load_state_dict(state)
@@ -149,7 +159,7 @@ def _tokens_of(network: torch.nn.Module, probe: torch.Tensor) -> Tokens | None:
 
 def _build_folder(architecture: str, arguments: Plain, weights: Path) -> torch.nn.Module:
     network = import_timm().create_model(architecture, pretrained=False, **arguments)
-    _load(network, weights)
+    _load(network, _read(weights), weights)
     return network
 
 

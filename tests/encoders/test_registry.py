@@ -10,6 +10,7 @@ from hisdiff import encoders
 from hisdiff.encoders import EncoderSpec
 
 NAMES = [
+    "conch",
     "gigapath",
     "h-optimus-0",
     "h-optimus-1",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -147,13 +148,41 @@ def test_cls_and_mean_leaves_register_tokens_out():
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.architecture])
 def test_recipes_build_networks_of_the_promised_width(name):
     recipe = RECIPES[name]
-    millions = {"uni": 303, "uni2-h": 681, "h0-mini": 86, "virchow": 631, "virchow2": 631, "resnet50": 24}
+    millions = {"conch": 88, "uni": 303, "uni2-h": 681, "h0-mini": 86, "virchow": 631, "virchow2": 631, "resnet50": 24}
     with torch.device("meta"):
         network = build_recipe(recipe, None)
         batch = torch.empty(2, 3, recipe.spec.input_px, recipe.spec.input_px)
         out = cls_and_mean(network, batch) if recipe.pool == "cls+mean" else network(batch)
     assert out.shape == (2, recipe.spec.dim)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6) == millions.get(name, 1135)
+
+
+def test_the_image_tower_of_conch_is_read_out_of_the_whole_model(monkeypatch, tmp_path):
+    small = replace(
+        RECIPES["conch"],
+        architecture="vit_tiny_patch16_224",
+        kwargs={"img_size": 32, "dynamic_img_size": True},
+        spec=replace(RECIPES["conch"].spec, dim=16, input_px=32),
+    )
+    whole = build_recipe(small, None).eval()
+    for parameter in whole.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    state = {f"visual.{name}": value for name, value in whole.state_dict().items()}
+    others = {"visual.proj_contrast": torch.zeros(16, 16), "text.token": torch.zeros(2)}
+    torch.save({**state, **others, "logit_scale": torch.zeros(())}, tmp_path / "pytorch_model.bin")
+    read = build_recipe(small, tmp_path / "pytorch_model.bin").eval()
+    batch = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(read(batch), whole(batch))
+    # Written out: one query on all tokens, of the class and of the patches.
+    pool = whole.attn_pool_contrast
+    known = pool.ln_k(whole.trunk.forward_features(batch))
+    weights = [pool.attn.q_proj_weight, pool.attn.k_proj_weight, pool.attn.v_proj_weight]
+    q, k, v = (
+        x @ w.T + b for x, w, b in zip((pool.ln_q(pool.query), known, known), weights, pool.attn.in_proj_bias.chunk(3))
+    )
+    q, k, v = q.view(1, 8, 1, 2), *(x.view(2, -1, 8, 2).transpose(1, 2) for x in (k, v))
+    mixed = ((q @ k.transpose(2, 3) / 2**0.5).softmax(-1) @ v).transpose(1, 2).reshape(2, 16)
+    torch.testing.assert_close(whole(batch), whole.ln_contrast(pool.attn.out_proj(mixed)))
 
 
 def test_an_encoder_of_the_hub_comes_from_the_cache_with_its_commit(monkeypatch, tmp_path):

@@ -1,17 +1,22 @@
-"""One logger and one progress bar for the whole package."""
+"""One logger and one way to follow long steps for the whole package."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import TYPE_CHECKING, TypeVar
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hisdiff._settings import settings  # sets the level of the logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
 T = TypeVar("T")
+ESTIMATE_S, LONG_S = 1.0, 5.0
+"""Seconds after which it is told how long a step takes, and from which on a step is long."""
 
 
 class _UnconfiguredHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -30,6 +35,98 @@ if not logger.handlers:
     logger.addHandler(_handler)
 
 
+# Once for every array, element or file, of what neither this package nor its user can change.
+warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # anndata 0.12
+warnings.filterwarnings("ignore", category=SyntaxWarning, module=r".*docrep")  # of squidpy, from Python 3.12 on
+logging.getLogger("ome_zarr.reader").addFilter(lambda record: "no parent found" not in record.getMessage())
+
+
+@contextlib.contextmanager
+def libraries_silent() -> Iterator[None]:
+    """Keep the logs of all libraries quiet, errors included: for calls whose every outcome is handled."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+class Progress:
+    """A bar on a terminal and in a notebook; elsewhere one line in the log, as soon as it is clear that a step takes long.
+
+    Parameters
+    ----------
+    iterable, desc, total, initial, enabled
+        As in :func:`progress`.
+    unit
+        What is counted, in the plural.
+    keep
+        Leave the full bar where it is when the step ends.
+    """
+
+    def __init__(
+        self, iterable: Any, desc: str, total: int | None, initial: int, enabled: bool | None, unit: str, *, keep: bool
+    ) -> None:
+        self.iterable, self.desc, self.unit = iterable, desc, unit
+        self.total = total if total is not None or not hasattr(iterable, "__len__") else len(iterable)
+        off = None if enabled is None else not enabled
+        if off is None and _in_notebook():
+            off = False  # the standard error of a notebook is no terminal
+        self.bar = _tqdm()(desc=desc, total=self.total, initial=initial, disable=off, leave=keep)
+        self.initial = initial
+        self.start, self.done, self.told = time.monotonic(), 0, not self.bar.disable
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.bar.leave = True  # it shows how far the step came
+        self.bar.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        with self:
+            for item in self.iterable:
+                yield item
+                self.update()
+
+    def update(self, n: int = 1) -> None:
+        """Count finished units, and say how long the rest takes once that is known."""
+        self.bar.update(n)
+        self.done += n
+        elapsed = time.monotonic() - self.start
+        if self.told or not self.done or elapsed < ESTIMATE_S:
+            return
+        self.told = True
+        whole = elapsed / self.done * ((self.total or 0) - self.initial)
+        if whole > LONG_S:
+            logger.info("%s: %s %s, about %s", self.desc, f"{self.total:,}", self.unit, duration(whole))
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Show values behind the bar."""
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+
+    def stop(self, reason: str) -> None:
+        """End early: the bar is full, since nothing is left to do, and says why."""
+        bar = self.bar
+        if bar.disable:
+            return
+        start, done = bar.start_t, bar.n
+        bar.reset(total=done)
+        bar.start_t = start
+        bar.set_postfix_str(reason, refresh=False)
+        bar.update(done)
+        bar.refresh()
+
+
+def duration(seconds: float) -> str:
+    """Return about how long something takes, in words."""
+    if seconds < 90:
+        return f"{max(round(seconds / 5) * 5, 5)} s" if seconds > 20 else f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def progress(
     iterable: Iterable[T] | None = None,
     *,
@@ -37,27 +134,40 @@ def progress(
     total: int | None = None,
     initial: int = 0,
     enabled: bool | None = None,
-):
-    """Wrap an iterable in a progress bar, or return a manual one when ``iterable`` is None.
+    unit: str = "steps",
+    keep: bool = False,
+) -> Progress:
+    """Follow an iterable, or units that are counted by hand where ``iterable`` is None.
 
     Parameters
     ----------
     iterable
         What to iterate over.
     desc
-        Text in front of the bar.
+        Text in front of the bar: what is done, and to what.
     total
-        Number of steps, where the iterable has no length.
+        Number of units, where the iterable has no length.
     initial
-        Steps that were done before.
+        Units that were done before.
     enabled
-        True, False, or None for the package's setting (shown on a terminal or in a notebook).
+        True, False, or None for the package's setting (shown on a terminal or in a notebook). Where no bar is shown, a step that
+        takes more than a few seconds is logged with its size and about how long it takes.
+    unit
+        What is counted, in the plural.
+    keep
+        Leave the bar when it is full.
     """
-    from tqdm.auto import tqdm
+    return Progress(iterable, desc, total, initial, settings.progress if enabled is None else enabled, unit, keep=keep)
 
-    if enabled is None:
-        enabled = settings.progress
-    # tqdm's own `disable=None` means: off when the output is no terminal; notebooks are handled by tqdm.auto.
-    return tqdm(
-        iterable, desc=desc, total=total, initial=initial, disable=None if enabled is None else not enabled, leave=False
-    )
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return bool(shell) and hasattr(shell, "kernel")
+
+
+def _tqdm() -> Any:
+    """Return the bar that suits the place; without ipywidgets a notebook has one of letters, and no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    return tqdm

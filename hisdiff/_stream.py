@@ -66,6 +66,7 @@ def run(
     *,
     desc: str = "tiles",
     progress: bool | None = None,
+    unit: str = "tiles",
 ) -> Plain:
     """Fill arrays tile by tile.
 
@@ -83,8 +84,8 @@ def run(
         what they hold.
     work
         Returns the parts of tile ``k``, by name.
-    desc, progress
-        Text of the progress bar, and whether to show it (None: the package's setting).
+    desc, progress, unit
+        Text of the progress bar, whether to show it (None: the package's setting), and what a tile is called.
 
     Returns
     -------
@@ -100,7 +101,7 @@ def run(
     """
     if folder is None:
         arrays = {name: np.full(o.shape, o.fill, dtype=o.dtype) for name, o in outputs.items()}
-        with progress_bar(None, desc=desc, total=len(regions), enabled=progress) as bar:
+        with progress_bar(None, desc=desc, total=len(regions), enabled=progress, unit=unit) as bar:
             for k in range(len(regions)):
                 _fill(arrays, regions[k], work(k), k)
                 bar.update()
@@ -122,7 +123,7 @@ def run(
         raise _full(err, place, need, "Preparing the arrays", 0) from err
     if finished:
         logger.info("%s: resuming from %d of %d finished in %s", desc, len(finished), len(regions), place)
-    with progress_bar(None, desc=desc, total=len(regions), initial=len(finished), enabled=progress) as bar:
+    with progress_bar(None, desc=desc, total=len(regions), initial=len(finished), enabled=progress, unit=unit) as bar:
         for k in range(len(regions)):
             if k in finished:
                 continue

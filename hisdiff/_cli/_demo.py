@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,9 +48,7 @@ def demo(out: Path, *, seed: int = 0) -> None:
     }
     for name, panel in panels.items():
         needed(panel.get_figure(root=True)).savefig(out / f"{name}.png", dpi=120, bbox_inches="tight")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="zarr v3 autosharding")  # of anndata, once for every array
-        test.write(out / "test.zarr", overwrite=True)
+    test.write(out / "test.zarr", overwrite=True)
     summary = pd.DataFrame(table.attrs["summary"])
     summary.to_csv(out / "summary.csv")
     logger.info("metrics on the section that was left out:\n%s", summary.round(3).to_string())

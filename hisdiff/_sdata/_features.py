@@ -95,7 +95,13 @@ class StoredFeatures:
     def _compute(self, locations: Locations) -> np.ndarray:
         if self._image is None:
             raise ValueError("Embeddings of new locations need the image, which this section does not have.")
-        return embed_footprints(self.encoder.encoder, self._image, locations, patch_um=self.spec.patch_um)
+        return embed_footprints(
+            self.encoder.encoder,
+            self._image,
+            locations,
+            patch_um=self.spec.patch_um,
+            desc="embedding the tissue between the spots",
+        )
 
 
 def stored_features(

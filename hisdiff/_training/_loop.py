@@ -149,10 +149,10 @@ def train(
         logger.info("resuming %s at step %d of %d", desc, run.state.step, n_steps)
     writes = checkpoint if accelerator.is_main_process else None
     shown = progress_bar if accelerator.is_main_process else False
-    bars = progress(desc=desc, total=n_steps, enabled=shown)
+    at_most = "steps at most" if config.patience is not None and validate is not None else "steps"
+    bars = progress(desc=desc, total=n_steps, initial=run.state.step, enabled=shown, unit=at_most, keep=True)
     kept = time.monotonic()
     with without_denormals(), products.allowed(), bars as bar, deferred_interrupt() as interrupted:
-        bar.update(run.state.step)
         try:
             if validate is not None and run.state.step == 0:
                 run.state.history.append({"step": 0.0})
@@ -162,13 +162,15 @@ def train(
                 if validate is not None and run.at_row:
                     run.look(validate)
                 bar.update()
-                bar.set_postfix({k: f"{v:.3g}" for k, v in run.shown().items()}, refresh=False)
+                bar.show(run.shown())
                 due = run.state.step % config.checkpoint_every == 0 or time.monotonic() - kept > CHECKPOINT_S
                 if writes is not None and due:
                     run.state.save(writes)
                     kept = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
+            if run.state.step < n_steps:
+                bar.stop(f"stopped early: held-out tissue was predicted best at step {run.state.best_step}")
         except KeyboardInterrupt:
             if writes is not None and run.whole:  # pressed twice, it may come within a step: the last checkpoint stays
                 run.state.save(writes)

@@ -37,6 +37,7 @@ def embed_footprints(
     batch_size: int | None = None,
     device: str | None = None,
     progress: bool | None = None,
+    desc: str | None = None,
 ) -> np.ndarray:
     """Embed what lies under each footprint: the patch around it, or the mean of several patches where it is wide.
 
@@ -44,7 +45,7 @@ def embed_footprints(
     ----------
     locations
         Places with their footprints.
-    encoder, image, patch_um, batch_size, device, progress
+    encoder, image, patch_um, batch_size, device, progress, desc
         See :func:`embed_locations`.
 
     Returns
@@ -53,7 +54,7 @@ def embed_footprints(
     """
     points, share = patch_centers(locations)
     vectors = embed_locations(
-        encoder, image, points, patch_um=patch_um, batch_size=batch_size, device=device, progress=progress
+        encoder, image, points, patch_um=patch_um, batch_size=batch_size, device=device, progress=progress, desc=desc
     )
     return vectors if len(points) == len(locations) else (share @ vectors).astype(np.float32)
 
@@ -68,6 +69,7 @@ def embed_locations(
     batch_size: int | None = None,
     device: str | None = None,
     progress: bool | None = None,
+    desc: str | None = None,
 ) -> np.ndarray:
     """Embed the patch of image around each location.
 
@@ -88,6 +90,8 @@ def embed_locations(
     device
         Device of encoders that have one (a method ``to``); None leaves them where they are.
     %(progress)s
+    desc
+        What is embedded, for the bar; None for the name of the encoder.
 
     Returns
     -------
@@ -107,7 +111,8 @@ def embed_locations(
         getattr(encoder, "batch_size", 32) if batch_size is None else positive(batch_size, "batch_size", integer=True)
     )
     embedded = np.empty((len(xy_um), spec.dim), dtype=np.float32)
-    with progress_bar(None, desc=f"embed ({spec.name})", total=len(xy_um), enabled=progress) as bar:
+    told = f"embedding with {spec.name!r}" if desc is None else desc
+    with progress_bar(None, desc=told, total=len(xy_um), enabled=progress, unit="patches") as bar:
         for rows, patches in _batches(image, xy_um, side, spec.input_px, size):
             vectors = encoder.encode(patches)
             if vectors.shape != (len(patches), spec.dim):
@@ -130,6 +135,7 @@ def lattice_statistics(
     batch_size: int | None = None,
     device: str | None = None,
     progress: bool | None = None,
+    desc: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of embeddings over a 200 um lattice inside the tissue, float32 ``(D,)`` each.
 
@@ -138,14 +144,14 @@ def lattice_statistics(
 
     Parameters
     ----------
-    encoder, image, patch_um, batch_size, device, progress
+    encoder, image, patch_um, batch_size, device, progress, desc
         See :func:`embed_locations`.
     tissue
         Outline in um.
     """
     points = tissue_lattice(tissue)
     embedded = embed_locations(
-        encoder, image, points, patch_um=patch_um, batch_size=batch_size, device=device, progress=progress
+        encoder, image, points, patch_um=patch_um, batch_size=batch_size, device=device, progress=progress, desc=desc
     ).astype(np.float64)
     std = embedded.std(axis=0) if len(points) > 1 else np.ones(embedded.shape[1])
     return embedded.mean(axis=0).astype(np.float32), std.astype(np.float32)

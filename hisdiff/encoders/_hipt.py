@@ -198,7 +198,7 @@ class HiptEncoder:
         out = np.zeros((rows, columns, second + first + 3), dtype=np.float32)
         step = _SIDE // self.shifts
         shifts = list(product(range(0, _SIDE, step), repeat=2))
-        for a, b in progress(shifts, desc="embed (hipt)"):
+        for a, b in progress(shifts, desc="embedding with 'hipt'", unit="shifts"):
             # Each pass covers the whole image, so that every token has as many passes.
             above, tokens = self._pass(pixels, (top - a, left - b), (rows + a, columns + b))
             out[..., :second] += above[a : a + rows, b : b + columns]

@@ -1,7 +1,8 @@
 """Plots: contents of an object, expression on the tissue, uncertainty, training, accuracy, coexpression, pathways.
 
 In: results of :mod:`hisdiff.tl`. Out: the Axes of a single panel, or a Figure. Plots show results of the object and save
-nothing: call ``figure.savefig``.
+nothing: call ``figure.savefig``. ``hd.pl.style`` is a dictionary of matplotlib's ``rcParams`` that all plots use over those of
+the session: ``hd.pl.style["font.size"] = 14``.
 """
 
 from hisdiff.pl._coexpression import coexpression
@@ -17,6 +18,7 @@ from hisdiff.pl._overview import overview
 from hisdiff.pl._pathway_map import pathway_map
 from hisdiff.pl._region_map import region_map
 from hisdiff.pl._report import report
+from hisdiff.pl._style import style as style
 from hisdiff.pl._training import training
 
 __all__ = [

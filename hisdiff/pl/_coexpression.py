@@ -25,6 +25,7 @@ from hisdiff.pl._matrices import (
     matrices_of,
     scaling_of,
 )
+from hisdiff.pl._style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,7 @@ PANEL_INCH = 3.3
 
 @documented
 @checked
+@styled
 def coexpression(
     data: SpatialData | AnnData,
     keys: str | Sequence[str] | None = None,
@@ -119,9 +121,7 @@ def coexpression(
     for i, (panel, result) in enumerate(zip(panels, shown)):
         drawn = panel.imshow(result.matrix, norm=norm, cmap=cmap, interpolation="nearest", rasterized=True)
         _strip(panel, result, with_names=i == 0)
-        panel.set_title(
-            result.title if len(scalings) == 1 else f"{result.title}, {scaling_of(result.record)}", fontsize="medium"
-        )
+        panel.set_title(result.title if len(scalings) == 1 else f"{result.title}, {scaling_of(result.record)}")
         panel.set_xticks([])
         panel.set_yticks([])
     bar = panels[-1].figure.colorbar(drawn, ax=panels.tolist(), extend="both" if beyond else "neither", fraction=0.04, pad=0.02, aspect=25)  # fmt: skip
@@ -165,6 +165,6 @@ def _legend(panel: Axes, shown: Sequence[Matrix]) -> None:
     if any((result.labels < 0).any() for result in shown):
         handles.append(Patch(color=NO_MODULE, label="none"))
     title = f"modules, {len(shown[0].genes)} genes" + (f" (named as in {shown[0].title})" if len(shown) > 1 else "")
-    panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.02), ncols=min(len(handles), 6), frameon=False,
-                 fontsize="small", handlelength=1, columnspacing=1, title=title, title_fontsize="small", alignment="left",
+    panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.02), ncols=min(len(handles), 6),
+                 handlelength=1, columnspacing=1, title=title, alignment="left",
                  borderpad=0)  # fmt: skip

@@ -75,8 +75,7 @@ class Palette:
     def explain(self, ax: Axes, drawn: ScalarMappable) -> None:
         handles = [Patch(color=color, label=name) for name, color in zip(self.names, self.colors)]
         ax.legend(
-            handles=handles, title=self.label, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, frameon=False,
-            fontsize="small", title_fontsize="small", alignment="left", handlelength=1, ncols=-(-len(handles) // LEGEND_ROWS),
+            handles=handles, title=self.label, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, alignment="left", handlelength=1, ncols=-(-len(handles) // LEGEND_ROWS),
         )  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def comparison(table: pd.DataFrame, metrics: Sequence[str] | None = None) -> Fig
     both = [color for suffix, _, color, _ in (_NORM,) if any(f"{name}{suffix}" in table for name in names)]
     if both:
         handles = [axes.flat[0].plot([], [], "o", color=color, label=label)[0] for _, label, color, _ in (_RAW, _NORM)]
-        figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize="small")
+        figure.legend(handles=handles, loc="outside lower right", ncols=2)
     return figure
 
 
@@ -140,7 +140,7 @@ def _draw(ax: Axes, table: pd.DataFrame, methods: Sequence[str], name: str, *, l
         _whole_decades(ax, table[[name + suffix for suffix, *_ in views]].to_numpy(dtype=float))
     else:
         ax.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
-    ax.set_title(panel.title, fontsize="medium")
+    ax.set_title(panel.title)
     ax.set_xlabel(f"{panel.better} is better", fontsize="small", color="0.35")
     ax.set_yticks(range(len(methods)), methods if labeled else [""] * len(methods))
     controls = set(table.loc[table["fit_s"].isna(), "method"]) if "fit_s" in table else set()

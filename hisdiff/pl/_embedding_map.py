@@ -15,6 +15,7 @@ from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
 from hisdiff._stats._pca import column_scale, principal_axes
 from hisdiff.pl import _canvas
+from hisdiff.pl._style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ RAMP_STEPS = 64
 
 @documented
 @checked
+@styled
 def embedding_map(
     data: SpatialData | Sequence[SpatialData],
     *,
@@ -120,9 +122,7 @@ def embedding_map(
             _canvas.draw_underlay(panel, pixels, box, image_alpha)
             drawn = _canvas.draw_locations(panel, needed(section.spots), values, alpha=alpha, **style)
             _canvas.scale_bar(panel, box)
-            panel.set_title(
-                f"{section.name}, {what}{needed(section.features).spec.encoder}", loc="left", fontsize="medium"
-            )
+            panel.set_title(f"{section.name}, {what}{needed(section.features).spec.encoder}")
         if wanted is not None:
             label = "standard deviations"
             panel.figure.colorbar(drawn, ax=panel, label=label, extend="both", fraction=0.04, pad=0.02, aspect=22)

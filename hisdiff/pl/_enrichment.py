@@ -18,6 +18,7 @@ from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff._stats._enrichment import running_sum
 from hisdiff.pl import _canvas
+from hisdiff.pl._style import styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,7 @@ _LARGEST = 170.0
 
 @documented
 @checked
+@styled
 def enrichment(
     data: SpatialData | AnnData,
     key: str = _keys.STEM,
@@ -109,12 +111,12 @@ def enrichment(
         _single(ax, frame.set_index("term").loc[terms], kind)
     ax.set_yticks(range(len(terms)), [_lines(term) for term in terms], fontsize="small")
     ax.set_ylim(len(terms) - 0.4, -0.6)
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
 @documented
 @checked
+@styled
 def gsea(
     data: SpatialData | AnnData,
     term: str,
@@ -192,8 +194,7 @@ def gsea(
     ax.set_xlabel(f"{len(curve)} genes, by {group} (high to low)")
     ax.set_ylabel("running enrichment score")
     ax.set_title(f"{_lines(term)}\nscore {row['score']:.2f}, false discovery rate {row['fdr']:.2g}, {int(row['size'])} of "
-                 f"{int(row['total'])} genes", loc="left", fontsize="medium")  # fmt: skip
-    ax.spines[["top", "right"]].set_visible(False)
+                 f"{int(row['total'])} genes")  # fmt: skip
     return ax
 
 
@@ -274,7 +275,7 @@ def _single(ax: Axes, frame: pd.DataFrame, kind: str) -> None:
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=1)
     ax.set_xlabel(SCORE[frame["method"].iloc[0]])
     if len(frame):
-        ax.set_title(str(frame["group"].iloc[0]), fontsize="medium")
+        ax.set_title(str(frame["group"].iloc[0]))
     ax.grid(axis="y", color="0.92", zorder=0)
     ax.set_axisbelow(True)
     extend = "max" if rate.max() > (norm.vmax or 0) else "neither"
@@ -286,8 +287,8 @@ def _sizes(ax: Axes, sizes: list[tuple[float, str]], title: str) -> None:
         Line2D([], [], marker="o", linestyle="", color="0.5", markersize=np.sqrt(size), label=label)
         for size, label in sizes
     ]
-    ax.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=len(handles), frameon=False,
-              fontsize="small", title_fontsize="small", alignment="left", handletextpad=0.3, columnspacing=1, borderpad=0)  # fmt: skip
+    ax.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=len(handles),
+              alignment="left", handletextpad=0.3, columnspacing=1, borderpad=0)  # fmt: skip
 
 
 def _lines(term: str) -> str:

@@ -19,6 +19,7 @@ from hisdiff._sdata._results import result_table
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_library_size
 from hisdiff.pl import _canvas
+from hisdiff.pl._style import styled
 from hisdiff.pl._values import LOG_COUNTS
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ NORMALIZED = "#e69f00"
 
 @documented
 @checked
+@styled
 def evaluation(
     data: SpatialData | AnnData | pd.DataFrame,
     *,
@@ -157,7 +159,6 @@ def _of_frame(frame: pd.DataFrame) -> Figure:
         )
     ax.set_xlabel("correlation of the gene (Pearson)")
     ax.set_ylabel("mean squared error")
-    _open(ax)
     return figure
 
 
@@ -173,7 +174,6 @@ def _density(ax: Axes, pair: _Pair) -> None:
     ax.set_xlabel(f"measured, {LOG_COUNTS}")
     ax.set_ylabel(f"predicted, {LOG_COUNTS}")
     ax.figure.colorbar(hexagons, ax=ax, label="spots x genes", fraction=0.046, pad=0.03)
-    _open(ax)
 
 
 def _histogram(ax: Axes, raw: np.ndarray, normalized: np.ndarray | None) -> None:
@@ -188,9 +188,8 @@ def _histogram(ax: Axes, raw: np.ndarray, normalized: np.ndarray | None) -> None
     ax.set_xlim(min([-0.2, *(v.min() for v in finite if len(v))]) - 0.05, 1)
     ax.set_xlabel("correlation of the gene (Pearson)")
     ax.set_ylabel("genes")
-    _open(ax)
     # Above the panel: bars may be anywhere in it.
-    ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
 def _moments(ax: Axes, pair: _Pair, moment: str) -> None:
@@ -204,9 +203,4 @@ def _moments(ax: Axes, pair: _Pair, moment: str) -> None:
     ax.plot(rank, measured[order], color=MEASURED, linewidth=1.4, label="measured")
     ax.set_xlabel(f"genes by measured {moment}")
     ax.set_ylabel(f"{moment} over spots, {LOG_COUNTS}")
-    ax.legend(frameon=False, fontsize="small", markerscale=2)
-    _open(ax)
-
-
-def _open(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(markerscale=2)

@@ -22,6 +22,7 @@ from hisdiff.pl._gene_map import row_of
 from hisdiff.pl._maps import shown_boxes
 from hisdiff.pl._marks import Raster
 from hisdiff.pl._page import as_json, fill, jpeg, packed
+from hisdiff.pl._style import styled
 from hisdiff.pl._values import best_genes
 from hisdiff.pl._view import views_of
 
@@ -48,6 +49,7 @@ LEVELS = 254
 
 @documented
 @checked
+@styled
 def view(
     sdata: SpatialData,
     genes: str | Sequence[str] | None = None,

@@ -15,6 +15,7 @@ from hisdiff.pl import _canvas
 from hisdiff.pl._accuracy import expected_accuracy, is_unlike
 from hisdiff.pl._coloring import codes_of, gradient, is_categorical, palette_of
 from hisdiff.pl._maps import MapStyle, Panel, Row, draw_maps
+from hisdiff.pl._style import styled
 from hisdiff.pl._values import (
     columns_of,
     default_layers,
@@ -46,6 +47,7 @@ WARNING_COLOR = "#b2182b"
 
 @documented
 @checked
+@styled
 def gene_map(
     data: SpatialData | Sequence[SpatialData],
     genes: str | Sequence[str],
@@ -267,6 +269,7 @@ def _prefix(view: View, views: Sequence[View]) -> str:
 
 @documented
 @checked
+@styled
 def uncertainty_map(
     sdata: SpatialData,
     genes: str | Sequence[str] | None = None,

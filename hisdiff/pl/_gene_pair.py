@@ -12,6 +12,7 @@ from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, read_expression
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
+from hisdiff.pl._style import styled
 from hisdiff.pl._values import LOG_COUNTS, default_layers, describe
 from hisdiff.pl._view import view_of
 
@@ -26,6 +27,7 @@ POINT = "#0072b2"
 
 @documented
 @checked
+@styled
 def gene_pair(
     sdata: SpatialData,
     x: str,
@@ -111,9 +113,8 @@ def gene_pair(
         scatter.set(
             xlim=(low[0] - pad[0], high[0] + pad[0]), ylim=(low[1] - pad[1], high[1] + pad[1]), xlabel=x, ylabel=y
         )
-        scatter.set_title(f"{info.label}, {_correlation(each)}", loc="left", fontsize="medium")
+        scatter.set_title(f"{info.label}, {_correlation(each)}")
         scatter.set_box_aspect(1)
-        scatter.spines[["top", "right"]].set_visible(False)
         for gene, name, panel, norm in zip((0, 1), (x, y), panels[1:], norms):
             _canvas.frame(panel, box)
             _canvas.draw_underlay(panel, pixels, box, image_alpha)
@@ -121,7 +122,7 @@ def gene_pair(
             shown[covered] = each[:, gene]
             drawn = view.marks.draw(panel, shown, norm=norm, cmap=cmap, alpha=view.marks.alpha)
             _canvas.scale_bar(panel, box)
-            panel.set_title(f"{name}, {info.label}", loc="left", fontsize="medium")
+            panel.set_title(f"{name}, {info.label}")
             extend = _canvas.extend_of(norm, [other[:, gene] for other in values])
             figure.colorbar(drawn, ax=panel, label=unit, extend=extend, fraction=0.045, pad=0.02, aspect=22)
     return figure

@@ -100,7 +100,7 @@ def draw_maps(rows: list[Row], style: MapStyle, ax: Axes | None = None) -> Axes 
             scale.explain(place, drawn)
     if single:
         if style.title is not None:
-            axes[0, 0].set_title(style.title, loc="left", fontsize="medium", color="black")
+            axes[0, 0].set_title(style.title, color="black")
         return axes[0, 0]
     if style.title is not None:
         figure.suptitle(style.title, x=0.01, ha="left")
@@ -118,7 +118,7 @@ def _draw(ax: Axes, panel: Panel, box: Box, style: MapStyle) -> Any:
         view.marks.ring(ax, panel.ringed, RING_COLOR)
     if panel.title:
         told = panel.title | {"label": _wrapped(panel.title["label"], box)}
-        ax.set_title(**told, loc="left", fontsize="medium")
+        ax.set_title(**told)
     return drawn
 
 

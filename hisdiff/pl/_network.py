@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
@@ -15,6 +16,7 @@ from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff.pl import _canvas
 from hisdiff.pl._matrices import color_of, common_genes, has_matrix, label_of, matrices_of
+from hisdiff.pl._style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 NEGATIVE = "#b2182b"
+PLACES = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
+"""Where a name may stand beside its node, the best first."""
 
 
 @documented
 @checked
+@styled
 def coexpression_network(
     data: SpatialData | AnnData,
     key: str = _keys.STEM,
@@ -41,8 +46,8 @@ def coexpression_network(
     """Show the strongest pairs of genes as a network.
 
     Nodes are genes, coloured by module, larger with more partners; lines are pairs, solid for positive and dashed for
-    negative coexpression, wider for stronger. Genes without a pair among the strongest are not shown. Names that would
-    lie over another name are left out, those of genes with the fewest partners first.
+    negative coexpression, wider for stronger. Genes without a pair among the strongest are not shown. A name stands where it
+    covers no other; where there is no such place it is left out, those of genes with the fewest partners first.
 
     Parameters
     ----------
@@ -107,10 +112,11 @@ def coexpression_network(
     degree = np.array([graph.degree[node] for node in nodes])
     points = np.array([place[node] for node in nodes])
     colors = [color_of(result.labels[node]) for node in nodes]
+    sizes = 25 + 90 * degree / degree.max()
     ax.scatter(
         points[:, 0],
         points[:, 1],
-        s=25 + 90 * degree / degree.max(),
+        s=sizes,
         c=colors,
         edgecolors="white",
         linewidths=0.8,
@@ -120,17 +126,16 @@ def coexpression_network(
     ax.set_axis_off()
     ax.set_title(
         f"{result.title}: the {len(best)} strongest pairs\n{label_of(result.record)}, {strength[best].min():.2f} to {strength[best].max():.2f}",
-        loc="left",
-        fontsize="medium",
     )
     handles: list[Any] = [
         Line2D([], [], marker="o", linestyle="", color=color_of(label), label=f"M{label + 1}" if label >= 0 else "none")
         for label in sorted({int(result.labels[node]) for node in nodes}, key=lambda label: (label < 0, label))
     ]
     if any(edge["sign"] < 0 for _, _, edge in graph.edges(data=True)):
+        handles.append(Line2D([], [], color="0.7", label="positive"))
         handles.append(Line2D([], [], color=NEGATIVE, linestyle="--", label="negative"))
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize="small", title="module")
-    _name_nodes(ax, points, [str(result.genes[node]) for node in nodes])
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), title="module")
+    _name_nodes(ax, points, sizes, [str(result.genes[node]) for node in nodes])
     return ax
 
 
@@ -153,20 +158,39 @@ def _place(graph: Any, seed: int) -> dict[int, np.ndarray]:
     return place
 
 
-def _name_nodes(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:
-    """Write names beside nodes, except those that would cover another name."""
+def _move(text: Any, x: int, y: int, reach: float) -> None:
+    """Put a name on a side of its node, ``reach`` points from its centre."""
+    text.set_position((x * reach, y * reach))
+    text.set_horizontalalignment(("center", "left", "right")[x])
+    text.set_verticalalignment(("center", "bottom", "top")[y])
+
+
+def _name_nodes(ax: Axes, points: np.ndarray, sizes: np.ndarray, names: Sequence[str]) -> None:
+    """Write names beside nodes, where they cover no other name and, as far as possible, no other node."""
     import matplotlib.patheffects as effects
 
     halo = [effects.withStroke(linewidth=2, foreground="white")]
     canvas = ax.get_figure(root=True)
     assert canvas is not None
     canvas.draw_without_rendering()  # settles the layout, which decides how large names are beside distances
-    taken: list[Any] = []
-    for point, name in zip(points, names):
-        text = ax.annotate(name, point, xytext=(0, 6), textcoords="offset points", ha="center", va="bottom", fontsize="x-small",
-                           zorder=3, path_effects=halo)  # fmt: skip
-        box = text.get_window_extent()
-        if any(box.overlaps(other) for other in taken):
+    at, pt = ax.transData.transform(points), canvas.dpi / 72
+    radii = np.sqrt(sizes) / 2 * pt
+    nodes = [Bbox.from_bounds(*(xy - r), 2 * r, 2 * r) for xy, r in zip(at, radii)]
+    taken: list[Bbox] = []
+    for node, (point, name) in enumerate(zip(points, names)):
+        reach = radii[node] / pt + 1.5
+        text = ax.annotate(
+            name, point, xytext=(0, 0), textcoords="offset points", fontsize="x-small", zorder=3, path_effects=halo
+        )
+        found = []
+        for place, (x, y) in enumerate(PLACES):
+            _move(text, x, y, reach)
+            box = text.get_window_extent().padded(1.5)
+            if not any(box.overlaps(other) for other in taken):
+                found.append((sum(box.overlaps(other) for i, other in enumerate(nodes) if i != node), place, box))
+        if not found:
             text.remove()
-        else:
-            taken.append(box)
+            continue
+        _, place, box = min(found, key=lambda each: each[:2])
+        _move(text, *PLACES[place], reach)
+        taken.append(box)

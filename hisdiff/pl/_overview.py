@@ -22,6 +22,7 @@ from hisdiff.pl import _canvas
 from hisdiff.pl._accuracy import expected_accuracy, is_unlike
 from hisdiff.pl._contents import INDENT, Line, contents
 from hisdiff.pl._marks import Footprints
+from hisdiff.pl._style import styled
 from hisdiff.pl._values import describe, is_measured, own_prediction, values_of
 from hisdiff.pl._view import view_of
 
@@ -53,6 +54,7 @@ SPOT_COLOR = "#0072b2"
 
 @documented
 @checked
+@styled
 def overview(
     sdata: SpatialData,
     *,
@@ -268,7 +270,7 @@ def _draw(
         if section.spots is not None and len(section.spots) <= MAX_RINGS:
             _canvas.ring_locations(ax, section.spots, SPOT_COLOR).set_linewidth(0.6)
     _canvas.scale_bar(ax, box)
-    ax.set_title(panel.title, loc="left", fontsize="medium")
+    ax.set_title(panel.title)
 
 
 def _outline(ax: Axes, tissue: Any) -> None:

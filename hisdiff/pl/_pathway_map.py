@@ -13,6 +13,7 @@ from hisdiff._docs import documented
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._matrices import title_of
+from hisdiff.pl._style import styled
 from hisdiff.pl._view import view_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ UNITS = {"ssgsea": "ssGSEA score", "zscore": "mean standard score"}
 
 @documented
 @checked
+@styled
 def pathway_map(
     sdata: SpatialData,
     pathways: str | Sequence[str],
@@ -114,7 +116,7 @@ def pathway_map(
             _canvas.draw_underlay(panel, pixels, box, image_alpha)
             drawn = view.marks.draw(panel, shown, norm=norm, cmap=cmap, alpha=view.marks.alpha)
             _canvas.scale_bar(panel, box)
-            panel.set_title(f"{term}\n{title_of(key, found[key]['layers'])}", loc="left", fontsize="medium")
+            panel.set_title(f"{term}\n{title_of(key, found[key]['layers'])}")
         panel.figure.colorbar(drawn, ax=panel, label=next(iter(units)), extend=_canvas.extend_of(norm, values), fraction=0.04,
                               pad=0.02, aspect=22)  # fmt: skip
     return axes[0, 0] if axes.size == 1 else figure

@@ -12,6 +12,7 @@ from hisdiff._sdata._read import as_list
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl._gene_map import annotation_row
 from hisdiff.pl._maps import MapStyle, draw_maps
+from hisdiff.pl._style import styled
 from hisdiff.pl._view import table_with, views_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ REGIONS = {
 
 @documented
 @checked
+@styled
 def region_map(
     data: SpatialData | Sequence[SpatialData],
     keys: str | Sequence[str] | None = None,

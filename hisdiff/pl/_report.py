@@ -32,6 +32,7 @@ from hisdiff.pl._gene_map import gene_map, uncertainty_map
 from hisdiff.pl._overview import sections_figure
 from hisdiff.pl._page import Page, fill, png
 from hisdiff.pl._region_map import REGIONS, region_map
+from hisdiff.pl._style import styled
 from hisdiff.pl._values import best_genes, unknown
 from hisdiff.pl._view import views_of
 
@@ -80,6 +81,7 @@ class Part:
 
 @documented
 @checked
+@styled
 def report(
     sdata: SpatialData,
     path: str | Path | None = None,

@@ -10,6 +10,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, present
 from hisdiff._docs import documented
 from hisdiff.pl import _canvas
+from hisdiff.pl._style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +26,23 @@ CRITERION = "val_score"
 # Okabe-Ito: told apart with any colour vision.
 TRAINING_COLOR, HELD_OUT_COLOR, BEST_COLOR = "0.45", "#0072b2", "#b2182b"
 
+AXES = {
+    "loss": "training loss",
+    "score": "score on held-out tissue\n(lower is better)",
+    "velocity": "squared error of the flow's velocity",
+    "mse": "mean squared error",
+    "latent": "squared error of places",
+    "reconstruction": "squared error of expression",
+}
+"""What a reader calls a value of the history; others have its name."""
+
 Curve = tuple[np.ndarray, np.ndarray]
 """Steps, and the value at each."""
 
 
 @documented
 @checked
+@styled
 def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes | None = None) -> Axes | Figure:
     """Show the course of training, and the step at which it was best on held-out tissue.
 
@@ -85,10 +97,9 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
             steps, values = curves[CRITERION]
             best = steps[np.argmin(values)]
             panel.axvline(best, color=BEST_COLOR, linestyle="--", linewidth=1, label=f"best: step {best:g}")
-        panel.set_xlabel("step")
-        panel.set_ylabel(name.replace("_", " "))
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize="small")
+        panel.set_xlabel("training step")
+        panel.set_ylabel(AXES.get(name, name.replace("_", " ")))
+        panel.legend()
     return axes[0, 0] if len(names) == 1 else axes[0, 0].figure
 
 

@@ -275,8 +275,11 @@ def _embed_section(
             )
             return Embedded(bound, spec, tissue, locations, values, stored.mean, stored.std, stored.precision)
     run: Any = {"batch_size": runtime.batch_size, "device": runtime.device, "progress": runtime.progress}
-    values = embed_footprints(encoder, image, locations, patch_um=spec.patch_um, **run)
-    mean, std = lattice_statistics(encoder, image, tissue, patch_um=spec.patch_um, **run)
+    told = f"embedding {place.name!r} with {spec.encoder!r}"
+    values = embed_footprints(encoder, image, locations, patch_um=spec.patch_um, desc=f"{told}, locations", **run)
+    mean, std = lattice_statistics(
+        encoder, image, tissue, patch_um=spec.patch_um, desc=f"{told}, stain of the section", **run
+    )
     return Embedded(bound, spec, tissue, locations, values, mean, std, precision_of(encoder))
 
 

@@ -229,7 +229,7 @@ def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
         {"embedding": job.output},
         regions,
         work,
-        desc=f"grid ({source.spec.encoder})",
+        desc=f"embedding a grid with {source.spec.encoder!r}",
         progress=runtime.progress,
     )
     names = [f"{source.spec.encoder}_{i}" for i in range(source.spec.dim)]

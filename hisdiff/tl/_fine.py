@@ -230,7 +230,9 @@ def predict_bins(
         return {"mean": part.mean, "std": part.std, **kept, **extra}
 
     regions = [{name: (rows, slice(0, output.shape[1])) for name, output in outputs.items()} for rows in tiles]
-    made = run(folder, plan, outputs, regions, work, desc="predicting", progress=show)
+    made = run(
+        folder, plan, outputs, regions, work, desc=f"predicting {len(where):,} bins", progress=show, unit="tiles"
+    )
     draws = [made[fine_draw(i)] for i in range(predictor.keep_draws)]
     obs = {UNCERTAINTY: np.asarray(made[UNCERTAINTY])[:, 0]} if told else {}
     return Prediction(made["mean"], made["std"], predictor.field.genes, predictor.units, draws or None, obs)
@@ -243,7 +245,7 @@ def predict_locations(predictor: FinePredictor, where: Locations, *, show: bool 
     std = mean.copy()
     kept = np.full((predictor.keep_draws, len(where), n_genes), np.nan, dtype=np.float32)
     groups = list(groups_of(where, predictor.resolution_um, n_genes))
-    for rows in progress(groups, desc="predicting", enabled=show):
+    for rows in progress(groups, desc=f"predicting {len(where):,} locations", enabled=show, unit="groups"):
         part = predictor.locations(where.take(rows))
         mean[rows], std[rows] = part.mean, part.std
         if part.draws is not None:

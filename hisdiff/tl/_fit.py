@@ -17,6 +17,7 @@ from hisdiff._log import logger
 from hisdiff._runtime import Runtime
 from hisdiff._sdata._read import Bound, as_list, by_object, open_sections
 from hisdiff._sdata._selection import Selection
+from hisdiff._section import needed
 from hisdiff._settings import settings
 from hisdiff._training._checkpoint import check_place
 from hisdiff._training._config import config_from
@@ -153,6 +154,10 @@ def fit(
     resumes = resume and checkpoint is not None and checkpoint.exists()
     if resume and not resumes:
         logger.info("there is no checkpoint of this fit at %s: starting from the beginning", checkpoint)
+    logger.info(
+        "fitting %r on %d spots of %d section(s), %d genes",
+        fitter.name, sum(needed(bound.section.counts).shape[0] for bound in training), len(training), len(job.panel),
+    )  # fmt: skip
     try:
         model = job.run(training, watched, checkpoint=checkpoint, resume=resumes)
     except KeyboardInterrupt:

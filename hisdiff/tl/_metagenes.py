@@ -99,7 +99,7 @@ def metagenes(
     field: Any = field_of(sdata, used, selection, runtime, n_draws=n_draws, with_counts=False)
     k = fitted.model.n_metagenes
     mean, spread, total = np.empty((len(ij), k)), np.empty((len(ij), k)), np.empty(len(ij))
-    for rows in progress_bar(block_slices(ij), desc="metagenes", enabled=progress):
+    for rows in progress_bar(block_slices(ij), desc="activities of metagenes", enabled=progress, unit="blocks"):
         density = np.stack(list(field.densities(Locations.bins(ij[rows], side_um))))
         whole = density.sum(axis=2)
         activity = density / whole[..., None]

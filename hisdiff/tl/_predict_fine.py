@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from hisdiff import _keys
+from hisdiff._log import logger
 from hisdiff._sdata._fine import fine_table, write_fine
 from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._store import check_room, working_folder
@@ -53,7 +54,8 @@ def predict_finer(
     streamed = inplace and laid.is_grid
     if streamed:
         _check_room(bound, laid, model, options)
-    place = bound.place
+    place, what = bound.place, "locations" if not laid.is_grid else f"bins of {laid.resolution_um:g} um"
+    logger.info("predicting %d genes in %s %s of %r", len(model.genes), f"{len(laid.where):,}", what, place.name)
     with working_folder(place.sdata, laid.table_key) if streamed else nullcontext() as folder:
         field = _field(bound.section, model, options, runtime)
         predictor = _predictor(bound.section, field, laid, options, runtime)

@@ -143,7 +143,7 @@ def _sums(field: Field, ij: np.ndarray, side_um: float, progress: bool | None) -
     """Return the sums over bins of each draw, ``(draws, G)``; bins of which nothing is known do not count."""
     ij = by_block(ij)
     total = np.zeros((field.n_draws, len(field.genes)))
-    for rows in progress_bar(block_slices(ij), desc="regions", enabled=progress):
+    for rows in progress_bar(block_slices(ij), desc="comparing regions", enabled=progress, unit="blocks"):
         bins = Locations.bins(ij[rows], side_um)
         for k, draw in enumerate(field.draws(bins)):
             total[k] += np.nan_to_num(draw).sum(axis=0)

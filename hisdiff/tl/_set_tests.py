@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
+from hisdiff._log import libraries_silent
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -30,9 +32,10 @@ def ora(lists: Mapping[str, Sequence[str]], universe: np.ndarray, sets: Mapping[
     rows = []
     named = {str(i): universe[genes].tolist() for i, genes in enumerate(sets.values())}
     for group, genes in lists.items():
-        result = gseapy.enrich(
-            gene_list=list(genes), gene_sets=named, background=universe.tolist(), outdir=None
-        ).results
+        with libraries_silent():  # that no set shares a gene is a result, and gseapy calls it an error
+            result = gseapy.enrich(
+                gene_list=list(genes), gene_sets=named, background=universe.tolist(), outdir=None
+            ).results
         # gseapy drops sets that share no gene, which would make the correction for many tests too lenient.
         hits = {} if isinstance(result, list) else result.set_index("Term").to_dict("index")
         for i, (term, members) in enumerate(sets.items()):
@@ -72,8 +75,9 @@ def prerank(
         named = {term: np.intersect1d(genes, there) for term, genes in sets.items()}
         named = {term: genes for term, genes in named.items() if 0 < len(genes) < len(there)}
         given = {str(i): _plain(genes) for i, genes in enumerate(named.values())}
-        found = gseapy.prerank(rnk=statistic, gene_sets=given, min_size=1, max_size=len(panel), permutation_num=n_perms,
-                               threads=min(4, os.cpu_count() or 1), seed=seed % 2**31, outdir=None).results  # fmt: skip
+        with libraries_silent():
+            found = gseapy.prerank(rnk=statistic, gene_sets=given, min_size=1, max_size=len(panel), permutation_num=n_perms,
+                                   threads=min(4, os.cpu_count() or 1), seed=seed % 2**31, outdir=None).results  # fmt: skip
         for i, (term, genes) in enumerate(named.items()):
             hit = found[str(i)]
             # No permutation with an enrichment of this sign: nothing to normalise by.

@@ -29,7 +29,7 @@ def strip_of(panel):
 
 def test_panels_share_one_order_and_one_centred_norm(sdata):
     measured, other = heatmaps(hd.pl.coexpression(sdata))
-    assert [ax.get_title() for ax in (measured, other)] == ["measured", "other"]
+    assert [ax.get_title(loc="left") for ax in (measured, other)] == ["measured", "other"]
     norms = {(ax.images[0].norm.vmin, ax.images[0].norm.vmax) for ax in (measured, other)}
     assert len(norms) == 1
     low, high = norms.pop()

@@ -25,7 +25,7 @@ def curves(ax):
 
 def test_each_value_has_a_panel_with_training_and_held_out_tissue_together(model):
     loss, score = hd.pl.training(model).axes
-    assert loss.get_ylabel() == "loss"
+    assert loss.get_ylabel() == "training loss"
     assert curves(loss)["training"] == [[0, 2.0], [10, 1.0], [20, 0.5], [40, 0.4]]
     assert curves(loss)["held-out tissue"] == [[0, 2.1], [20, 1.2], [40, 1.4]]
     assert score.get_ylabel() == "energy score"
@@ -35,7 +35,10 @@ def test_each_value_has_a_panel_with_training_and_held_out_tissue_together(model
 def test_a_score_that_is_no_other_value_is_shown_as_such(model):
     for row in model.history:
         row.pop("val_energy_score", None)
-    assert [ax.get_ylabel() for ax in hd.pl.training(model).axes] == ["loss", "score"]
+    assert [ax.get_ylabel() for ax in hd.pl.training(model).axes] == [
+        "training loss",
+        "score on held-out tissue\n(lower is better)",
+    ]
 
 
 def test_best_step_on_held_out_tissue_is_marked_in_every_panel(model):

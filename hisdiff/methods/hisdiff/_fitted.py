@@ -99,7 +99,7 @@ class FittedHisDiff(BaseFitted):
             seed=run.seed,
             device=run.device,
         )
-        for draw in progress_bar(made, desc="drawing", total=run.n_draws, enabled=run.progress):
+        for draw in progress_bar(made, desc="drawing", total=run.n_draws, enabled=run.progress, unit="draws"):
             draws.add(draw)
         return draws.result(self.genes)
 

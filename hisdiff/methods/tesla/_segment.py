@@ -95,7 +95,7 @@ def segment(
     x = torch.from_numpy(np.asarray(bands, dtype=np.float32))[None].to(place)
     optimizer = torch.optim.SGD(network.parameters(), lr=_RATE, momentum=_MOMENTUM)
     labels = np.zeros(bands.shape[1:], dtype=np.int64)
-    for _ in progress(range(n_steps), desc="segmenting", enabled=progress_bar):
+    for _ in progress(range(n_steps), desc="segmenting superpixels", enabled=progress_bar, unit="rounds"):
         response = network(x)
         labels = merge_small(response[0].argmax(dim=0).cpu().numpy(), min_px)
         n_main = int((np.bincount(labels.ravel()) >= min_px).sum())

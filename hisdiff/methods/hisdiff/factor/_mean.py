@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._log import progress
 from hisdiff._stats._kernel import Kernel
 from hisdiff._training._features import Features
 from hisdiff._training._spots import Projection
@@ -138,6 +139,7 @@ def cross_fit(
     penalties: Sequence[float],
     n_landmarks: int,
     seed: int,
+    show: bool | None = None,
 ) -> CrossFitted:
     """Fit the mean.
 
@@ -163,6 +165,8 @@ def cross_fit(
         What there is to choose from.
     n_landmarks
         Spots that carry the kernels at most; those are drawn with ``seed``.
+    show
+        Whether to show a bar; None for the package's setting.
     """
     n = len(spots.centered)
     rows = np.arange(n)
@@ -171,7 +175,7 @@ def cross_fit(
     targets = axes.components(spots.centered - axes.center)
     families = ((Kernel(1.0, None),), tuple(Kernel(linear, gamma) for gamma in gammas))
     members, scores, explained = [], np.zeros_like(targets), []
-    for scaling in scalings:
+    for scaling in progress(scalings, desc=f"fitting the mean on {n:,} spots", unit="kinds of embedding", enabled=show):
         projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
         raw = spots.features(projection)
         features = Features.fit(projection, raw)

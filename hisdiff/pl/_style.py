@@ -1,0 +1,40 @@
+"""One style sheet for all plots, which users can change."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import matplotlib as mpl
+from cycler import cycler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+# Okabe-Ito: told apart with any colour vision.
+CYCLE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+
+style: dict[str, Any] = {
+    "axes.prop_cycle": cycler(color=CYCLE),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "legend.title_fontsize": "small",
+}
+"""Settings of matplotlib (``rcParams``) within the plots of hisdiff, over those of the session; changes hold for later plots."""
+
+
+def styled(function: F) -> F:
+    """Draw with the style sheet, and leave the session's settings as they are."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with mpl.rc_context(style):
+            return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]

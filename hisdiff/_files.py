@@ -86,12 +86,21 @@ def _exchange(one: Path, other: Path) -> bool:
 def check_writable(folder: Path, what: str) -> None:
     """Raise an ``OSError`` where nothing can be written in a folder, or where it is missing and cannot be made."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    probe = nearest / f".{token()}"
     try:
-        probe.touch()
-        probe.unlink()
+        _probe(nearest)
     except OSError as err:
         raise type(err)(err.errno, f"{what} cannot be written in {folder}: {err.strerror or err} ({nearest}).") from err
+
+
+def _probe(folder: Path) -> None:
+    """Make a file in a folder and let it go; a process that is killed meanwhile leaves none, or one that the next call removes."""
+    if hasattr(os, "O_TMPFILE"):  # a file without a name, where the disk knows such
+        with contextlib.suppress(OSError):
+            os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY))
+            return
+    named = folder / ".hisdiff-probe"
+    named.touch()
+    named.unlink(missing_ok=True)
 
 
 def check_room(folder: Path, nbytes: int, what: str) -> None:

@@ -12,6 +12,7 @@ class ArrayFit(NamedTuple):
 
     mpp: float
     residual_um: float
+    mirrored: bool = False
 
 
 def fit_array(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float, *, trim: float = 0.0) -> ArrayFit:
@@ -33,26 +34,28 @@ def fit_array(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float, *, t
     if len(pixels) < 3:
         raise ValueError(f"At least 3 spots are needed to fit the scale, not {len(pixels)}.")
     p, a = (np.asarray(points, dtype=float) @ np.array([1, 1j]) for points in (pixels, array_units))
-    px_per_unit, error = _similarity(p, a)
+    px_per_unit, error, mirrored = _similarity(p, a)
     if trim:
         kept = np.argsort(error)[: max(len(p) - int(trim * len(p)), 3)]
         if np.ptp(a[kept].real) + np.ptp(a[kept].imag) > 0:
-            px_per_unit, error = _similarity(p[kept], a[kept])
-    return ArrayFit(float(pitch_um / px_per_unit), float(np.sqrt(np.mean(error**2)) / px_per_unit * pitch_um))
+            px_per_unit, error, mirrored = _similarity(p[kept], a[kept])
+    left = float(np.sqrt(np.mean(error**2)) / px_per_unit * pitch_um)
+    return ArrayFit(float(pitch_um / px_per_unit), left, mirrored)
 
 
-def _similarity(p: np.ndarray, a: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the scale of the similarity from complex ``a`` to ``p``, and how far each point of ``p`` is from its image."""
+def _similarity(p: np.ndarray, a: np.ndarray) -> tuple[float, np.ndarray, bool]:
+    """Return the scale of the similarity from complex ``a`` to ``p``, how far each point of ``p`` is off, and whether it is a mirror."""
     p, a = p - p.mean(), a - a.mean()
     spread = np.sum(np.abs(a) ** 2)
     if spread == 0:
         raise ValueError("All spots have the same array position; the scale cannot be fitted.")
     # A mirrored array (y up) is fitted by the conjugate; the better of the two explains more of the variance.
-    a = max((a, a.conj()), key=lambda a: abs(np.vdot(a, p)))
+    mirrored = bool(abs(np.vdot(a.conj(), p)) > abs(np.vdot(a, p)) * (1 + 1e-9))  # points on a line fit both ways
+    a = a.conj() if mirrored else a
     turn = np.vdot(a, p) / spread
     if turn == 0:
         raise ValueError("All spots are at one place; the scale cannot be fitted.")
-    return float(abs(turn)), np.abs(p - turn * a)
+    return float(abs(turn)), np.abs(p - turn * a), mirrored
 
 
 def array_mpp(pixels: np.ndarray, array_units: np.ndarray, pitch_um: float) -> float:

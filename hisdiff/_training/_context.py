@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import shapely
 from scipy.sparse import csr_matrix
 
 from hisdiff._geometry import lattice_points, nearest, pitch_of
@@ -93,6 +94,22 @@ def anchors_of(section: Section, pitch_um: float | None) -> Locations:
         )
     xy = lattice_points(section.tissue, pitch_um)
     return Locations(xy, pitch_um / 4)
+
+
+def share_missing(section: Section, pitch_um: float | None) -> float:
+    """Return the share of a section's anchors that are missing where spots serve as anchors: gaps in the tissue between them."""
+    spots = section.spots
+    if (
+        spots is None
+        or len(spots) < N_NEIGHBORS
+        or section.tissue is None
+        or anchors_of(section, pitch_um) is not spots
+    ):
+        return 0.0
+    apart = pitch_of(spots.xy_um)
+    hull = shapely.convex_hull(shapely.MultiPoint(spots.xy_um)).buffer(apart / 2)
+    room = shapely.intersection(section.tissue, hull).area / apart**2  # on a square array, which is the sparsest
+    return float(max(0.0, 1 - len(spots) / room)) if room > 0 else 0.0
 
 
 def scaled(values: np.ndarray, features: FeatureSource, scaling: Scaling) -> np.ndarray:

@@ -31,6 +31,8 @@ from hisdiff._section import needed
 from hisdiff.io._build import extended, image_element
 from hisdiff.io._color import Stored, to_rgb
 from hisdiff.io._features import genes_of
+from hisdiff.io._orient import check_orientation, fits_size, turned
+from hisdiff.io._raster import Raster
 from hisdiff.io._scale import Source, check_mpp, settle_mpp, visium_source
 from hisdiff.io._spots import on_image
 
@@ -50,6 +52,7 @@ def adopt(
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
+    orient: str | None = None,
 ) -> SpatialData:
     """Convert a SpatialData made elsewhere to the form that the readers return.
 
@@ -64,6 +67,9 @@ def adopt(
     table_key, image_key, shapes_key
         Names of the table, image and shapes that belong together; needed if there are several. ``image_key`` may also map
         regions to images. A table that annotates nothing is connected to the shapes ``shapes_key`` of the same length or names.
+    orient
+        Transformation of the image; see :func:`visium`. Where the object also has a reduced image of the section (such as the
+        ``hires_image`` that spatialdata-io reads), the two are compared.
 
     Returns
     -------
@@ -74,7 +80,8 @@ def adopt(
     Raises
     ------
     ValueError
-        If the pixel size is unknown, spots lie outside the image, or the table, image or shapes are ambiguous.
+        If the pixel size is unknown, spots lie outside the image, the image is mirrored or turned against a reduced one of the
+        same object, or the table, image or shapes are ambiguous.
 
     Examples
     --------
@@ -99,7 +106,7 @@ def adopt(
                 f"No image of the object shares a coordinate system with {place.region!r}; its images are "
                 f"{listing(sdata.images)}."
             )
-        _settle(copy, place, _mpp_of(sdata, place, mpp), add_global=add_global)
+        _settle(copy, place, _mpp_of(sdata, place, mpp), orient, add_global=add_global)
     if table_key is not None:
         off = np.concatenate([place.rows[~_on_image(place)] for place in places])
         if len(off):
@@ -180,7 +187,7 @@ def _centers(place: Place) -> np.ndarray:
     return apply(place.to_px, shapely.get_coordinates(shapely.centroid(np.asarray(shapes.geometry)[rows])))
 
 
-def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) -> None:
+def _settle(copy: SpatialData, place: Place, mpp: float, orient: str | None, *, add_global: bool) -> None:
     """Write the scale of one section into the copy, and bring its image and table to form."""
     key, elements = place.image_name, Elements(copy)
     moves = {key: np.eye(3)}
@@ -188,7 +195,8 @@ def _settle(copy: SpatialData, place: Place, mpp: float, *, add_global: bool) ->
         to_px = None if kind == "points" or name == key else elements.frame(name).to(elements.frame(key))
         if to_px is not None:
             moves[name] = to_px
-    copy.images[key] = _image_form(copy.images[key], key)
+    copy.images[key] = _image_form(copy.images[key], key, orient)
+    _check_orientation(copy, place)
     for name, to_px in moves.items():
         element = copy[name]
         known = dict(get_transformation(element, get_all=True))
@@ -223,9 +231,42 @@ def _transformation(matrix: np.ndarray) -> BaseTransformation:
     return Affine(matrix, input_axes=XY, output_axes=XY)
 
 
-def _image_form(element: Any, key: str) -> Any:
-    """Return an image as uint8 RGB in several scales; one that is so already is returned as it is."""
+def _check_orientation(copy: SpatialData, place: Place) -> None:
+    """Compare the image of a section with a reduced one of the same extent, where the object has one."""
+    elements, full = Elements(copy), _raster_of(copy.images[place.image_name])
+    for key in elements.rgb_images():
+        if key == place.image_name:
+            continue
+        # Images of readers of the field share a system with the spots, each one of its own, and none with each other.
+        to_full = elements.frame(key).to(elements.frame(place.image_name))
+        if to_full is None and place.region is not None:
+            to_reduced = elements.frame(place.region).to(elements.frame(key))
+            to_full = None if to_reduced is None else place.to_px @ inverse(to_reduced)
+        if (
+            to_full is None
+            or not np.allclose(to_full[:2, :2], np.eye(2) * to_full[0, 0], rtol=0.02)
+            or to_full[0, 0] <= 1
+        ):
+            continue
+        levels = levels_of(copy.images[key])
+        coarse = np.moveaxis(np.asarray(levels[-1].data), 0, -1)
+        scale = coarse.shape[0] / levels[0].shape[1] / to_full[0, 0]
+        if fits_size(full, coarse, scale):
+            check_orientation(full, coarse, f"Image {place.image_name!r}")
+
+
+def _raster_of(element: Any) -> Raster:
+    levels = [level.data for level in levels_of(element)]
+    return Raster(levels, n_stored=len(levels))
+
+
+def _image_form(element: Any, key: str, orient: str | None) -> Any:
+    """Return an image as uint8 RGB in several scales and turned; one that is so already is returned as it is."""
     levels = levels_of(element)
+    if orient is not None:
+        given = turned(_raster_of(element), orient).levels
+        levels = [type(level)(data, dims=level.dims, attrs=level.attrs) for level, data in zip(levels, given)]
+        element = None
     if hasattr(element, "children") and levels[0].dtype == np.uint8 and levels[0].sizes["c"] == 3:
         return element
     alpha = 3 if levels[0].sizes["c"] == 4 else None

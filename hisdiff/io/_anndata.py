@@ -93,7 +93,7 @@ def from_anndata(
     """
     adata = in_memory(adata)
     xy_px = positions(adata)
-    check_one_section(adata, "adata")
+    check_one_section(adata, "adata", xy_px)
     library = library_of(adata)
     counts = read_counts(adata, layer, what="adata")
     if spot_diameter_um is not None:

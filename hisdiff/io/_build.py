@@ -148,6 +148,7 @@ def without_noise() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
         warnings.filterwarnings("ignore", "Converting `region_key", UserWarning)
         warnings.filterwarnings("ignore", "The table is annotating", UserWarning)
+        warnings.filterwarnings("ignore", "The default value for `spmatrix`", DeprecationWarning)
         yield
 
 
@@ -202,7 +203,9 @@ def section(
     original, name = str(name), element_name(name)
     mpp = check_mpp(mpp, name)
     what = f"section {name!r}"
-    check_one_section(adata, what)
+    if not adata.n_vars:
+        raise ValueError(f"There is no gene in the table of {what}.")
+    check_one_section(adata, what, xy_px)
     size = levels[0].shape[1] * reduction, levels[0].shape[2] * reduction
     kept = on_image(xy_px, size, what)
     if not kept.all():

@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 
 from hisdiff._log import logger
+from hisdiff.io._lazy import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,8 @@ WHITE = 255
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 CHANNELS = {"rgb": 3, "ycbcr": 3, "cmyk": 4, "palette": 1}
 """Channels that stand for colour, by kind."""
+_GREY, _WINDOW, _WINDOWS = 2, 32, 5
+"""Channels of grey pixels differ by rounding at most; they are looked for in 5 x 5 windows of 32 pixels a side."""
 Kind = Literal["rgb", "ycbcr", "cmyk", "palette"]
 
 
@@ -58,6 +61,21 @@ def check_channels(channels: int, kind: str, what: str) -> None:
     raise ValueError(
         f"{what} has {channels} channels ({kind}); H&E is read from red, green and blue. Fluorescence cannot be used."
     )
+
+
+def say_if_grey(level: da.Array, what: str) -> None:
+    """Warn where the three channels of an image are the same: H&E that was turned to grey has lost what tells its stains apart."""
+    _, height, width = level.shape
+    rows, columns = (np.linspace(0, max(side - _WINDOW, 0), _WINDOWS).astype(int) for side in (height, width))
+    seen = [level[:, y : y + _WINDOW, x : x + _WINDOW].astype(np.int16).reshape(3, -1) for y in rows for x in columns]
+    try:
+        pixels = da.concatenate(seen, axis=1).compute(scheduler="synchronous")
+    except Unreadable:  # whoever reads that part will be told
+        return
+    if np.ptp(pixels, axis=0).max() <= _GREY and np.ptp(pixels) > _GREY:
+        logger.warning(
+            "%s is grey, in three equal channels: the color that tells hematoxylin from eosin is lost.", what
+        )
 
 
 def to_rgb(stored: Stored, what: str) -> list[da.Array]:

@@ -19,7 +19,8 @@ from hisdiff._keys import ARRAY_COL, ARRAY_ROW
 from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import section as build_section
-from hisdiff.io._features import unique_genes
+from hisdiff.io._features import genes_of, unique_genes
+from hisdiff.io._orient import turned
 from hisdiff.io._raster import open_raster
 from hisdiff.io._scale import Source, settle_mpp
 
@@ -32,7 +33,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 
 @checked
-def her2st(path: str | Path, section: str) -> SpatialData:
+def her2st(path: str | Path, section: str, *, mpp: float | None = None, orient: str | None = None) -> SpatialData:
     """Read one section of the HER2-positive breast tumour study, in that study's own layout.
 
     Parameters
@@ -41,6 +42,10 @@ def her2st(path: str | Path, section: str) -> SpatialData:
         Folder that holds ``ST-cnts/``, ``ST-imgs/`` and ``ST-spotfiles/``.
     section
         Name of a section, such as ``"C2"``: a letter for the patient and a number.
+    mpp
+        Micrometres per pixel; None for that of the array's pitch. A value that the spots contradict is an error.
+    orient
+        Transformation of the image; see :func:`visium`. The folder has no second image to compare it with.
 
     Returns
     -------
@@ -55,6 +60,8 @@ def her2st(path: str | Path, section: str) -> SpatialData:
         If a folder or the image is not there.
     KeyError
         If there is no such section.
+    ValueError
+        If a file cannot be read, ``mpp`` contradicts the array, or many spots lie off the image.
 
     References
     ----------
@@ -95,9 +102,9 @@ def her2st(path: str | Path, section: str) -> SpatialData:
         array_mpp(xy_px, spots[["new_x", "new_y"]].to_numpy(), PITCH_UM),
         of_spots=True,
     )
-    raster = open_raster(_image_file(path / "ST-imgs" / section[0] / section))
-    mpp = settle_mpp([array, *raster.sources], f"section {section!r}")
-    return build_section(section, raster.levels, mpp, counts, xy_px, radius_um=RADIUS_UM)
+    raster = turned(open_raster(_image_file(path / "ST-imgs" / section[0] / section)), orient)
+    mpp = settle_mpp([array, *raster.sources], f"section {section!r}", mpp)
+    return build_section(section, raster.levels, mpp, genes_of(counts, section), xy_px, radius_um=RADIUS_UM)
 
 
 def _read_spots(file: Path) -> pd.DataFrame:

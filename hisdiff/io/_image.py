@@ -9,12 +9,15 @@ from spatialdata import SpatialData
 from hisdiff._arguments import checked
 from hisdiff.io._build import attrs_of, image_element, image_key, transformations
 from hisdiff.io._names import element_name
+from hisdiff.io._orient import turned
 from hisdiff.io._raster import open_raster
 from hisdiff.io._scale import settle_mpp
 
 
 @checked
-def image(path: str | Path, mpp: float | None = None, *, name: str | None = None) -> SpatialData:
+def image(
+    path: str | Path, mpp: float | None = None, *, orient: str | None = None, name: str | None = None
+) -> SpatialData:
     """Read an H&E image as a section without spots.
 
     Parameters
@@ -25,6 +28,8 @@ def image(path: str | Path, mpp: float | None = None, *, name: str | None = None
     mpp
         Micrometres per pixel; None for what the file says (OME, Aperio or ImageJ metadata, resolution tags finer than
         10 um).
+    orient
+        Transformation of the image; see :func:`visium`.
     name
         Name of the section; None for the name of the file.
 
@@ -49,7 +54,7 @@ def image(path: str | Path, mpp: float | None = None, *, name: str | None = None
     >>> sdata = hd.io.image("slide.svs")  # doctest: +SKIP
     """
     path = Path(path).expanduser()
-    raster = open_raster(path)
+    raster = turned(open_raster(path), orient)
     mpp = settle_mpp(raster.sources, str(path), mpp)
     original = name or path.name.split(".")[0]
     name = element_name(original)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LONGEST = 100
 """Characters of a name: file systems take 255 bytes, and hisdiff adds to names."""
+TAKEN = ("table", "tissue", "nuclei", "lattice", "truth")
+"""Names of other elements: those that hisdiff itself writes beside a section."""
 RESERVED = (REGION_KEY, INSTANCE_KEY)
 """Columns of ``obs`` that connect a table with its shapes."""
 SLOTS = ("obsm", "varm", "obsp", "varp", "layers", "uns")
@@ -26,7 +28,8 @@ SLOTS = ("obsm", "varm", "obsp", "varp", "layers", "uns")
 def element_name(name: str) -> str:
     """Return ``name`` with what SpatialData does not take in a name replaced by underscores."""
     composed = unicodedata.normalize("NFC", str(name))  # macOS gives accents as characters of their own
-    return sanitize_name(composed).lstrip("_.")[:LONGEST] or "section"
+    clean = sanitize_name(composed).lstrip("_.")[:LONGEST] or "section"
+    return f"{clean}_section" if clean.lower() in TAKEN else clean
 
 
 def clean_table(adata: AnnData) -> dict[str, str]:
@@ -60,16 +63,16 @@ def clean_table(adata: AnnData) -> dict[str, str]:
                 del values[key]
             for key, name in zip(keys, names):
                 values[name] = taken[key]
-    for key, value in adata.uns.items():
-        adata.uns[key] = _without_slashes(value)
+    for key, value in list(adata.uns.items()):
+        adata.uns[key] = _storable(value)
     return originals
 
 
-def _without_slashes(value: Any) -> Any:
-    """Return nested mappings with keys that a zarr group can have."""
-    if not isinstance(value, Mapping):
-        return value
-    return {str(key).replace("/", "_"): _without_slashes(inner) for key, inner in value.items()}
+def _storable(value: Any) -> Any:
+    """Return nested mappings with keys that a zarr group can have, and tuples and sets as lists."""
+    if isinstance(value, Mapping):
+        return {str(key).replace("/", "_"): _storable(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, (tuple, set, frozenset)) else value
 
 
 def _changed(slot: str, before: Any, after: list[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hisdiff._log import logger
 from hisdiff.io._build import CHUNK, extended, levels_of
-from hisdiff.io._color import Stored, check_channels, to_rgb
+from hisdiff.io._color import Stored, check_channels, say_if_grey, to_rgb
 from hisdiff.io._limits import check_decoded
 
 if TYPE_CHECKING:
@@ -81,10 +81,14 @@ def open_raster(path: str | Path) -> Raster:
     dicom = magic[128:132] == DICOM_MAGIC
     if suffix not in SLIDE_SUFFIXES and not dicom and magic[:4] not in TIFF_MAGIC and _is_pillows(path):
         levels = levels_of(decode(path))
+        say_if_grey(levels[-1], str(path))
         return Raster(levels, n_stored=len(levels))
     if magic.startswith(PLAIN_MAGIC) and suffix not in SLIDE_SUFFIXES:
         raise ValueError(f"{path} cannot be read as an image: it ends in its header. Is the file complete?")
-    return _raster(*_open_slide(path, f"{path} is neither a TIFF nor a format that Pillow reads"), path)
+    reason = f"{path} is no image: it is neither a TIFF nor of a format that Pillow reads"
+    if not dicom and suffix not in SLIDE_SUFFIXES | {".dcm", ".svslide"} and magic[:4] not in TIFF_MAGIC:
+        raise ValueError(f"{reason}, nor is its name that of a scanner's format; it begins with {magic[:16]!r}.")
+    return _raster(*_open_slide(path, reason), path)
 
 
 def _image_path(path: str | Path) -> Path:
@@ -122,6 +126,7 @@ def _open_slide(path: Path, reason: str) -> tuple[Stored, list[Source]]:
 
 def _raster(stored: Stored, sources: list[Source], path: Path) -> Raster:
     levels = to_rgb(stored, str(path))
+    say_if_grey(levels[-1], str(path))
     return Raster(extended(levels), tuple(sources), len(levels))
 
 

@@ -47,6 +47,8 @@ class Source:
         do not overlap.
     of_spots
         Whether the source is the spots themselves, which a given value cannot overrule.
+    mirrored
+        Whether the array of the spots is mirrored against the image, which no microscope does.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Source:
     low: float = 1 - CLOSE
     high: float = 1 + CLOSE
     of_spots: bool = False
+    mirrored: bool = False
 
     def contradicts(self, other: Source) -> bool:
         """Whether both values cannot be true."""
@@ -101,6 +104,12 @@ def settle_mpp(sources: Sequence[Source | None], what: str, mpp: float | None = 
     else:
         known, source = check_mpp(mpp, what), ""
         _check_given(Source(f"mpp={known:g}", known), found, what)
+    if any(source.mirrored for source in found):
+        logger.warning(
+            "%s: the array of its spots (obs[%r], obs[%r]) is mirrored against their positions: are x and y swapped, or was the image "
+            "mirrored?",
+            what, ARRAY_ROW, ARRAY_COL,
+        )  # fmt: skip
     if known > IMPLAUSIBLE_MPP:
         logger.warning(
             "%s has %.3g um per pixel%s, coarser than any microscope's image: is that the resolution of a flatbed scanner or a "
@@ -196,7 +205,9 @@ def _pitch_source(xy_px: np.ndarray, array_um: np.ndarray, pitch_um: float, name
     # A spot that is out of place must not hide what the others say.
     fit = fit_array(xy_px, array_um, 1.0, trim=0.1)
     # Other arrays have even positions too: an interleaved legacy array leaves 1.5 times the pitch, Visium's a few um.
-    return Source(name, fit.mpp, of_spots=True) if fit.residual_um < FIT_TOLERANCE * pitch_um else None
+    if fit.residual_um >= FIT_TOLERANCE * pitch_um:
+        return None
+    return Source(name, fit.mpp, of_spots=True, mirrored=fit.mirrored)
 
 
 def spacing_source(xy_px: np.ndarray, spacing_um: float | None) -> Source | None:

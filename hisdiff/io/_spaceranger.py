@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import zlib
 from pathlib import Path
@@ -16,8 +17,10 @@ from hisdiff._log import logger
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import without_noise
 from hisdiff.io._features import genes_of
+from hisdiff.io._mtx import read_mtx
 from hisdiff.io._orient import check_orientation, fits_size, turned
 from hisdiff.io._raster import decode, open_raster
+from hisdiff.io._spots import check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -80,7 +83,9 @@ def counts_file_of(path: Path, given: str | Path | None, name: str = COUNTS) -> 
     found = sorted(path.glob(f"*{name}")) or sorted(f for f in path.glob(f"*{MATRIX}") if f.is_dir())
     found = found or sorted(path.glob("*matrix.mtx*"))
     if not found:
-        raise FileNotFoundError(f"{path} has no {name!r} and no folder {MATRIX!r}; it has {contents(path)}.")
+        raise FileNotFoundError(
+            f"{path} has no {name!r} and no folder {MATRIX!r}; it has {contents(path)}. Other counts are named with counts_file=."
+        )
     if len(found) > 1 and path / name not in found:
         raise ValueError(
             f"{path} has several counts files, {listing(f.name for f in found)}; choose one with counts_file=."
@@ -103,13 +108,13 @@ def read_matrix(file: Path, what: str, genome: str | None = None) -> AnnData:
     try:
         with without_noise():
             if file.is_dir():
-                table = sc.read_10x_mtx(file)
+                table = read_mtx(file)
             elif ".mtx" in file.name:
-                table = sc.read_10x_mtx(file.parent, prefix=file.name.partition("matrix.mtx")[0])
+                table = read_mtx(file.parent, file.name.partition("matrix.mtx")[0])
             else:
                 table = sc.read_10x_h5(file, gex_only=False)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file} lacks a part: {error}.") from error
+    except FileNotFoundError:
+        raise
     except (OSError, KeyError, ValueError, EOFError, IndexError, zlib.error) as error:
         raise ValueError(f"{file} cannot be read as 10x counts: {error}. Is the file complete?") from error
     if not table.obs_names.is_unique:
@@ -151,7 +156,7 @@ def read_positions(file: Path) -> pd.DataFrame:
             table = pd.read_parquet(file)
         else:
             table = pd.read_csv(file, header=None, dtype=str, sep=None, engine="python", encoding="utf-8-sig")
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, csv.Error, zlib.error) as error:
         raise ValueError(f"{file} cannot be read: {error}. Is the file complete?") from error
     if file.suffix != ".parquet":
         table = _with_header(table, file)
@@ -166,8 +171,9 @@ def read_positions(file: Path) -> pd.DataFrame:
 
 
 def _with_header(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    if IN_TISSUE in table.iloc[0].astype(str).tolist():
-        table.columns = table.iloc[0].astype(str).str.strip()
+    header = table.iloc[0].astype(str).str.strip().str.lower()
+    if IN_TISSUE in header.tolist():
+        table.columns = header
         table = table.iloc[1:]
     elif not file.name.partition(WITHOUT_HEADER)[1]:
         raise ValueError(
@@ -202,6 +208,7 @@ def place(table: AnnData, positions: pd.DataFrame, file: Path, what: str) -> Ann
     for column in COLUMNS[:3]:
         values = known[column].to_numpy(dtype=float)
         table.obs[column] = values.astype(np.int64) if np.isfinite(values).all() else values
+    check_finite(xy_px, f"{what} ({file})")
     table.obsm[SPATIAL] = xy_px
     return table
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import shapely
 
 from hisdiff._check import listing
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 MAX_OFF_IMAGE = 0.1
 """Share of spots that may lie beyond the border of the image; they are left out."""
 LIBRARY = "library_id"
-"""Column in which objects of several sections name them."""
+LABELS = ("sample", "sample_id", "section", "section_id", "slide", "slide_id", "batch", "orig.ident")
+"""Columns in which objects of several sections name them; those after the first one also name parts of one section."""
+MAX_SHARED = 0.5
 
 
 def check_finite(xy_px: np.ndarray, what: str) -> None:
@@ -43,6 +46,10 @@ def on_image(xy_px: np.ndarray, size: tuple[float, float], what: str) -> np.ndar
     check_finite(xy_px, what)
     height, width = size
     shared = int(pd.DataFrame(xy_px).duplicated().sum())
+    if shared > MAX_OFF_IMAGE * len(xy_px):
+        raise ValueError(
+            f"{shared} of {len(xy_px)} spots of {what} lie where another one does: they are of several sections; take the rows of one."
+        )
     if shared:
         logger.warning("%s: %d of %d spots lie where another one does.", what, shared, len(xy_px))
     inside = _within(xy_px, size)
@@ -76,12 +83,18 @@ def _reason(xy_px: np.ndarray, size: tuple[float, float]) -> str:
     )
 
 
-def check_one_section(adata: AnnData, what: str) -> None:
-    """Raise where a table holds the spots of several sections, and say so where spots share a place."""
+def check_one_section(adata: AnnData, what: str, xy_px: np.ndarray) -> None:
+    """Raise where a table holds the spots of several sections: by its columns, or as they lie over each other."""
     if LIBRARY in adata.obs and adata.obs[LIBRARY].nunique() > 1:
         raise ValueError(
             f"{what} holds several sections ({listing(adata.obs[LIBRARY].unique())} in obs[{LIBRARY!r}]); take the rows of one."
         )
+    for column in LABELS:
+        if column in adata.obs and _lie_over_each_other(adata.obs[column], xy_px):
+            raise ValueError(
+                f"{what} holds several sections ({listing(adata.obs[column].unique(), 4)} in obs[{column!r}]) that lie over each other; "
+                "take the rows of one."
+            )
     if ARRAY_ROW in adata.obs and ARRAY_COL in adata.obs:
         repeated = int(adata.obs.duplicated([ARRAY_ROW, ARRAY_COL]).sum())
         if repeated > MAX_OFF_IMAGE * adata.n_obs:
@@ -89,3 +102,16 @@ def check_one_section(adata: AnnData, what: str) -> None:
                 f"{repeated} of {adata.n_obs} spots of {what} have an array position (obs[{ARRAY_ROW!r}], obs[{ARRAY_COL!r}]) that "
                 "another one has: it holds several sections; take the rows of one."
             )
+
+
+def _lie_over_each_other(labels: pd.Series, xy_px: np.ndarray) -> bool:
+    """Whether spots of one label lie among those of others, and not beside them."""
+    names = labels.astype(str).to_numpy()
+    there = np.isfinite(xy_px).all(axis=1)
+    groups = [xy_px[there & (names == name)] for name in np.unique(names)[:20]]
+    hulls = [shapely.convex_hull(shapely.MultiPoint(group)) for group in groups if len(group) > 2]
+    return any(
+        shapely.intersection(one, other).area > MAX_SHARED * min(one.area, other.area) > 0
+        for i, one in enumerate(hulls)
+        for other in hulls[i + 1 :]
+    )

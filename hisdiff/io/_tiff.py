@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from hisdiff.io._scale import Source
 
+_PLANES = re.compile(r"\bSize([CZT])\s*=\s*[\"'](\d+)[\"']")
 LARGEST_BLOCK = 64 * 2**20
 """Bytes that a stored block may have to be read lazily; an image stored in larger ones is decoded once."""
 
@@ -48,6 +49,7 @@ def open_tiff(path: Path) -> tuple[Stored, list[Source]]:
     """Return the levels of the largest image of a TIFF, and the micrometres per pixel in its metadata."""
     try:
         with tifffile.TiffFile(path) as tif:
+            _check_planes(tif, path)
             index, series = max(enumerate(tif.series), key=lambda item: item[1].size)
             _check_complete(tif, series, path)
             _check_axes(series, path)
@@ -56,13 +58,23 @@ def open_tiff(path: Path) -> tuple[Stored, list[Source]]:
         stored.levels[-1][:, :1, :1].compute(scheduler="synchronous")
     except Unreadable as error:
         raise CannotDecode(f"tifffile cannot decode {path}: {error.__cause__}") from error
-    except (tifffile.TiffFileError, struct.error, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a TIFF: {error}. Is the file complete?") from error
-    except ValueError as error:
-        if str(path) in str(error):
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a parser raises of damaged metadata, the user has to learn which file it was
+        if isinstance(error, ValueError) and str(path) in str(error):
             raise
-        raise ValueError(f"{path} cannot be read as a TIFF: {error}. Is the file complete?") from error
+        told = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a TIFF: {told}. Is the file complete?") from error
     return stored, sources
+
+
+def _check_planes(tif: tifffile.TiffFile, path: Path) -> None:
+    """Raise where OME metadata claim so many planes that a list of them alone would fill the memory."""
+    for axis, size in _PLANES.findall((tif.ome_metadata or "") if tif.is_ome else ""):
+        if len(size) > 6:
+            raise ValueError(
+                f"{path} has OME metadata with Size{axis}={size[:20]!r}; one plane of rows, columns and colours is needed."
+            )
 
 
 def _stored(path: Path, index: int, series: tifffile.TiffPageSeries) -> Stored:

@@ -89,16 +89,15 @@ def _both(match: re.Match[str] | None) -> Sizes | None:
 def _ome(tif: tifffile.TiffFile, index: int) -> Sizes | None:
     if not tif.is_ome or tif.ome_metadata is None:
         return None
-    images = tifffile.xml2dict(tif.ome_metadata).get("OME", {}).get("Image", [])
+    images = (tifffile.xml2dict(tif.ome_metadata).get("OME") or {}).get("Image") or []
     images = images if isinstance(images, list) else [images]
-    pixels = images[index].get("Pixels", {}) if index < len(images) else {}
+    pixels = (images[index].get("Pixels") or {}) if index < len(images) else {}
     sizes = []
     for axis in "XY":
-        unit = str(pixels.get(f"PhysicalSize{axis}Unit", "um")).strip()
-        if f"PhysicalSize{axis}" not in pixels or unit.lower() not in UM_PER:
-            return None
-        sizes.append(_float(pixels[f"PhysicalSize{axis}"]) * UM_PER[unit.lower()])
-    return sizes[0], sizes[1]
+        unit = str(pixels.get(f"PhysicalSize{axis}Unit", "um")).strip().lower()
+        if f"PhysicalSize{axis}" in pixels and unit in UM_PER:
+            sizes.append(_float(pixels[f"PhysicalSize{axis}"]) * UM_PER[unit])
+    return (sizes[0], sizes[-1]) if sizes else None
 
 
 def _philips(description: str) -> Sizes | None:

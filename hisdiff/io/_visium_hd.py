@@ -166,7 +166,7 @@ def _folder(folder: Path, reason: str) -> Path:
 
 
 def _file(folder: Path, name: str, prefix: str = "") -> Path:
-    for file in (folder / name, folder / f"{prefix}{name}"):
+    for file in (folder / name, folder / f"{prefix}{name}", *sorted(folder.glob(f"*{name}"))):
         if file.exists():
             return file
     raise FileNotFoundError(f"{folder} has no {name}; it has {contents(folder)}.")
@@ -191,7 +191,8 @@ def _cells(folder: Path, prefix: str, name: str, genome: str | None) -> tuple[An
 def _outlines(file: Path) -> gpd.GeoDataFrame:
     try:
         features = json.loads(file.read_text(encoding="utf-8-sig"))["features"]
-        names = [f"cellid_{int(feature['properties']['cell_id']):09d}-1" for feature in features]
+        features = [feature for feature in features if feature["geometry"] is not None]
+        names = [_cell_name(feature["properties"]["cell_id"]) for feature in features]
         shapes = shapely.from_geojson([json.dumps(feature["geometry"]) for feature in features])
     except (ValueError, KeyError, TypeError, shapely.errors.GEOSException) as error:
         raise ValueError(f"{file} cannot be read as outlines of cells: {error!r}. Is the file complete?") from error
@@ -199,6 +200,12 @@ def _outlines(file: Path) -> gpd.GeoDataFrame:
     outlines = outlines[~outlines.index.duplicated() & (outlines.geometry.area > 0).to_numpy()]
     whole = outlines.geometry.geom_type.isin(["Polygon", "MultiPolygon"])
     return outlines[whole.to_numpy()]
+
+
+def _cell_name(cell: Any) -> str:
+    """Return what the counts call a cell, of which outlines have the number."""
+    text = str(cell)
+    return text if text.startswith("cellid_") else f"cellid_{int(text):09d}-1"
 
 
 def _microscope_image(path: Path, prefix: str) -> Path | None:

@@ -22,6 +22,7 @@ from hisdiff._sdata._affine import apply, inverse
 from hisdiff._sdata._read import read_counts
 from hisdiff.io._build import TABLE, section, without_noise
 from hisdiff.io._features import genes_of
+from hisdiff.io._orient import turned
 from hisdiff.io._raster import open_raster
 from hisdiff.io._scale import Source, settle_mpp
 from hisdiff.io._spaceranger import contents, number, read_json
@@ -49,6 +50,7 @@ def xenium(
     he_image_file: str | Path | None = None,
     alignment_file: str | Path | None = None,
     mpp: float | None = None,
+    orient: str | None = None,
     name: str | None = None,
     **kwargs: Any,
 ) -> SpatialData:
@@ -67,6 +69,9 @@ def xenium(
         ``*he_imagealignment.csv`` beside the image, and where there is none the two are taken to agree.
     mpp
         Micrometres per pixel of the H&E image, needed if its metadata contradict the alignment.
+    orient
+        Transformation of the H&E image before the alignment; see :func:`visium`. A Xenium folder has no second image of the H&E to
+        compare it with (its own images are fluorescence): check a new alignment by eye, with :func:`hisdiff.pl.gene_map`.
     name
         Name of the section; None for the folder's.
     **kwargs
@@ -103,7 +108,7 @@ def xenium(
     to_um = np.diag([pixel_um, pixel_um, 1.0]) @ to_xenium_px
     name = name or path.resolve().name
     aligned = similarity_scale(to_um, f"The alignment of {image_file.name}")
-    raster = open_raster(image_file)
+    raster = turned(open_raster(image_file), orient)
     alignment = Source(f"the alignment to the Xenium image of {pixel_um:g} um per pixel", aligned, of_spots=True)
     settle_mpp([alignment, *raster.sources], name, mpp)
 

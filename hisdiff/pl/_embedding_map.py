@@ -99,6 +99,10 @@ def embedding_map(
     selection = Selection(table_key, image_key, shapes_key, mpp=mpp)
     sections = [bound.section for bound in open_sections(data, selection, needs={"image", "features"})]
     wanted = None if components is None else [components] if isinstance(components, int) else list(components)
+    if wanted == []:
+        raise ValueError(
+            "components is empty; give the numbers of components from 1 on, or None for a map of three as one color."
+        )
     scores, shares = _components(sections, wanted)
     n_rows, n_cols = (1, len(sections)) if wanted is None else (len(sections), len(wanted))
     if ax is not None and n_rows * n_cols > 1:

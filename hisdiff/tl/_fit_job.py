@@ -21,6 +21,7 @@ from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.models._cohort import Cohort, spot_hashes
 from hisdiff.models._model import Model
 from hisdiff.pp._genes import select_on
+from hisdiff.tl._gaps import say_gaps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,7 @@ class FitJob:
         """Return sections with their counts of the panel and all that the method needs of them, checked."""
         ready = [_on_panel(bound, self.panel, self.method.needs) for bound in bounds]
         _check_embeddings(ready)
+        say_gaps(ready, None)
         return ready
 
     def run_id(self, bounds: Sequence[Bound]) -> str:

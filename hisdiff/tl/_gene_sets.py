@@ -136,7 +136,7 @@ def _parse_gmt(text: str, what: str) -> dict[str, list[str]]:
         name, *rest = line.rstrip("\n").split("\t")
         # Libraries of Enrichr may give a gene a weight: GENE,1.0
         genes = [gene.strip().split(",")[0] for gene in rest[1:] if gene.strip()]
-        if name.strip() and len(rest) > 1 and not genes:
+        if name.strip() and rest and not genes:
             empty.append(name.strip())
             continue
         if not name.strip() or not genes:

@@ -20,6 +20,7 @@ from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_lattice
 from hisdiff.tl._conditions import check_conditions, check_encoder, check_finite, counted, embedded, lattice_of
+from hisdiff.tl._gaps import say_gaps
 from hisdiff.tl._options import LAYERS, PANEL
 from hisdiff.tl._predict_fine import predict_finer
 from hisdiff.tl._predict_write import Told, as_anndata, as_panel_table, put_panel_table, write_into_table
@@ -108,6 +109,8 @@ class PredictJob:
             bounds = beside(bounds)
         bounds = counted(self._complete(bounds), self.model, self.layer)
         warn_unlike(bounds, self.model)
+        if "features" in self.needs:
+            say_gaps(bounds, self.model.cohort.pitch_um)
         if self.target is None:
             return self._at_spots(bounds, inplace)
         if not inplace:

@@ -8,7 +8,7 @@ import pytest
 import spatialdata as sd
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale, get_transformation
+from spatialdata.transformations import Identity, Scale, get_transformation, set_transformation
 
 import hisdiff as hd
 
@@ -233,3 +233,18 @@ def test_what_readers_give_is_in_form_already(tmp_path: object) -> None:
     assert matrix(sdata.images["toy_image"])[0, 0] == 0.5
     np.testing.assert_allclose(matrix(sdata.labels["toy_truth"]), matrix(toy.labels["toy_truth"]))
     np.testing.assert_allclose(sdata.tables["table"].obsm["spatial"], toy.tables["table"].obsm["spatial"])
+
+
+def test_an_image_that_is_turned_against_the_reduced_one_is_refused_and_can_be_turned(foreign: SpatialData) -> None:
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    pixels = np.stack([x * 200 // SIZE[1], y * 200 // SIZE[0], (x + y) % 200]).astype(np.uint8)
+    # As the readers of the field have it: the two images share no system with each other, only with the spots.
+    foreign.images["hires"] = Image2DModel.parse(pixels[:, ::10, ::10].copy(), transformations={"low": Identity()})
+    set_transformation(foreign.shapes["spots"], Scale([0.1, 0.1], axes=("x", "y")), "low")
+    foreign.images["full"] = Image2DModel.parse(
+        pixels.swapaxes(1, 2).copy(), c_coords=["r", "g", "b"], transformations={"slide": Identity()}
+    )
+    with pytest.raises(ValueError, match="Image 'full' is mirrored or turned .* orient='transpose'"):
+        hd.io.adopt(foreign)
+    seen = hd.io.adopt(foreign, orient="transpose").images["full"]["scale0"]["image"].to_numpy()
+    np.testing.assert_array_equal(seen, pixels)

@@ -51,3 +51,4 @@ def test_names_are_made_fit_for_spatialdata() -> None:
     assert _names.element_name("my slide (1)") == "my_slide__1_"
     assert _names.element_name("_hidden") == "hidden"
     assert _names.element_name("C2") == "C2"
+    assert _names.element_name("Table") == "Table_section"  # there is a table of that name

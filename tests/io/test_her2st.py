@@ -149,6 +149,20 @@ def test_an_image_of_lower_resolution_is_refused(tmp_path: Path) -> None:
         hd.io.her2st(tmp_path, "A1")
 
 
+def test_a_given_scale_is_compared_with_the_array_and_the_image_can_be_turned(tmp_path: Path) -> None:
+    write_section(tmp_path)
+    known = 200 / PX_PER_UNIT
+    image = hd.io.her2st(tmp_path, "A1", mpp=1.01 * known).images["A1_image"]
+    assert get_transformation(image, "um").to_affine_matrix(("x",), ("x",))[0, 0] == pytest.approx(1.01 * known)
+    with pytest.raises(ValueError, match="contradicts the spots of section 'A1'.*pitch of the array"):
+        hd.io.her2st(tmp_path, "A1", mpp=2 * known)
+    seen = [
+        hd.io.her2st(tmp_path, "A1", orient=turn).images["A1_image"]["scale0"]["image"].to_numpy()
+        for turn in (None, "rotate_180")
+    ]
+    np.testing.assert_array_equal(seen[0][:, ::-1, ::-1], seen[1])
+
+
 def test_sections_can_be_put_together_in_one_object(tmp_path: Path) -> None:
     for section in ("A1", "A2"):
         write_section(tmp_path, section)

@@ -281,6 +281,11 @@ class TestColour:
             with pytest.raises(ValueError, match=rf"{name} has one channel"):
                 hd.io.image(tmp_path / name, 0.5)
 
+    def test_grey_in_three_channels_is_said(self, tmp_path: Path, pixels: np.ndarray, caplog) -> None:
+        tifffile.imwrite(tmp_path / "a.tif", np.repeat(pixels[..., :1], 3, axis=2), photometric="rgb")
+        hd.io.image(tmp_path / "a.tif", 0.5)
+        assert "a.tif is grey, in three equal channels" in caplog.text
+
     def test_fluorescence_is_refused(self, tmp_path: Path, pixels: np.ndarray) -> None:
         for channels in (2, 4, 5):
             stack = np.stack([pixels[..., 0]] * channels)
@@ -303,6 +308,34 @@ class TestColour:
 
 
 class TestBrokenFiles:
+    @pytest.mark.parametrize("name", ["notes.txt", "notes.tif", "notes.svs"])
+    def test_a_text_is_said_to_be_no_image(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_text("no such format")
+        with pytest.raises(ValueError, match=rf"{name} is no image.*it begins with b'no such format'"):
+            hd.io.image(tmp_path / name, 0.5)
+
+    @pytest.mark.parametrize(
+        ("of", "instead"),
+        [
+            ('SizeT="1"', 'SizeT="1000000000"'),
+            ('SizeX="40"', 'SizeX="forty"'),
+            ("<Image", "<a>" * 5000 + "<Image"),
+            ("?>", '?><!DOCTYPE d [<!ENTITY a "' + "a" * 9 + '"><!ENTITY b "' + "&a;" * 99 + '">]>&b;'),
+        ],
+    )
+    def test_extreme_metadata_of_ome_name_the_file(self, tmp_path: Path, of: str, instead: str) -> None:
+        told = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="P:0" '
+            'DimensionOrder="XYCZT" Type="uint8" SizeX="40" SizeY="30" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="0.5"><Channel '
+            'ID="C:0" SamplesPerPixel="3"/><TiffData/></Pixels></Image></OME>'
+        )
+        file, pixels = tmp_path / "a.ome.tif", np.zeros((30, 40, 3), np.uint8)
+        tifffile.imwrite(file, pixels, photometric="rgb", description=told, metadata=None)
+        assert mpp_of(hd.io.image(file)) == 0.5  # one side says that of both
+        tifffile.imwrite(file, pixels, photometric="rgb", description=told.replace(of, instead, 1), metadata=None)
+        with pytest.raises(ValueError, match="a.ome.tif"):
+            hd.io.image(file)
+
     def test_a_small_file_that_would_fill_the_memory_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "bomb.png"
         Image.new("RGB", (8, 8)).save(file)

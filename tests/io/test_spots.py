@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 from hisdiff.io import _spots
@@ -33,10 +34,24 @@ def test_missing_positions_are_refused(xy: list[float], message: str) -> None:
 
 
 def test_several_sections_in_one_table_are_told_by_their_array_positions(spots: ad.AnnData) -> None:
-    _spots.check_one_section(spots, "slide")
+    xy = spots.obsm["spatial"]
+    _spots.check_one_section(spots, "slide", xy)
     both = ad.concat([spots, spots], keys=["a", "b"], index_unique="_", label="library")
     with pytest.raises(ValueError, match="36 of 72 spots of slide have an array position"):
-        _spots.check_one_section(both, "slide")
+        _spots.check_one_section(both, "slide", np.concatenate([xy, xy]))
     both.obs["library_id"] = both.obs["library"]
     with pytest.raises(ValueError, match=r"several sections \(\['a', 'b'\]"):
-        _spots.check_one_section(both, "slide")
+        _spots.check_one_section(both, "slide", np.concatenate([xy, xy]))
+
+
+def test_samples_that_lie_over_each_other_are_several_sections_and_parts_of_one_are_not(spots: ad.AnnData) -> None:
+    xy = spots.obsm["spatial"]
+    spots.obs = pd.DataFrame(
+        {"sample": np.where(xy[:, 0] < np.median(xy[:, 0]), "left", "right")}, index=spots.obs_names
+    )
+    _spots.check_one_section(spots, "slide", xy)
+    spots.obs["sample"] = np.where(np.arange(len(xy)) % 2, "a", "b")
+    with pytest.raises(ValueError, match=r"slide holds several sections \(\['b', 'a'\] in obs\['sample'\]\)"):
+        _spots.check_one_section(spots, "slide", xy)
+    with pytest.raises(ValueError, match="36 of 72 spots of slide lie where another one does"):
+        _spots.on_image(np.concatenate([xy, xy]), (1300, 1500), "slide")

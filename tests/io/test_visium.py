@@ -170,6 +170,33 @@ class TestVisium:
         pd.Series(spots.obs_names).to_csv(folder / "barcodes.tsv.gz", header=False, index=False)
         np.testing.assert_array_equal(hd.io.visium(outs).tables["table"].X.toarray(), spots.X)
 
+    def test_parts_of_a_matrix_are_unpacked_or_prefixed_and_named_where_missing(
+        self, outs: Path, spots: ad.AnnData
+    ) -> None:
+        (outs / "filtered_feature_bc_matrix.h5").unlink()
+        mmwrite(outs / "GSM1_matrix.mtx", sparse.coo_matrix(spots.X.T))
+        (outs / "GSM1_barcodes.tsv").write_text("\n".join(spots.obs_names))
+        with pytest.raises(FileNotFoundError, match=r"no GSM1_features.tsv and no GSM1_features.tsv.gz; it has"):
+            hd.io.visium(outs)
+        (outs / "GSM1_features.tsv").write_text("".join(f"ENSG{i}\t{gene}\n" for i, gene in enumerate("ABCDE")))
+        table = hd.io.visium(outs).tables["table"]
+        assert list(table.var_names) == list("ABCDE")
+        assert table.X.sum() == spots.X.sum()
+        (outs / "GSM1_barcodes.tsv").write_text("only\none")
+        with pytest.raises(
+            ValueError, match="the matrix has 36 barcodes and 5 features, the lists beside it have 2 and 5"
+        ):
+            hd.io.visium(outs)
+
+    def test_swapped_coordinates_that_stay_on_the_image_are_said(self, outs: Path, caplog) -> None:
+        file = outs / "spatial" / "tissue_positions.csv"
+        columns = ["pxl_row_in_fullres", "pxl_col_in_fullres"]
+        table = pd.read_csv(file)
+        table[columns] = table[columns[::-1]].to_numpy()
+        table.to_csv(file, index=False)
+        hd.io.visium(outs)
+        assert "is mirrored against their positions: are x and y swapped" in caplog.text
+
     def test_several_counts_files_are_a_choice_to_make(self, outs: Path) -> None:
         counts = outs / "filtered_feature_bc_matrix.h5"
         for name in ("A", "B"):

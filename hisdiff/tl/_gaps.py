@@ -1,0 +1,29 @@
+"""Whether the spots that stand around a spot are there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hisdiff._log import logger
+from hisdiff._training._context import share_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hisdiff._sdata._read import Bound
+
+MANY_MISSING = 0.25
+
+
+def say_gaps(bounds: Sequence[Bound], pitch_um: float | None) -> None:
+    """Log where many spots are missing between the others: a spot's neighborhood is made of spots, and then reaches farther."""
+    for bound in bounds:
+        if bound.section.features is None:
+            continue
+        missing = share_missing(bound.section, pitch_um)
+        if missing > MANY_MISSING:
+            logger.warning(
+                "%s: about %.0f %% of the spots that lie on its tissue are missing from the table. The neighborhood of a spot is made "
+                "of the spots around it, so predictions change where spots were filtered out; keep all spots on the tissue.",
+                bound.place.name, 100 * missing,
+            )  # fmt: skip

@@ -47,6 +47,17 @@ autodoc_typehints_description_target = "documented"
 autosummary_generate = True
 autodoc_member_order = "bysource"
 
+# A reference that leads nowhere is an error. No inventory of another package is shipped, and pages are built without network,
+# so that names of other packages stay plain text; each of the other exceptions has its reason beside it.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(np|numpy|pd|da|pathlib|collections\.abc|spatialdata|spatialdata_io|anndata)\..*"),
+    (r"py:class", r"SpatialData|AnnData|Path|Axes|Figure|csr_matrix|Polygon|MultiPolygon|Tensor"),
+    (r"py:class", r"Names|LibrarySize|Box|ImageSource|DenseSource|FeatureSource|M"),  # aliases and protocols without a page
+    (r"py:class", r"name|input_px|fitted|section|mean|image|Training curve"),  # "a, b" in lists of attributes, read as types
+    (r"py:func", r"get"),  # of the first line of a docstring, shown in a table on another page
+]
+
 html_theme = "sphinx_book_theme"
 html_title = "hisdiff"
 html_static_path = ["_static"]

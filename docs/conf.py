@@ -60,6 +60,7 @@ nitpick_ignore_regex = [
 
 html_theme = "sphinx_book_theme"
 html_title = "hisdiff"
+html_logo = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {
@@ -67,6 +68,7 @@ html_theme_options = {
     "home_page_in_toc": True,
     "use_download_button": False,
     "show_navbar_depth": 1,
+    "navbar_persistent": [],  # the search field of the sidebar is enough
 }
 if repository := os.environ.get("HISDIFF_REPOSITORY"):  # the one variable that says where the repository lives
     html_theme_options |= {

@@ -53,8 +53,14 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(np|numpy|pd|da|pathlib|collections\.abc|spatialdata|spatialdata_io|anndata)\..*"),
     (r"py:class", r"SpatialData|AnnData|Path|Axes|Figure|csr_matrix|Polygon|MultiPolygon|Tensor"),
-    (r"py:class", r"Names|LibrarySize|Box|ImageSource|DenseSource|FeatureSource|M"),  # aliases and protocols without a page
-    (r"py:class", r"name|input_px|fitted|section|mean|image|Training curve"),  # "a, b" in lists of attributes, read as types
+    (
+        r"py:class",
+        r"Names|LibrarySize|Box|ImageSource|DenseSource|FeatureSource|M",
+    ),  # aliases and protocols without a page
+    (
+        r"py:class",
+        r"name|input_px|fitted|section|mean|image|Training curve",
+    ),  # "a, b" in lists of attributes, read as types
     (r"py:func", r"get"),  # of the first line of a docstring, shown in a table on another page
 ]
 

@@ -23,9 +23,7 @@ hd.tl.predict(test, model, resolution_um=20)
 hd.tl.coexpression(test)
 sets = {name: [f"{name}{i:02d}" for i in range(1, 12)] for name in ("TUM", "IMM", "STR")}
 names = set(test.tables["table"].var_names)
-sets = {
-    {"TUM": "tumour", "IMM": "immune", "STR": "stroma"}[k]: [g for g in v if g in names] for k, v in sets.items()
-}
+sets = {{"TUM": "tumour", "IMM": "immune", "STR": "stroma"}[k]: [g for g in v if g in names] for k, v in sets.items()}
 sets = {name: genes for name, genes in sets.items() if len(genes) > 4}
 hd.tl.enrich(test, sets)
 hd.tl.enrich(test, sets, method="zscore", key_added="scores")

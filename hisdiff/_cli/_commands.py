@@ -172,7 +172,7 @@ def report(
 
     results = []
     for path in stores:
-        result: dict[str, Any] = {"input": str(path)}
+        result: Plain = {"input": str(path)}
         try:
             page = pl.report(open_input(path), genes=None if genes is None else genes.split(","), title=path.stem)
             result |= {"status": "done", "page": str(page.save((out or path.parent) / f"{path.stem}.html"))}

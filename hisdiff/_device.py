@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -128,12 +128,15 @@ class Products:
         if self.device.type != "cuda":
             yield
             return
-        before = _tf32(None)
-        _tf32(self.tf32)
+        places = _tf32_settings()
+        before = [getattr(place, name) for place, name, *_ in places]
+        for place, name, on, off in places:
+            setattr(place, name, on if self.tf32 else off)
         try:
             yield
         finally:
-            _tf32(before)
+            for (place, name, *_), value in zip(places, before):
+                setattr(place, name, value)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -144,18 +147,14 @@ class Products:
             yield
 
 
-def _tf32(wanted: bool | None) -> bool:
-    """Return whether CUDA multiplies in TF32, after setting it where it is given."""
+def _tf32_settings() -> list[tuple[Any, str, Any, Any]]:
+    """Return where torch keeps whether CUDA multiplies in TF32, and the values for yes and no."""
     import torch
 
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     if not hasattr(matmul, "fp32_precision"):  # before torch 2.9
-        if wanted is not None:
-            matmul.allow_tf32 = convolution.allow_tf32 = wanted
-        return matmul.allow_tf32
-    if wanted is not None:
-        matmul.fp32_precision = convolution.conv.fp32_precision = "tf32" if wanted else "ieee"
-    return matmul.fp32_precision == "tf32"
+        return [(place, "allow_tf32", True, False) for place in (matmul, convolution)]
+    return [(place, "fp32_precision", "tf32", "ieee") for place in (matmul, convolution.conv)]
 
 
 class Chunks:

@@ -298,11 +298,14 @@ def test_what_a_device_lacks_is_replaced_by_float32_and_said(monkeypatch, caplog
 
 
 def test_tf32_is_allowed_inside_only():
-    before = _device._tf32(None)
+    def told() -> list:
+        return [getattr(place, name) for place, name, *_ in _device._tf32_settings()]
+
+    before = told()
     for wanted in (True, False):
         with Products(torch.device("cuda", 0), None, tf32=wanted).allowed():
-            assert _device._tf32(None) is wanted
-        assert _device._tf32(None) is before
+            assert told() == [on if wanted else off for *_, on, off in _device._tf32_settings()]
+        assert told() == before
 
 
 def test_bf16_trains_too(data):

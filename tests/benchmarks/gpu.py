@@ -52,6 +52,7 @@ except ModuleNotFoundError:
 
 from hisdiff._device import Products, resolve_device
 from hisdiff._diffusion._gaussian import loss_terms
+from hisdiff._nn._compile import compile_forward
 from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._device_noise import DeviceNoise
 from hisdiff._prediction._noise import BlockNoise
@@ -396,7 +397,7 @@ class Bench:
     ) -> tuple[GeneLoss, float]:
         module, data = self._loss(preset, sections)
         if compiled:
-            module.network.denoiser.compile(dynamic=False)
+            compile_forward(module.network.denoiser)
         config = replace(self._config(preset).with_steps(n_steps), precision=precision, validate_every=10**6)
         start = time.perf_counter()
         train(

@@ -10,6 +10,7 @@ import torch
 
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
+from hisdiff._nn._compile import compile_forward
 from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._section import needed
@@ -138,6 +139,8 @@ def _train(rows: _Rows, config: GeneConfig, watched: _Rows | None, run: FitRun) 
     model = _new_model(rows, config, run.seed)
     data, anchors = rows.tensors(model)
     module = GeneLoss(model, anchors)
+    if config.compile:
+        compile_forward(model.network.denoiser)
     result = train(
         module,
         data,

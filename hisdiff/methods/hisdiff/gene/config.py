@@ -33,6 +33,9 @@ class GeneConfig(TrainingConfig):
         Blocks of tissue that a single training section is cut into for validation.
     sampler, n_steps
         How draws are made by default.
+    compile
+        Whether the network is compiled for training (``torch.compile``): a minute at the start, which long trainings on a card
+        are meant to earn; not measured yet. Where it fails the network is trained as it is, which is logged.
     reference_compat
         Follow the published code where preset ``"paper"`` does not: the loss of the last step by bins of 8-bit images, products
         in TF32, one draw per prediction; genes and patches that are still to be chosen when fitting, too: the first section
@@ -51,6 +54,7 @@ class GeneConfig(TrainingConfig):
     n_blocks: int = 5
     sampler: str = "dpm++2m"
     n_steps: int = 20
+    compile: bool = False
     reference_compat: bool = False
     max_steps: int | None = 400
     precision: Precision = "auto"

@@ -40,6 +40,19 @@ def test_from_nothing_to_a_map_of_a_visium_folder_takes_eight_lines():
     assert len(lines) + 2 <= 8
 
 
+def test_looking_and_reporting(sections, tmp_path):
+    sdata = sections[0]
+    names = sdata.tables["table"].var_names.tolist()
+    sdata.tables["table"].var_names = ["ERBB2", "CD74", *names[2:]]
+    hd.tl.fit(sdata, method="ridge")
+    hd.tl.predict(sdata)
+    hd.tl.predict(sdata, resolution_um=16, key_added="hisdiff")
+    table = sdata.tables["hisdiff_16um"]
+    sdata.tables["table"].obs["hisdiff_uncertainty"] = table.obs["hisdiff_uncertainty"] = 1.0
+    run_page("howto/explore.md", sdata=sdata)
+    assert {"look.html", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
 @pytest.mark.slow
 def test_visium_hd(sections, tmp_path):
     folders.visium_hd(sections[0], tmp_path / "patient1" / "outs")

@@ -34,7 +34,12 @@ def styled(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with mpl.rc_context(style):
+        # Not rc_context: that would undo what a notebook's backend sets while it is loaded by the first plot.
+        before = {name: mpl.rcParams[name] for name in style}
+        mpl.rcParams.update(style)
+        try:
             return function(*args, **kwargs)
+        finally:
+            mpl.rcParams.update(before)
 
     return call  # type: ignore[return-value]

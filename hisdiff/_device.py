@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -151,7 +151,7 @@ def _tf32_settings() -> list[tuple[Any, str, Any, Any]]:
     """Return where torch keeps whether CUDA multiplies in TF32, and the values for yes and no."""
     import torch
 
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul, convolution = torch.backends.cuda.matmul, cast("Any", torch.backends.cudnn)
     if not hasattr(matmul, "fp32_precision"):  # before torch 2.9
         return [(place, "allow_tf32", True, False) for place in (matmul, convolution)]
     return [(place, "fp32_precision", "tf32", "ieee") for place in (matmul, convolution.conv)]

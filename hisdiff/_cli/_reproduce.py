@@ -88,7 +88,7 @@ def reproduce(
         "n_spots": sum(len(sdata.tables["table"]) for sdata in train),
         "encoder": encoder,
         "patch_um": patch_um,
-        "config": model.fitted.config.to_dict(),
+        "config": config.to_dict(),
         "summary": summary,
     }
     (out / "summary.json").write_text(json.dumps(told, indent=2) + "\n")

@@ -16,7 +16,7 @@ def compile_forward(network: nn.Module, backend: str = "inductor") -> None:
     Copies of the network are not compiled.
     """
     network.compile(dynamic=False, backend=backend)
-    compiled = network._compiled_call_impl
+    compiled: Any = network._compiled_call_impl
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:

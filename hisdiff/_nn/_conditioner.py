@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -104,7 +104,7 @@ class Conditioner(nn.Module):
 
     def start(self, generator: torch.Generator) -> None:
         """Start with a small condition, as published."""
-        nn.init.normal_(self.fuse[-1].weight, std=0.02, generator=generator)
+        nn.init.normal_(cast("nn.Linear", self.fuse[-1]).weight, std=0.02, generator=generator)
 
     def forward(
         self,

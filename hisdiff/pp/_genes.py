@@ -137,7 +137,7 @@ def chosen_on(
     """
     names = shared_genes([group[0].table for group in groups])
     if genes is not None:
-        return _given(genes, names)
+        return _given(genes, names, "genes")
     counts = [
         sparse.vstack(
             [needed(bound.section.counts)[on_tissue(bound.table)[bound.place.rows]] for bound in group], format="csr"

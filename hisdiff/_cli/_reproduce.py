@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hisdiff._json import Plain
+    from hisdiff.methods.hisdiff import GeneConfig
+    from hisdiff.models import Model
 
 FIGURES = ("pcc_10", "pcc_50", "pcc_200", "pcc_all", "mse", "mae", "rvd")
 """Metrics of the publication, and the correlation over all genes beside those of the best."""
@@ -73,8 +75,11 @@ def reproduce(
     hd.pp.select_genes(sections, reference_compat=True)
     patch_um = published_patch_um(open_sections(sections, Selection(), needs=("image",)))
     hd.pp.embed(sections, encoder, patch_um=patch_um, device=device)
-    train = [opened[name] for name in STUDIES[study] if name in opened and name != test]
-    model = hd.tl.fit(train, config=config, rng=seed, device=device, save=out / "model", resume=True)
+    names = [name for name in STUDIES[study] if name in opened and name != test]
+    train = [opened[name] for name in names]
+    model = _fitted(out / "model", names, config, encoder, seed)
+    if model is None:
+        model = hd.tl.fit(train, config=config, rng=seed, device=device, save=out / "model", resume=True)
     hd.tl.predict(opened[test], model, rng=seed, device=device)
     table = hd.tl.evaluate(opened[test])
     table.to_csv(out / "evaluation.csv")
@@ -93,3 +98,22 @@ def reproduce(
     }
     (out / "summary.json").write_text(json.dumps(told, indent=2) + "\n")
     return told
+
+
+def _fitted(folder: Path, names: Sequence[str], config: GeneConfig, encoder: str, seed: int) -> Model | None:
+    """Return the model that an earlier call fitted, where it is what this one is to fit."""
+    from hisdiff import models
+    from hisdiff._log import logger
+
+    if not folder.exists():
+        return None
+    model = models.load(folder)
+    features = model.cohort.features
+    same = (
+        (model.cohort.sections, model.config, model.seed) == (tuple(names), config.to_dict(), seed)
+        and features is not None
+        and features.encoder == encoder
+    )
+    if same:
+        logger.info("%s holds the fitted model; continuing from there", folder)
+    return model if same else None

@@ -38,7 +38,7 @@ def reproduce(hest, out, *more: str) -> int:
     return main(["reproduce", *more, *options, "--device", "cpu"])
 
 
-def test_the_study_is_repeated_in_its_published_setting(hest, tmp_path, capsys) -> None:
+def test_the_study_is_repeated_in_its_published_setting(hest, tmp_path, capsys, monkeypatch) -> None:
     out = tmp_path / "out"
     assert reproduce(hest, out, "cscc", "--sample", SAMPLES[1], "--sample", SAMPLES[2]) == 0
     (told,) = json.loads(capsys.readouterr().out)["results"]
@@ -51,6 +51,10 @@ def test_the_study_is_repeated_in_its_published_setting(hest, tmp_path, capsys) 
     model = hd.models.load(out / "model")
     assert sorted(model.genes) == sorted(_published_genes(hest))
     assert told["patch_um"] == pytest.approx(224 * 1.01 * _mpp(hest))
+    # What was fitted is not fitted again, and gives the same.
+    monkeypatch.setattr(hd.tl, "fit", None)
+    assert reproduce(hest, out, "cscc", "--sample", SAMPLES[1], "--sample", SAMPLES[2]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["summary"] == told["summary"]
 
 
 def _mpp(hest) -> float:

@@ -53,6 +53,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "limit": (1e-12, 1e12),
     "library_size": (1e-6, 1e12),
     "mpp": (1e-3, 1000),
+    "spot_scale": (1e-3, 1000),
 }
 _UM, _UM2 = (1e-3, 1e6), (0, 1e12)
 _NUMBERS = (int, float, np.integer, np.floating)

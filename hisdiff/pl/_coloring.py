@@ -123,7 +123,7 @@ def categories(column: pd.Series) -> list[str]:
         return ["yes", "no"]
     if isinstance(column.dtype, pd.CategoricalDtype):
         return [str(category) for category in column.cat.categories]
-    return sorted(column.dropna().astype(str).unique())
+    return sorted({str(value) for value in column.dropna()})
 
 
 def codes_of(column: pd.Series, names: Sequence[str]) -> np.ndarray:

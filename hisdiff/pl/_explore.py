@@ -18,10 +18,10 @@ from hisdiff._sdata._results import result_table
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._coloring import Palette
-from hisdiff.pl._gene_map import row_of
 from hisdiff.pl._maps import shown_boxes
 from hisdiff.pl._marks import Raster
 from hisdiff.pl._page import as_json, fill, jpeg, packed
+from hisdiff.pl._rows import row_of
 from hisdiff.pl._style import styled
 from hisdiff.pl._values import best_genes
 from hisdiff.pl._view import views_of

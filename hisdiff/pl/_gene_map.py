@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._docs import documented
-from hisdiff._sdata._genes import find_gene
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
-from hisdiff.pl._accuracy import expected_accuracy, is_unlike
-from hisdiff.pl._coloring import codes_of, gradient, is_categorical, palette_of
+from hisdiff.pl._accuracy import is_unlike
+from hisdiff.pl._coloring import gradient
 from hisdiff.pl._maps import MapStyle, Panel, Row, draw_maps
+from hisdiff.pl._rows import WARNING_COLOR, row_of, strange_of, title_of
 from hisdiff.pl._style import styled
 from hisdiff.pl._values import (
     columns_of,
-    default_layers,
     describe,
     mean_and_spread,
     own_prediction,
-    shown_name,
-    unknown,
     values_of,
 )
 from hisdiff.pl._view import view_of, views_of
@@ -35,14 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
-    from hisdiff.pl._coloring import Scale
-    from hisdiff.pl._values import LayerInfo
     from hisdiff.pl._view import View
-
-LOW_ACCURACY = 0.1
-"""Below this expected correlation a predicted map is marked: it shows little of the gene."""
-WARNING_SIGN = "\N{WARNING SIGN}"
-WARNING_COLOR = "#b2182b"
 
 
 @documented
@@ -156,117 +144,6 @@ def gene_map(
     return draw_maps(rows, style, ax)
 
 
-def row_of(
-    views: Sequence[View],
-    name: str,
-    layers: list[str | None] | None,
-    scaling: dict[str, Any],
-    palette: Mapping[str, str] | Sequence[str] | None,
-) -> Row:
-    """Return the panels of a gene, or of a column of obs, in all views that have it."""
-    columns = [find_gene(view.table, name) for view in views]
-    if any(column is not None for column in columns):
-        return _gene_row(views, name, columns, layers, scaling)
-    having = [view for view in views if name in view.table.obs]
-    if not having:
-        raise unknown(views[0].table, name, views[0].what)
-    return annotation_row(views, name, name, scaling, palette)
-
-
-def _gene_row(
-    views: Sequence[View],
-    name: str,
-    columns: Sequence[int | None],
-    layers: list[str | None] | None,
-    scaling: dict[str, Any],
-) -> Row:
-    shown: list[tuple[View, str, int, LayerInfo, np.ndarray]] = []
-    for view, column, infos in zip(views, columns, _layers_of(views, layers)):
-        if column is not None:
-            label = shown_name(view.table, name, column)
-            for info in infos:
-                shown.append((view, label, column, info, values_of(view.place, {label: column}, info)[label]))
-    # Bins are smaller than spots, and so are their counts: panels of one unit and one size of bins share a scale.
-    pooled: dict[tuple[str, float | None], list[np.ndarray]] = {}
-    for view, _, _, info, values in shown:
-        pooled.setdefault((info.unit, view.bin_um), []).append(values)
-    several = len(pooled) > 1
-    scales = {
-        key: gradient(f"{key[0]}, {key[1]:g} µm bins" if several and key[1] else key[0], values, **scaling)
-        for key, values in pooled.items()
-    }
-    row: Row = []
-    for view, label, column, info, values in shown:
-        strange = _strange(view, info)
-        prefix = _prefix(view, views)
-        told = _title(view, f"{prefix}{label}", column, info, bool(strange.any()))
-        row.append(Panel(view, values, scales[info.unit, view.bin_um], told, f"{prefix}{info.label}", strange))
-    return row
-
-
-def _layers_of(views: Sequence[View], layers: list[str | None] | None) -> list[list[LayerInfo]]:
-    """Return the layers to show of each view: the usual ones, or those of the named ones that it has."""
-    if layers is None:
-        return [
-            [describe(view.table, name, view.what) for name in default_layers(view.table, view.what)] for view in views
-        ]
-    found, errors = [], []
-    for view in views:
-        own = []
-        for name in layers:
-            try:
-                own.append(describe(view.table, name, view.what))
-            except (KeyError, ValueError) as error:  # another table may have it
-                errors.append((name, error))
-        found.append(own)
-    for name, error in errors:
-        if len([1 for other, _ in errors if other == name]) == len(views):
-            raise error
-    return found
-
-
-def annotation_row(
-    views: Sequence[View],
-    name: str,
-    label: str,
-    scaling: dict[str, Any],
-    palette: Mapping[str, str] | Sequence[str] | None = None,
-) -> Row:
-    """Return the panels of a column of obs in all views that have it, a gap in others."""
-    having = [view for view in views if name in view.table.obs]
-    parts = [view.table.obs[name].iloc[view.place.rows] for view in having]
-    scale: Scale
-    if all(is_categorical(part) for part in parts):
-        scale = palette_of([(view.table, name) for view in having], label, palette)
-        values = [codes_of(part, scale.names) for part in parts]
-    else:
-        values = [part.to_numpy(dtype=float) for part in parts]
-        scale = gradient(label, values, **scaling)
-    shown = iter(zip(having, values))
-    row: Row = []
-    for view in views:
-        if name in view.table.obs:
-            _, own = next(shown)
-            prefix = _prefix(view, views)
-            row.append(Panel(view, own, scale, {"label": f"{prefix}{label}"}, f"{prefix}annotation"))
-        else:
-            row.append(None)
-    return row
-
-
-def _prefix(view: View, views: Sequence[View]) -> str:
-    """Return what tells a panel from those of other sections and tables."""
-    told = []
-    if (
-        len({other.section for other in views}) > 1
-        or len({other.place.name for other in views if other.what == view.what}) > 1
-    ):
-        told.append(view.section_name)
-    if len({other.what for other in views}) > 1 and view.bin_um is not None:
-        told.append(view.table_name)
-    return "".join(f"{part}: " for part in told)
-
-
 @documented
 @checked
 @styled
@@ -348,8 +225,8 @@ def uncertainty_map(
         row: Row = []
         for info, colors in zip(infos, (cmap, std_cmap)):
             values = values_of(view.place, {gene: column}, info)[gene]
-            strange = _strange(view, info)
-            told = _title(view, gene, column, info, bool(strange.any()))
+            strange = strange_of(view, info)
+            told = title_of(view, gene, column, info, bool(strange.any()))
             row.append(Panel(view, values, gradient(info.unit, [values], colors, ends), told, info.label, strange))
         rows.append(row)
     return draw_maps(rows, MapStyle(alpha, image_alpha))
@@ -377,27 +254,3 @@ def _of_places(
     title = {"label": "what the model does not know" + ("\n(section unlike the training tissue)" if unlike else "")}
     panel = Panel(view, values, scale, title | ({"color": WARNING_COLOR} if unlike else {}))
     return draw_maps([[panel]], MapStyle(alpha, image_alpha))
-
-
-def _strange(view: View, info: LayerInfo) -> np.ndarray:
-    """Return which spots look like nothing the model was trained on, where the spread is shown."""
-    name = _keys.ood(info.stem or _keys.STEM)
-    if not info.is_spread or name not in view.table.obs:
-        return np.zeros(len(view.place.rows), dtype=bool)
-    return view.table.obs[name].to_numpy(dtype=bool)[view.place.rows]
-
-
-def _title(view: View, gene: str, column: int, info: LayerInfo, ringed: bool) -> dict[str, str]:
-    table = view.table
-    title = f"{gene}, {info.label}{' (ringed: unlike training tissue)' if ringed else ''}"
-    if not info.stem or info.is_spread:
-        return {"label": title}
-    if is_unlike(table, info.stem, view.place.name):
-        return {"label": f"{title}\naccuracy unknown: unlike the training tissue", "color": WARNING_COLOR}
-    accuracy = expected_accuracy(table, info.stem, column)
-    if not np.isfinite(accuracy):
-        return {"label": title}
-    expected = f"expected r = {accuracy:.2f}"
-    if accuracy < LOW_ACCURACY:
-        return {"label": f"{WARNING_SIGN} {title} (weak: {expected})", "color": WARNING_COLOR}
-    return {"label": f"{title} ({expected})"}

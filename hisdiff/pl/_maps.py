@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._check import positive
 from hisdiff.pl import _canvas
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class MapStyle:
     crop: Sequence[float] | None = None
     figsize: tuple[float, float] | None = None
     title: str | None = None
+
+    def __post_init__(self) -> None:
+        for side in self.figsize or ():
+            positive(side, "A side of figsize")
 
 
 Row = list["Panel | None"]

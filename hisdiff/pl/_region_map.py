@@ -10,8 +10,8 @@ from hisdiff._check import listing
 from hisdiff._docs import documented
 from hisdiff._sdata._read import as_list
 from hisdiff._sdata._selection import Selection
-from hisdiff.pl._gene_map import annotation_row
 from hisdiff.pl._maps import MapStyle, draw_maps
+from hisdiff.pl._rows import annotation_row
 from hisdiff.pl._style import styled
 from hisdiff.pl._view import table_with, views_of
 

@@ -14,7 +14,7 @@ from hisdiff._sdata._affine import apply, inverse, scaling
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._labels import label_raster
 from hisdiff._sdata._locate import check_sdata, locate, resolve_table
-from hisdiff._sdata._provenance import records
+from hisdiff._sdata._provenance import panel_of, records
 from hisdiff._sdata._read import as_list, read_section, to_um_of
 from hisdiff._sdata._results import result_table
 from hisdiff._section import needed
@@ -92,6 +92,8 @@ class View:
     def crop_um(self, crop: Sequence[float]) -> Box:
         """Return a box in units of the coordinate system in um."""
         x0, y0, x1, y1 = (float(value) * self.unit_um for value in crop)
+        if x0 >= x1 or y0 >= y1:
+            raise ValueError(f"crop is (x0, y0, x1, y1) with x0 below x1 and y0 below y1, not {tuple(crop)!r}.")
         return x0, y0, x1, y1
 
     def draw_image(self, ax: Axes, box: Box, alpha: float) -> None:
@@ -146,6 +148,14 @@ def views_of(
             places = locate(sdata, replace(selection, table_key=result_table(sdata, key, layers)))
             views += [_view(place, coordinate_system, spot_scale) for place in places]
     return views
+
+
+def of_source(view: View) -> View:
+    """Return the view of a panel table in the table that it was made of; any other as it is."""
+    source = panel_of(view.table)
+    if source is None or source not in view.place.sdata.tables:
+        return view
+    return replace(view, place=replace(view.place, table_key=source), table=view.place.sdata.tables[source])
 
 
 def table_with(sdata: SpatialData, has: str) -> list[str]:

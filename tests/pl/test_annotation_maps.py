@@ -75,6 +75,24 @@ def test_scores_have_the_scale_that_is_asked_for(sdata):
         hd.pl.gene_map(sdata, "score", vmin=3)
 
 
+def test_columns_of_any_kind_are_shown_or_refused_in_words(sdata):
+    obs = sdata.tables["table"].obs
+    obs["whole"] = pd.array([1, None, *range(34)], dtype="Int64")
+    obs["day"] = pd.Timestamp("2020-01-01")
+    obs["nothing"], obs["id"] = np.nan, [f"spot {i}" for i in range(36)]
+    assert np.isfinite(hd.pl.gene_map(sdata, "whole").collections[0].get_array()).sum() == 35
+    assert list(legend_of(hd.pl.gene_map(sdata, "day"))) == ["2020-01-01 00:00:00"]
+    for arguments, message in (
+        ({"genes": "nothing"}, r"obs\['nothing'\] has no finite number"),
+        ({"genes": "A00", "crop": (300, 0, 100, 50)}, "x0 below x1"),
+        ({"genes": "A00", "spot_scale": -1.0}, "spot_scale"),
+        ({"genes": "A00", "figsize": (0.0, 3.0)}, "A side of figsize"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            hd.pl.gene_map(sdata, **arguments)
+    assert len(plt.get_fignums()) == 2
+
+
 def test_a_row_is_a_gene_or_a_column_and_an_unknown_name_is_an_error_with_both(sdata):
     figure = hd.pl.gene_map(sdata, ["A00", "score"])
     assert [ax.get_title(loc="left") for ax in panels(figure)] == ["A00, measured", "score"]

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 import hisdiff as hd
 from hisdiff._sdata._layers import layer_names
-from hisdiff.pl._gene_map import WARNING_COLOR, WARNING_SIGN
+from hisdiff.pl._rows import WARNING_COLOR, WARNING_SIGN
 
 N_SPOTS = 36
 MPP = 2.0

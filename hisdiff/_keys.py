@@ -129,6 +129,11 @@ SUGGESTED = "hisdiff_suggested"
 """``obs`` column with the order in which spots are best measured."""
 
 
+def given(stem: str = STEM) -> str:
+    """Name of the ``obs`` column with the spots whose counts the model was adapted to."""
+    return f"{stem}_given"
+
+
 def uncertainty(stem: str = STEM) -> str:
     """Name of the ``obs`` column that says how little is known of a place, relative to left-out training tissue."""
     return f"{stem}_uncertainty"

@@ -14,7 +14,7 @@ from hisdiff._prediction._field import SmoothNoise
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._prediction._section_effects import SectionEffects
 from hisdiff._section import Prediction, needed
-from hisdiff._stats._counting import count, count_moments, rate_moments
+from hisdiff._stats._counting import count, count_moments, latent, rate_moments
 from hisdiff._training._given import Given, Posterior, posterior_of
 from hisdiff._training._size_gauge import SizeGauge
 from hisdiff._training._spread import Spread
@@ -102,17 +102,20 @@ class CohortModel:
         assert section.counts is not None
         some = spots.take(rows)
         area = np.square(some.radius_um)
-        counts = np.full((len(rows), len(genes)), np.nan)
-        column = {gene: i for i, gene in enumerate(section.genes)}
-        there = np.array([column.get(gene, -1) for gene in genes])
-        counts[:, there >= 0] = section.counts[rows].toarray()[:, there[there >= 0]]
-        counts /= (area / np.median(area))[:, None]
+        counts = _counts_of(section, genes)[rows] / (area / np.median(area))[:, None]
         features = self.spread.features.at(section, some)
         given = Given(some.xy_um, features, self.aligned(section, some), counts)
         result = copy.copy(self)
         result.__dict__.pop("posterior", None)
         result.given = given.once() if self.given is None else self.given.joined(given)
         return result
+
+    def given_in(self, section: Section, genes: np.ndarray) -> np.ndarray:
+        """Return which spots of a section the model was given, ``(n,)``; ``genes`` are the model's."""
+        spots = needed(section.spots)
+        if self.given is None:
+            return np.zeros(len(spots), dtype=bool)
+        return self.given.has(spots.xy_um, None if section.counts is None else _counts_of(section, genes))
 
     @property
     def n_given(self) -> int:
@@ -190,6 +193,8 @@ class CohortModel:
             center[rows] = base[rows] + opened.mean
             variance = opened.variance + self.spread.factors.variance
             mean[rows], std[rows] = moments(center[rows], variance, shift, units)
+            if keep_draws:
+                base[rows] += latent(center[rows], np.sqrt(variance)) - center[rows]
             uncertainty[rows] = opened.uncertainty
         kept = DrawAccumulator(units, keep_draws)
         for draw in range(keep_draws):
@@ -210,7 +215,7 @@ class CohortModel:
         n_steps: int | None,
         device: str | None,
     ) -> np.ndarray:
-        """Return one draw of log2(1 + count) around the cohort's mean; ``center`` has the section's in it."""
+        """Return one draw of log2(1 + count) around levels of the cohort; ``center`` is the mean, the section's in it."""
         noise, smooth = BlockNoise.at(seed, locations), SmoothNoise(seed, locations.xy_um, self.spread.smooth_um)
         factors, rows = self.spread.factors, np.arange(len(base))
         k, n_genes = factors.loadings.shape
@@ -260,13 +265,23 @@ class CohortModel:
         }
 
 
-def moments(level: np.ndarray, variance: np.ndarray, shift: float, units: str = LOG2) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and sd, ``(n, G)``, where the mean of log2(1 + count) is normal, counting included."""
+def _counts_of(section: Section, genes: np.ndarray) -> np.ndarray:
+    """Return the counts of a section in the order of ``genes``, float64 ``(n, G)``; NaN for those that it lacks."""
+    column = {gene: i for i, gene in enumerate(section.genes)}
+    there = np.array([column.get(gene, -1) for gene in genes])
+    of = needed(section.counts)
+    counts = np.full((of.shape[0], len(genes)), np.nan)
+    counts[:, there >= 0] = of[:, there[there >= 0]].toarray()
+    return counts
+
+
+def moments(center: np.ndarray, variance: np.ndarray, shift: float, units: str = LOG2) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and sd, ``(n, G)``, around the mean log2(1 + count) of the cohort's library size, counting included."""
     sd = np.sqrt(variance)
     if units == COUNTS:
-        of = rate_moments(level, sd, shift)
+        of = rate_moments(center, sd, shift)
         return of.mean, np.sqrt(of.variance + of.mean)
-    of = count_moments(level, sd, shift)
+    of = count_moments(center, sd, shift)
     return of.mean, np.sqrt(of.variance)
 
 

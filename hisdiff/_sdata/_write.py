@@ -43,7 +43,7 @@ def _slots(stem: str) -> dict[str, tuple[str, ...]]:
     return {
         "var": (_keys.modelled(stem), _keys.cv_pcc(stem), _keys.cv_pcc_norm(stem), _keys.interval_factor(stem)),
         "varm": (_keys.gene_modules(stem), _keys.gene_modules_norm(stem)),
-        "obs": (_keys.ood(stem), _keys.uncertainty(stem)),
+        "obs": (_keys.ood(stem), _keys.uncertainty(stem), _keys.given(stem)),
     }
 
 

@@ -12,11 +12,16 @@ _STEP = 1 / 16
 _TOP = 14.0
 """Mean log2(1 + count) up to which the noise of counting is tabulated; above 16,000 counts it is below a hundredth."""
 _LEVELS = 1024
-# Nodes and weights of Gauss-Hermite quadrature for a standard normal variable.
-_POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
+# Nodes and weights of a quadrature for a standard normal variable, even ones since what is averaged has a bend at zero.
+_POINTS = np.linspace(-6, 6, 121)
+_WEIGHTS = np.exp(-np.square(_POINTS) / 2)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-# Levels and sds at which moments of counts with an uncertain mean are tabulated.
-_LOWEST, _COARSE, _SD_STEP, _MAX_SD = -6.0, 1 / 8, 1 / 8, 4.0
+# Means and sds at which moments of counts with an uncertain mean are tabulated.
+_COARSE, _SD_STEP, _MAX_SD = 1 / 8, 1 / 8, 4.0
+# In sds: how far below zero the centre of a level may lie, and how far above it what is below zero is nothing to speak of.
+_DEEPEST, _CLEAR = -2.5, 4.0
+# Nodes that are enough for what has no bend.
+_FEW = 9
 # log2 of counts that are as good as none.
 _FAINT = 1e-6
 
@@ -50,41 +55,77 @@ class Moments(NamedTuple):
     variance: np.ndarray
 
 
-def count_moments(level: np.ndarray, sd: np.ndarray, shift: float = 0.0) -> Moments:
-    """Return the moments of log2(1 + count) where its mean is itself normal, in closed form.
+def latent(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Return the centre of a normal level of which ``max(level, 0)`` has the given mean.
+
+    Expression does not go below none: where it may vary by more than there is on average, the level lies below its mean.
+    """
+    mean = np.maximum(mean, 0)
+    low = mean < _CLEAR * sd
+    result = np.array(mean, dtype=np.result_type(mean, np.float32))
+    wide = np.broadcast_to(sd, mean.shape)[low]
+    at, of = _rectified()
+    result[low] = wide * np.interp(mean[low] / wide, of, at)
+    return result
+
+
+@lru_cache(maxsize=1)
+def _rectified() -> tuple[np.ndarray, np.ndarray]:
+    """Return centres and the mean of ``max(center + normal, 0)`` for each."""
+    center = np.linspace(_DEEPEST, _CLEAR, 400)
+    return center, center * ndtr(center) + np.exp(-np.square(center) / 2) / np.sqrt(2 * np.pi)
+
+
+def count_moments(mean: np.ndarray, sd: np.ndarray, shift: float = 0.0) -> Moments:
+    """Return the moments of log2(1 + count) where the level of a location is itself uncertain, in closed form.
 
     Parameters
     ----------
-    level, sd
-        ``(n, G)``, the mean of log2(1 + count) at the library size of the cohort is ``max(level + sd * normal, 0)``.
+    mean, sd
+        ``(n, G)``: log2(1 + count) at the library size of the cohort is expected to be ``max(level, 0)``, of this mean,
+        where the level is normal with this standard deviation.
     shift
         log2 of the library size wanted over that of the cohort.
 
     Returns
     -------
-    float32 ``(n, G)`` each.
+    float32 ``(n, G)`` each; without a shift the mean is the one given.
     """
-    mean, variance = _moment_tables(round(float(shift), 6))
-    above = np.maximum(level - _TOP, 0)
-    place = _Place.of(level, sd)
-    return Moments((place.read(mean) + above).astype(np.float32), place.read(variance).astype(np.float32))
+    means, variances = _moment_tables(round(float(shift), 6))
+    above = np.maximum(mean - _TOP, 0)
+    place = _Place.of(mean, sd)
+    return Moments((place.read(means) + above).astype(np.float32), place.read(variances).astype(np.float32))
 
 
-def rate_moments(level: np.ndarray, sd: np.ndarray, shift: float = 0.0) -> Moments:
+def rate_moments(mean: np.ndarray, sd: np.ndarray, shift: float = 0.0) -> Moments:
     """Return the moments of the expected count, without the noise of counting; arguments as for ``count_moments``."""
     log_mean, log_variance = _rate_tables()
-    above = np.maximum(level - _TOP, 0)
-    place = _Place.of(level, sd)
-    mean = np.exp2(place.read(log_mean) + above) - _FAINT
+    above = np.maximum(mean - _TOP, 0)
+    place = _Place.of(mean, sd)
+    rate = np.exp2(place.read(log_mean) + above) - _FAINT
     variance = np.exp2(place.read(log_variance) + 2 * above) - _FAINT
     return Moments(
-        (np.maximum(mean, 0) * 2.0**shift).astype(np.float32),
+        (np.maximum(rate, 0) * 2.0**shift).astype(np.float32),
         (np.maximum(variance, 0) * 4.0**shift).astype(np.float32),
     )
 
 
+def log_moments(mean: np.ndarray, sd: np.ndarray) -> Moments:
+    """Return the moments of log2(1 + x) of log-normal x with this mean and standard deviation, float32."""
+    mean = np.maximum(mean, 1e-9)
+    spread = np.sqrt(np.log1p(np.square(sd / mean)))
+    center = np.log(mean) - np.square(spread) / 2
+    first, second = np.zeros((2, *mean.shape), dtype=np.float32)
+    points, weights = np.polynomial.hermite_e.hermegauss(_FEW)
+    for point, weight in zip(points, weights / weights.sum()):
+        value = np.log2(1 + np.exp(center + point * spread))
+        first += weight * value
+        second += weight * np.square(value)
+    return Moments(first, np.maximum(second - np.square(first), 0))
+
+
 class _Place(NamedTuple):
-    """Where levels and sds lie in tables: rows, columns and the parts of the next ones."""
+    """Where means and sds lie in tables: rows, columns and the parts of the next ones."""
 
     row: np.ndarray
     column: np.ndarray
@@ -92,11 +133,11 @@ class _Place(NamedTuple):
     across: np.ndarray
 
     @classmethod
-    def of(cls, level: np.ndarray, sd: np.ndarray) -> _Place:
-        row = (np.clip(level, _LOWEST, _TOP - 1e-6) - _LOWEST) / _COARSE
+    def of(cls, mean: np.ndarray, sd: np.ndarray) -> _Place:
+        row = np.clip(mean, 0, _TOP - 1e-6) / _COARSE
         column = np.clip(sd, 0, _MAX_SD - 1e-6) / _SD_STEP
         # In float32 the very top may be rounded up to the end of the table.
-        first = np.minimum(row.astype(np.int32), round((_TOP - _LOWEST) / _COARSE) - 1)
+        first = np.minimum(row.astype(np.int32), round(_TOP / _COARSE) - 1)
         left = np.minimum(column.astype(np.int32), round(_MAX_SD / _SD_STEP) - 1)
         return cls(first, left, row - first, column - left)
 
@@ -108,17 +149,18 @@ class _Place(NamedTuple):
         return low + self.along * (high - low)
 
 
-def _nodes() -> tuple[np.ndarray, np.ndarray]:
-    """Return the levels of the tables, ``(rows, 1, 1)``, and their levels at the nodes of the quadrature."""
-    levels = np.arange(_LOWEST, _TOP + _COARSE / 2, _COARSE)[:, None, None]
-    sds = np.arange(0, _MAX_SD + _SD_STEP / 2, _SD_STEP)[:, None]
-    return levels, np.maximum(levels + sds * _POINTS, 0)
+def _nodes() -> np.ndarray:
+    """Return what levels of the means and sds of the tables are at the nodes of the quadrature, ``(means, sds, nodes)``."""
+    means = np.arange(0, _TOP + _COARSE / 2, _COARSE)[:, None]
+    sds = np.arange(0, _MAX_SD + _SD_STEP / 2, _SD_STEP)
+    center = latent(np.broadcast_to(means, (len(means), len(sds))), sds)
+    return np.maximum(center[..., None] + sds[:, None] * _POINTS, 0)
 
 
 @lru_cache(maxsize=16)
 def _moment_tables(shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance of log2(1 + count), ``(levels, sds)`` each."""
-    _, at = _nodes()
+    """Return mean and variance of log2(1 + count), ``(means, sds)`` each."""
+    at = _nodes()
     mean = count_mean(at, shift)
     grid, _, _ = _poisson_moments()
     inside = np.interp(np.clip(at, 0, _TOP), grid, _variances_at(shift))
@@ -128,8 +170,8 @@ def _moment_tables(shift: float) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _rate_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Return log2 of mean and variance of the rate, ``(levels, sds)`` each."""
-    _, at = _nodes()
+    """Return log2 of mean and variance of the rate, ``(means, sds)`` each."""
+    at = _nodes()
     rate = count_rate(at)
     mean = rate @ _WEIGHTS
     variance = np.maximum(np.square(rate) @ _WEIGHTS - np.square(mean), 0)

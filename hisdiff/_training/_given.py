@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from hisdiff._stats._counting import count_mean, count_rate, counting_variance
 
@@ -35,6 +36,8 @@ _MIN_NOISE = 1e-2
 _UNMEASURED = 1e9
 # Given spots that are enough: their covariance is decomposed.
 _MAX_SPOTS = 1500
+# Spots that differ by less are the same.
+_SAME_PLACE_UM, _SAME_COMPOSITION = 0.1, 1e-6
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,20 @@ class Given:
         rows = np.unique(np.round(key, 3), axis=0, return_index=True)[1]
         rows = rows[:: max(1, -(-len(rows) // _MAX_SPOTS))]
         return Given(**{name: array[rows] for name, array in self.state().items()})
+
+    def has(self, xy_um: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+        """Return which spots are among these, ``(n,)``: by place, and by composition where there are counts ``(n, G)``.
+
+        Sections on the same kind of array have spots at the same places.
+        """
+        distance, row = cKDTree(self.xy_um).query(xy_um)
+        same = distance < _SAME_PLACE_UM
+        if counts is None:
+            return same
+        known = np.isfinite(counts).all(axis=0) & np.isfinite(self.counts).all(axis=0)
+        own, other = (values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
+                      for values in (self.counts[row][:, known], counts[:, known]))  # fmt: skip
+        return same & (np.abs(own - other).max(axis=1, initial=0) < _SAME_COMPOSITION)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return arrays."""

@@ -45,6 +45,10 @@ class Levels:
         """``(G,)`` of the level of each gene."""
         return self.shared @ np.square(self.components) + self.own
 
+    def between(self, n_sections: int) -> np.ndarray:
+        """``(G,)`` variance between sections, without that of the mean of the training sections."""
+        return self.variance / (1 + 1 / n_sections)
+
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Return the levels of one section, ``(G,)``."""
         factor = (self.freedom - 2) / rng.chisquare(self.freedom)

@@ -111,6 +111,23 @@ class Model:
         known = getattr(self.fitted, "cohort_model", None)
         return 0 if known is None else known.n_given
 
+    def record_of(self, n_draws: int) -> dict[str, float]:
+        """Return for the record how many draws there are, and the relative standard error of their standard deviations.
+
+        It is zero where they are known in closed form, and that of normal draws otherwise; a single draw has no spread.
+        """
+        if getattr(self.fitted, "cohort_model", None) is not None:
+            return {"n_draws": int(n_draws), "std_error": 0.0}
+        error = {} if n_draws < 2 else {"std_error": float(1 / np.sqrt(2 * (n_draws - 1)))}
+        return {"n_draws": int(n_draws), **error}
+
+    def given_in(self, section: Section) -> np.ndarray:
+        """Return which spots of a section the model was adapted to, bool ``(n,)``."""
+        known = getattr(self.fitted, "cohort_model", None)
+        if known is None:
+            return np.zeros(0 if section.spots is None else len(section.spots), dtype=bool)
+        return known.given_in(section, self.genes)
+
     def transfer_distance(self, section: Section) -> float | None:
         """Return how far a section with features is from the cohort, above 1 it is unlike; None where that is not known."""
         known = getattr(self.fitted, "cohort_model", None)

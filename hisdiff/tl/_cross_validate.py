@@ -58,6 +58,7 @@ def cross_validate(
     methods: Sequence[str] | Mapping[str, str | tuple[str, Any]] = ("hisdiff", "ridge"),
     *,
     by: str = SECTION,
+    patient_key: str | None = None,
     genes: Sequence[str] | None = None,
     n_seeds: int = 1,
     n_draws: int = N_DRAWS,
@@ -88,6 +89,9 @@ def cross_validate(
     by
         ``"section"``, or a column of ``obs`` with one value for each section, such as ``"patient"``: sections with the
         same value are left out together.
+    patient_key
+        Column of ``obs`` that names the patient of each section, for the fits (:func:`hisdiff.tl.fit`); None for ``by``, where
+        that is a column. In folds that leave one patient it is not used.
     genes
         Genes to model; None to select them in every fold on the remaining sections
         (:func:`hisdiff.pp.select_genes`). A selection that was made on all sections is not used.
@@ -142,7 +146,7 @@ def cross_validate(
     entries = entries_of(methods, own_counts=False)
     needs = frozenset({"counts"}).union(*(entry.needs & {"image"} for entry in entries))
     ledger = None if save is None else _Ledger(save)
-    cohort = _Cohort.of(beside(open_sections(data, selection, needs=needs)), by, genes)
+    cohort = _Cohort.of(beside(open_sections(data, selection, needs=needs)), by, patient_key, genes)
 
     with Watch() as embedding:
         if any("features" in entry.needs for entry in entries):
@@ -175,6 +179,7 @@ class _Section:
 
     name: str
     group: str
+    patient: str | None
     bound: Bound
     task: Task
 
@@ -197,14 +202,16 @@ class _Cohort:
     genes: Sequence[str] | None
 
     @classmethod
-    def of(cls, bounds: Sequence[Bound], by: str, genes: Sequence[str] | None) -> _Cohort:
+    def of(cls, bounds: Sequence[Bound], by: str, patient_key: str | None, genes: Sequence[str] | None) -> _Cohort:
         """Check that leaving sections out in turn makes sense; genes that were selected on all of them are forgotten."""
         names = _distinct([bound.place.name for bound in bounds])
-        groups = (
-            names
-            if by == SECTION
-            else [group_of(bound.table[bound.place.rows], by, name) for bound, name in zip(bounds, names)]
-        )
+
+        def column(key: str) -> list[str]:
+            return [group_of(bound.table[bound.place.rows], key, name) for bound, name in zip(bounds, names)]
+
+        groups = names if by == SECTION else column(by)
+        patient_key = by if patient_key is None and by != SECTION else patient_key
+        patients = [None] * len(names) if patient_key is None else column(patient_key)
         if len(set(groups)) < 2:
             raise ValueError(_too_few(by, groups))
         for bound in bounds:
@@ -214,7 +221,7 @@ class _Cohort:
         common = sorted(set.intersection(*(set(own) for own in shared_genes([bound.table for bound in bounds]))))
         if not common:
             raise ValueError(f"The {len(bounds)} sections share no gene.")
-        sections = [_Section(*of, unseen(of[2], common)) for of in zip(names, groups, bounds)]
+        sections = [_Section(*of, unseen(of[3], common)) for of in zip(names, groups, patients, bounds)]
         for fold in dict.fromkeys(groups):
             refuse_known(*([s.task for s in sections if (s.group == fold) == out] for out in (False, True)))
         return cls(sections, genes)
@@ -232,11 +239,17 @@ class _Cohort:
     def bout(self, fold: str) -> Bout:
         """Return the bout in which a fold is left out."""
         stay, out = ([s.bound for s in self.sections if (s.group == fold) == left] for left in (False, True))
+        stay = [b.with_section(replace(b.section, patient=name)) for b, name in zip(stay, self._patients(fold))]
         return Bout.of_unseen(stay, out, chosen_on([[bound] for bound in stay], self.genes))
 
-    def digest(self, fold: str) -> list[list[str]]:
-        """Return the identities of the sections that stay in a fold, and of those left out."""
-        return [[s.digest for s in self.sections if (s.group == fold) == left] for left in (False, True)]
+    def _patients(self, fold: str) -> list[str | None]:
+        """Return the patients of the sections that stay in a fold; None where they are of one, whom nobody is left out for."""
+        patients = [section.patient for section in self.sections if section.group != fold]
+        return patients if len(set(patients)) > 1 else [None] * len(patients)
+
+    def digest(self, fold: str) -> list[list[str | None]]:
+        """Return the patients and the identities of the sections that stay in a fold, and the identities of those left out."""
+        return [self._patients(fold)] + [[s.digest for s in self.sections if (s.group == fold) == left] for left in (False, True)]
 
 
 class _Ledger:

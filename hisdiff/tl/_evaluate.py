@@ -80,9 +80,10 @@ def evaluate(
       a score where a spot's own rates are known, from half of the molecules and the other half;
     - ``"notes"``: why a metric is missing (``coverage_90``: NaN), by its name: scores of draws need two draws or more (``keep_draws``);
     - ``"in_sample"``: whether the model was trained on these spots (None: unknown); ``"uses_section_counts"``:
-      whether their counts, beyond their library size, went into the prediction; ``"library_size_from"``: whether
-      the section's own library size did (``"section"``), or that of the training sections (``"training"``) or a given one
-      (``"given"``) was used; ``"model"``, ``"method"``, ``"n_spots"``.
+      whether their counts, beyond their library size, went into the prediction; ``"n_given"``: spots that the model was
+      adapted to (:func:`hisdiff.tl.adapt`) and that are therefore left out of all metrics, unless it was given all of
+      them; ``"library_size_from"``: whether the section's own library size was used (``"section"``), or that of the training
+      sections (``"training"``), of the given spots (``"adapted"``) or a given one (``"given"``); ``"model"``, ``"method"``, ``"n_spots"``.
 
     Raises
     ------
@@ -114,6 +115,7 @@ def evaluate(
         )
     genes, columns = genes[columns >= 0], columns[columns >= 0]
     rows = np.flatnonzero(np.isfinite(table.layers[layer][:, rows_of(genes, table.var_names)]).all(axis=1))
+    rows, n_given = _held_back(table, layer, rows)
     predicted = {name: _values(table, name, rows, genes) for name in _layers(table, layer)}
     mean, draws = predicted[layer], _draws(predicted, layer)
     yardstick = Yardstick(
@@ -138,7 +140,8 @@ def evaluate(
         "summary": summary,
         "notes": _notes(record, len(draws), covered, yardstick.modules),
         "in_sample": in_sample_of(record),
-        "uses_section_counts": bool(record["uses_section_counts"]),
+        "uses_section_counts": bool(record["uses_section_counts"]) and not n_given,
+        "n_given": n_given,
         "library_size_from": ", ".join(
             dict.fromkeys(map(str, np.atleast_1d(record.get("library_size_from", "unknown"))))
         ),
@@ -149,6 +152,17 @@ def evaluate(
     result.attrs.update(facts)
     _warn(facts)
     return result
+
+
+def _held_back(table: AnnData, layer: str, rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the rows whose counts the model was not given, and how many it was given; all rows where it was given all."""
+    if _keys.given(layer) not in table.obs:
+        return rows, 0
+    given = table.obs[_keys.given(layer)].to_numpy(dtype=bool)[rows]
+    if given.all() or not given.any():
+        return rows, 0
+    logger.info("%d spots that the model was adapted to are left out of the metrics", int(given.sum()))
+    return rows[~given], int(given.sum())
 
 
 def _per_gene(yardstick: Yardstick, mean: np.ndarray, genes: np.ndarray) -> pd.DataFrame:

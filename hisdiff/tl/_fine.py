@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from hisdiff import _keys
 from hisdiff._geometry._grid import BLOCK, bins_touching, block_slices, by_block, overlap
@@ -14,8 +15,10 @@ from hisdiff._log import logger, progress
 from hisdiff._prediction._agreement import Agreement
 from hisdiff._prediction._cohort_model import UNCERTAINTY
 from hisdiff._prediction._draws import DrawAccumulator
+from hisdiff._prediction._field import SmoothNoise
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._section import Locations, Prediction, needed
+from hisdiff._stats._counting import log_moments
 from hisdiff._stream import Output, run
 from hisdiff._training._calibration import Dispersion
 
@@ -86,29 +89,45 @@ class FinePredictor:
             return counts if share is None else share @ counts
 
         obs = {} if share is not None else self._uncertainty(bins)
-        exact = getattr(self.field, "std", None) if self.units == _keys.COUNTS and share is None else None
+        exact = getattr(self.field, "std", None)
         # Where mean and spread are known in closed form, no more draws are made than are kept.
         n_draws = self.field.n_draws if exact is None else self.keep_draws
         draws = DrawAccumulator(self.units, self.keep_draws)
         for index, rates in zip(range(n_draws), self.field.draws(bins)):
             draws.add_counts(finished(rates, self.draw_factors[index] if self.draw_factors else None))
-        expected = self.field.mean(bins) if self.units == _keys.COUNTS else None
+        expected = self.field.mean(bins) if self.units == _keys.COUNTS or exact is not None else None
         if expected is None:
             return replace(draws.result(self.field.genes), obs=obs)
         mean = finished(expected, self.mean_factors).astype(np.float32)
         if exact is None:
             return replace(draws.result(self.field.genes), mean=mean, obs=obs)
-        std = self._std(exact, bins, blend) * np.float32(area)
+        std = self._std(bins, blend, share) * np.float32(area)
+        if self.units == _keys.LOG2:
+            mean, variance = log_moments(mean, std)
+            std = np.sqrt(variance)
         kept = draws.result(self.field.genes).draws if n_draws else None
         return Prediction(mean, std, self.field.genes, self.units, kept, obs, self.field.n_draws)
 
-    def _std(self, exact: Any, bins: Locations, blend: Blend | None) -> np.ndarray:
-        """Return the spread of the counts of a footprint's area at bins, in agreement with measured spots where there are any."""
-        if blend is None or self.certainty is None or self.mean_factors is None:
-            return np.asarray(exact(bins), dtype=np.float32)
-        of_bins = blend.certainty(self.certainty)
-        spread = exact(bins, of_bins.followed, of_bins.left).astype(np.float32)
-        return blend(spread, replace(self.mean_factors, missing=None))
+    def _std(self, bins: Locations, blend: Blend | None, share: Any) -> np.ndarray:
+        """Return the spread of the counts of a footprint's area at bins, or of their sums over shapes.
+
+        In agreement with measured spots where there are any.
+        """
+        field: Any = self.field  # one that knows it in closed form
+        certainty: tuple[np.ndarray, ...] = ()
+        agree = lambda spread: np.asarray(spread, dtype=np.float32)  # noqa: E731
+        if blend is not None and self.certainty is not None and self.mean_factors is not None:
+            certainty, factors = blend.certainty(self.certainty), replace(self.mean_factors, missing=None)
+            agree = lambda spread: blend(spread.astype(np.float32), factors)  # noqa: E731
+        if share is None:
+            return agree(field.std(bins, *certainty))
+        weights = normalize(share.tocsr(), norm="l1", axis=1)
+        variance = np.zeros((share.shape[0], len(field.genes)), dtype=np.float32)
+        for part, distance in field.std_parts(bins, *certainty):
+            # What varies inside a shape averages out in its sum.
+            kept = 1.0 if distance is None else SmoothNoise(0, bins.xy_um, distance).deviation(weights)[:, None]
+            variance += np.square(kept * (share @ agree(part)))
+        return np.sqrt(variance)
 
     def _uncertainty(self, bins: Locations) -> dict[str, np.ndarray]:
         """Return what is not known at bins, where the method tells."""

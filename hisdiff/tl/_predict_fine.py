@@ -59,7 +59,7 @@ def predict_finer(
     with working_folder(place.sdata, laid.table_key) if streamed else nullcontext() as folder:
         field = _field(bound.section, model, options, runtime)
         predictor = _predictor(bound.section, field, laid, options, runtime)
-        record = {**record, **_facts(record, laid, field, predictor, options)}
+        record = {**record, **model.record_of(field.n_draws), **_facts(record, laid, field, predictor, options)}
         prediction = _predicted(bound.section, laid, predictor, record, runtime, folder)
         table = _table(bound, laid, prediction, record, stem, model)
         if inplace:
@@ -113,7 +113,6 @@ def _facts(
     return {
         "calibration": options.calibrate if calibrated else "none",
         "resolution_um": laid.resolution_um,
-        "n_draws": field.n_draws,
         "uses_section_counts": record["uses_section_counts"] or calibrated or field.fitted_to_section,
     }
 

@@ -178,6 +178,7 @@ class PredictJob:
         model = self.model
         sizes = [_library_size_of(bound.section, model, self.options.library_size) for bound in bounds]
         known = [_is_known(bound.section, model) for bound in bounds]
+        given = any(model.given_in(bound.section).any() for bound in bounds)
         return {
             "method": model.method,
             "model": model.id,
@@ -186,11 +187,11 @@ class PredictJob:
             "library_size": [float(size) for size, _ in sizes],
             "library_size_from": [source for _, source in sizes],
             "seed": int(self.runtime.seed),
-            "n_draws": int(n_draws),
+            **model.record_of(n_draws),
             "n_steps": int(self.options.n_steps or model.fitted.n_steps),
             "calibration": "none",
             "in_sample": True if any(known) else UNKNOWN if None in known else False,
-            "uses_section_counts": "counts" in method_named(model.method).needs_to_predict or model.n_adapted > 0,
+            "uses_section_counts": "counts" in method_named(model.method).needs_to_predict or given,
             **transfer_of(bounds, model),
             "adapted": model.n_adapted,
             "version": VERSION,

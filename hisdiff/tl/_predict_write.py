@@ -126,4 +126,7 @@ def _write(
         write_obs(table, _keys.ood(stem), rows, flags)
     if all(UNCERTAINTY in prediction.obs for prediction in predictions):
         write_obs(table, _keys.uncertainty(stem), rows, [prediction.obs[UNCERTAINTY] for prediction in predictions])
+    table.obs = table.obs.drop(columns=_keys.given(stem), errors="ignore")  # of an earlier prediction
+    if model.n_adapted:
+        write_obs(table, _keys.given(stem), rows, [model.given_in(bound.section) for bound in bounds])
     set_record(table, _keys.PREDICTIONS, stem, record)

@@ -59,6 +59,26 @@ def test_a_few_spots_bring_the_levels_of_a_new_section(model, new, tmp_path):
     assert twice.n_adapted == given.sum()  # a spot that is given twice weighs once
 
 
+def test_spots_that_were_given_are_left_out_of_metrics(model, new, caplog):
+    table = new.tables["table"]
+    given = np.arange(table.n_obs) % 5 == 0
+    hd.tl.predict(new, hd.tl.adapt(model, new, spots=given))
+    np.testing.assert_array_equal(table.obs["ridge_given"], given)
+    result = hd.tl.evaluate(new)
+    assert (result.attrs["n_spots"], result.attrs["n_given"]) == ((~given).sum(), given.sum())
+    assert not result.attrs["uses_section_counts"]
+    assert "from the section's own counts" not in caplog.text
+    hd.tl.predict(new, hd.tl.adapt(model, new))
+    assert hd.tl.evaluate(new).attrs["uses_section_counts"]
+    assert "from the section's own counts" in caplog.text
+    neighbor = hd.datasets.toy(seed=10, size_um=800)  # spots at the same places, other counts
+    hd.tl.predict(neighbor, hd.tl.adapt(model, new, spots=given))
+    assert not neighbor.tables["table"].obs["ridge_given"].any()
+    assert not neighbor.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["uses_section_counts"]
+    hd.tl.predict(new, model)
+    assert "ridge_given" not in table.obs
+
+
 def test_counts_of_other_spots_are_not_looked_at(model, new):
     table = new.tables["table"]
     given = np.zeros(table.n_obs, dtype=bool)

@@ -80,6 +80,22 @@ def test_patients_are_left_out_whole(cohort) -> None:
     assert ridge["n_spots"].to_dict() == {"a": 128, "b": 64}
 
 
+def test_fits_leave_patients_out_where_a_fold_leaves_several(cohort, make_section, color_encoder, monkeypatch) -> None:
+    other = make_section("s3", seed=7, side=8)
+    hd.pp.embed(other, color_encoder)
+    other.tables["table"].obs["patient"] = "c"
+    run, seen = _bout.FitJob.run, []
+
+    def recording(job, bounds, *args, **kwargs):
+        seen.append("".join(bound.section.patient or "-" for bound in bounds))
+        return run(job, bounds, *args, **kwargs)
+
+    monkeypatch.setattr(_bout.FitJob, "run", recording)
+    hd.tl.cross_validate([*cohort, other], ["ridge"], by="patient", n_draws=2)
+    hd.tl.cross_validate(cohort, ["ridge"], patient_key="patient", n_draws=2)
+    assert seen == ["bc", "aac", "aab", "ab", "ab", "--"]
+
+
 def test_sections_of_one_object_are_left_out_like_those_of_several(cohort, make_section, color_encoder) -> None:
     made = [make_section(f"s{i}", seed=i, side=8) for i in range(3)]
     joint = sd.concatenate(made, concatenate_tables=True)

@@ -80,7 +80,9 @@ def _modelled(
     aligned = gauge.aligned(held_out, training.section)
     laws = fit_laws(training, aligned, Axes.of(training), {}, n_components=_COMPONENTS, n_factors=_FACTORS, seed=seed)
     usual = float(np.median(training.log2_sizes))
-    cohort_model = CohortModel(mean, gauge, laws.spread, laws.transfer, usual, None)
+    n = len(own)
+    gauge_of_all = gauge.of_all(aligned, laws.spread.levels.between(n), n, len(np.unique(training.fold)))
+    cohort_model = CohortModel(mean, gauge_of_all, laws.spread, laws.transfer, usual, None)
     shift = np.asarray(training.log2_sizes)[training.section] - gauge.log2_size
     found = [
         moments(aligned[rows], laws.variance[rows] + laws.spread.factors.variance, float(shift[rows][0]))

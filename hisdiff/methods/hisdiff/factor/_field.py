@@ -29,7 +29,7 @@ from scipy import sparse
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._prediction._superpixels import Footprints, bin_parts, dense_rasters
 from hisdiff._section import Locations, needed
-from hisdiff._stats._counting import count_mean, count_rate, rate_moments
+from hisdiff._stats._counting import count_mean, count_rate, latent, rate_moments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +76,15 @@ class _Bins:
     open: Open
     places: Places
     blend: sparse.csr_matrix
+
+    def level(self, rows: slice) -> np.ndarray:
+        """Return the mean log2(1 + count) of footprints around bins, the section's own in it."""
+        own = self.open.mean
+        return self.center[rows] + (own if len(own) == 1 else self.blend[rows] @ own)
+
+    def sd(self, rows: slice, chance: np.ndarray) -> np.ndarray:
+        """Return the sd of the level, with this variance ``(G,)`` of what is left to chance."""
+        return np.sqrt(self.blend[rows] @ self.open.variance + chance)
 
 
 class TwoScaleField:
@@ -131,6 +140,8 @@ class TwoScaleField:
         self._speckle_um = 2 * local.bin_um
         narrow = SmoothNoise.variance_of_mean(radius_um, self._speckle_um)
         self._speckle = np.minimum(model.spread.factors.specific / np.sqrt(narrow), _MAX_SPECKLE)
+        # Scores of single bins vary more than those of footprints; the scatter of single genes is a factor of its own.
+        self._shared = np.square(model.spread.factors.loadings).sum(axis=0) * self._inflation**2
         self._lift = np.log(2) / 2 * np.square(self._speckle)  # log2 of the mean of exp2(speckle)
         self._nodes: dict[tuple[int, int], int] = {}
         self._known: list[np.ndarray] = []
@@ -148,12 +159,30 @@ class TwoScaleField:
         ``followed`` and ``left``, ``(n, G)``, are what counts of spots say of the bins (``Certainty``): what all of a footprint
         shares is less uncertain by the first, and everything a little more by the second.
         """
-        # Scores of single bins vary more than those of footprints; the scatter of single genes is a factor of its own.
-        shared = np.square(self._model.spread.factors.loadings).sum(axis=0) * self._inflation**2
-        mean, variance = self._moments(bins, shared)
-        variance = variance * np.square(1 - followed)
-        scatter = np.exp(np.square(np.log(2) * self._speckle)) * (1 + left)
-        return np.sqrt((variance + np.square(mean)) * scatter - np.square(mean))
+        return np.sqrt(sum(self._variances(bins, followed, left)))
+
+    def std_parts(
+        self, bins: Locations, followed: np.ndarray | float = 0.0, left: np.ndarray | float = 0.0
+    ) -> list[tuple[np.ndarray, float | None]]:
+        """Return parts of the standard deviation, and over which distance each varies, in um; None: not inside a shape."""
+        shared, scatter = self._variances(bins, followed, left)
+        of = self._prepare(bins)
+        known = of.blend @ of.open.variance
+        part = known / (known + self._shared)
+        return [
+            (np.sqrt(shared * part), None),
+            (np.sqrt(shared * (1 - part)), self._spacing_um),
+            (np.sqrt(scatter), self._speckle_um),
+        ]
+
+    def _variances(
+        self, bins: Locations, followed: np.ndarray | float, left: np.ndarray | float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the variance of what genes share, the section's own in it, and that of the scatter of single genes."""
+        mean, variance = self._moments(bins, self._shared)
+        variance *= np.square(1 - followed)
+        scatter = np.exp(np.square(np.log(2) * self._speckle)) * (1 + left) - 1
+        return variance, (variance + np.square(mean)) * scatter
 
     def uncertainty(self, bins: Locations) -> np.ndarray:
         """Return what is not known of the relation to the image, float32 ``(n,)``; see ``Field``."""
@@ -165,9 +194,7 @@ class TwoScaleField:
         of = self._prepare(bins)
         mean, variance = np.empty((2, *of.center.shape), dtype=np.float32)
         for rows in _chunks(len(bins)):
-            blend = of.blend[rows]
-            level = of.center[rows] + (of.open.mean if len(of.open.mean) == 1 else blend @ of.open.mean)
-            found = rate_moments(level, np.sqrt(blend @ of.open.variance + chance), self._shift)
+            found = rate_moments(of.level(rows), of.sd(rows, chance), self._shift)
             ratio = np.exp2(of.ratio[rows])
             mean[rows], variance[rows] = found.mean * ratio, found.variance * np.square(ratio)
         return mean, variance
@@ -185,6 +212,7 @@ class TwoScaleField:
         # Blending takes variance away, more of it midway between points than at them.
         inflation = (self._inflation / at_points.deviation(blend))[:, None]
         k, n_genes = spread.factors.loadings.shape
+        lift = [latent(of.level(part), of.sd(part, self._shared)) - of.level(part) for part in _chunks(len(bins))]
         for draw in range(self.n_draws):
             rows = np.arange(len(points))
             start = spread.mixed(at_points.normal(draw, _SCORES, rows, k), wide.normal(draw, _SMOOTH_SCORES, rows, k))
@@ -193,8 +221,8 @@ class TwoScaleField:
             effect = self._effects.draw(of.places, self._seed, draw)
             speckle = noise.normal(draw, _SPECIFIC, np.arange(len(bins)), n_genes) * self._speckle
             out = np.empty((len(bins), n_genes), dtype=np.float32)
-            for part in _chunks(len(bins)):
-                level = of.center[part] + of.blend[part] @ effect + scores[part] @ spread.factors.loadings
+            for part, up in zip(_chunks(len(bins)), lift):
+                level = of.center[part] + up + of.blend[part] @ effect + scores[part] @ spread.factors.loadings
                 out[part] = count_rate(level, self._shift) * np.exp2(of.ratio[part] + speckle[part] - self._lift)
             yield out
 

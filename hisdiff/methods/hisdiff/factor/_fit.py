@@ -16,7 +16,7 @@ from hisdiff._prediction._cohort_model import moments
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._prediction._section_effects import Places, SectionEffects
 from hisdiff._section import needed
-from hisdiff._stats._counting import count
+from hisdiff._stats._counting import count, latent
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import energy_score
 from hisdiff._training._calibration import Calibration
@@ -87,6 +87,8 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
         local = fit_local(
             spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=run.seed
         )
+    n_sections = len(spots.sections)
+    gauge = gauge.of_all(held_out, spread.levels.between(n_sections), n_sections, len(folds))
     model = FactorModel(config, fitted.mean, gauge, spread, laws.transfer, summary, flow, usual, local)
     watched = _Watched.of(model, spots, held_out, laws, run.validation)
     data = {
@@ -143,7 +145,9 @@ class _Part:
     center, measured
         ``(n, G)`` aligned mean, by a fit that has not seen the spots either, and log2(1 + count).
     variance
-        ``(n, G)`` of the mean in a section that was not seen.
+        ``(n, G)`` of the level in a section that was not seen, factors included.
+    level
+        ``(n, G)``, its centre.
     effects, places
         What is drawn for the section, and where.
     log2_size, section
@@ -154,6 +158,7 @@ class _Part:
     center: np.ndarray
     measured: np.ndarray
     variance: np.ndarray
+    level: np.ndarray
     effects: SectionEffects
     places: Places
     log2_size: float
@@ -175,7 +180,9 @@ class _Part:
         effects = SectionEffects(spread, values[rows])
         places = effects.places(spots.xy_um[rows], values[rows])
         of_section = spots.log2_sizes[section], section
-        return cls(members, center[rows], spots.measured[rows], variance[rows], effects, places, *of_section)
+        whole = variance[rows] + spread.factors.variance
+        level = latent(center[rows], np.sqrt(whole))
+        return cls(members, center[rows], spots.measured[rows], whole, level, effects, places, *of_section)
 
 
 @dataclass(frozen=True)
@@ -233,8 +240,7 @@ class _Watched:
         """Return accuracy and interval factors on held-out tissue."""
         mean, std = [], []
         for part in self.parts:
-            variance = part.variance + self.model.spread.factors.variance
-            found = moments(part.center, variance, part.log2_size - self.model.gauge.log2_size)
+            found = moments(part.center, part.variance, part.log2_size - self.model.gauge.log2_size)
             mean.append(found[0])
             std.append(found[1])
         section = np.concatenate([np.full(len(part.measured), part.section) for part in self.parts])
@@ -252,7 +258,7 @@ class _Watched:
         device = str(flow.member_folds.device)
         member = part.members[[draw % len(part.members)]]
         scores = own.scores_of(member, part.center, start, n_steps=None, device=device)
-        level = part.center + part.effects.draw(part.places, _OWN_SEED, draw) + scores @ factors.loadings
+        level = part.level + part.effects.draw(part.places, _OWN_SEED, draw) + scores @ factors.loadings
         level += factors.specific * noise.normal(draw, 1, rows, level.shape[1])
         shift = part.log2_size - model.gauge.log2_size
         return count(np.maximum(level, 0), noise.normal(draw, 2, rows, level.shape[1]), shift)

@@ -107,17 +107,26 @@ def test_a_rebuilt_model_gives_the_same_bins(fitted, target, bins) -> None:
     np.testing.assert_array_equal(field(again, target).mean(some), field(fitted, target).mean(some))
 
 
-def test_spread_of_bins_is_that_of_many_draws_and_no_seed_changes_it():
+@pytest.mark.parametrize("method", ["hisdiff", "ridge"])
+def test_spread_finer_than_spots_is_that_of_many_draws_and_no_seed_changes_it(method):
     import hisdiff as hd
 
     training = hd.datasets.toy(seed=3, n_sections=2, size_um=600)
-    model = hd.tl.fit(training, config={"max_steps": 5, "validate_every": 5})
+    config = {"max_steps": 5, "validate_every": 5} if method == "hisdiff" else "fast"
+    model = hd.tl.fit(training, method=method, config=config)
     test = hd.datasets.toy(seed=4, size_um=600)
-    ask = {"resolution_um": 50, "inplace": False}
-    one, two = (hd.tl.predict(test, model, rng=seed, **ask) for seed in (1, 2))
-    np.testing.assert_allclose(one.layers["std"], two.layers["std"], rtol=1e-5)
-    many = hd.tl.predict(test, model, n_draws=40, keep_draws=40, **ask)
-    drawn = np.std([many.layers[f"draw{i}"] for i in range(40)], axis=0, ddof=1)
-    ratio = np.asarray(one.layers["std"]).mean(axis=0) / drawn.mean(axis=0)
-    assert np.median(ratio) == pytest.approx(1, abs=0.35)  # draws of counts have wide tails
-    assert "hisdiff_uncertainty" in one.obs
+    for how, tolerance in (
+        ({"resolution_um": 50}, 0.35),  # draws of counts have wide tails
+        ({"resolution_um": 50, "units": "log2"}, 0.25),
+        ({"at": "toy"}, 0.35),
+        ({"at": "toy", "units": "log2"}, 0.25),
+    ):
+        ask = {**how, "inplace": False}
+        one, two = (hd.tl.predict(test, model, rng=seed, **ask) for seed in (1, 2))
+        np.testing.assert_allclose(one.layers["std"], two.layers["std"], rtol=1e-5)
+        np.testing.assert_allclose(one.X, two.X, rtol=1e-5)
+        many = hd.tl.predict(test, model, n_draws=40, keep_draws=40, **ask)
+        drawn = np.stack([many.layers[f"draw{i}"] for i in range(40)])
+        ratio = np.asarray(one.layers["std"]).mean(axis=0) / drawn.std(axis=0, ddof=1).mean(axis=0)
+        assert np.median(ratio) == pytest.approx(1, abs=tolerance), (how, np.median(ratio))
+        assert np.median(np.asarray(one.X).mean(axis=0) / drawn.mean(axis=(0, 1))) == pytest.approx(1, abs=0.15)

@@ -74,22 +74,14 @@ class PatchField:
         return self._predict(bins).mean
 
     @property
-    def std(self) -> Callable[..., np.ndarray] | None:
-        """How much draws vary, where the method knows it in closed form; see ``TwoScaleField.std``."""
-        return None if getattr(self.fitted, "cohort_model", None) is None else self._std
+    def std(self) -> Callable[[Locations], np.ndarray] | None:
+        """How much draws vary that follow no counts, where the method knows it in closed form."""
+        known = getattr(self.fitted, "cohort_model", None) is not None
+        return (lambda bins: self._predict(bins).std) if known else None
 
-    def _std(
-        self, bins: Locations, followed: np.ndarray | float = 0.0, left: np.ndarray | float = 0.0
-    ) -> np.ndarray:  # fmt: skip
-        made = self._predict(bins)
-        variance = np.square(made.std) * np.square(1 - followed)
-        return np.sqrt(variance * (1 + left) + np.square(made.mean) * left)
-
-    def std_parts(
-        self, bins: Locations, followed: np.ndarray | float = 0.0, left: np.ndarray | float = 0.0
-    ) -> list[tuple[np.ndarray, float | None]]:
+    def std_parts(self, bins: Locations) -> list[tuple[np.ndarray, float | None]]:
         """Return the same with the distance over which it varies, in um; see ``TwoScaleField.std_parts``."""
-        return [(self._std(bins, followed, left), max(_SHARED_UM, bins.bin_um or 0.0))]
+        return [(self._predict(bins).std, max(_SHARED_UM, bins.bin_um or 0.0))]
 
     def draws(self, bins: Locations) -> Iterator[np.ndarray]:
         """Yield draws; see ``Field``."""

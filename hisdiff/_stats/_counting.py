@@ -48,6 +48,13 @@ def count_rate(mean: np.ndarray, shift: float = 0.0) -> np.ndarray:
     return (np.exp2(inside + np.maximum(mean - _TOP, 0)) - 1) * 2.0**shift
 
 
+def mean_of_rate(rate: np.ndarray) -> np.ndarray:
+    """Return E log2(1 + Poisson) of rates; the inverse of ``count_rate``."""
+    grid, rates, _ = _poisson_moments()
+    top = rates[-1]
+    return np.interp(rate, rates, grid) + np.log2(np.maximum(rate, top) / top)
+
+
 class Moments(NamedTuple):
     """Mean and variance."""
 

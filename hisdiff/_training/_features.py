@@ -39,9 +39,12 @@ class Features:
     scale: np.ndarray
 
     @classmethod
-    def fit(cls, projection: Projection, values: np.ndarray) -> Features:
-        """Scale the features ``(n, 3 k)`` of training spots."""
+    def fit(cls, projection: Projection, values: np.ndarray, *, equal_blocks: bool = True) -> Features:
+        """Scale the features ``(n, 3 k)`` of training spots; without ``equal_blocks`` all by one number."""
         center = values.mean(axis=0)
+        if not equal_blocks:
+            length = np.sqrt(np.square(values - center).sum(axis=1).mean())
+            return cls(projection, center, np.full(values.shape[1], max(length, 1e-12)))
         blocks = np.stack(np.split(values - center, 3, axis=1))
         length = np.sqrt(3 * np.square(blocks).sum(axis=2).mean(axis=1))
         varies = length > _MIN_LENGTH * length.max()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hisdiff._sdata._read import Bound
     from hisdiff.models._model import Model
 
+_ONE_PLACE_UM = 1e-3
 RECORDS = "suggestions"
 """In ``uns["hisdiff"]``: which columns of suggested spots were written here."""
 
@@ -95,11 +96,6 @@ def adapt(
     bound = _only(data, model, selection, runtime, spots)
     section = bound.section
     rows = _given(bound, spots)
-    where = needed(section.spots).xy_um[rows]
-    if len(rows) > 1 and np.ptp(where, axis=0).max() < 1e-3:
-        raise ValueError(
-            f"All {len(rows)} spots that are given of {section.name!r} lie at one place, ({where[0, 0]:.1f}, {where[0, 1]:.1f}) um."
-        )
     if model.cohort.contains(needed(section.counts)[rows], section.genes):
         logger.warning("%s: spots that are given are the model's own training spots; they tell it little", section.name)
     fitted: Any = model.fitted  # of a method with a cohort model, see `_adaptable`
@@ -240,6 +236,11 @@ def _given(bound: Bound, spots: Any) -> np.ndarray:
         asked = int(mask.sum())
         raise ValueError(
             f"No spot of {name!r} is given: {asked} of {table.n_obs} are named, none of them with counts of the model's genes."
+        )
+    where = needed(bound.section.spots).xy_um[rows]
+    if len(rows) > 1 and np.ptp(where, axis=0).max() < _ONE_PLACE_UM:
+        raise ValueError(
+            f"All {len(rows)} spots that are given of {name!r} lie at one place, ({where[0, 0]:.1f}, {where[0, 1]:.1f}) um."
         )
     return rows
 

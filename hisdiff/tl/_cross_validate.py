@@ -249,7 +249,9 @@ class _Cohort:
 
     def digest(self, fold: str) -> list[list[str | None]]:
         """Return the patients and the identities of the sections that stay in a fold, and the identities of those left out."""
-        return [self._patients(fold)] + [[s.digest for s in self.sections if (s.group == fold) == left] for left in (False, True)]
+        return [self._patients(fold)] + [
+            [s.digest for s in self.sections if (s.group == fold) == left] for left in (False, True)
+        ]
 
 
 class _Ledger:

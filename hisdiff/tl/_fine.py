@@ -90,12 +90,15 @@ class FinePredictor:
 
         obs = {} if share is not None else self._uncertainty(bins)
         exact = getattr(self.field, "std", None)
+        if self.agreement is not None and (share is not None or not getattr(self.field, "std_follows_counts", False)):
+            exact = None  # how much of a shape counts decide depends on where it lies
         # Where mean and spread are known in closed form, no more draws are made than are kept.
         n_draws = self.field.n_draws if exact is None else self.keep_draws
         draws = DrawAccumulator(self.units, self.keep_draws)
         for index, rates in zip(range(n_draws), self.field.draws(bins)):
             draws.add_counts(finished(rates, self.draw_factors[index] if self.draw_factors else None))
-        expected = self.field.mean(bins) if self.units == _keys.COUNTS or exact is not None else None
+        known = self.units == _keys.COUNTS or exact is not None
+        expected = self.field.mean(bins) if known else None
         if expected is None:
             return replace(draws.result(self.field.genes), obs=obs)
         mean = finished(expected, self.mean_factors).astype(np.float32)

@@ -167,3 +167,24 @@ def test_a_section_with_few_spots_is_told_to_be_one_for_adapt(cohort, new, caplo
     with caplog.at_level(logging.WARNING, logger="hisdiff"):
         hd.tl.fit([*cohort, new], method="ridge")
     assert "hd.tl.adapt" in caplog.text
+
+
+def test_spots_at_one_place_another_width_and_too_few_genes_are_refused(model, new):
+    table = new.tables["table"]
+    spots = np.arange(table.n_obs) < 3
+    hd.pp.embed(new)
+    stored = table.obsm["hisdiff_embedding"]
+    table.obsm["hisdiff_embedding"] = stored[:, :-5]
+    for call in (lambda: hd.tl.adapt(model, new, spots=spots), lambda: hd.tl.predict(new, model)):
+        with pytest.raises(ValueError, match=f"{stored.shape[1] - 5}"):
+            call()
+    table.obsm["hisdiff_embedding"] = stored
+    shapes = new.shapes["toy"]
+    shapes.loc[shapes.index[:3], "geometry"] = shapes.geometry.iloc[0]
+    with pytest.raises(ValueError, match="All 3 spots that are given of 'toy' lie at one place"):
+        hd.tl.adapt(model, new, spots=spots)
+    assert table.obsm["hisdiff_embedding"] is stored  # before any work
+    few = new.tables["table"][:, np.setdiff1d(table.var_names, model.genes[: 2 * len(model.genes) // 3])].copy()
+    new.tables["table"] = few
+    with pytest.raises(ValueError, match=r"Only \d+ of the model's 120 genes"):
+        hd.tl.adapt(model, new)

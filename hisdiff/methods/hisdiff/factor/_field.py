@@ -105,6 +105,7 @@ class TwoScaleField:
     """
 
     fitted_to_section = False
+    std_follows_counts = True
 
     def __init__(
         self,

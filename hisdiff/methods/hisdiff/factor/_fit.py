@@ -63,12 +63,13 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
         gammas=config.gammas,
         penalties=config.penalties,
         n_landmarks=config.n_landmarks,
+        profile=config.profile,
         seed=run.seed,
         show=run.progress,
     )
     gauge = SizeGauge.fit([fitted.held_out[spots.section == s] for s in range(len(spots.sections))], spots.log2_size)
     held_out = gauge.aligned(fitted.held_out, spots.section)
-    known = {member.features.projection.scaling: member.features for member in fitted.mean.members}
+    known = {member.features.projection.scaling: member.features for member in fitted.mean.members[:-1]}
     laws = fit_laws(
         spots, held_out, axes, known, n_components=config.n_components, n_factors=config.n_factors, seed=run.seed
     )

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hisdiff._log import progress
 from hisdiff._stats._kernel import Kernel
 from hisdiff._training._features import Features
+from hisdiff._training._profile import at_level, profiles
 from hisdiff._training._spots import Projection
+from hisdiff._training._spread import Axes
 from hisdiff.methods.hisdiff.factor._components import fit_components
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hisdiff._json import State
     from hisdiff._section import Locations, Section
     from hisdiff._training._context import Scaling
     from hisdiff._training._spots import TrainingSpots
-    from hisdiff._training._spread import Axes
+
+# Weight of the view of the embedding in which surroundings weigh as they vary.
+_AS_THEY_ARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,31 +57,62 @@ class KernelMean:
 
 
 @dataclass(frozen=True)
-class ConditionalMean:
-    """Mean of log2(1 + count) at the cohort's library size, given morphology.
+class Target:
+    """What members predict: components of log2(1 + count), as it is or as a profile with library size taken out.
 
     Attributes
     ----------
-    members
-        Whose components are averaged.
     components
         ``(r, G)`` directions of expression.
     intercept
         ``(G,)``.
     """
 
-    members: tuple[KernelMean, ...]
     components: np.ndarray
     intercept: np.ndarray
 
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Return log2(1 + count), ``(n, G)``, of components ``(n, r)``."""
+        return scores @ self.components + self.intercept
+
+
+@dataclass(frozen=True)
+class ConditionalMean:
+    """Mean of log2(1 + count) at the cohort's library size, given morphology.
+
+    Attributes
+    ----------
+    members
+        Whose components are added up, those of ``whole`` first, then those of ``profile``.
+    whole, profile
+        Expression as it is, and as a profile.
+    share
+        Weight of the profile, brought to the level of ``whole`` at each location. Much of the variation of counts is that of the
+        number of cells and molecules, in which small differences of composition are lost; both predictions err, differently.
+    """
+
+    members: tuple[KernelMean, ...]
+    whole: Target
+    profile: Target
+    share: float
+
     def __call__(self, section: Section, locations: Locations) -> np.ndarray:
         """Return the mean at locations, float64 ``(n, G)``."""
-        scores = np.mean([member(section, locations) for member in self.members], axis=0)
-        return scores @ self.components + self.intercept
+        return self.expression(np.sum([member(section, locations) for member in self.members], axis=0))
+
+    def expression(self, scores: np.ndarray) -> np.ndarray:
+        """Return log2(1 + count), ``(n, G)``, of components of both."""
+        k = len(self.whole.components)
+        whole = self.whole(scores[:, :k])
+        if self.share == 0:
+            return whole
+        return (1 - self.share) * whole + self.share * at_level(self.profile(scores[:, k:]), whole)
 
     def state(self) -> State:
         """Return arrays and plain settings."""
-        arrays = {"mean/components": self.components, "mean/intercept": self.intercept}
+        targets = {"": self.whole, "profile_": self.profile}
+        arrays = {f"mean/{name}components": target.components for name, target in targets.items()}
+        arrays |= {f"mean/{name}intercept": target.intercept for name, target in targets.items()}
         settings = []
         for i, member in enumerate(self.members):
             projection = member.features.projection
@@ -93,7 +128,7 @@ class ConditionalMean:
             arrays |= {f"mean/{i}/{name}": array for name, array in of.items()}
             kernels = [{"linear": k.linear, "gamma": k.gamma} for k in member.kernels]
             settings.append({"scaling": projection.scaling, "pitch_um": projection.pitch_um, "kernels": kernels})
-        return arrays, {"members": settings}
+        return arrays, {"members": settings, "share": self.share}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> ConditionalMean:
@@ -106,7 +141,10 @@ class ConditionalMean:
             features = Features(projection, of["feature_center"], of["feature_scale"])
             kernels = tuple(Kernel(k["linear"], k["gamma"]) for k in own["kernels"])
             members.append(KernelMean(features, of["landmarks"], kernels, of["weights"]))
-        return cls(tuple(members), arrays["mean/components"], arrays["mean/intercept"])
+        whole, profile = (
+            Target(arrays[f"mean/{name}components"], arrays[f"mean/{name}intercept"]) for name in ("", "profile_")
+        )
+        return cls(tuple(members), whole, profile, settings["share"])
 
 
 @dataclass(frozen=True)
@@ -138,6 +176,7 @@ def cross_fit(
     gammas: Sequence[float],
     penalties: Sequence[float],
     n_landmarks: int,
+    profile: float,
     seed: int,
     show: bool | None = None,
 ) -> CrossFitted:
@@ -146,8 +185,9 @@ def cross_fit(
     Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
     best on left-out tissue, or zero where none does: common variation (library size, density) is easily predicted from
     the image, differences between cell types less so, and one penalty for both would blur the one or fit noise with the
-    other. This is done for each scaling of the embedding, with a linear kernel and with Gaussian ones, and the results
-    are averaged: they err differently, the most so in tissue unlike that of the training.
+    other. This is done for several views of the embedding, with a linear kernel and with Gaussian ones, and for expression as it is
+    and as a profile with library size taken out, and the results are averaged: they err differently, the most so in tissue
+    unlike that of the training.
 
     Parameters
     ----------
@@ -165,6 +205,8 @@ def cross_fit(
         What there is to choose from.
     n_landmarks
         Spots that carry the kernels at most; those are drawn with ``seed``.
+    profile
+        Weight of the prediction of profiles.
     show
         Whether to show a bar; None for the package's setting.
     """
@@ -172,22 +214,53 @@ def cross_fit(
     rows = np.arange(n)
     if n > n_landmarks:
         rows = np.sort(np.random.default_rng(seed).choice(n, n_landmarks, replace=False))
-    targets = axes.components(spots.centered - axes.center)
-    families = ((Kernel(1.0, None),), tuple(Kernel(linear, gamma) for gamma in gammas))
+    of_profiles = profiles(spots)
+    profile_axes = Axes.of(of_profiles)
+    parts = [(axes, spots.centered)] + ([(profile_axes, of_profiles.centered)] if profile > 0 else [])
+    targets = np.concatenate([own.components(values - own.center) for own, values in parts], axis=1)
+    gaussian = tuple(Kernel(linear, gamma) for gamma in gammas)
     members, scores, explained = [], np.zeros_like(targets), []
-    for scaling in progress(scalings, desc=f"fitting the mean on {n:,} spots", unit="kinds of embedding", enabled=show):
-        projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
-        raw = spots.features(projection)
-        features = Features.fit(projection, raw)
-        values = features.scaled(raw)
+    views = _views(spots, scalings, n_components)
+    bar = {"desc": f"fitting the mean on {n:,} spots", "unit": "views of the embedding", "enabled": show}
+    for view in progress(views, total=len(scalings) + 1, **bar):
+        values = view.values
+        families = ((Kernel(1.0, None),), gaussian) if view.linear else (gaussian,)
+        share = view.share / len(families)
         weights = []
         for kernels in families:
             whitenings = [kernel.whitening(values[rows]) for kernel in kernels]
             expansions = (kernel(values, values[rows]) @ whitening for kernel, whitening in zip(kernels, whitenings))
             fitted = fit_components(expansions, targets, spots.fold, spots.weight, penalties)
-            weights.append(np.stack([w @ own for w, own in zip(whitenings, fitted.weights)]) / len(families))
-            scores += fitted.held_out / (len(families) * len(scalings))
+            weights.append(share * np.stack([w @ own for w, own in zip(whitenings, fitted.weights)]))
+            scores += share * fitted.held_out
             explained.append(fitted.explained)
-        members.append(KernelMean(features, values[rows], sum(families, ()), np.concatenate(weights)))
-    mean = ConditionalMean(tuple(members), axes.directions, axes.center)
-    return CrossFitted(mean, scores @ axes.directions + axes.center, float(np.mean(explained)))
+        members.append(KernelMean(view.features, values[rows], sum(families, ()), np.concatenate(weights)))
+    whole, as_profile = (Target(own.directions, own.center) for own in (axes, profile_axes))
+    mean = ConditionalMean(tuple(members), whole, as_profile, profile)
+    return CrossFitted(mean, mean.expression(scores), float(np.mean(explained)))
+
+
+class _View(NamedTuple):
+    """Features of locations, those of the spots, whether a linear kernel is fitted on them as well, and the weight of what is."""
+
+    features: Features
+    values: np.ndarray
+    linear: bool
+    share: float
+
+
+def _views(spots: TrainingSpots, scalings: Sequence[Scaling], n_components: int) -> Iterator[_View]:
+    """Yield views of the embedding.
+
+    For each scaling one in which the location and its surroundings weigh the same; and one in which they weigh as they vary, of the
+    last scaling, with twice as many components.
+    """
+    for scaling in scalings:
+        projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
+        raw = spots.features(projection)
+        features = Features.fit(projection, raw)
+        yield _View(features, features.scaled(raw), True, (1 - _AS_THEY_ARE) / len(scalings))
+    projection = Projection.fit(spots.sections, scalings[-1], spots.pitch_um, 2 * n_components)
+    raw = spots.features(projection)
+    features = Features.fit(projection, raw, equal_blocks=False)
+    yield _View(features, features.scaled(raw), False, _AS_THEY_ARE)

@@ -24,6 +24,8 @@ class FactorConfig(TrainingConfig):
     linear, gammas, penalties, n_landmarks
         Weight of the linear kernel beside the Gaussian one; widths and penalties to choose from, by correlation on
         left-out tissue; spots that carry the kernel at most.
+    profile
+        Weight, from 0 to 1, of the mean fitted to expression with library size taken out, beside that of expression as it is.
     n_factors, n_condition
         Factors of what the mean leaves, and leading components of the predicted mean that their flow sees.
     n_members
@@ -49,6 +51,7 @@ class FactorConfig(TrainingConfig):
     gammas: tuple[float, ...] = (0.3, 0.6, 1.5)
     penalties: tuple[float, ...] = (0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 50.0)
     n_landmarks: int = 1000
+    profile: float = 0.5
     n_factors: int = 16
     n_condition: int = 6
     n_members: int = 4
@@ -94,5 +97,7 @@ class FactorConfig(TrainingConfig):
         for name in ("dropout", "condition_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is from 0 to below 1, not {getattr(self, name)!r}.")
+        if not 0 <= self.profile <= 1:
+            raise ValueError(f"profile is from 0 to 1, not {self.profile!r}.")
         if self.linear < 0:
             raise ValueError(f"linear is zero or above, not {self.linear!r}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -56,6 +56,18 @@ class Places:
     features: np.ndarray
     basis: np.ndarray
     uncovered: np.ndarray
+    _noise: dict[tuple[int, float], SmoothNoise] = field(default_factory=dict, repr=False)
+
+    def take(self, rows: slice) -> Places:
+        """Return some of the locations."""
+        return Places(self.xy_um[rows], self.features[rows], self.basis[rows], self.uncovered[rows])
+
+    def noise(self, seed: int, spacing_um: float) -> SmoothNoise:
+        """Return noise over the locations, which is laid out once."""
+        key = seed, spacing_um
+        if key not in self._noise:
+            self._noise[key] = SmoothNoise(seed, self.xy_um, spacing_um)
+        return self._noise[key]
 
 
 class SectionEffects:
@@ -138,6 +150,6 @@ class SectionEffects:
         return posterior.level.draw(rng) + moved @ self.directions
 
     def _prior(self, places: Places, weights: np.ndarray, seed: int, draw: int) -> np.ndarray:
-        noise = SmoothNoise(seed, places.xy_um, self.spread.smooth_um)
+        noise = places.noise(seed, self.spread.smooth_um)
         white = noise.normal(draw, _UNCOVERED, np.arange(len(places.xy_um)), weights.shape[1])
         return places.basis @ weights + np.sqrt(places.uncovered)[:, None] * white

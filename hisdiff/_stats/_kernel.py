@@ -10,6 +10,8 @@ from hisdiff._stats import _dense as dense
 
 # Directions of the landmarks' kernel below this part of the largest are rounding.
 _FLAT = 1e-8
+# Values that are worked on at once: what fits a processor's cache is not fetched from memory over and over.
+_BLOCK_VALUES = 2**16
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,22 @@ class Kernel:
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the kernel of ``(n, p)`` and ``(m, p)``, float64 ``(n, m)``."""
-        inner = dense.product(a, b.T)
+        values: np.ndarray = dense.product(a, b.T)
         if self.gamma is None:
-            return self.linear * inner
-        square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * inner
-        return self.linear * inner + np.exp(-self.gamma * np.maximum(square, 0))
+            values *= self.linear
+            return values
+        own, other = np.square(a).sum(axis=1), np.square(b).sum(axis=1)
+        height = max(1, _BLOCK_VALUES // max(len(b), 1))
+        for start in range(0, len(a), height):
+            inner = values[start : start + height]
+            near = own[start : start + height, None] + other
+            near -= 2 * inner
+            np.maximum(near, 0, out=near)
+            near *= -self.gamma
+            np.exp(near, out=near)
+            inner *= self.linear
+            inner += near
+        return values
 
     def diagonal(self, a: np.ndarray) -> np.ndarray:
         """Return the kernel of every row of ``(n, p)`` with itself, ``(n,)``."""

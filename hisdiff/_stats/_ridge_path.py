@@ -44,16 +44,11 @@ class Moments:
     @classmethod
     def of(cls, features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Moments:
         """Sum over spots with features ``(n, p)``, targets ``(n, G)`` and weights ``(n,)``."""
-        x, y = features.astype(np.float64), targets.astype(np.float64)
-        wx, wy = weights[:, None] * x, weights[:, None] * y
-        return cls(
-            float(weights.sum()),
-            wx.sum(axis=0),
-            wy.sum(axis=0),
-            dense.product(x.T, wx),
-            dense.product(x.T, wy),
-            np.einsum("ng,ng->g", y, wy),
-        )
+        root = np.sqrt(weights, dtype=np.float64)
+        x, y = root[:, None] * features, root[:, None] * targets
+        # A matrix times its own transpose takes half the work of any other product.
+        products = dense.product(x.T, x), dense.product(x.T, y)
+        return cls(float(weights.sum()), root @ x, root @ y, *products, np.einsum("ng,ng->g", y, y))
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(*(a + b for a, b in zip(astuple(self), astuple(other))))

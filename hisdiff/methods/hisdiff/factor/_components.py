@@ -62,47 +62,46 @@ def fit_components(
         own, w = targets[fold == f], weight[fold == f]
         least += w @ np.square(own - np.average(own, axis=0, weights=w))
     total = least.sum()
+    rows = [np.flatnonzero(fold == f) for f in range(n_folds)]
     for expanded in expansions:
         slopes = np.zeros((expanded.shape[1], targets.shape[1]))
         weights.append(slopes)
         if n_folds == 1:  # too few spots to leave any out: nothing is known to be predictable
             continue
-        parts = [Moments.of(expanded[fold == f], targets[fold == f], weight[fold == f]) for f in range(n_folds)]
+        parts = [Moments.of(expanded[own], targets[own], weight[own]) for own in rows]
         everything = sum(parts[1:], parts[0])
-        errors = np.sum([_held_out_errors(everything - part, part, penalties) for part in parts], axis=0)
+        paths = [_path(everything - part, penalties) for part in parts]
+        errors = np.sum([_held_out_errors(path, part) for path, part in zip(paths, parts)], axis=0)
         choice, error = errors.argmin(axis=0), errors.min(axis=0)
-        better = error < least
+        better = np.flatnonzero(error < least)
+        for earlier in weights:
+            earlier[:, better] = 0
+        for own, path in zip(rows, paths):
+            held_out[np.ix_(own, better)] = expanded[own] @ path[choice[better], :, better].T
         for chosen in np.unique(choice[better]):
-            use = better & (choice == chosen)
-            for earlier in weights:
-                earlier[:, use] = 0
-            slopes[:, use] = _slopes(everything, penalties[chosen])[:, use]
-            for f, part in enumerate(parts):
-                held_out[np.ix_(fold == f, use)] = (
-                    expanded[fold == f] @ _slopes(everything - part, penalties[chosen])[:, use]
-                )
-        least = np.where(better, error, least)
+            use = better[choice[better] == chosen]
+            slopes[:, use] = _slopes(everything.xx, everything.xy[:, use], penalties[chosen])
+        least = np.minimum(error, least)
     explained = 0.0 if n_folds == 1 else float(1 - least.sum() / max(total, 1e-12))
     return ComponentFit(weights, held_out, explained)
 
 
-def _slopes(moments: Moments, penalty: float) -> np.ndarray:
+def _slopes(xx: np.ndarray, xy: np.ndarray, penalty: float) -> np.ndarray:
     """Fit without intercept: targets are centred, and kernels have none to penalise."""
-    return dense.solve(moments.xx + penalty * np.eye(len(moments.xx)), moments.xy)
+    penalized = xx.copy()
+    penalized.flat[:: len(xx) + 1] += penalty
+    return dense.solve(penalized, xy)
 
 
-def _held_out_errors(training: Moments, held_out: Moments, penalties: Sequence[float]) -> np.ndarray:
+def _path(training: Moments, penalties: Sequence[float]) -> np.ndarray:
+    """Return the slopes of each component for every penalty, ``(len(penalties), q, r)``."""
+    return np.stack([_slopes(training.xx, training.xy, penalty) for penalty in penalties])
+
+
+def _held_out_errors(path: np.ndarray, held_out: Moments) -> np.ndarray:
     """Return squared errors of each component on left-out spots for every penalty, ``(len(penalties), r)``.
 
     The mean error is not counted: what a section has more or less of as a whole is no skill of the image.
     """
-    eigenvalues, axes = dense.eigh(training.xx)
-    eigenvalues = np.maximum(eigenvalues, 0)
-    target = axes.T @ training.xy
     xx, xy, yy = held_out.centered()
-    xx, xy = dense.product(dense.product(axes.T, xx), axes), axes.T @ xy
-    result = np.empty((len(penalties), len(yy)))
-    for row, penalty in zip(result, penalties):
-        slopes = target / (eigenvalues + penalty)[:, None]
-        row[:] = yy - 2 * np.einsum("pg,pg->g", slopes, xy) + np.einsum("pg,pg->g", slopes, xx @ slopes)
-    return result
+    return np.stack([yy - 2 * (slopes * xy).sum(axis=0) + (slopes * (xx @ slopes)).sum(axis=0) for slopes in path])

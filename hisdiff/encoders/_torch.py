@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hisdiff._device import Chunks, multiplies_bf16, resolve_device
+from hisdiff._device import Chunks, Products, multiplies_bf16, resolve_device
 from hisdiff._log import logger
 from hisdiff._settings import settings
 from hisdiff.encoders import _tokens
@@ -148,7 +148,9 @@ class TorchEncoder:
         pixels = torch.from_numpy(np.ascontiguousarray(patches)).to(self._device, non_blocking=True)
         with torch.inference_mode():
             batch = pixels.permute(0, 3, 1, 2).float().mul_(self._scale).add_(self._shift)
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
+            # Torch lets convolutions on CUDA round to TF32 unless it is told not to.
+            products = Products(self._device, torch.bfloat16 if bf16 else None, tf32=bf16)
+            with products.allowed(), products.autocast():
                 embedded = read(self._network, batch)
         return embedded.float().cpu().numpy()
 

@@ -123,6 +123,26 @@ def test_the_batch_changes_an_embedding_within_its_precision(folder, patches, pr
     assert off.max() <= most
 
 
+def test_where_memory_runs_out_fewer_patches_give_the_same_embeddings(folder, patches, monkeypatch, caplog):
+    encoder = encoders.get(f"local-dir:{folder}")
+    with settings.override(precision="float32"):
+        whole, run, sizes = encoder.encode(patches), TorchEncoder._pass, []
+
+        def little_memory(self, part, **options):
+            sizes.append(len(part))
+            if len(part) > 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return run(self, part, **options)
+
+        monkeypatch.setattr(TorchEncoder, "_pass", little_memory)
+        with caplog.at_level("WARNING", logger="hisdiff"):
+            np.testing.assert_allclose(encoder.encode(patches), whole, atol=1e-4)
+        assert "out of memory on the device" in caplog.text
+        sizes.clear()
+        encoder.encode(patches)
+        assert max(sizes) <= 2  # what is known of the memory is kept
+
+
 def test_the_precision_is_recorded_and_another_one_is_embedded_anew(folder, make_section, monkeypatch, caplog):
     monkeypatch.setattr(_torch, "multiplies_bf16", lambda device: False)
     sdata, encoder = make_section(side=3), encoders.get(f"local-dir:{folder}")

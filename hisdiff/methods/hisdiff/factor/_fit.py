@@ -194,6 +194,7 @@ class _Part:
         return replace(
             self,
             center=self.center[rows],
+            level=self.level[rows],
             measured=self.measured[rows],
             variance=self.variance[rows],
             places=self.places.take(rows),

@@ -79,10 +79,6 @@ class PatchField:
         known = getattr(self.fitted, "cohort_model", None) is not None
         return (lambda bins: self._predict(bins).std) if known else None
 
-    def std_parts(self, bins: Locations) -> list[tuple[np.ndarray, float | None]]:
-        """Return the same with the distance over which it varies, in um; see ``TwoScaleField.std_parts``."""
-        return [(self._predict(bins).std, max(_SHARED_UM, bins.bin_um or 0.0))]
-
     def draws(self, bins: Locations) -> Iterator[np.ndarray]:
         """Yield draws; see ``Field``."""
         drawn = self._predict(bins).draws

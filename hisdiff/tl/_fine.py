@@ -89,7 +89,7 @@ class FinePredictor:
             return counts if share is None else share @ counts
 
         obs = {} if share is not None else self._uncertainty(bins)
-        exact = getattr(self.field, "std", None)
+        exact = getattr(self.field, "std", None) if share is None or hasattr(self.field, "std_parts") else None
         if self.agreement is not None and (share is not None or not getattr(self.field, "std_follows_counts", False)):
             exact = None  # how much of a shape counts decide depends on where it lies
         # Where mean and spread are known in closed form, no more draws are made than are kept.

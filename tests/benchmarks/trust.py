@@ -80,7 +80,7 @@ class Source:
     @staticmethod
     def _toy(name: str) -> SpatialData:
         seed = sum(map(ord, name)) + (300 if name in MOB else 0)
-        sdata = hd.datasets.toy(seed=seed, size_um=800)
+        sdata = hd.datasets.toy(seed=seed, size_um=600)
         hd.pp.embed(sdata)
         return sdata
 

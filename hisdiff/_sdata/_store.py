@@ -37,9 +37,9 @@ LARGEST_READ_AT_ONCE = 256 * 1024**2
 _TABLES, _RUN = "tables", "run-"
 
 
-def unsaved(sdata: SpatialData) -> str:
+def unsaved(data: Any) -> str:
     """Return what the log adds on a change of a table, of an object that has a store: it is in memory only."""
-    return "" if sdata.path is None else "; in memory, hd.io.save(sdata) stores it"
+    return "" if getattr(data, "path", None) is None else "; in memory, hd.io.save(sdata) stores it"
 
 
 @contextlib.contextmanager

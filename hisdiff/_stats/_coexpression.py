@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import false_discovery_control
 
+from hisdiff._log import progress
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -137,7 +139,7 @@ def permutation_fdr(
     n, n_genes = layers[0].shape
     exceed = np.zeros((n_genes, n_genes), dtype=np.int32)
     level = np.abs(observed) * (1 - 1e-6)  # what is equal but for rounding counts
-    for i in range(n_perms):
+    for i in progress(range(n_perms), desc=f"coexpression of {n_genes} genes", unit="permutations"):
         rows = np.random.default_rng([seed, i]).permuted(np.tile(np.arange(n)[:, None], n_genes), axis=0)
         drawn = sum(statistic(np.take_along_axis(layer, rows, axis=0)) for layer in layers) / len(layers)
         exceed += np.abs(drawn) >= level

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy import sparse
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._sdata._expression import X
+from hisdiff._sdata._genes import symbols_of
 from hisdiff._sdata._provenance import records
 
 if TYPE_CHECKING:
@@ -36,18 +37,27 @@ def color_of(label: int) -> str:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix with the modules of its genes (-1 for none)."""
+    """A matrix with the modules of its genes (-1 for none).
+
+    Attributes
+    ----------
+    genes
+        What a reader calls them: symbols also in a table of Ensembl ids.
+    aliases
+        That by the name in the table, where it differs.
+    """
 
     title: str
     genes: np.ndarray
     matrix: np.ndarray
     labels: np.ndarray
     record: Plain
+    aliases: dict[str, str]
 
     def take(self, genes: Sequence[str]) -> Matrix:
         where = {gene: i for i, gene in enumerate(self.genes)}
         rows = np.array([where[gene] for gene in genes])
-        return Matrix(self.title, self.genes[rows], self.matrix[np.ix_(rows, rows)], self.labels[rows], self.record)
+        return replace(self, genes=self.genes[rows], matrix=self.matrix[np.ix_(rows, rows)], labels=self.labels[rows])
 
     def matched(self, first: np.ndarray) -> Matrix:
         """Return the result with its modules numbered as those of the first matrix that they share most genes with."""
@@ -59,9 +69,7 @@ class Matrix:
         names = {own: other for own, other in pairs if shared[own, other]}
         free = [i for i in range(sum(n)) if i >= n[1]]
         names |= dict(zip((i for i in range(n[0]) if i not in names), free))
-        return Matrix(
-            self.title, self.genes, self.matrix, np.array([names.get(int(i), -1) for i in self.labels]), self.record
-        )
+        return replace(self, labels=np.array([names.get(int(i), -1) for i in self.labels]))
 
 
 def has_matrix(table: AnnData) -> bool:
@@ -89,8 +97,19 @@ def matrices_of(table: AnnData, keys: str | Sequence[str] | None) -> list[Matrix
         if _keys.module(key) in table.var:
             labels = table.var[_keys.module(key)].cat.codes.to_numpy()[columns].astype(np.int64)
         values = np.asarray(part.toarray() if sparse.issparse(part) else part)
-        found.append(Matrix(title_of(key, made[key]["layers"]), genes, values, labels, made[key]))
+        aliases = _aliases(table)
+        shown = np.array([aliases.get(gene, gene) for gene in genes])
+        found.append(Matrix(title_of(key, made[key]["layers"]), shown, values, labels, made[key], aliases))
     return found
+
+
+def _aliases(table: AnnData) -> dict[str, str]:
+    """Return symbols by the names in a table of Ensembl ids; those of several genes are left out."""
+    symbols = symbols_of(table)
+    names, times = np.unique(symbols, return_counts=True)
+    once = set(names[times == 1])
+    pairs = zip(table.var_names.astype(str), symbols)
+    return {gene: str(symbol) for gene, symbol in pairs if symbol != gene and symbol in once}
 
 
 def title_of(key: str, layers: Sequence[str]) -> str:
@@ -116,7 +135,8 @@ def common_genes(results: Sequence[Matrix], genes: Sequence[str] | None) -> list
     shared = [gene for gene in results[0].genes if all(gene in set(result.genes) for result in results[1:])]
     if genes is not None:
         genes = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
-        shared = [present(gene, shared, "gene with coexpression:") for gene in genes]
+        aliases = results[0].aliases
+        shared = [present(aliases.get(gene, gene), shared, "gene with coexpression:") for gene in genes]
     if len(shared) < 2:
         raise ValueError(f"At least two genes are needed that all matrices have, not {len(shared)}.")
     return shared

@@ -13,6 +13,7 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._docs import documented
 from hisdiff._sdata._annotation import regions_of
+from hisdiff._sdata._genes import symbols_of
 from hisdiff._sdata._locate import Elements, check_sdata, resolve_table
 from hisdiff._sdata._provenance import panel_of, records
 from hisdiff._sdata._read import Bound, open_sections
@@ -172,7 +173,7 @@ def _panels(bound: Bound) -> list[Panel]:
     if stem is not None:
         info = describe(table, stem, str(place.table_key))
         column = _best_gene(table, stem)
-        gene = str(table.var_names[column])
+        gene = str(symbols_of(table)[column])
         values = values_of(place, {gene: column}, info)[gene]
         panels.append(
             Panel(f"{gene}, {info.label}{_expected(table, stem, column, bound.place.name)}", spots, values, info.unit)

@@ -16,6 +16,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._expression import MAX_BYTES, read_expression, related_layer, stem_of, table_of
 from hisdiff._sdata._graph import spatial_weights
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots, set_record
+from hisdiff._sdata._store import unsaved
 from hisdiff._stats._coexpression import correlations, lee, permutation_fdr, unit_columns
 from hisdiff._stats._modules import hierarchical_modules, leiden_modules, module_scores
 
@@ -175,6 +176,11 @@ def coexpression(
         "n_perms": int(n_perms or 0), "seed": seed, "version": _keys.VERSION,
     }  # fmt: skip
     _write(table, stem, layers[0], matrix, fdr, names, scores, record)
+    modules_of = pd.Series(names[names != ""]).value_counts().sort_index(key=lambda index: index.str[1:].astype(int))
+    logger.info(
+        "coexpression of %d genes at %d locations: %d modules, of %s genes%s",
+        len(names), len(layers[0].rows), len(modules_of), listing(modules_of), unsaved(data),
+    )  # fmt: skip
     return None
 
 
@@ -253,8 +259,6 @@ def _write(
         values = np.full((table.n_obs, len(modules)), np.nan, dtype=np.float32)
         values[expression.rows] = scores
         table.obsm[_keys.module_scores(stem)] = pd.DataFrame(values, index=table.obs_names, columns=modules)
-        logger.info("coexpression of %d genes at %d locations: %d modules, of %s genes", len(names), len(scores),
-                    len(modules), listing((names == module).sum() for module in modules))  # fmt: skip
     for slot, names_ in (
         ("varp", [_keys.coexpression(stem), _keys.coexpression_fdr(stem)]),
         ("var", [_keys.module(stem)]),

@@ -19,6 +19,7 @@ from hisdiff._sdata._area import areas_of, tables_places, write_columns
 from hisdiff._sdata._expression import read_expression
 from hisdiff._sdata._provenance import check_slots_free, checked_name, set_record
 from hisdiff._sdata._selection import Selection
+from hisdiff._sdata._store import unsaved
 from hisdiff.tl._segmentation import SegmentOptions, label_section
 
 if TYPE_CHECKING:
@@ -145,7 +146,9 @@ def marker_regions(
         "version": VERSION,
     }
     set_record(table, _keys.REGIONS, key_added, record | {k: v for k, v in asdict(options).items() if v is not None})
-    logger.info("wrote obs[%r]: %d of %d locations are in the region", key_added, int(flag.sum()), table.n_obs)
+    logger.info(
+        "wrote obs[%r]: %d of %d locations are in the region%s", key_added, int(flag.sum()), table.n_obs, unsaved(sdata)
+    )
     return None
 
 

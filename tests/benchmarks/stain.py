@@ -28,11 +28,12 @@ VARIANTS = ("as it is", "macenko", "reinhard")
 
 def normalized(sections: dict[str, SpatialData], method: str, first: str) -> None:
     """Put images normalised to the stain of one section in place of the images."""
+    keys = {name: next(iter(sdata.images)) for name, sdata in sections.items()}
     for name, sdata in sections.items():
-        detect_tissue(sdata, f"{name}_image")
-    reference = fit_stain_reference(sections[first], f"{first}_image", method=method)
+        detect_tissue(sdata, keys[name])
+    reference = fit_stain_reference(sections[first], keys[first], method=method)
     for name, sdata in sections.items():
-        key = f"{name}_image"
+        key = keys[name]
         normalize_stains(sdata, key, reference)
         del sdata.images[key], sdata.labels[f"{key}_tissue"]
         sdata.images[key] = sdata.images.pop(f"{key}_normalized")
@@ -44,11 +45,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", choices=("C", "MOB"), default="C")
     parser.add_argument("--methods", nargs="+", default=["ridge", "hisdiff"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     folds = SPLITS[asked.split]
     found: dict[str, dict[str, list[float]]] = {}
-    for variant in VARIANTS:
+    for variant in asked.variants:
         sections = {name: read(asked.data, name) for name in folds}
         if variant != "as it is":
             normalized(sections, variant, next(iter(folds)))

@@ -157,6 +157,19 @@ def test_symbols_name_genes_of_a_table_of_ensembl_ids(sdata):
     assert hd.pl.gene_map(sdata, "ENSG00000000002").get_title(loc="left") == "A02 (ENSG00000000002), measured"
 
 
+def test_plots_of_relations_name_genes_by_their_symbols(sdata):
+    table = sdata.tables["table"]
+    table.var["gene_symbols"] = table.var_names
+    table.var_names = [f"ENSG{i:011d}" for i in range(table.n_vars)]
+    hd.tl.coexpression(sdata)
+    names = [text.get_text() for text in hd.pl.coexpression_network(sdata, n_edges=20).texts]
+    assert set(names) <= set(table.var["gene_symbols"])
+    assert names
+    for genes in (["A00", "B01"], list(table.var_names[:2])):
+        strip = hd.pl.coexpression(sdata, genes=genes).child_axes[0]
+        assert sorted(label.get_text() for label in strip.get_yticklabels()) == ["A00", "B01"]
+
+
 def test_regions_are_found_in_the_table_that_has_them(fine):
     hd.tl.marker_regions(fine, ["A00", "A02"], layer="X")
     hd.tl.cluster_cells(fine, table_key="ridge_50um")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hisdiff._device import Chunks, one_thread, resolve_device, without_denormals
+from hisdiff._device import Chunks, one_thread, resolve_device, rows_that_fit, without_denormals
 from hisdiff._settings import settings
 
 
@@ -62,6 +62,15 @@ def test_chunks_are_halved_where_memory_runs_out_and_it_is_said(caplog):
     assert max(tried) <= 3  # what is known of the memory is kept
     with pytest.raises(torch.cuda.OutOfMemoryError):
         list(Chunks(2, 2).each(lambda part: work(np.arange(4))))
+
+
+def test_a_card_takes_rows_for_half_of_its_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6_000, 9_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1_000)
+    card = torch.device("cuda", 0)
+    assert rows_that_fit(100, card) == 40
+    assert rows_that_fit(10**6, card) == 1
 
 
 def test_work_on_one_thread_leaves_those_of_torch_as_they_were():

@@ -336,7 +336,7 @@ class Bench:
     def fast(self) -> dict[str, Any]:
         """Time fit and prediction of ``fast``, and compare its mean with that of the CPU."""
         sections = self.given or [
-            made_up(self.scale.spots // 4, self.scale.genes, self.scale.dim, seed) for seed in (1, 2, 3)
+            made_up(self.scale.spots // 8, self.scale.genes, self.scale.dim, seed) for seed in (1, 2, 3)
         ]
         *train_on, test = sections if len(sections) > 1 else sections * 2
         config = FactorConfig.from_dict({"fine": False, **dict(self.scale.fast)})

@@ -72,7 +72,7 @@ def fit(
     result: Plain = {"input": [str(path) for path in stores]}
     try:
         sections = [open_input(path) for path in stores]
-        settings = json.loads(config) if config.lstrip().startswith("{") else config
+        settings = _mapping(config) if config.lstrip().startswith("{") else config
         model = tl.fit(
             sections, method=method, config=settings, layer=layer, resume=resume, rng=seed, device=device, save=save
         )
@@ -204,7 +204,9 @@ def reproduce(
 
     result: Plain = {"input": str(hest), "study": study}
     try:
-        settings = {"max_epochs": epochs, **json.loads(config)}
+        settings = _mapping(config)
+        if not settings.keys() & {"max_epochs", "max_steps"}:
+            settings["max_epochs"] = epochs
         result |= run(study, hest, out, encoder=encoder, settings=settings, samples=sample, seed=seed, device=device)
         result |= {"status": "done"}
         if not as_json:
@@ -224,6 +226,17 @@ def demo(
     from hisdiff._cli._demo import demo as run
 
     run(out, seed=seed)
+
+
+def _mapping(config: str) -> Plain:
+    """Return the settings of a JSON text."""
+    try:
+        found = json.loads(config)
+    except ValueError as error:
+        raise ValueError(f"--config {config!r} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise TypeError(f"--config is a JSON mapping of settings, not {config!r}.")
+    return found
 
 
 def _loaded(load: Any, folder: Path) -> Model:

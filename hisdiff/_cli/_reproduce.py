@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff._check import one_of, present
+from hisdiff._files import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,6 +70,8 @@ def reproduce(
     trained = [name for name in STUDIES[study] if name != test]
     if samples:
         trained = [present(name, trained, f"training sample of {study!r}:") for name in samples]
+    hd.encoders.get(encoder)  # whether its weights are to be had, before gigabytes are fetched
+    check_writable(out, "The result")
     opened = dict(zip([*trained, test], hd.datasets.hest([*trained, test], hest)))
     # In the order of the study, whose first section is counted twice.
     sections = [opened[name] for name in STUDIES[study] if name in opened]

@@ -67,9 +67,16 @@ def _published_genes(hest) -> list[str]:
 
 
 def test_an_unknown_study_or_sample_is_told_before_anything_is_read(tmp_path, capsys) -> None:
-    for asked, text in ((["her3st"], "her2st"), (["cscc", "--sample", "SPA119"], "NCBI760")):
-        assert reproduce(tmp_path / "none", tmp_path, *asked) == 1
+    (tmp_path / "file").write_text("")
+    for asked, out, text in (
+        (["her3st"], "out", "her2st"),
+        (["cscc", "--sample", "SPA119"], "out", "NCBI760"),
+        (["cscc"], "file", "file"),
+    ):
+        assert reproduce(tmp_path / "none", tmp_path / out, *asked) == 1
         assert text in json.loads(capsys.readouterr().out)["results"][0]["error"]
+    assert main(["reproduce", "cscc", "--hest", "none", "--out", "out", "--config", "[3", "--json"]) == 1
+    assert "--config '[3' is not JSON" in json.loads(capsys.readouterr().out)["results"][0]["error"]
 
 
 def test_the_first_section_is_counted_twice_where_the_published_code_does() -> None:

@@ -1,4 +1,4 @@
-"""Arguments of public functions, checked at the door: what their annotations and names say is enforced.
+"""Checks of the arguments of public functions, by their annotations and names.
 
 The annotation tells the kind (a number is finite, a path names a regular file or a folder, a string is not empty), the
 name tells the range, the same for every function. What depends on data is checked by the functions themselves.
@@ -187,7 +187,7 @@ def _check_path(value: Any, what: str) -> None:
     try:
         mode = path.stat().st_mode
     except OSError:
-        return  # missing, or too long to be there: whoever reads it says so, and names what it wants
+        return  # missing, or too long for a path: the reader raises, and names what it needs
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError(f"{what}={os.fspath(value)!r} is neither a file nor a folder.")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device, batches, progress and seed of one call of a public function; made at the door and handed down whole.
+    """Device, batches, progress and seed of one call of a public function; made once and passed on as it is.
 
     Attributes
     ----------

@@ -245,7 +245,7 @@ class Section:
 
 
 def needed(part: _Part | None) -> _Part:
-    """Return what may be missing elsewhere, such as a part of a section: that it is here was checked at the door."""
+    """Return a part that may be missing in other sections, after it was checked that it is there."""
     assert part is not None
     return part
 

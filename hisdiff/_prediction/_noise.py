@@ -1,4 +1,4 @@
-"""Standard normal noise that is addressed, not consumed: a value depends on where it belongs and on nothing else."""
+"""Standard normal noise by address: a value depends on seed, draw, purpose and place, not on what was drawn before."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _locations(geometry: np.ndarray, element: Any, to_um: np.ndarray, key: str) 
 
 
 def _height(element: Any, key: str) -> np.ndarray | None:
-    """Return the height of the shapes, where a column tells it; one element is one level."""
+    """Return the height of the shapes where a column holds it; all shapes of an element have one height."""
     if _keys.Z_UM not in element.columns:
         return None
     height = element[_keys.Z_UM].to_numpy(dtype=float)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 4 * 1024**3
 # Values of a block of genes that is turned into log2(1 + count) at once.
 _BLOCK_VALUES = 2**24
-# Rows that tell counts from other scales.
+# Number of rows by which counts are distinguished from other scales.
 _LOOK = 1000
 
 
@@ -166,7 +166,7 @@ def stem_of(table: AnnData, layer: str) -> str | None:
 
 
 def only_prediction(table: AnnData) -> str | None:
-    """Return the prediction in layers that is meant where none is named: the only one, or that of the default method; else None."""
+    """Return the default prediction in layers: the only one, or that of the default method; else None."""
     made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
     return made[0] if len(made) == 1 else _keys.STEM if _keys.STEM in made else None
 
@@ -206,12 +206,12 @@ def _prediction_in_x(table: AnnData) -> str | None:
 
 
 def is_logged(table: AnnData) -> bool:
-    """Whether scanpy took the logarithm of a table; of which layer, it does not say, X being the usual one."""
+    """Whether scanpy took the logarithm of a table; its record does not name the layer, which is usually X."""
     return "log1p" in table.uns
 
 
 def check_not_logged(table: AnnData) -> None:
-    """Raise where X was predicted or summed counts and is no longer; whole numbers would tell, but these are none."""
+    """Raise where X held predicted or summed counts and was changed since; these are not whole numbers, so a record is needed to detect it."""
     if is_logged(table):
         raise ValueError(
             "X holds no counts since sc.pp.log1p was run on the table; name a layer that holds them, or predict again. If X is as "

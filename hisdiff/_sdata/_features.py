@@ -74,7 +74,7 @@ class StoredFeatures:
         if self._values is not None and self._spots is not None and len(self._spots):
             distance, row = cKDTree(self._spots.xy_um).query(locations.xy_um)
             todo = distance > _SAME_PLACE_UM
-            # A wide footprint has the mean of several patches, so that its centre alone does not tell its embedding.
+            # The embedding of a wide footprint is the mean over several patches, so it is not determined by the centre alone.
             wide, spot_is_wide = is_wide(locations), is_wide(self._spots)
             todo |= (wide | spot_is_wide[row]) & ~np.isclose(locations.radius_um, self._spots.radius_um[row])
             out[~todo] = self._values[row[~todo]]

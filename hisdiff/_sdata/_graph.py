@@ -40,6 +40,6 @@ def nearest(table: AnnData, rows: np.ndarray) -> csr_matrix:
 
 
 def layout_of(table: AnnData, rows: np.ndarray) -> Layout:
-    """Return how some rows of a table lie to one another."""
+    """Return the neighbourhood graph of some rows of a table."""
     section = region_labels(table)[rows] if attrs_of(table) else None
     return Layout.of(np.asarray(table.obsm[_keys.SPATIAL], dtype=float)[rows], section)

@@ -81,7 +81,7 @@ class PyramidImage:
         qx, qy = max(px + 1, int(np.ceil(right - 1e-6))), max(py + 1, int(np.ceil(bottom - 1e-6)))
         pixels = self._levels[level].box(py, px, qy, qx)
         height, width = pixels.shape[:2]
-        # A border that is meant to be whole may be off by a hair, which Pillow takes for outside.
+        # Rounding may put the border slightly outside the image, which Pillow refuses.
         box = max(left - px, 0.0), max(top - py, 0.0), min(right - px, width), min(bottom - py, height)
         if box == (0, 0, width, height) and size == (width, height):
             return pixels

@@ -123,7 +123,7 @@ def _runs(pixels: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _positions(labels: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """Return the position of each label among the instances, int64; -1 where it is none of them."""
+    """Return the position of each label among the instances, int64; -1 where it is not among them."""
     order = np.argsort(instances)
     place = np.minimum(np.searchsorted(instances, labels, sorter=order), len(instances) - 1)
     return np.where(instances[order[place]] == labels, order[place], -1)

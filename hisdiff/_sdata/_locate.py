@@ -1,4 +1,4 @@
-"""Which table, shapes and image of a SpatialData make a section, and how they lie to each other."""
+"""Which table, shapes and image of a SpatialData make a section, and the transformations between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MPP_TOLERANCE = 0.01
 
 
 class Elements:
-    """The elements of one object and how they lie to each other; each is looked up once.
+    """The elements of one object and the transformations between them; each is looked up once.
 
     One such record serves one call of a public function. An element that is replaced meanwhile is looked up again.
     """
@@ -180,7 +180,7 @@ def resolve_table(sdata: SpatialData, table_key: str | None = None) -> str | Non
 
 
 def on_tissue(table: AnnData) -> np.ndarray:
-    """Return which rows of a table lie on tissue, bool: all where ``obs["in_tissue"]`` does not tell."""
+    """Return which rows of a table lie on tissue, bool: all where there is no ``obs["in_tissue"]``."""
     if _keys.IN_TISSUE not in table.obs:
         return np.ones(table.n_obs, dtype=bool)
     values = pd.to_numeric(table.obs[_keys.IN_TISSUE].replace({"True": 1, "False": 0}), errors="coerce")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hisdiff._json import Plain
 
 UNKNOWN = "unknown"
-"""In a record, of what could not be told: stores have no None."""
+"""In a record, for what is not known: stores have no None."""
 
 
 def records(table: AnnData, kind: str) -> Plain:

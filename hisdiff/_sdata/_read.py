@@ -66,7 +66,7 @@ class Bound:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the image, by which it is known again."""
+        """Digest of the image, by which it is recognised."""
         return fingerprint(needed(self.section.image))
 
     def with_section(self, section: Section) -> Bound:
@@ -99,8 +99,8 @@ def open_sections(
     selection
         Which of the object's elements are meant.
     needs
-        Which of ``counts``, ``image`` and ``features`` must be there; what is missing is an error that says how to get
-        it. Counts are read (and checked) only where they are asked for.
+        Which of ``counts``, ``image`` and ``features`` must be there; what is missing is an error that names the call that
+        makes it. Counts are read (and checked) only where they are asked for.
     encoder
         An encoder that the caller offers, for sections that it embedded.
     """

@@ -11,7 +11,7 @@ from hisdiff._check import positive
 
 @dataclass(frozen=True)
 class Selection:
-    """What a caller says of the sections that are meant; made at the door and handed down whole.
+    """Which sections a caller selects; made once, when a public function is called, and passed on as it is.
 
     Attributes
     ----------
@@ -50,4 +50,4 @@ def _check_name(value: Any, argument: str) -> None:
 
 
 DEFAULTS = Selection()
-"""Nothing was said: the defaults hold."""
+"""The defaults."""

@@ -29,7 +29,7 @@ def stand_in(sdata: SpatialData) -> SpatialData:
 
 
 def beside(bounds: Sequence[Bound]) -> list[Bound]:
-    """Return sections of stand-ins of their objects: what is written goes there, and nothing is looked up again."""
+    """Return the same sections in stand-ins of their objects, which results are written to."""
     return [
         Bound(bound.section, bound.place.within(elements))
         for group in by_object(bounds)

@@ -1,6 +1,6 @@
 """How close predicted expression is to measured expression, gene by gene.
 
-Arrays are ``(n, G)``, locations by genes, on one scale (log2(1 + count) where nothing else is said).
+Arrays are ``(n, G)``, locations by genes, on one scale (log2(1 + count) unless stated otherwise).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def top_means(correlations: np.ndarray, tops: tuple[int, ...] = (10, 50, 200)) -
 
 
 def known_mean(values: np.ndarray) -> float:
-    """Return the mean of the values that are known (not NaN), NaN where none is."""
+    """Return the mean of the values that are known (not NaN), NaN where there is none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
 

@@ -22,7 +22,7 @@ _COARSE, _SD_STEP, _MAX_SD = 1 / 8, 1 / 8, 4.0
 _DEEPEST, _CLEAR = -2.5, 4.0
 # Nodes that are enough for what has no bend.
 _FEW = 9
-# log2 of counts that are as good as none.
+# log2 of counts that are treated as zero.
 _FAINT = 1e-6
 
 

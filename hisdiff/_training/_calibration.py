@@ -27,12 +27,12 @@ _HALVINGS = 12
 # Sampling variance of log k_g is about this over n: an interval end is a quantile, var(quantile) = p (1 - p) / (n f^2)
 # with p = .9 and f k = .34 the density of |z| at the end of a normal 90 % interval, times its place.
 _LOG_VARIANCE = LEVEL * (1 - LEVEL) / 0.34**2
-# Spots that are worth asking: their sampling error of 2 % is below the differences between sections.
+# Enough spots: their sampling error of 2 % is below the differences between sections.
 _MAX_ROWS = 2000
 
 
 class Predicts(Protocol):
-    """A fitted method, as far as it is judged here."""
+    """A fitted method, as far as it is evaluated here."""
 
     @property
     def predict(self) -> Callable[..., Prediction]:
@@ -195,7 +195,7 @@ def cv_pcc_of(measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> n
 def _shape(counts: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Return the shape a for which counts have the variance m + m^2 / a around m, over the first axis.
 
-    Bounded, as a gene that follows its prediction more closely than counting allows, or not at all, tells little about a.
+    Bounded, as a gene that follows its prediction more closely than counting allows, or not at all, determines a poorly.
     """
     excess = np.square(counts - mean).sum(axis=0) - mean.sum(axis=0)
     return np.clip(np.square(mean).sum(axis=0) / np.maximum(excess, 1e-12), *_SHAPES)
@@ -233,7 +233,7 @@ def _crossing(covered: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndar
     """Return the factors, ``(size,)``, at which coverage rises to the level, by halving the range.
 
     NaN where it is above from the start or never reaches it: a gene with hardly any counts, whose zeros are covered
-    nine times in ten whatever the factor, tells nothing about it.
+    nine times in ten whatever the factor, does not determine it.
     """
     low, high = np.full(size, np.log(_LOWEST)), np.full(size, np.log(_HIGHEST))
     crosses = (covered(np.exp(low)) < LEVEL) & (covered(np.exp(high)) >= LEVEL)

@@ -98,7 +98,7 @@ def read_folder(path: str | Path) -> State:
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If a file is truncated, is no file of this format, or lies outside the folder.
+        If a file is truncated, has another format, or lies outside the folder.
     """
     path = Path(path).expanduser()
     if not path.is_dir():

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hisdiff._training._config import TrainingConfig
 
 CHECKPOINT_S = 30.0
-"""Seconds between checkpoints, whatever a step costs."""
+"""Seconds between checkpoints."""
 
 # Spreads (seed, step, process) over 63 bits, so that neighbouring steps start unrelated generators.
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""Whether a section is alike the cohort: whether what left-out sections say of accuracy may be said of it."""
+"""Whether a section is like the cohort, so that the accuracy on left-out sections applies to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BLOCKS = 5
 # Sections differ more than blocks of their tissue do, by their stain if nothing else; by so much in those it was tried on.
 _BETWEEN = 1.5
-# What the blocks say counts as so many sections.
+# Weight of the blocks, in sections.
 _PRIOR_FREEDOM = 4.0
 _LEVEL = 0.99
 _MIN_WIDTH = 0.05

@@ -159,7 +159,7 @@ def _connected(sdata: SpatialData, table_key: str, shapes_key: str | None) -> ad
 
 
 def _mpp_of(sdata: SpatialData, place: Place, mpp: float | None) -> float:
-    """Return the pixel size that is given, or that the object or the pitch of its spots says."""
+    """Return the given pixel size, or that of the object or of the pitch of its spots."""
     elements = Elements(sdata)  # those of the copy have no um
     stated = None
     if UM in elements.frame(place.image_name).systems:

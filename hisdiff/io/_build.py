@@ -143,7 +143,7 @@ def circles(xy_px: np.ndarray, radius_px: float | np.ndarray, index: Sequence[st
 
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
-    """Silence warnings of libraries on what is mended here: repeated gene names, and what a table annotates."""
+    """Silence warnings of libraries about what is corrected here: repeated gene names, and the element that a table annotates."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
         warnings.filterwarnings("ignore", "Converting `region_key", UserWarning)

@@ -149,7 +149,7 @@ def _diameter(table: ad.AnnData, xy_px: np.ndarray, metadata: Plain, mpp: float,
     stated = number_or_none(metadata.get("spot_diameter"))
     drawn = reported_diameter(table)
     if drawn is None and stated is None:
-        # Samples of single cells say nothing of width; cells are about as wide as they are apart.
+        # Samples of single cells do not state a diameter; cells are about as wide as they are apart.
         apart = pitch_of(xy_px) * mpp
         if not np.isfinite(apart) or apart <= 0:
             raise ValueError(f"Sample {sample_id!r} does not say how wide its spots are (metadata 'spot_diameter').")

@@ -51,7 +51,7 @@ class FileArray(abc.ABC):
             return self._read(self._opened, key)
         except MemoryError:
             raise
-        except Exception as error:  # whatever a decoder raises, the user has to learn which file it was
+        except Exception as error:  # decoders raise anything; the message names the file
             raise Unreadable(f"{self.path} cannot be decoded: {error}. Is the file complete?") from error
 
     def __getstate__(self) -> dict[str, object]:

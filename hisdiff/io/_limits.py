@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUSPICIOUS_BYTES = 512 * 2**20
-"""Decoded images below this are taken whatever their file's size."""
+"""Decoded images below this are read for files of any size."""
 MAX_COMPRESSED = 200
 """Times that a decoded image may be larger than its file; photographs of tissue come to 50 at most."""
 

@@ -36,7 +36,7 @@ _CHEAP_PX = 64e6
 _SAMPLED_SIDE, _WINDOW = 48, 32
 """Points along the longer side of such a level, and the side of a window in pixels."""
 _WELL = 0.8
-"""Correlation that images of one section have, whatever was done to their colors."""
+"""Least correlation of two images of one section, also with changed colors."""
 _UNLIKE = 0.4
 _LEFT = 0.5
 """An image is refused where a turn leaves less than this share of what is unexplained as it came: slides are alike on all sides."""

@@ -43,7 +43,7 @@ class Raster:
     levels
         ``(3, y, x)`` of uint8 RGB, finest first.
     sources
-        What the file says of the finest one's pixel size.
+        Pixel sizes of the finest one that the file states.
     n_stored
         How many levels can be read without reading a finer one.
     """

@@ -137,7 +137,7 @@ def _check_agreement(found: Sequence[Source], what: str) -> None:
 
 def _check_given(given: Source, found: Sequence[Source], what: str) -> None:
     against = [source for source in found if source.contradicts(given)]
-    # The best thing that the spots say decides; with it on the user's side, the others may be wrong.
+    # The most reliable source from the spots decides; where it agrees with the user, the others may be wrong.
     spots = next((source for source in found if source.of_spots), None)
     if spots in against:
         raise ValueError(
@@ -202,7 +202,7 @@ def _pitch_source(xy_px: np.ndarray, array_um: np.ndarray, pitch_um: float, name
     xy_px, array_um = xy_px[finite], array_um[finite]
     if len(xy_px) < 3 or np.ptp(array_um, axis=0).max() == 0 or np.ptp(xy_px, axis=0).max() == 0:
         return None
-    # A spot that is out of place must not hide what the others say.
+    # One misplaced spot must not hide the pitch of the others.
     fit = fit_array(xy_px, array_um, 1.0, trim=0.1)
     # Other arrays have even positions too: an interleaved legacy array leaves 1.5 times the pitch, Visium's a few um.
     if fit.residual_um >= FIT_TOLERANCE * pitch_um:

@@ -42,7 +42,7 @@ _GREY = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
 # These decoders give RGB of YCbCr themselves.
 _JPEG = (6, 7, 34892, 33007)
 _APERIO_YCBCR = 33003
-"""JPEG 2000 of YCbCr, whatever the tag says."""
+"""JPEG 2000 of YCbCr, also where the tag differs."""
 
 
 def open_tiff(path: Path) -> tuple[Stored, list[Source]]:
@@ -99,7 +99,7 @@ def _stored(path: Path, index: int, series: tifffile.TiffPageSeries) -> Stored:
     if kind is None or channels < colors:
         check_channels(channels, series.axes, str(path))
         return Stored(levels)
-    # Samples past the colours are opacity only where the file says so.
+    # Samples after the colours are opacity only where the file declares it.
     opacity = [k for k, extra in enumerate(page.extrasamples) if extra in (1, 2)]
     alpha = colors + opacity[0] if opacity and colors + opacity[0] < channels else None
     premultiplied = alpha is not None and page.extrasamples[opacity[0]] == 1

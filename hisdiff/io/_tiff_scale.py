@@ -75,7 +75,7 @@ def _all_sizes(tif: tifffile.TiffFile, index: int, series: tifffile.TiffPageSeri
 
 
 def _float(text: str) -> float:
-    """Return a number, in whatever notation; NaN where it is none."""
+    """Return a number in any notation; NaN where it is not a number."""
     try:
         return float(str(text).strip().replace(",", "."))
     except ValueError:

@@ -89,7 +89,7 @@ class Task:
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """uint64, one hash for each spot that has any count, by which sections are known again."""
+        """uint64, one hash for each spot that has any count, by which sections are recognised."""
         return spot_hashes(self.counts, self.genes)
 
     def scores(

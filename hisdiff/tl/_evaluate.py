@@ -215,7 +215,7 @@ def _table(data: SpatialData | AnnData, table_key: str | None, layer: str | None
 
 
 def _only(table: AnnData) -> str:
-    """Return the prediction that is meant where none is named."""
+    """Return the default prediction."""
     chosen = only_prediction(table)
     known = [name for name in records(table, _keys.PREDICTIONS) if name in layer_names(table)]
     if chosen is None and known:

@@ -195,7 +195,7 @@ def _patients(bounds: Sequence[Bound], key: str) -> list[str]:
         names.append(str(found[0]))
     if len(set(names)) < 2:
         raise ValueError(
-            f"patient_key={key!r} names one patient, {names[0]!r}, for all {len(names)} section(s): there is nobody to leave out. "
+            f"patient_key={key!r} names one patient, {names[0]!r}, for all {len(names)} section(s): no patient can be left out. "
             f"Leave patient_key out; sections are left out then."
         )
     return names
@@ -243,7 +243,7 @@ def _checkpoint_of(run: str) -> Path | None:
 
 
 def _check_encoder(known: KnownEncoder, given: str | Encoder | None) -> None:
-    """Raise where another encoder is given than the one that embedded; tell where that one is not at hand."""
+    """Raise where another encoder is given than the one that embedded; warn where that one is not available."""
     known.check_offer(given)
     if not known.is_found:
         logger.warning(

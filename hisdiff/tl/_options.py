@@ -1,4 +1,4 @@
-"""What a prediction is asked to be."""
+"""Options of a prediction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_LIBRARY_SIZE = 1e12
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Settings of ``hd.tl.predict``, checked; made at the door and handed down whole.
+    """Settings of ``hd.tl.predict``, checked; made once and passed on as they are.
 
     Attributes
     ----------

@@ -89,7 +89,7 @@ def prerank(
 
 
 def _plain(genes: np.ndarray) -> list[str]:
-    """Return names that gseapy takes as they are, whatever the genes are called."""
+    """Return names that gseapy does not change, for any gene names."""
     return [f"g{gene}" for gene in genes]
 
 

@@ -57,7 +57,7 @@ class Laid:
 
 
 class Target(Protocol):
-    """What ``hd.tl.predict`` was asked for beside the spots."""
+    """What ``hd.tl.predict`` predicts other than the spots."""
 
     def check(self, bound: Bound, stem: str, *, several: bool) -> None:
         """Raise, before any work, for what cannot be done in a section of an object with ``several``."""

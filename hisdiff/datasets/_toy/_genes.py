@@ -71,7 +71,7 @@ def make_programmes(n_genes: int) -> Programmes:
         loading[main, programme == name] += 1
     loading[0, programme == "PRO"] += 0.8
     loading[: len(CELL_TYPES), programme == "HKG"] = 0.7
-    # Hidden genes follow the area of tissue, not its cells, so that even how dense the cells are says nothing of them.
+    # Hidden genes follow the area of tissue, not its cells, so that not even cell density predicts them.
     loading[:, programme == "HID"] = 0
     loading[-1, programme == "HID"] = 0.004
 

@@ -164,7 +164,7 @@ def _add_nuclei(
         pixel = y[which, row] * n + x[which, col]
         u, v, q2 = u[which, row, col], v[which, row, col], square[which, row, col]
         q = np.sqrt(q2) * (1 + 0.1 * wobble.ravel()[pixel])
-        # The edge is as wide as the optics make it, about half a micrometre, whatever the size of the nucleus.
+        # The edge is as wide as the optics make it, about half a micrometre, for nuclei of any size.
         edge = 0.9 / cells.axes[rows, 1].astype(np.float32)[which]
         value = np.clip((1 - q) / edge + 0.5, 0, 1) * (1 - look.pale * np.clip(1 - q2, 0, 1))
         value *= 1 + 0.22 * grain.ravel()[pixel]

@@ -153,7 +153,7 @@ def out_of_fold(features: np.ndarray, training: TrainingSpots, alpha: float) -> 
 def residuals_of(training: TrainingSpots, held_out: np.ndarray, most: int, seed: int) -> np.ndarray:
     """Return residual vectors to draw from, float32 ``(m, G)``.
 
-    Those of shallow sections are left out: they are mostly the noise of few counts, which is added where it belongs.
+    Those of shallow sections are left out: they are mostly counting noise, which is added when drawing.
     """
     rows = np.flatnonzero(training.weight >= _DEEP)
     if len(rows) > most:

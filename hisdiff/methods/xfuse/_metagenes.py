@@ -89,7 +89,7 @@ def drop(forest: Sequence[Tree], gains: Sequence[float]) -> list[Tree]:
 def resized(model: XFuseModel, sources: Sequence[int], *, jitter: float, seed: int) -> XFuseModel:
     """Return a model whose metagene i is a copy of metagene ``sources[i]``; the first copy is exact.
 
-    The copies of one metagene share its activity, so that nothing that the model says changes but for the jitter.
+    The copies of one metagene share its activity, so that predictions change by the jitter only.
     """
     device = model.baseline_.device
     made = XFuseModel(model.config, len(model.baseline_), len(sources), model.n_sections, model.covariates).to(device)

@@ -47,7 +47,7 @@ _MAX_NODE_RADIUS_UM = 50.0
 _MAX_NODES = 20_000
 # Octaves by which a bin may differ from the footprint around it.
 _MAX_RATIO = 5.0
-# A count that is as good as none.
+# A count that is treated as zero.
 _MIN = 1e-3
 # Bins whose rates are computed at a time, so that the dozen arrays of it stay small.
 _CHUNK = 8192

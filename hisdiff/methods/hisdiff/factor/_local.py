@@ -40,11 +40,11 @@ _MAX_COMPONENTS = 40
 _MAX_SPOTS = 4000
 # Side of bins that footprints are made of, in um: six to a spot's width, no larger than the dense window of texture.
 _ACROSS, _FINEST_UM, _COARSEST_UM = 6, 4.0, 16.0
-# A linear model has no positive values by nature; below this part of a gene's mean there is next to nothing.
+# A linear model has no positive values by nature; below this part of a gene's mean, expression is treated as absent.
 _FLOOR = 0.02
 # Counts of a spot vary like m + m^2 / a around m; the weight of a spot is one over that, up to a factor.
 _OVERDISPERSED = 0.3
-# A count that is as good as none.
+# A count that is treated as zero.
 _LEAST = 1e-3
 _LOCAL_WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)  # the first of equals is taken
 _CHUNK = 8192

@@ -30,3 +30,12 @@ def test_states_in_miniature_scores_every_method_between_ridge_and_the_truth(tmp
     assert of["ridge"]["closed mCRPS"] == pytest.approx(0)
     assert json.loads((tmp_path / "s.json").read_text())["spots"] == found
     assert (tmp_path / "s.png").stat().st_size > 1000
+
+
+def test_time_and_memory_are_measured_for_each_size(tmp_path) -> None:
+    report = tmp_path / "size.json"
+    rows = script("size").main(["--dry-run", "--jobs", "fit-ridge", "predict-ridge", "--json", str(report)])
+    assert json.loads(report.read_text()) == rows
+    assert [row["job"] for row in rows] == ["fit-ridge"] * 2 + ["predict-ridge"] * 2
+    assert [row["spots"] for row in rows] == [60, 80] * 2
+    assert all(row["cpu_s"] >= 0 and row["peak_gb"] > 0 for row in rows)

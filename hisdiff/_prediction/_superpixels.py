@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import shapely
 from scipy import sparse
 
 from hisdiff._geometry._grid import BLOCK, bins_touching, block_slices, by_block, outlines, overlap
+from hisdiff._kept import Kept
 from hisdiff._section import needed
 from hisdiff._stats._pca import column_scale, principal_axes
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _MAX_ROWS = 8000
 # Standardised features beyond this are artefacts of a flat patch; it also keeps them in the range of half precision.
 _CLIP = 50.0
+_KEPT = Kept(512 * 1024**2)
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,17 @@ class Inputs:
 def scaled_under(dense: DenseSource, footprints: Footprints, superpixel_um: float, inputs: Inputs) -> np.ndarray:
     """Return the scaled vectors ``(m, D)`` of the superpixels under footprints, not yet projected.
 
-    Half precision is enough for standardised values, and halves the largest array of a fit.
+    Half precision is enough for standardised values, and halves the largest array of a fit. Those of a source that tells its
+    ``identity`` are kept: the same section is often fitted on again.
     """
     kind = np.float16 if inputs.standardize else np.float32
-    out = np.empty((len(footprints.ij), len(dense.mean)), dtype=kind)
-    for rows, vectors in dense_rasters(dense, footprints.ij, superpixel_um):
-        out[rows] = inputs.scaled(dense, vectors)
-    return out
+
+    def made() -> np.ndarray:
+        out = np.empty((len(footprints.ij), len(dense.mean)), dtype=kind)
+        for rows, vectors in dense_rasters(dense, footprints.ij, superpixel_um):
+            out[rows] = inputs.scaled(dense, vectors)
+        return out
+
+    source = getattr(dense, "identity", None)
+    where = hashlib.sha256(np.ascontiguousarray(footprints.ij).tobytes()).hexdigest()
+    return _KEPT.get(None if source is None else (source, where, superpixel_um, inputs.standardize), made)

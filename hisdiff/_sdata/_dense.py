@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
 
+from hisdiff._kept import Kept
 from hisdiff._sdata._grid import stored_embedding, stored_statistics
 from hisdiff._sdata._image import fingerprint
 from hisdiff._section import needed
@@ -15,7 +17,7 @@ from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import dense_spec_of
 from hisdiff.encoders._embed import tissue_lattice
 from hisdiff.encoders._known import KnownEncoder
-from hisdiff.encoders._registry import require_dense
+from hisdiff.encoders._registry import is_named, require_dense
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 # The bin around a point of the lattice: about a token of a vision transformer.
 _POINT_UM = 8.0
+_STATISTICS = Kept(64 * 1024**2)
 
 
 class DenseFeatures:
@@ -108,11 +111,22 @@ class DenseFeatures:
         return fingerprint(self._image)
 
     @cached_property
+    def identity(self) -> str | None:
+        """What decides all values: image, encoder and outline. None for an encoder without a name, which may change."""
+        if not is_named(self.spec.encoder):
+            return None
+        outline = b"" if self._tissue is None else shapely.to_wkb(self._tissue)
+        return f"{self._known_by} {self.spec} {hashlib.sha256(outline).hexdigest()}"
+
+    @cached_property
     def _pixels(self) -> ImageSource:
         return anchored(self._image, self.spec.mpp)
 
     @cached_property
-    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+    def _statistics(self) -> np.ndarray:
+        return _STATISTICS.get(self.identity, lambda: np.stack(self._over_lattice()))
+
+    def _over_lattice(self) -> tuple[np.ndarray, np.ndarray]:
         if self._place is not None:
             stored = stored_statistics(self._place, self.spec, self._known_by)
             if stored is not None:

@@ -64,7 +64,7 @@ class GeneModules:
     @classmethod
     def of_counts(cls, sections: Sequence[csr_matrix]) -> GeneModules:
         """Find the modules from raw counts ``(n_s, G)`` of the sections of a cohort, at evenly spaced spots of them."""
-        step = max(1, sum(counts.shape[0] for counts in sections) // _MAX_SPOTS)
+        step = _step(sum(counts.shape[0] for counts in sections))
         measured = [np.log2(1 + counts[::step].toarray()) for counts in sections]
         section = np.repeat(np.arange(len(measured)), [len(part) for part in measured])
         return cls.fit(np.concatenate(measured), section)
@@ -90,6 +90,16 @@ def centered(values: np.ndarray, section: np.ndarray) -> np.ndarray:
         rows = section == name
         result[..., rows, :] -= result[..., rows, :].mean(axis=-2, keepdims=True)
     return result
+
+
+def evenly(values: np.ndarray, section: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return as many evenly spaced spots, ``(n, G)`` and their sections ``(n,)``, as modules are found from."""
+    step = _step(len(values))
+    return values[::step], section[::step]
+
+
+def _step(n: int) -> int:
+    return max(1, n // _MAX_SPOTS)
 
 
 def _axes(values: np.ndarray, section: np.ndarray, n: int) -> np.ndarray:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
+
+from hisdiff._stats import _dense as dense
 
 # A column whose sd is below this part of its mean varies by rounding alone.
 _FLAT = 1e-6
+# Rows of a symmetric matrix above which a few of its eigenvectors are found one by one.
+_LANCZOS = 1500
 
 
 def column_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,12 +35,33 @@ def principal_axes(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def right_axes(values: np.ndarray, k: int) -> np.ndarray:
     """Return the leading right singular vectors of ``(n, G)`` as rows, ``(<= k, G)``, from the smaller Gram matrix."""
+    return leading(values, k)[1]
+
+
+def leading(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the leading squared singular values ``(<= k,)`` of ``(n, G)`` and right singular vectors as rows, ``(<= k, G)``.
+
+    They are the eigenvalues and -vectors of the smaller Gram matrix, which is many times faster to take apart. Of two opposite
+    directions it is the one whose values add up to more than zero.
+    """
+    values = np.asarray(values, dtype=np.float64)
     n, width = values.shape
     k = max(1, min(k, n, width))
-    if width <= n:
-        return np.linalg.eigh(values.T @ values)[1][:, ::-1][:, :k].T
-    squares, left = np.linalg.eigh(values @ values.T)
-    squares, left = squares[::-1][:k], left[:, ::-1][:, :k]
-    # What is flat has no direction of its own; it gets none.
-    length = np.sqrt(np.where(squares > 1e-12 * max(squares[0], 1e-300), squares, np.inf))
-    return (left / length).T @ values
+    small = dense.product(values.T, values) if width <= n else dense.product(values, values.T)
+    squares, vectors = _leading_eigen(small, k)
+    axes = vectors.T
+    if width > n:
+        # What is flat has no direction of its own; it gets none.
+        length = np.sqrt(np.where(squares > 1e-12 * max(squares[0], 1e-300), squares, np.inf))
+        axes = (vectors / length).T @ values
+    return squares, axes * np.where(axes.sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
+
+
+def _leading_eigen(gram: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest eigenvalues, decreasing and none below zero, and their vectors as columns."""
+    if len(gram) > _LANCZOS and k < len(gram) // 10:
+        squares, vectors = eigsh(gram, k, v0=np.ones(len(gram)))
+    else:
+        squares, vectors = dense.eigh(gram)
+    order = np.argsort(squares)[::-1][:k]
+    return np.maximum(squares[order], 0), vectors[:, order]

@@ -29,6 +29,8 @@ _HALVINGS = 12
 _LOG_VARIANCE = LEVEL * (1 - LEVEL) / 0.34**2
 # Enough spots: their sampling error of 2 % is below the differences between sections.
 _MAX_ROWS = 2000
+# With thousands of genes fewer do, since genes tell of one another.
+_MAX_VALUES, _MIN_ROWS = 2_000_000, 500
 
 
 class Predicts(Protocol):
@@ -132,16 +134,15 @@ class Calibration:
         sections
             ``(n,)`` section of each spot.
         """
-        flat = np.empty((2, *measured.shape), dtype=np.float64)
-        for name in np.unique(sections):
-            rows = sections == name
-            for values, normalized in zip((measured, mean), flat):
-                normalized[rows] = normalize_library_size(np.maximum(values[rows], 0))
+        some = slice(None, None, max(1, len(measured) // _MAX_ROWS))
+        counts, predicted = (
+            np.exp2(np.clip(values[some], 0, _TOP), dtype=np.float64) - 1 for values in (measured, mean)
+        )
         return cls(
             cv_pcc=cv_pcc_of(measured, mean, sections),
-            cv_pcc_norm=cv_pcc_of(flat[0], flat[1], sections),
+            cv_pcc_norm=cv_pcc_of(measured, mean, sections, normalize_library_size),
             interval_factor=interval_factor(measured, mean, std),
-            dispersion=Dispersion.from_counts(np.exp2(measured) - 1, np.exp2(np.clip(mean, 0, _TOP)) - 1),
+            dispersion=Dispersion.from_counts(counts, predicted),
         )
 
     @classmethod
@@ -179,14 +180,21 @@ class Calibration:
         return cls(arrays["cv_pcc"], arrays["interval_factor"], dispersion, arrays.get("cv_pcc_norm"))
 
 
-def cv_pcc_of(measured: np.ndarray, mean: np.ndarray, sections: np.ndarray) -> np.ndarray:
+def cv_pcc_of(
+    measured: np.ndarray,
+    mean: np.ndarray,
+    sections: np.ndarray,
+    scaled: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+) -> np.ndarray:
     """Return the correlation of each gene, ``(G,)``; the arguments are those of ``Calibration.from_held_out``.
 
     Correlations are taken inside sections and averaged, weighted by spots, since differences between sections are no
-    skill.
+    skill. The values of a section are ``scaled`` first.
     """
     names, index = np.unique(sections, return_inverse=True)
-    correlations = np.stack([pearson(measured[index == i], mean[index == i]) for i in range(len(names))])
+    correlations = np.stack(
+        [pearson(scaled(measured[index == i]), scaled(mean[index == i])) for i in range(len(names))]
+    )
     weights = np.where(np.isfinite(correlations), np.bincount(index)[:, None], 0)
     total = weights.sum(axis=0)
     return np.where(total > 0, (weights * np.nan_to_num(correlations)).sum(axis=0) / np.maximum(total, 1), np.nan)
@@ -213,8 +221,9 @@ def interval_factor(measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> 
     measured, mean, std
         ``(n, G)``, log2(1 + count): measured, and predicted out of fold.
     """
-    if len(measured) > _MAX_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(len(measured), _MAX_ROWS, replace=False))
+    most = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // max(measured.shape[1], 1)))
+    if len(measured) > most:
+        rows = np.sort(np.random.default_rng(0).choice(len(measured), most, replace=False))
         measured, mean, std = measured[rows], mean[rows], std[rows]
     if len(measured) == 0 or measured.shape[1] == 0:
         return np.ones(measured.shape[1])

@@ -18,9 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._stats._counting import counting_variance
+from hisdiff._stats._pca import leading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# Rows that are worked on at once.
+_ROWS = 1024
+_MIN = 1e-12
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,22 @@ def fit_factors(within: np.ndarray, held_out: np.ndarray, n_factors: int) -> tup
     spread = within.std(axis=0)
     spread = np.where(spread > 0, spread, 1)
     k = max(1, min(n_factors, min(within.shape) // 4))
-    u, s, axes = np.linalg.svd(within / spread, full_matrices=False)
-    scores = u[:, :k] * np.sqrt(len(u))
+    n, rank = len(within), min(within.shape)
+    scaled = within / spread
+    squares, axes = leading(scaled, k)
+    scores = scaled @ axes.T / np.sqrt(np.maximum(squares / n, _MIN))
     # Along every axis there is as much noise as along those that are left over (Tipping & Bishop, 1999).
-    values = np.square(s) / len(u)
-    noise = values[k:].mean() if len(values) > k else 0.0
-    loadings = np.sqrt(np.maximum(values[:k, None] - noise, 0)) * axes[:k] * spread
-    counting = counting_variance(held_out + scores @ loadings).mean(axis=0)
+    noise = max(float(np.einsum("ng,ng->", scaled, scaled) - squares.sum()), 0.0) / n / max(rank - k, 1)
+    loadings = np.sqrt(np.maximum(squares[:, None] / n - noise, 0)) * axes * spread
+    counting = _counting(held_out, scores, loadings)
     rest = within.var(axis=0) - np.square(loadings).sum(axis=0) - counting
     return Factors(loadings, np.sqrt(np.maximum(rest, 0))), scores
+
+
+def _counting(held_out: np.ndarray, scores: np.ndarray, loadings: np.ndarray) -> np.ndarray:
+    """Return the variance of counting of each gene, on average over spots, ``(G,)``."""
+    total = np.zeros(loadings.shape[1])
+    for start in range(0, len(held_out), _ROWS):
+        rows = slice(start, start + _ROWS)
+        total += counting_variance(held_out[rows] + scores[rows] @ loadings).sum(axis=0)
+    return total / len(held_out)

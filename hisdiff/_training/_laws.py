@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hisdiff._training._features import Features
 from hisdiff._training._spots import Projection
 from hisdiff._training._spread import fit_spread
@@ -12,8 +14,6 @@ from hisdiff._training._transfer import fit_transfer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import numpy as np
 
     from hisdiff._training._context import Scaling
     from hisdiff._training._spots import TrainingSpots
@@ -34,7 +34,7 @@ class Laws:
     values
         ``(n, p)`` features of the relation.
     variance
-        ``(n, G)`` of the mean at each spot, had its section not been seen.
+        float32 ``(n, G)`` of the mean at each spot, had its section not been seen.
     """
 
     spread: Spread
@@ -76,4 +76,4 @@ def fit_laws(
     seen = spread.relation.uncertainty(inside)
     more = spread.usual / max(float(seen.mean()), 1e-12) - 1
     variance = spread.levels.variance + spread.relation_variance(inside, more * seen)
-    return Laws(spread, transfer, rows, scores, inside, variance)
+    return Laws(spread, transfer, rows, scores, inside, variance.astype(np.float32))

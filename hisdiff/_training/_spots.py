@@ -114,7 +114,7 @@ class TrainingSpots:
     area
         ``(n,)`` of each footprint over that of the median one of its section.
     measured
-        ``(n, G)``, log2(1 + count), where counts are brought to the median footprint: a merged spot on the rim that lacks a
+        float32 ``(n, G)``, log2(1 + count), where counts are brought to the median footprint: a merged spot on the rim that lacks a
         member has less of everything.
     targets
         The same with the counts of each section scaled to ``log2_size``.
@@ -162,13 +162,20 @@ class TrainingSpots:
         log2_sizes = tuple(float(np.log2(needed(library_size_of(needed(s.counts)[rows])))) for s, rows in counted)
         log2_size = max(log2_sizes) if log2_size is None else log2_size
         areas = [_relative_area(needed(s.spots))[rows] for s, rows in counted]
-        counts = [
-            needed(s.counts)[rows].toarray().astype(np.float64) / a[:, None] for (s, rows), a in zip(counted, areas)
-        ]
-        targets = [np.log2(1 + c * 2.0 ** (log2_size - own)) for c, own in zip(counts, log2_sizes)]
-        means = [t.mean(axis=0) for t in targets]
         weights = [min(1.0, 2.0 ** (own - log2_size)) for own in log2_sizes]
         n_spots = [len(rows) for _, rows in counted]
+        measured, targets, centered = np.empty((3, n, needed(counted[0][0].counts).shape[1]), dtype=np.float32)
+        means = []
+        for (s, rows), area, own, end in zip(counted, areas, log2_sizes, np.cumsum(n_spots)):
+            part = slice(end - len(rows), end)
+            counts = needed(s.counts)[rows].toarray().astype(np.float64) / area[:, None]
+            measured[part] = np.log2(1 + counts)
+            counts *= 2.0 ** (log2_size - own)
+            of_section = np.log2(1 + counts)
+            targets[part] = of_section
+            means.append(of_section.mean(axis=0))
+            centered[part] = of_section - means[-1]
+        centered += np.average(means, axis=0, weights=weights)
         xy = [needed(s.spots).xy_um[rows] for s, rows in counted]
         pitches = [pitch_of(p) for p in xy if len(p) > 1]
         return cls(
@@ -177,10 +184,9 @@ class TrainingSpots:
             section=np.repeat(np.arange(len(counted)), n_spots),
             fold=folds_of(xy, n_blocks, [s.patient for s, _ in counted]),
             area=np.concatenate(areas),
-            measured=np.log2(1 + np.concatenate(counts)),
-            targets=np.concatenate(targets),
-            centered=np.concatenate([t - m for t, m in zip(targets, means)])
-            + np.average(means, axis=0, weights=weights),
+            measured=measured,
+            targets=targets,
+            centered=centered,
             weight=np.repeat(weights, n_spots) * np.minimum(1.0, np.concatenate(areas)),
             log2_sizes=log2_sizes,
             log2_size=log2_size,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from hisdiff._stats._accuracy import gene_blocks
 from hisdiff._stats._counting import count_rate
 from hisdiff._stats._pca import right_axes
 from hisdiff._training._factors import Factors, fit_factors
@@ -39,6 +40,8 @@ _MIN_TOTAL_SD = 0.1
 # falls with the square of the distance in spacings, times this.
 _SMOOTH_PITCHES, _FARTHEST, _FALL = (1.5, 3.0, 6.0), 6.0, 0.82
 _MAX_SMOOTH = 0.95
+# Spots whose counts are worked on at once.
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,10 @@ class Axes:
     def of(cls, spots: TrainingSpots) -> Axes:
         """Find them in the centered targets of training spots."""
         center = np.average(spots.centered, axis=0, weights=spots.weight)
-        away = spots.centered - center
-        scale = np.maximum(np.sqrt(np.average(np.square(away), axis=0, weights=spots.weight)), _MIN_SPREAD)
-        return cls(right_axes(np.sqrt(spots.weight)[:, None] * away / scale, MAX_COMPONENTS), center, scale)
+        away = (spots.centered - center) * np.sqrt(spots.weight)[:, None]
+        scale = np.maximum(np.sqrt(np.einsum("ng,ng->g", away, away) / spots.weight.sum()), _MIN_SPREAD)
+        away /= scale
+        return cls(right_axes(away, MAX_COMPONENTS), center, scale)
 
     @property
     def directions(self) -> np.ndarray:
@@ -72,7 +76,7 @@ class Axes:
 
     def components(self, values: np.ndarray) -> np.ndarray:
         """Return the components, ``(n, r)``, of differences of expression ``(n, G)``."""
-        return values / self.scale @ self.axes.T
+        return values @ (self.axes / self.scale).T
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,10 @@ class Library:
         """Fit on sections and left-out predictions ``(n, G)`` at the library size of ``spots``."""
         apart = np.asarray(spots.log2_sizes) - spots.log2_size
         sd = float(apart.std(ddof=1)) if len(apart) > 1 else _LONE_LIBRARY_SD
-        totals = np.log2(np.exp2(spots.targets).sum(axis=1)) - np.log2(1 + count_rate(held_out).sum(axis=1))
+        blocks = [slice(start, start + _ROWS) for start in range(0, len(held_out), _ROWS)]
+        measured = np.concatenate([np.exp2(spots.targets[rows]).sum(axis=1, dtype=np.float64) for rows in blocks])
+        predicted = np.concatenate([count_rate(held_out[rows]).sum(axis=1) for rows in blocks])
+        totals = np.log2(measured) - np.log2(1 + predicted)
         away = np.concatenate(
             [totals[spots.section == s] - np.median(totals[spots.section == s]) for s in np.unique(spots.section)]
         )
@@ -212,21 +219,28 @@ def fit_spread(
     deep = np.flatnonzero(spots.weight >= _DEEP * spots.weight.max())
     section = np.unique(spots.section[deep], return_inverse=True)[1]
     fold = np.unique(spots.fold[deep], return_inverse=True)[1]
-    residuals = (spots.targets - held_out)[deep]
+    rows = slice(None) if len(deep) == len(held_out) else deep  # what is whole need not be copied
+    residuals = spots.targets[rows] - held_out[rows]
     components = axes.components(residuals)
-    signal = axes.components(held_out - axes.center).var(axis=0)
+    signal = axes.components(held_out).var(axis=0)
     fitted = fit_relation(values[deep], components, signal, fold, section, seed)
     n_spots = np.bincount(section)
     level = _means(section, residuals)
     shared = _means(section, components)
-    within, inside = residuals - level[section], components - shared[section]
+    within = residuals
+    within -= level[section]
+    inside = components - shared[section]
     directions = axes.directions
     own = level / axes.scale - shared @ axes.axes
-    noise = inside.var(axis=0), (within / axes.scale - inside @ axes.axes).var(axis=0)
+    beside = [
+        (within[:, genes] / axes.scale[genes] - inside @ axes.axes[:, genes]).var(axis=0)
+        for genes in gene_blocks(*within.shape)
+    ]
+    noise = inside.var(axis=0), np.concatenate(beside)
     levels = fit_levels(directions, shared, own, noise, axes.scale, n_spots)
     # What the relation may explain is not drawn a second time.
-    left = within - (inside * (1 - np.sqrt(1 - fitted.share))) @ directions
-    factors, scores = fit_factors(left, held_out[deep], n_factors)
+    within -= (inside * (1 - np.sqrt(1 - fitted.share))) @ directions
+    factors, scores = fit_factors(within, held_out[rows], n_factors)
     smooth = _smoothness(spots, deep, scores, np.square(factors.loadings).sum(axis=1))
     spread = Spread(
         features,
@@ -270,4 +284,4 @@ def _smoothness(spots: TrainingSpots, rows: np.ndarray, scores: np.ndarray, weig
 
 def _means(section: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the mean of rows over each section, ``(S, k)``."""
-    return np.stack([values[section == s].mean(axis=0) for s in range(section.max() + 1)])
+    return np.stack([values[section == s].mean(axis=0, dtype=np.float64) for s in range(section.max() + 1)])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import hisdiff as hd
-from hisdiff._sdata._dense import dense_features
+from hisdiff._prediction._superpixels import Footprints, Inputs, scaled_under
+from hisdiff._sdata._dense import DenseFeatures, dense_features
 from hisdiff._sdata._read import open_sections
 from hisdiff._section import DenseSource
 from hisdiff.encoders import _texture_dense
@@ -59,3 +60,23 @@ def test_another_revision_than_the_stored_one_is_an_error(embedded):
     dense = dense_features(bound.place, bound.section.image, other, bound.section.tissue)
     with pytest.raises(ValueError, match=r"revision '0', the encoder at hand is revision '1'"):
         _ = dense.spec
+
+
+def test_a_section_that_is_fitted_on_again_is_not_embedded_again(embedded, make_section, monkeypatch):
+    asked = []
+    compute = DenseFeatures._compute
+    monkeypatch.setattr(DenseFeatures, "_compute", lambda self, *box: asked.append(box) or compute(self, *box))
+
+    def under(sdata):
+        section = open_sections(sdata)[0].section
+        made = Footprints.of(section.spots, 12.0)
+        asked.clear()
+        return scaled_under(section.dense, made, 12.0, Inputs(standardize=True)), len(asked)
+
+    (first, of_first), (again, of_again) = under(embedded), under(embedded)
+    assert of_first > 0
+    assert of_again == 0
+    np.testing.assert_array_equal(first, again)
+    other = make_section(side=4, seed=5)
+    hd.pp.embed(other)
+    assert under(other)[1] > 0

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from hisdiff._stats._pca import column_scale, principal_axes
+from hisdiff._stats._pca import column_scale, leading, principal_axes
 
 
 def test_axes_are_those_of_largest_variance_with_its_root():
@@ -25,3 +26,16 @@ def test_flat_columns_keep_their_scale():
     np.testing.assert_allclose(center, [1e4, 0], atol=1e-6)
     assert scale[0] == 1
     assert 0.5 < scale[1] < 0.7
+
+
+@pytest.mark.parametrize(("n", "width", "by_one"), [(50, 20, False), (20, 50, False), (80, 120, True)])
+def test_leading_directions_are_those_of_a_full_decomposition(n, width, by_one, monkeypatch):
+    if by_one:
+        monkeypatch.setattr("hisdiff._stats._pca._LANCZOS", 10)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(n, 6)) * [9, 7, 5, 4, 3, 2] @ rng.normal(size=(6, width)) + rng.normal(size=(n, width))
+    squares, axes = leading(values, 5)
+    _, s, vt = np.linalg.svd(values, full_matrices=False)
+    np.testing.assert_allclose(squares, np.square(s[:5]), rtol=1e-8)
+    np.testing.assert_allclose(np.abs(np.sum(axes * vt[:5], axis=1)), 1, atol=1e-7)
+    assert (axes.sum(axis=1) >= 0).all()

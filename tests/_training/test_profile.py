@@ -17,7 +17,7 @@ def test_profiles_do_not_depend_on_how_much_of_a_spot_was_read():
         apart = (profiles(scaled).targets - found.targets)[spots.section == s]
         assert np.abs(apart - np.median(apart)).mean() < 0.03  # but for the median total, and ones and zeros
     means = [found.centered[found.section == s].mean(axis=0) for s in (0, 1)]
-    np.testing.assert_allclose(means[0], means[1], atol=1e-9)
+    np.testing.assert_allclose(means[0], means[1], atol=1e-5)
 
 
 def test_a_profile_is_brought_to_the_level_of_each_spot():

@@ -18,7 +18,7 @@ from hisdiff._prediction._noise import BlockNoise
 from hisdiff._prediction._section_effects import Places, SectionEffects
 from hisdiff._section import needed
 from hisdiff._stats._counting import count, latent
-from hisdiff._stats._gene_modules import GeneModules
+from hisdiff._stats._gene_modules import GeneModules, evenly
 from hisdiff._stats._proper import energy_score
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._laws import Laws, fit_laws
@@ -77,7 +77,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
         spots, held_out, axes, known, n_components=config.n_components, n_factors=config.n_factors, seed=run.seed
     )
     spread, deep, scores = laws.spread, laws.rows, laws.scores
-    size = np.maximum((spots.targets - held_out)[deep].std(axis=0), 1e-3)
+    size = np.maximum((spots.targets[deep] - held_out[deep]).std(axis=0, dtype=np.float64), 1e-3)
     summary = Summary.fit(held_out[deep], size, config.n_condition)
     folds = np.unique(spots.fold)
     left_out = folds if len(folds) > 1 else np.empty(0, dtype=np.int64)
@@ -184,8 +184,8 @@ class _Part:
         effects = SectionEffects(spread, values[rows])
         places = effects.places(spots.xy_um[rows], values[rows])
         of_section = spots.log2_sizes[section], section
-        whole = variance[rows] + spread.factors.variance
-        level = latent(center[rows], np.sqrt(whole))
+        whole = (variance[rows] + spread.factors.variance).astype(np.float32)
+        level = latent(center[rows], np.sqrt(whole)).astype(np.float32)
         return cls(members, center[rows], spots.measured[rows], whole, level, effects, places, *of_section)
 
     def thinned(self, step: int) -> _Part:
@@ -220,7 +220,7 @@ class _Watched:
     ) -> _Watched:
         folds = model.flow.member_folds.cpu().numpy()
         every = np.flatnonzero(folds < 0)
-        modules = GeneModules.fit(spots.measured, spots.section).raw
+        modules = GeneModules.fit(*evenly(spots.measured, spots.section)).raw
         parts: list[_Part] = []
         if validation:
             spots = TrainingSpots.of(validation, log2_size=model.gauge.log2_size)

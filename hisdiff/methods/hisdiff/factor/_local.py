@@ -22,6 +22,7 @@ from hisdiff._prediction._superpixels import Footprints, Inputs, scaled_under
 from hisdiff._section import needed
 from hisdiff._stats._counting import count_rate
 from hisdiff._stats._kernel import Kernel
+from hisdiff._stats._pca import right_axes
 from hisdiff._stats._spatial import Layout
 from hisdiff._training._calibration import cv_pcc_of
 from hisdiff.methods.hisdiff.factor._components import fit_components
@@ -160,7 +161,7 @@ def fit_local(
     weight = spots.weight[chosen] / (amount + _OVERDISPERSED)
     spread = np.maximum(np.sqrt(np.average(np.square(relative - 1), axis=0, weights=weight)), 1e-6)
     weighed = np.sqrt(weight)[:, None] * (relative - 1) / spread
-    axes = np.linalg.svd(weighed, full_matrices=False)[2][:_MAX_COMPONENTS]
+    axes = right_axes(weighed, _MAX_COMPONENTS)
     kernels = tuple(Kernel(linear, gamma) for gamma in gammas)
     whitenings = [kernel.whitening(landmarks) for kernel in kernels]
     expansions = (

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Weight of the view of the embedding in which surroundings weigh as they vary.
 _AS_THEY_ARE = 0.5
+# Spots whose expression is worked on at once.
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class CrossFitted:
     mean
         Fitted on all spots.
     held_out
-        ``(n, G)``, each spot predicted by a fit without its fold.
+        float32 ``(n, G)``, each spot predicted by a fit without its fold.
     explained
         Part of the variance of standardised genes on left-out tissue that its members explain, on average.
     """
@@ -237,7 +239,10 @@ def cross_fit(
         members.append(KernelMean(view.features, values[rows], sum(families, ()), np.concatenate(weights)))
     whole, as_profile = (Target(own.directions, own.center) for own in (axes, profile_axes))
     mean = ConditionalMean(tuple(members), whole, as_profile, profile)
-    return CrossFitted(mean, mean.expression(scores), float(np.mean(explained)))
+    held_out = np.empty(spots.centered.shape, dtype=np.float32)
+    for start in range(0, n, _ROWS):
+        held_out[start : start + _ROWS] = mean.expression(scores[start : start + _ROWS])
+    return CrossFitted(mean, held_out, float(np.mean(explained)))
 
 
 class _View(NamedTuple):

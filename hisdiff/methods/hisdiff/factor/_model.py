@@ -13,6 +13,7 @@ from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._nn._mlp import StackedMLP
 from hisdiff._nn._weights import load_weights, weights_of
 from hisdiff._prediction._cohort_model import SHAPES, CohortModel
+from hisdiff._stats._pca import leading
 from hisdiff._training._checkpoint import check_shapes
 from hisdiff.methods.hisdiff.factor._flow import FactorFlow
 from hisdiff.methods.hisdiff.factor._local import LocalRates
@@ -49,9 +50,9 @@ class Summary:
         """Find the components of out-of-fold means ``(n, G)``, in units of each gene's residual sd ``(G,)``."""
         center = held_out.mean(axis=0)
         scaled = (held_out - center) / spread
-        _, values, axes = np.linalg.svd(scaled, full_matrices=False)
-        k = max(1, min(n, int((values > 1e-6 * max(values[0], 1e-12)).sum())))
-        sd = np.maximum(values[:k] / np.sqrt(len(scaled)), 1e-12)
+        squares, axes = leading(scaled, n)
+        k = max(1, int((squares > 1e-12 * max(squares[0], 1e-24)).sum()))
+        sd = np.maximum(np.sqrt(squares[:k] / len(scaled)), 1e-12)
         return cls(center, (axes[:k] / sd[:, None]).T / spread[:, None])
 
     def __call__(self, mean: np.ndarray) -> np.ndarray:

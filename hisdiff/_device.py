@@ -128,15 +128,12 @@ class Products:
         if self.device.type != "cuda":
             yield
             return
-        places = _tf32_settings()
-        before = [getattr(place, name) for place, name, *_ in places]
-        for place, name, on, off in places:
-            setattr(place, name, on if self.tf32 else off)
+        before = tf32_allowed()
+        _allow_tf32(self.tf32, self.tf32)
         try:
             yield
         finally:
-            for (place, name, *_), value in zip(places, before):
-                setattr(place, name, value)
+            _allow_tf32(*before)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -147,14 +144,23 @@ class Products:
             yield
 
 
-def _tf32_settings() -> list[tuple[Any, str, Any, Any]]:
-    """Return where torch keeps whether CUDA multiplies in TF32, and the values for yes and no."""
+def tf32_allowed() -> tuple[bool, bool]:
+    """Return whether matrix products and convolutions on CUDA may round to TF32."""
     import torch
 
     matmul, convolution = torch.backends.cuda.matmul, cast("Any", torch.backends.cudnn)
     if not hasattr(matmul, "fp32_precision"):  # before torch 2.9
-        return [(place, "allow_tf32", True, False) for place in (matmul, convolution)]
-    return [(place, "fp32_precision", "tf32", "ieee") for place in (matmul, convolution.conv)]
+        return matmul.allow_tf32, convolution.allow_tf32
+    # The older names raise where somebody has set the newer ones.
+    return matmul.fp32_precision == "tf32", convolution.conv.fp32_precision == "tf32"
+
+
+def _allow_tf32(products: bool, convolutions: bool) -> None:
+    """Set it by the older names, which keep the newer ones in step; the other way round the older ones raise."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = products
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 class Chunks:

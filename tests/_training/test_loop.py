@@ -298,14 +298,14 @@ def test_what_a_device_lacks_is_replaced_by_float32_and_said(monkeypatch, caplog
 
 
 def test_tf32_is_allowed_inside_only():
-    def told() -> list:
-        return [getattr(place, name) for place, name, *_ in _device._tf32_settings()]
-
-    before = told()
+    before = _device.tf32_allowed()
     for wanted in (True, False):
         with Products(torch.device("cuda", 0), None, tf32=wanted).allowed():
-            assert told() == [on if wanted else off for *_, on, off in _device._tf32_settings()]
-        assert told() == before
+            assert _device.tf32_allowed() == (wanted, wanted)
+            # Both names that torch has for it agree, or reading one of them would raise.
+            assert torch.backends.cuda.matmul.allow_tf32 is wanted
+            assert torch.get_float32_matmul_precision() == ("high" if wanted else "highest")
+        assert _device.tf32_allowed() == before
 
 
 def test_bf16_trains_too(data):

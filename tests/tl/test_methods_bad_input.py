@@ -26,6 +26,10 @@ METHODS: dict[str, dict] = {
 }
 
 
+# One of each kind of needs: what is checked before a method is called does not depend on the method.
+KINDS = ["ridge", "stage", "tesla"]
+
+
 @pytest.fixture(params=METHODS)
 def method(request, monkeypatch) -> str:
     if request.param == "nearest":
@@ -98,6 +102,7 @@ def no_counts(sdata) -> None:
     sdata.tables["table"].X = None
 
 
+@pytest.mark.parametrize("method", KINDS, indirect=True)
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
@@ -120,6 +125,7 @@ def test_fit_refuses_what_it_cannot_use(sdata, method, spoil, error, message) ->
     assert snapshot(sdata) == before
 
 
+@pytest.mark.parametrize("method", KINDS, indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -231,9 +231,14 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * _rate(config, step, self.n_steps)
         self.state.module.train()
-        with self.products.autocast():
-            total, parts = self.wrapped(batch, noise)
-        accelerator.backward(self.scaler.scale(total))
+        try:
+            with self.products.autocast():
+                total, parts = self.wrapped(batch, noise)
+            accelerator.backward(self.scaler.scale(total))
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(
+                f"A step of training on {len(rows)} rows needs more memory than {self.device} has; a smaller batch_size needs less. {error}"
+            ) from error
         if config.clip is not None:
             self.scaler.unscale_(self.optimizer.optimizer)
             accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip)

@@ -282,6 +282,15 @@ class SkipsWhatIsNotFinite:
             optimizer.step()
 
 
+def test_a_step_that_needs_too_much_memory_names_the_setting(data):
+    class Large(Line):
+        def loss(self, batch, generator):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="training on 16 rows.*a smaller batch_size"):
+        train(Large(), data, OPTIONS, seed=3, device="cpu")
+
+
 def test_what_a_device_lacks_is_replaced_by_float32_and_said(monkeypatch, caplog):
     monkeypatch.setattr(_device, "multiplies_bf16", lambda device: False)
     cuda, cpu = torch.device("cuda", 0), torch.device("cpu")

@@ -82,11 +82,12 @@ def predict(
         ``"log2"``: mean and standard deviation of log2(1 + count), the default at spots. ``"counts"``: of counts, the
         default elsewhere; these are expected counts, without counting noise.
     calibrate
-        Calibration of a finer prediction to measured spots of the section. ``"shrink"`` (default) scales the bins of a
-        spot's footprint by s (y + a) / (s m + a), with y the count of the spot, m the predicted sum, a the shape of each
-        gene from the training sections, and s a factor that all genes of the spot share; the factors of draws are drawn
-        from their distributions. ``"exact"`` makes the bins add up to the count, where no bin lies in
-        two footprints. ``"none"`` leaves the prediction unchanged.
+        Calibration of a finer prediction to measured spots of the section. ``"shrink"`` (default): the bins inside a spot
+        are scaled towards its measured count, fully for a gene that is predicted poorly and counted often, hardly for one that is counted
+        rarely or predicted well. ``"exact"``: they are scaled until they add up to the count, noise included, where no bin lies in two
+        footprints. ``"none"``: the prediction is left unchanged. In symbols, with y the count of the spot and m the predicted sum, ``"shrink"``
+        multiplies by s (y + a) / (s m + a): a, from the training sections, is large for genes that are predicted well, and s is a factor that
+        all genes of the spot share. The factors of draws are drawn from their distributions.
     library_size
         Median total count of a spot over the panel to predict at, such as 3000; None for the section's own where it has
         counts, else the median of the training sections.

@@ -73,9 +73,11 @@ def card(model: Shareable, repo_id: str) -> str:
     if model.calibration is not None:
         pcc = model.calibration.cv_pcc
         best = ", ".join(str(model.genes[i]) for i in np.argsort(-np.nan_to_num(pcc, nan=-1))[:5])
+        norm = model.calibration.cv_pcc_norm
+        flat = "" if norm is None else f" With library size taken out: median {np.nanmedian(norm):.2f}."
         accuracy = (
             f"\n## Expected accuracy\n\nOn left-out tissue of the training sections, Pearson correlation per gene: median {np.nanmedian(pcc):.2f}, "
-            f"90 % between {np.nanquantile(pcc, 0.05):.2f} and {np.nanquantile(pcc, 0.95):.2f}. Best: {best}.\n"
+            f"90 % between {np.nanquantile(pcc, 0.05):.2f} and {np.nanquantile(pcc, 0.95):.2f}. Best: {best}.{flat}\n"
         )
     pixel_sizes = ", ".join(sorted({f"{mpp:.3g}" for mpp in cohort.mpp}))
     return f"""---
@@ -104,5 +106,14 @@ hd.tl.predict(sdata, model)
 | spots | radius {cohort.radius_um:.3g} um, pitch {cohort.pitch_um:.3g} um, library size {cohort.library_size:.0f} counts over the panel |
 | hisdiff | {model.version} |
 {accuracy}
+## Where it applies
+
+The accuracy holds for sections like those of the cohort. `hd.tl.predict` compares every new section with them and records `transfer`: `alike` or `unlike`, with the
+distance (1 is the limit). For another patient, organ, stain or scanner it is lower; a few measured spots of the new section help most (`hd.tl.adapt`).
+
+## Licence
+
+Encoder: {cohort.licence}. Its terms may extend to models trained on its output, and so to this one.
+
 Predictions are estimates from morphology. They follow what the training sections showed, and are not measurements.
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff._check import listing, path_of
-from hisdiff._keys import VERSION
+from hisdiff._keys import ALIKE, VERSION
 from hisdiff._section import FeatureSpec
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._calibration import Calibration
@@ -89,7 +89,14 @@ class Model:
         if self.n_adapted:
             lines.append(f"    adapted to a new section by {self.n_adapted} spot(s)")
         if self.calibration is not None:
-            lines.append(f"    on left-out training tissue: median PCC {np.nanmedian(self.calibration.cv_pcc):.2f}")
+            flat = self.calibration.cv_pcc_norm
+            also = "" if flat is None else f" ({np.nanmedian(flat):.2f} with library size taken out)"
+            lines.append(
+                f"    on left-out training tissue: median PCC {np.nanmedian(self.calibration.cv_pcc):.2f}{also}; for sections "
+                f"that predict records as {ALIKE!r}"
+            )
+        shared = {True: "may be shared", False: "may not be shared", None: "terms unknown"}[self.cohort.derivatives]
+        lines.append(f"    licence of the encoder: {self.cohort.licence}; models made with it: {shared}")
         return "\n".join(lines)
 
     def with_fitted(self, fitted: Fitted) -> Model:

@@ -66,6 +66,9 @@ def test_the_card_names_what_a_reader_must_know(hub, model) -> None:
         "licence CC0-1.0",
         "1 um per pixel",
         model.version,
+        "library size taken out",
+        "`alike` or `unlike`",
+        "## Licence",
         'load("lab/breast")',
     ):
         assert fact in card, fact

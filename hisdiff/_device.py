@@ -260,3 +260,17 @@ def without_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
+
+
+def is_writer() -> bool:
+    """Whether this process writes files: the first one, where torchrun or Accelerate started several."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    return not several or os.environ.get("RANK", "0") == "0"
+
+
+def wait_for_writer() -> None:
+    """Wait until all processes that train together have come here."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

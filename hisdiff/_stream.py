@@ -20,6 +20,7 @@ import numpy as np
 from hisdiff._files import check_room, write_text
 from hisdiff._log import logger
 from hisdiff._log import progress as progress_bar
+from hisdiff._workers import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,7 @@ def run(
     desc: str = "tiles",
     progress: bool | None = None,
     unit: str = "tiles",
+    needs_bytes: int = 0,
 ) -> Plain:
     """Fill arrays tile by tile.
 
@@ -83,9 +85,12 @@ def run(
         For each tile, where its part of each array goes; tiles do not overlap. Arrays that a tile does not name keep
         what they hold.
     work
-        Returns the parts of tile ``k``, by name.
+        Returns the parts of tile ``k``, by name; a pure function, which is sent to the workers of an active client where there
+        is one (:func:`hisdiff._workers.spread`).
     desc, progress, unit
         Text of the progress bar, whether to show it (None: the package's setting), and what a tile is called.
+    needs_bytes
+        Memory that a tile needs on a worker.
 
     Returns
     -------
@@ -102,8 +107,8 @@ def run(
     if folder is None:
         arrays = {name: np.full(o.shape, o.fill, dtype=o.dtype) for name, o in outputs.items()}
         with progress_bar(None, desc=desc, total=len(regions), enabled=progress, unit=unit) as bar:
-            for k in range(len(regions)):
-                _fill(arrays, regions[k], work(k), k)
+            for k, parts in spread(work, range(len(regions)), desc, needs_bytes=needs_bytes):
+                _fill(arrays, regions[k], parts, k)
                 bar.update()
         return arrays
 
@@ -124,10 +129,9 @@ def run(
     if finished:
         logger.info("%s: resuming from %d of %d finished in %s", desc, len(finished), len(regions), place)
     with progress_bar(None, desc=desc, total=len(regions), initial=len(finished), enabled=progress, unit=unit) as bar:
-        for k in range(len(regions)):
-            if k in finished:
-                continue
-            parts = work(k)
+        todo = [k for k in range(len(regions)) if k not in finished]
+        for number, parts in spread(work, todo, desc, needs_bytes=needs_bytes):
+            k = todo[number]
             try:
                 _fill(stored, regions[k], parts, k)
                 _record(place, k)

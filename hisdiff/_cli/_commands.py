@@ -61,7 +61,9 @@ def fit(
     method: Annotated[str, typer.Option(help="Name of a method.")] = "hisdiff",
     config: Annotated[str, typer.Option(help="Name of a preset, or a JSON mapping of settings.")] = "fast",
     layer: Layer = None,
-    resume: Annotated[bool, typer.Option(help="Continue from the checkpoint of an interrupted call.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Continue an interrupted call; a model that is there is not fitted again.")
+    ] = False,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -71,8 +73,12 @@ def fit(
 
     result: Plain = {"input": [str(path) for path in stores]}
     try:
-        sections = [open_input(path) for path in stores]
         settings = _mapping(config) if config.lstrip().startswith("{") else config
+        if resume and (known := _kept_model(save, method, settings, seed)) is not None:
+            logger.info("%s holds this model; without --resume it is fitted again", save)
+            finish("fit", [result | {"status": "unchanged", "model": known.id, "path": str(save)}], as_json=as_json)
+            return
+        sections = [open_input(path) for path in stores]
         model = tl.fit(
             sections, method=method, config=settings, layer=layer, resume=resume, rng=seed, device=device, save=save
         )
@@ -83,6 +89,37 @@ def fit(
         result |= {"status": "failed", "error": message_of(error)}
         typer.echo(f"hisdiff: {result['error']}", err=True)
     finish("fit", [result], as_json=as_json)
+
+
+@app.command()
+def adapt(
+    store: Annotated[
+        Path, typer.Argument(help="Zarr store of a section with a few measured spots.", show_default=False)
+    ],
+    model: ModelFolder,
+    save: Annotated[Path, typer.Option(help="Folder to save the adapted model in.")],
+    spots: Annotated[
+        str | None, typer.Option(help="Column of obs that marks the spots to learn from; otherwise all with counts.")
+    ] = None,
+    layer: Layer = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Adapt a model to a new section by its measured spots, however few."""
+    from hisdiff import io, models, tl
+
+    found = _loaded(models.load, model)
+    result: Plain = {"input": str(store)}
+    try:
+        sdata = open_input(store)
+        adapted = tl.adapt(found, sdata, spots=spots, layer=layer, device=device)
+        adapted.save(save)
+        io.save(sdata)
+        result |= {"status": "done", "model": adapted.id, "path": str(save), "n_spots": adapted.n_adapted}
+    except FAILURES as error:
+        result |= {"status": "failed", "error": message_of(error)}
+        typer.echo(f"hisdiff: {store}: {result['error']}", err=True)
+    finish("adapt", [result], as_json=as_json)
 
 
 @app.command()
@@ -246,6 +283,30 @@ def _loaded(load: Any, folder: Path) -> Model:
     except FAILURES as error:
         typer.echo(f"hisdiff: {message_of(error)}", err=True)
         raise typer.Exit(1) from error
+
+
+def _kept_model(folder: Path, method: str, config: str | Plain, seed: int) -> Model | None:
+    """Return the model of a folder that a fit would make; one of another configuration is a ``ValueError``."""
+    from hisdiff import models
+    from hisdiff._training._config import config_from
+    from hisdiff.methods._registry import get as method_named
+
+    if not folder.exists():
+        return None
+    known = models.load(folder)
+    asked = {"method": method, "seed": seed, **config_from(method_named(method).config_type, config).to_dict()}
+    there = {"method": known.method, "seed": known.seed, **known.config}
+    different = [
+        f"{name} {there.get(name)!r}, asked for is {value!r}"
+        for name, value in asked.items()
+        if there.get(name) != value
+    ]
+    if different:
+        raise ValueError(
+            f"--resume: {folder} holds a model of another configuration ({'; '.join(different[:3])}). Leave --resume out to replace it, or "
+            "name another folder with --save."
+        )
+    return known
 
 
 def _fine_stem(stem: str, resolution_um: float | None, at: str | None) -> str | None:

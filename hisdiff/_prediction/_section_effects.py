@@ -91,9 +91,8 @@ class SectionEffects:
             reference = reference[:: max(1, -(-len(reference) // _MAX_REFERENCES))]
         relation = spread.relation
         self._reference = reference
-        self._basis = relation.basis(reference)
-        self._center = self._basis.mean(axis=0)
-        within = relation.covariance_of(reference, reference, self._basis, self._basis)
+        self._center = relation.basis(reference).mean(axis=0)
+        within = relation.covariance(reference, reference)
         self._rows, self._whole = within.mean(axis=0), within.mean()
 
     @property
@@ -106,12 +105,11 @@ class SectionEffects:
     def at(self, features: np.ndarray) -> Open:
         """Return moments at features ``(n, p)``."""
         relation, spread = self.spread.relation, self.spread
-        basis = relation.basis(features)
-        between = relation.covariance_of(features, self._reference, basis, self._basis)
+        between = relation.covariance(features, self._reference)
         diagonal = (1 + relation.kappa) * relation.kernel.diagonal(features)
-        diagonal -= np.square(basis) @ (1 - relation.open)
+        diagonal -= np.square(relation.basis(features)) @ (1 - relation.open)
         variance = np.maximum(diagonal - 2 * between.mean(axis=1) + self._whole, 0)
-        uncertainty = relation.uncertainty_of(features, basis) / spread.usual
+        uncertainty = relation.uncertainty(features) / spread.usual
         squares = np.square(self.directions)
         if self.posterior is None:
             level = spread.levels.variance

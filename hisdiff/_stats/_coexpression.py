@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 from scipy.stats import false_discovery_control
 
 from hisdiff._log import progress
+from hisdiff._workers import cpu_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ def unit_columns(read: Callable[[slice], np.ndarray], n_locations: int, n_genes:
     float32 ``(n_locations, n_genes)``; constant genes are zero.
     """
     result = np.zeros((n_locations, n_genes), dtype=np.float32)
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(4, cpu_share())
     width = max(1, min(64, _BLOCK_VALUES // max(n_locations, 1) // workers))
 
     def fill(genes: slice) -> None:

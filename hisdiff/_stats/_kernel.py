@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hisdiff._stats import _dense as dense
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # Directions of the landmarks' kernel below this part of the largest are rounding.
 _FLAT = 1e-8
@@ -59,28 +55,3 @@ class Kernel:
         values, axes = dense.eigh(self(landmarks, landmarks))
         keep = values > _FLAT * values[-1]
         return axes[:, keep] / np.sqrt(values[keep])
-
-
-def weighted_sum(kernels: Sequence[Kernel], weights: Sequence[np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the sum of kernels of ``(n, p)`` and ``(m, p)`` times weights ``(m, r)``, float64 ``(n, r)``.
-
-    What is linear needs no kernel, and all widths share their distances.
-    """
-    used = [(kernel, w) for kernel, w in zip(kernels, weights) if w.any()]
-    slopes = sum((kernel.linear * w for kernel, w in used), np.zeros(np.shape(weights)[1:]))
-    total: np.ndarray = dense.product(a, b.T @ slopes)
-    gaussian = [(kernel.gamma, w) for kernel, w in used if kernel.gamma is not None]
-    if not gaussian:
-        return total
-    own, other = np.square(a).sum(axis=1), np.square(b).sum(axis=1)
-    height = max(1, 8 * _BLOCK_VALUES // max(len(b), 1))
-    for start in range(0, len(a), height):
-        rows = slice(start, start + height)
-        square = a[rows] @ b.T
-        square *= -2
-        square += own[rows, None]
-        square += other
-        np.maximum(square, 0, out=square)
-        for gamma, w in gaussian:
-            total[rows] += np.exp(-gamma * square) @ w
-    return total

@@ -68,19 +68,13 @@ class Relation:
 
     def covariance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return C between features ``(n, p)`` and ``(m, p)``, ``(n, m)``."""
-        return self.covariance_of(a, b, self.basis(a), self.basis(b))
-
-    def covariance_of(self, a: np.ndarray, b: np.ndarray, of_a: np.ndarray, of_b: np.ndarray) -> np.ndarray:
-        """Return the same where the bases of both are known, ``(n, q)`` and ``(m, q)``."""
-        return (1 + self.kappa) * self.kernel(a, b) - (of_a * (1 - self.open)) @ of_b.T
+        known = (self.basis(a) * (1 - self.open)) @ self.basis(b).T
+        return (1 + self.kappa) * self.kernel(a, b) - known
 
     def uncertainty(self, features: np.ndarray) -> np.ndarray:
         """Return what is open of the cohort's own relation at features ``(n, p)``, ``(n,)``; it grows away from its tissue."""
-        return self.uncertainty_of(features, self.basis(features))
-
-    def uncertainty_of(self, features: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        """Return the same where the basis is known, ``(n, q)``."""
-        return np.maximum(self.kernel.diagonal(features) - np.square(basis) @ (1 - self.open), 0)
+        known = np.square(self.basis(features)) @ (1 - self.open)
+        return np.maximum(self.kernel.diagonal(features) - known, 0)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Return arrays and plain settings."""

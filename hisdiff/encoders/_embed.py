@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
 from hisdiff._geometry._patches import patch_centers
 from hisdiff._log import progress as progress_bar
+from hisdiff._workers import active_client, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,8 @@ LATTICE_UM = 200.0
 _FEWEST_POINTS = 16
 _READERS = 2
 _BATCHES_AHEAD = 2
+_PART = 128
+"""Patches that a worker embeds at a time, at least."""
 
 
 def embed_footprints(
@@ -112,18 +116,40 @@ def embed_locations(
     )
     embedded = np.empty((len(xy_um), spec.dim), dtype=np.float32)
     told = f"embedding with {spec.name!r}" if desc is None else desc
+    # Whole batches, so that a patch is in the same one wherever it is embedded.
+    part = max(len(xy_um), 1) if active_client() is None else size * -(-_PART // size)
+    parts = [slice(start, start + part) for start in range(0, len(xy_um), part)]
     with progress_bar(None, desc=told, total=len(xy_um), enabled=progress, unit="patches") as bar:
-        for rows, patches in _batches(image, xy_um, side, spec.input_px, size):
-            vectors = encoder.encode(patches)
-            if vectors.shape != (len(patches), spec.dim):
-                raise ValueError(
-                    f"Encoder {spec.name!r} promises embeddings of shape {(len(patches), spec.dim)} and returned {vectors.shape}."
-                )
-            if not np.isfinite(vectors).all():
-                raise ValueError(f"Encoder {spec.name!r} returned values that are not finite.")
-            embedded[rows] = vectors
-            bar.update(len(patches))
+        if len(parts) <= 1:
+            for rows, vectors in _encoded(encoder, image, xy_um, side, size):
+                embedded[rows] = vectors
+                bar.update(len(vectors))
+            return embedded
+        work = partial(_encoded_part, encoder, image, side, size)
+        for number, vectors in spread(work, [xy_um[rows] for rows in parts], told):
+            embedded[parts[number]] = vectors
+            bar.update(len(vectors))
     return embedded
+
+
+def _encoded(
+    encoder: Encoder, image: ImageSource, xy_um: np.ndarray, side: float, size: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield rows and their embeddings, batch by batch."""
+    spec = encoder.spec
+    for rows, patches in _batches(image, xy_um, side, spec.input_px, size):
+        vectors = encoder.encode(patches)
+        if vectors.shape != (len(patches), spec.dim):
+            raise ValueError(
+                f"Encoder {spec.name!r} promises embeddings of shape {(len(patches), spec.dim)} and returned {vectors.shape}."
+            )
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"Encoder {spec.name!r} returned values that are not finite.")
+        yield rows, vectors
+
+
+def _encoded_part(encoder: Encoder, image: ImageSource, side: float, size: int, xy_um: np.ndarray) -> np.ndarray:
+    return np.concatenate([vectors for _, vectors in _encoded(encoder, image, xy_um, side, size)], dtype=np.float32)
 
 
 def lattice_statistics(

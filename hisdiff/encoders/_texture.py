@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from os import cpu_count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._workers import cpu_share
 from hisdiff.encoders._texture_dense import dense_spec, encode_dense
 from hisdiff.encoders._texture_filters import FORMS, Form, describe, pyramid, window_moments
 
@@ -37,7 +37,7 @@ class TextureEncoder:
         if not len(patches):
             return np.empty((0, self.spec.dim), dtype=np.float32)
         # One patch a thread: products this small gain nothing from threads of their own, and would fight for cores.
-        with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cpu_count()) as pool:
+        with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cpu_share()) as pool:
             return np.stack(list(pool.map(self._embed, patches)))
 
     def _embed(self, patch: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from os import cpu_count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._workers import cpu_share
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import DenseSpec
 from hisdiff.encoders._texture_filters import _C, _DX, _DY, _FLOOR, _K, _SCALARS, pyramid, responses
@@ -81,7 +81,7 @@ def encode_dense(form: Form, image: ImageSource, box_um: Box, resolution_um: flo
         out[rows, columns] = _encode_tile(form, image, ys[rows], xs[columns])
 
     # One tile a thread: products this small gain nothing from threads of their own, and would fight for cores.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(cpu_count() or 1, len(tiles))) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(cpu_share(), len(tiles))) as pool:
         list(pool.map(fill, tiles))
     return out
 

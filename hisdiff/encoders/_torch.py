@@ -63,6 +63,9 @@ class TorchEncoder:
         self._bf16_suits = False
         self._at_once = sys.maxsize  # patches that the device's memory holds, as far as is known
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_network": None}  # weights are read again where it arrives, not sent
+
     @property
     def spec(self) -> EncoderSpec:
         """Facts about the encoder."""

@@ -27,7 +27,7 @@ COLORS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c6bb1", "#8c510a", "#80cdc1",
 )  # fmt: skip
 NEUTRAL = "#bdbdbd"
-NEUTRAL_NAMES = frozenset({"outside", "unclassified", "no", "none", "unknown", "other", "background", "nan", "false"})
+NEUTRAL_NAMES = frozenset({"outside", "unclassified", "no", "none", "unknown", "other", "background", "nan"})
 """Categories that say what a location is not: grey, unless the user has given them a colour."""
 MAX_CATEGORIES = 60
 LEGEND_ROWS = 18

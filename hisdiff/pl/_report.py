@@ -156,7 +156,7 @@ def report(
         parts += [
             _predictions(table, names),
             _accuracy(sdata, table, views[0].what, names),
-            _maps(sdata, table, tables, chosen, names, place),
+            _maps(sdata, table, tables, chosen, place),
             _regions(sdata, place),
             _relations(sdata, table, views[0].what, place),
         ]
@@ -278,12 +278,7 @@ def _expected(part: Part, table: AnnData, stem: str) -> None:
 
 
 def _maps(
-    sdata: SpatialData,
-    table: AnnData,
-    tables: list[str] | None,
-    genes: list[str] | None,
-    sections: Sequence[str],
-    place: dict[str, Any],
+    sdata: SpatialData, table: AnnData, tables: list[str] | None, genes: list[str] | None, place: dict[str, Any]
 ) -> Part:
     part = Part("Maps")
     stem = only_prediction(table) or own_prediction(table)
@@ -293,11 +288,10 @@ def _maps(
         part.figure(f"{words}: {name}.", lambda name=name: gene_map(sdata, name, table_key=tables, **place))
     if stem is not None and _keys.uncertainty(stem) in table.obs:
         key = None if tables is None else tables[0]
-        for name in sections:
-            part.figure(
-                f"What the model does not know of {name}, relative to left-out training tissue.",
-                lambda name=name: uncertainty_map(sdata, layer=stem, table_key=key, shapes_key=name, **place),
-            )
+        part.figure(
+            "What the model does not know, relative to left-out training tissue.",
+            lambda: uncertainty_map(sdata, layer=stem, table_key=key, **place),
+        )
     return part
 
 

@@ -26,6 +26,7 @@ from hisdiff._sdata._tissue import tissue_key, write_tissue
 from hisdiff._sdata._write import check_lattice_writable, write_lattice
 from hisdiff._section import FeatureSpec, Locations, needed
 from hisdiff._settings import settings
+from hisdiff._workers import check_stores
 from hisdiff.encoders._base import precision_of
 from hisdiff.encoders._embed import embed_footprints, lattice_statistics
 from hisdiff.encoders._known import KnownEncoder
@@ -122,6 +123,7 @@ def embed(
         embed_on(bounds, encoder, runtime, patch_um)
         return None
     encoder = _encoder_for(encoder, bounds)
+    check_stores("hd.pp.embed", {bound.place.sdata.path for bound in bounds})
     arrays = [
         np.concatenate([one.values for one in _computed(group, encoder, patch_um, runtime)])
         for group in by_object(bounds)

@@ -23,6 +23,7 @@ from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._store import check_room, put, working_folder
 from hisdiff._sdata._tissue import tissue_key, write_tissue
 from hisdiff._section import needed
+from hisdiff._workers import check_stores
 from hisdiff.encoders._base import dense_spec_of, precision_of
 from hisdiff.encoders._patch import PatchEncoder
 from hisdiff.encoders._registry import require_dense
@@ -43,6 +44,8 @@ _CHUNK_VALUES = 2**21
 _REGION_UM = 1000.0
 """Least side of what is embedded at once: what lies around it is read and filtered as well."""
 _MAX_CHUNKS = 4
+_TILE_FACTOR = 3
+"""Memory that a tile takes while it is embedded, in sizes of its result."""
 # Vectors longer than this are kept in half precision; networks that give such run in bfloat16 anyway.
 _LONGEST_IN_FLOAT32 = 256
 
@@ -123,6 +126,7 @@ def grid(
                 f"key_added={key_added!r} names one grid, but the sections have images {sorted(bounds)}; name one with image_key=."
             )
         jobs += [_prepare(bound, resolution_um, able, key_added) for bound in bounds.values()]
+    check_stores("hd.pp.grid", {job.bound.place.sdata.path for job in jobs})
     for job in jobs:
         if runtime.device is not None and hasattr(job.encoder, "to"):
             job.encoder.to(runtime.device)
@@ -231,6 +235,7 @@ def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
         work,
         desc=f"embedding a grid with {source.spec.encoder!r}",
         progress=runtime.progress,
+        needs_bytes=_TILE_FACTOR * max(_nbytes(job.output, region["embedding"]) for region in regions),
     )
     names = [f"{source.spec.encoder}_{i}" for i in range(source.spec.dim)]
     values = arrays["embedding"]
@@ -247,6 +252,10 @@ def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
         "wrote labels %r and image %r: %d bins x %d, encoder %r, precision %s",
         *elements, len(job.ij), source.spec.dim, source.spec.encoder, precision,
     )  # fmt: skip
+
+
+def _nbytes(output: _stream.Output, region: _stream.Region) -> int:
+    return int(np.prod([part.stop - part.start for part in region])) * np.dtype(output.dtype).itemsize
 
 
 def _regions(window: Window, ij: np.ndarray, output: _stream.Output) -> list[dict[str, _stream.Region]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from hisdiff._section import Prediction, library_size_of, needed
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
 from hisdiff._training._config import config_from
+from hisdiff._workers import spread
 from hisdiff.methods._registry import get as method_named
 from hisdiff.methods._registry import names as method_names
 from hisdiff.models._cohort import shares_spots
@@ -30,7 +32,7 @@ from hisdiff.tl._target import target_of
 from hisdiff.tl._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from hisdiff._runtime import Runtime
     from hisdiff._sdata._read import Bound
@@ -170,24 +172,21 @@ class Bout:
         tasks = [replace(task, bound=after[id(task.bound)]) for task in self.tasks]
         return replace(self, given=[after[id(bound)] for bound in self.given], tasks=tasks)
 
-    def rows(
-        self,
-        entries: Sequence[Entry],
-        terms: Terms,
-        keep: Callable[[Entry, int, Callable[[], Rows]], Rows] | None = None,
-    ) -> Rows:
-        """Run all methods with all seeds and return one row for each and each task, then those of the control.
+    def rows(self, entries: Sequence[Entry], terms: Terms) -> Rows:
+        """Run all methods with all seeds and return one row for each and each task, then those of the control."""
+        fits = [(entry, seed) for entry in entries for seed in terms.seeds]
+        done = dict(spread(partial(self.of_fit, terms), fits, "the comparison"))
+        return [row for number in range(len(fits)) for row in done[number]] + self.controls(terms)
 
-        ``keep(entry, seed, run)`` may answer with rows that it has kept instead of running.
-        """
-        rows: Rows = []
-        for entry in entries:
-            for seed in terms.seeds:
-                run = lambda entry=entry, seed=seed: self._run(entry, seed, terms)  # noqa: E731
-                rows += run() if keep is None else keep(entry, seed, run)
-        return rows + [_control(task, self.known, terms.n_draws, seed) for seed in terms.seeds for task in self.tasks]
+    def of_fit(self, terms: Terms, fit: tuple[Entry, int]) -> Rows:
+        """Run a method with a seed and return a row for each task."""
+        return self.run(*fit, terms)
 
-    def _run(self, entry: Entry, seed: int, terms: Terms) -> Rows:
+    def controls(self, terms: Terms) -> Rows:
+        """Return a row of what needs no image for each seed and each task."""
+        return [_control(task, self.known, terms.n_draws, seed) for seed in terms.seeds for task in self.tasks]
+
+    def run(self, entry: Entry, seed: int, terms: Terms) -> Rows:
         """Fit a method and predict every task: together, or each section on its own counts."""
         runtime = replace(terms.runtime, seed=seed)
         job = FitJob(method_named(entry.name), entry.config, sorted(self.panel), runtime)
@@ -281,6 +280,7 @@ def _predicted_finer(model: Model, task: Task, n_draws: int, runtime: Runtime) -
         units=task.units,
         library_size=None,
         calibrate=None,
+        table=None,
     )
     job = PredictJob(model, _STEM, options, None, runtime, None, target_of(None, task.at))
     table = job.finer([task.bound.with_section(_on_panel(task.bound, model.genes))])[0]

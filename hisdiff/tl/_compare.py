@@ -13,6 +13,7 @@ from hisdiff._runtime import Runtime
 from hisdiff._sdata._read import as_list, by_object, open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._stand_in import beside
+from hisdiff._workers import check_stores
 from hisdiff.tl._bout import Bout, Terms, entries_of
 from hisdiff.tl._fit_job import panel_of
 from hisdiff.tl._options import N_DRAWS
@@ -142,6 +143,7 @@ def compare(
         bout = Bout.of_unseen(training, testing, panel_of(by_object(training)))
     else:
         bout = Bout.of_merged(training, testing, coarsen, source)
+    check_stores("hd.tl.compare", {sdata.path for sdata in (*learned_from, *judged_on)})
     with Watch() as embedding:
         if any("features" in entry.needs for entry in entries):
             specs = [bound.section.features.spec for bound in opened if bound.section.features is not None]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +14,6 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive
 from hisdiff._docs import documented
-from hisdiff._keys import VERSION
-from hisdiff._log import logger
 from hisdiff._runtime import Runtime
 from hisdiff._sdata._genes import shared_genes
 from hisdiff._sdata._read import open_sections
@@ -27,28 +23,22 @@ from hisdiff._sdata._stand_in import beside
 from hisdiff.pp._genes import chosen_on
 from hisdiff.tl._bout import Bout, Terms, embedded, entries_of, refuse_known
 from hisdiff.tl._contest import unseen
+from hisdiff.tl._folds import Folds, Ledger
 from hisdiff.tl._options import N_DRAWS
 from hisdiff.tl._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from spatialdata import SpatialData
 
     from hisdiff._sdata._read import Bound
     from hisdiff.encoders import Encoder
-    from hisdiff.tl._bout import Entry, LibrarySize, Rows
+    from hisdiff.tl._bout import LibrarySize
     from hisdiff.tl._contest import Task
 
 SECTION = "section"
-# How rows of the sections of a fold become one; all other columns are averaged.
-_JOINED: dict[str, str | Callable[[Iterable[str]], str]] = {
-    "section": ", ".join,
-    "n_spots": "sum",
-    "has_draws": "all",
-    "predict_s": "sum",
-    "peak_gb": "max",
-}
 
 
 @documented
@@ -145,23 +135,13 @@ def cross_validate(
     terms = Terms(seeds, positive(n_draws, "n_draws", integer=True), library_size, runtime)
     entries = entries_of(methods, own_counts=False)
     needs = frozenset({"counts"}).union(*(entry.needs & {"image"} for entry in entries))
-    ledger = None if save is None else _Ledger(save)
-    cohort = _Cohort.of(beside(open_sections(data, selection, needs=needs)), by, patient_key, genes)
+    ledger = None if save is None else Ledger(save)
+    cohort = Cohort.of(beside(open_sections(data, selection, needs=needs)), by, patient_key, genes)
 
     with Watch() as embedding:
         if any("features" in entry.needs for entry in entries):
             cohort = cohort.embedded(encoder, runtime)
-    rows: Rows = []
-    for i, fold in enumerate(cohort.folds):
-        logger.info("fold %d of %d: %s %r is left out", i + 1, len(cohort.folds), by, fold)
-        bout = cohort.bout(fold)
-        keep = None
-        if ledger is not None:
-            keep = ledger.keeper(
-                sections=cohort.digest(fold), panel=bout.panel, n_draws=n_draws, library_size=library_size
-            )
-        rows += _joined(bout.rows(entries, terms, keep), fold)
-    result = pd.DataFrame(rows)
+    result = pd.DataFrame(Folds(cohort, entries, terms, by).rows(ledger))
     result.attrs = {
         "by": by,
         "folds": {
@@ -195,14 +175,14 @@ class _Section:
 
 
 @dataclass(frozen=True)
-class _Cohort:
+class Cohort:
     """Sections that are left out in turn."""
 
     sections: list[_Section]
     genes: Sequence[str] | None
 
     @classmethod
-    def of(cls, bounds: Sequence[Bound], by: str, patient_key: str | None, genes: Sequence[str] | None) -> _Cohort:
+    def of(cls, bounds: Sequence[Bound], by: str, patient_key: str | None, genes: Sequence[str] | None) -> Cohort:
         """Check that leaving sections out in turn makes sense; genes that were selected on all of them are forgotten."""
         names = _distinct([bound.place.name for bound in bounds])
 
@@ -226,7 +206,7 @@ class _Cohort:
             refuse_known(*([s.task for s in sections if (s.group == fold) == out] for out in (False, True)))
         return cls(sections, genes)
 
-    def embedded(self, encoder: str | Encoder | None, runtime: Runtime) -> _Cohort:
+    def embedded(self, encoder: str | Encoder | None, runtime: Runtime) -> Cohort:
         """Return the cohort with embedded sections."""
         bounds = embedded([section.bound for section in self.sections], encoder, None, runtime)
         return replace(self, sections=[replace(s, bound=bound) for s, bound in zip(self.sections, bounds)])
@@ -252,44 +232,6 @@ class _Cohort:
         return [self._patients(fold)] + [
             [s.digest for s in self.sections if (s.group == fold) == left] for left in (False, True)
         ]
-
-
-class _Ledger:
-    """Rows of the table that are done, one file of a folder for each fit."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"save={str(folder)!r} is not a folder, in which finished folds could be kept.")
-
-    def keeper(self, **facts: Any) -> Callable[[Entry, int, Callable[[], Rows]], Rows]:
-        """Return what answers with kept rows of a bout, which ``facts`` identify, or runs and keeps them."""
-
-        def keep(entry: Entry, seed: int, run: Callable[[], Rows]) -> Rows:
-            fit = {"label": entry.label, "method": entry.name, "config": entry.config.to_dict(), "seed": seed}
-            text = json.dumps({"version": VERSION, **fit, **facts}, sort_keys=True)
-            file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-            if file.exists():
-                logger.info("%s, seed %d: taken from %s", entry.label, seed, file)
-                return json.loads(file.read_text(encoding="utf8"))
-            rows = run()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            fresh = file.with_suffix(".part")
-            fresh.write_text(json.dumps(rows, default=lambda value: value.item()), encoding="utf8")
-            fresh.replace(file)  # by one rename, so that a file is whole or not there
-            return rows
-
-        return keep
-
-
-def _joined(rows: Rows, fold: str) -> Rows:
-    """Make one row of those of the sections of a fold."""
-    table = pd.DataFrame(rows)
-    how = {name: _JOINED.get(name, "mean") for name in table.columns if name not in ("method", "seed")}
-    joined = table.groupby(["method", "seed"], sort=False).agg(how).reset_index()
-    joined.insert(1, "fold", fold)
-    kept = joined[["method", "fold", "section", "seed", *(n for n in how if n != "section")]]
-    return [dict(zip(kept.columns, row)) for row in kept.itertuples(index=False)]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

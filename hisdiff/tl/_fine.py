@@ -234,7 +234,12 @@ def outputs_of(n_bins: int, n_genes: int, keep_draws: int) -> dict[str, Output]:
 
 
 def predict_bins(
-    predictor: FinePredictor, where: Locations, folder: Path | None, plan: Mapping[str, Any], *, show: bool | None
+    predictor: FinePredictor,
+    where: Locations,
+    folder: Path | None,
+    plan: Mapping[str, Any],
+    *,
+    show: bool | None,
 ) -> Prediction:
     """Predict the bins of a grid tile by tile, into ``folder`` or into memory (see ``hisdiff._stream.run``)."""
     ij = needed(where.array_ij)
@@ -252,9 +257,10 @@ def predict_bins(
         return {"mean": part.mean, "std": part.std, **kept, **extra}
 
     regions = [{name: (rows, slice(0, output.shape[1])) for name, output in outputs.items()} for rows in tiles]
-    made = run(
-        folder, plan, outputs, regions, work, desc=f"predicting {len(where):,} bins", progress=show, unit="tiles"
-    )
+    # A dozen arrays of a tile's size are alive at a time.
+    needs = int(12 * 4 * n_genes * max((rows.stop - rows.start for rows in tiles), default=0))
+    desc = f"predicting {len(where):,} bins"
+    made = run(folder, plan, outputs, regions, work, desc=desc, progress=show, unit="tiles", needs_bytes=needs)
     draws = [made[fine_draw(i)] for i in range(predictor.keep_draws)]
     obs = {UNCERTAINTY: np.asarray(made[UNCERTAINTY])[:, 0]} if told else {}
     return Prediction(made["mean"], made["std"], predictor.field.genes, predictor.units, draws or None, obs)

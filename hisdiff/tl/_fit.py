@@ -11,6 +11,7 @@ import numpy as np
 from hisdiff import _keys, encoders
 from hisdiff._arguments import checked
 from hisdiff._check import listing, path_of, present
+from hisdiff._device import is_writer, wait_for_writer
 from hisdiff._docs import documented
 from hisdiff._files import check_writable
 from hisdiff._log import logger
@@ -165,9 +166,12 @@ def fit(
             raise
         logger.warning("interrupted; the same call with resume=True goes on from %s", checkpoint)
         raise
-    path = model.save(settings.cache_dir / "models" / model.id if folder is None else folder)
-    if checkpoint is not None:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    path = settings.cache_dir / "models" / model.id if folder is None else folder
+    if is_writer():  # under torchrun all processes have the same model
+        path = model.save(path)
+        if checkpoint is not None:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    wait_for_writer()
     for sdata in items:
         sdata.attrs.setdefault(_keys.STEM, {})["model"] = {"id": model.id, "path": str(path.absolute())}
     logger.info(

@@ -12,9 +12,10 @@ from hisdiff._runtime import Runtime
 from hisdiff._sdata._provenance import checked_name
 from hisdiff._sdata._read import as_list
 from hisdiff._sdata._selection import Selection
+from hisdiff._workers import active_client, check_stores
 from hisdiff.tl._conditions import model_for
 from hisdiff.tl._options import PredictOptions
-from hisdiff.tl._predict_job import PredictJob
+from hisdiff.tl._predict_job import PredictJob, run_at_once
 from hisdiff.tl._target import target_of
 
 if TYPE_CHECKING:
@@ -178,7 +179,11 @@ def predict(
         options = options_for(n_draws=usual if n_draws is None else n_draws)
         job = PredictJob(used, checked_name(key_added, used.method), options, selection.layer, runtime, offered, target)
         jobs.append((job, job.opened(sdata, selection)))
-    results = [job.run(bounds, inplace=inplace) for job, bounds in jobs]
+    check_stores("hd.tl.predict", {sdata.path for sdata in as_list(data)})
+    if target is None and active_client() is not None and len(jobs) > 1:
+        results = run_at_once(*zip(*jobs), inplace=inplace)
+    else:
+        results = [job.run(bounds, inplace=inplace) for job, bounds in jobs]
     if inplace:
         return None
     return results if isinstance(data, (list, tuple)) else results[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hisdiff import _keys
@@ -16,6 +17,7 @@ from hisdiff._sdata._read import Bound, open_sections
 from hisdiff._sdata._stand_in import beside
 from hisdiff._sdata._write import MAX_LAYER_BYTES, check_fits, check_writable, fits_layers
 from hisdiff._section import needed
+from hisdiff._workers import spread
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_lattice
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from hisdiff._runtime import Runtime
     from hisdiff._sdata._locate import Place
     from hisdiff._sdata._selection import Selection
-    from hisdiff._section import Section
+    from hisdiff._section import Prediction, Section
     from hisdiff.encoders import Encoder
     from hisdiff.models._model import Model
     from hisdiff.tl._options import PredictOptions
@@ -103,16 +105,23 @@ class PredictJob:
             logger.info("layers of %d x %d values would be above %d GB: the prediction goes to table %r, of the panel's genes only",
                         *table.shape, MAX_LAYER_BYTES // 1024**3, self.stem)  # fmt: skip
 
-    def run(self, bounds: list[Bound], *, inplace: bool) -> AnnData | list[AnnData] | None:
-        """Predict, and write the results or return them."""
+    def ready(self, bounds: list[Bound], *, inplace: bool) -> list[Bound]:
+        """Return sections with all that the model needs of them, and say what is unusual of them."""
         if not inplace:  # an embedding or outline that is missing is made on the way
             bounds = beside(bounds)
         bounds = counted(self._complete(bounds), self.model, self.layer)
         warn_unlike(bounds, self.model)
         if "features" in self.needs:
             say_gaps(bounds, self.model.cohort.pitch_um)
+        return bounds
+
+    def run(self, bounds: list[Bound], *, inplace: bool) -> AnnData | list[AnnData] | None:
+        """Predict, and write the results or return them."""
+        bounds = self.ready(bounds, inplace=inplace)
         if self.target is None:
-            return self._at_spots(bounds, inplace)
+            sections = [bound.section for bound in bounds]
+            made = dict(spread(self.at_spots, sections, f"the prediction of {bounds[0].place.name!r}"))
+            return self.finish(bounds, [made[number] for number in range(len(bounds))], inplace=inplace)
         if not inplace:
             tables = self.finer(bounds)
             return tables if len(tables) > 1 else tables[0]
@@ -126,23 +135,24 @@ class PredictJob:
             return embedded(bounds, self.model, self.runtime, self.encoder)
         return ensure_lattice(bounds, lattice_of(self.model)) if self.target is None else bounds
 
-    def _at_spots(self, bounds: list[Bound], inplace: bool) -> AnnData | None:
+    def at_spots(self, section: Section) -> Prediction:
+        """Predict a section at its spots."""
         options, runtime = self.options, self.runtime
-        predictions = [
-            self.model.fitted.predict(
-                bound.section,
-                needed(bound.section.spots),
-                n_draws=options.n_draws,
-                keep_draws=options.keep_draws,
-                n_steps=options.n_steps,
-                units=options.units,
-                library_size=options.library_size,
-                seed=runtime.seed,
-                device=runtime.device,
-                progress=runtime.progress,
-            )
-            for bound in bounds
-        ]
+        return self.model.fitted.predict(
+            section,
+            needed(section.spots),
+            n_draws=options.n_draws,
+            keep_draws=options.keep_draws,
+            n_steps=options.n_steps,
+            units=options.units,
+            library_size=options.library_size,
+            seed=runtime.seed,
+            device=runtime.device,
+            progress=runtime.progress,
+        )
+
+    def finish(self, bounds: list[Bound], predictions: Sequence[Prediction], *, inplace: bool) -> AnnData | None:
+        """Write predictions at spots, or return them as a table."""
         told = Told(self.model, self.stem, self._record(bounds, predictions[0].n_draws))
         if self._into_panel(bounds[0].place):
             table = as_panel_table(bounds, predictions, told, self.layer)
@@ -215,3 +225,25 @@ def _is_known(section: Section, model: Model) -> bool | None:
     if section.counts is None or len(section.genes) < len(model.genes):
         return None
     return model.cohort.contains(section.counts, section.genes)
+
+
+def run_at_once(
+    jobs: Sequence[PredictJob], groups: Sequence[list[Bound]], *, inplace: bool
+) -> list[AnnData | list[AnnData] | None]:
+    """Predict the spots of the sections of several objects on workers, and finish each object when its sections are done."""
+    groups = [job.ready(bounds, inplace=inplace) for job, bounds in zip(jobs, groups)]
+    places = [(i, k) for i, bounds in enumerate(groups) for k in range(len(bounds))]
+    made: dict[tuple[int, int], Prediction] = {}
+    results: list[AnnData | list[AnnData] | None] = [None] * len(jobs)
+    items = [(i, groups[i][k].section) for i, k in places]
+    for number, prediction in spread(partial(_at_spots_of, jobs), items, f"the prediction of {len(items)} sections"):
+        i, made[places[number]] = places[number][0], prediction
+        bounds = groups[i]
+        if all((i, k) in made for k in range(len(bounds))):
+            results[i] = jobs[i].finish(bounds, [made.pop((i, k)) for k in range(len(bounds))], inplace=inplace)
+    return results
+
+
+def _at_spots_of(jobs: Sequence[PredictJob], item: tuple[int, Section]) -> Prediction:
+    number, section = item
+    return jobs[number].at_spots(section)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 
 from hisdiff._log import libraries_silent
+from hisdiff._workers import cpu_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def prerank(
         given = {str(i): _plain(genes) for i, genes in enumerate(named.values())}
         with libraries_silent():
             found = gseapy.prerank(rnk=statistic, gene_sets=given, min_size=1, max_size=len(panel), permutation_num=n_perms,
-                                   threads=min(4, os.cpu_count() or 1), seed=seed % 2**31, outdir=None).results  # fmt: skip
+                                   threads=min(4, cpu_share()), seed=seed % 2**31, outdir=None).results  # fmt: skip
         for i, (term, genes) in enumerate(named.items()):
             hit = found[str(i)]
             # No permutation with an enrichment of this sign: nothing to normalise by.

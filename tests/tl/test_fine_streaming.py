@@ -45,7 +45,7 @@ def quick(monkeypatch):
             draws = np.stack([mean * (1 + 0.1 * d) for d in range(self.n_draws)]).astype(np.float32)
             return Prediction(mean.astype(np.float32), draws.std(axis=0), self.genes, "counts", draws)
 
-    monkeypatch.setattr("hisdiff.methods.ridge._fitted.PatchField", Nearby)
+    monkeypatch.setattr("hisdiff.methods._base.PatchField", Nearby)
 
 
 @pytest.fixture

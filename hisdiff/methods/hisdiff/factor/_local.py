@@ -21,7 +21,7 @@ import numpy as np
 from hisdiff._prediction._superpixels import Footprints, Inputs, scaled_under
 from hisdiff._section import needed
 from hisdiff._stats._counting import count_rate
-from hisdiff._stats._kernel import Kernel, weighted_sum
+from hisdiff._stats._kernel import Kernel
 from hisdiff._stats._pca import right_axes
 from hisdiff._stats._spatial import Layout
 from hisdiff._training._calibration import cv_pcc_of
@@ -85,11 +85,12 @@ class LocalRates:
     def __call__(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:
         """Return the rates of bins with raw dense vectors ``(n, D)``, float32 ``(n, G)``, 1 for the mean and positive."""
         out = np.empty((len(vectors), self.components.shape[1]), dtype=np.float32)
+        used = [(kernel, w @ self.components) for kernel, w in zip(self.kernels, self.weights) if w.any()]
         for start in range(0, len(vectors), _CHUNK):
             rows = slice(start, start + _CHUNK)
             values = self.inputs.of(dense, vectors[rows])
-            scores = weighted_sum(self.kernels, self.weights, values.astype(np.float64), self.landmarks)
-            out[rows] = np.maximum(1 + scores @ self.components, _FLOOR)
+            total = sum((kernel(values, self.landmarks) @ w for kernel, w in used), np.zeros(self.components.shape[1]))
+            out[rows] = np.maximum(1 + total, _FLOOR)
         return out
 
     def state(self) -> State:

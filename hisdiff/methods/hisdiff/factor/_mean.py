@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hisdiff._log import progress
-from hisdiff._stats._kernel import Kernel, weighted_sum
+from hisdiff._stats._kernel import Kernel
 from hisdiff._training._features import Features
 from hisdiff._training._profile import at_level, profiles
 from hisdiff._training._spots import Projection
@@ -53,7 +53,9 @@ class KernelMean:
     def __call__(self, section: Section, locations: Locations) -> np.ndarray:
         """Return components of the mean, float64 ``(n, r)``."""
         features = self.features.at(section, locations)
-        return weighted_sum(self.kernels, self.weights, features, self.landmarks)
+        used = [(k, w) for k, w in zip(self.kernels, self.weights) if w.any()]
+        start = np.zeros((len(features), self.weights.shape[2]))
+        return sum((k(features, self.landmarks) @ w for k, w in used), start)
 
 
 @dataclass(frozen=True)

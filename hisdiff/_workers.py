@@ -1,0 +1,301 @@
+"""Do many pieces of work at once: on the workers of an active ``dask.distributed`` client, else here, one after another.
+
+What is done is a pure function of its item, so results are the same bytes wherever they were computed and in whatever order they
+come back. Only results travel back: whoever called writes them, alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hisdiff._keys import VERSION
+from hisdiff._log import logger
+from hisdiff._settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T, R = TypeVar("T"), TypeVar("R")
+
+_PYTHON = ".".join(map(str, sys.version_info[:2]))
+BASE_BYTES = 600 * 2**20
+"""Memory of a worker that has imported torch and done nothing."""
+_LARGEST_SENT = 2**30
+_AHEAD = 2
+"""Pieces that are under way for each thread of a worker: one is done while the next one is sent."""
+_ANSWER_S = 15.0
+_MADE = threading.local()
+
+
+def cpu_share() -> int:
+    """Return how many cores this process may use: its affinity, the quota of its control group, what Slurm gave; at least one.
+
+    A task on a worker has one: the others of its process are for other tasks.
+    """
+    if _on_worker():
+        return 1
+    shares = [float(os.cpu_count() or 1)]
+    if hasattr(os, "sched_getaffinity"):
+        shares.append(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(KeyError, ValueError):
+        shares.append(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    shares += _quotas()
+    return max(1, int(min(shares)))
+
+
+def _quotas() -> list[float]:
+    """Return the limits of the control group in cores (versions 2 and 1); none where there is no limit."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = _text("/sys/fs/cgroup/cpu.max").split()
+        found.append(float(quota) / float(period))  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):
+        folder = "/sys/fs/cgroup/cpu"
+        quota, period = (_text(f"{folder}/cpu.cfs_{name}_us") for name in ("quota", "period"))
+        found.append(float(quota) / float(period))
+    return [share for share in found if share > 0]
+
+
+def _text(file: str) -> str:
+    return Path(file).read_text(encoding="ascii")
+
+
+class Made(Sequence[R]):
+    """Items that are made of others when they are asked for, so that not all of them are in memory."""
+
+    def __init__(self, of: Sequence[T], make: Callable[[T], R]) -> None:
+        self._of, self._make = of, make
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._make(self._of[number])
+
+
+def spread(
+    work: Callable[[T], R],
+    items: Sequence[T],
+    what: str,
+    *,
+    needs_bytes: int = 0,
+) -> Iterator[tuple[int, R]]:
+    """Yield the number of each item and what ``work`` makes of it, as they are done.
+
+    Parameters
+    ----------
+    work
+        A pure function; on workers it is pickled once for all items, with all that it holds.
+    items
+        What it is called with.
+    what
+        What is done, for messages, such as ``"the grid of 'C5'"``.
+    needs_bytes
+        Memory that a worker needs for one item, beside its libraries.
+
+    Raises
+    ------
+    ConnectionError
+        If the scheduler does not answer, or all workers are lost.
+    ValueError
+        Before any work, if there is no worker, or one has another version or may not use enough memory.
+    """
+    client = active_client() if len(items) > 1 else None
+    if client is None:
+        for number, item in enumerate(items):
+            yield number, work(item)
+        return
+    yield from _on_workers(client, work, items, what, needs_bytes)
+
+
+def active_client() -> Any | None:
+    """Return the ``distributed`` client that is active in this process; None where there is none, and on a worker."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    if _on_worker():
+        return None
+    try:
+        return distributed.default_client()
+    except ValueError:
+        return None
+
+
+def _on_worker() -> bool:
+    """Whether this is a task on a worker."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def check_stores(what: str, stores: Iterable[Path | None]) -> None:
+    """Raise where the workers of an active client do not see a store, or cannot do the work of hisdiff at all."""
+    client = active_client()
+    if client is not None:
+        _check_workers(client, what, [store for store in stores if store is not None], 0)
+
+
+def _on_workers(
+    client: Any, work: Callable[[T], R], items: Sequence[T], what: str, needs_bytes: int
+) -> Iterator[tuple[int, R]]:
+    from distributed import as_completed
+    from distributed.protocol.pickle import dumps
+
+    n_threads = _check_workers(client, what, [], needs_bytes)
+    payload = dumps((work, {"precision": settings.precision, "device": settings.device, "progress": False}))
+    if len(payload) > _LARGEST_SENT:
+        raise ValueError(
+            f"For {what} {len(payload) / 1e9:.1f} GB would be sent to each worker; write the object to a zarr store that the workers "
+            "see (sdata.write, then spatialdata.read_zarr), or close the client."
+        )
+    digest = hashlib.sha256(payload).hexdigest()
+    logger.info("%s: %d parts on %d threads of the workers of %s", what, len(items), n_threads, _address(client))
+    waiting = list(range(len(items)))[::-1]
+    number_of: dict[str, int] = {}
+    # The argument of a task, not scattered: what was scattered is lost with the worker that holds it.
+    held = _submit(client, _same, payload, key=f"hisdiff-{digest}")
+
+    def one_more() -> list[Any]:
+        if not waiting:
+            return []
+        number = waiting.pop()
+        future = _submit(client, _do, held, digest, items[number], pure=False, retries=1)
+        number_of[future.key] = number
+        return [future]
+
+    first = [future for _ in range(_AHEAD * n_threads) for future in one_more()]
+    done = as_completed(first, with_results=False)
+    try:
+        for future in done:
+            result = _result_of(client, future, what)
+            number = number_of[future.key]
+            future.release()
+            for more in one_more():
+                done.add(more)
+            yield number, result
+    finally:  # an error or an interruption does not wait for what nobody needs
+        with contextlib.suppress(Exception):
+            client.cancel(list(done.futures), force=True)
+
+
+def _submit(client: Any, *task: Any, **how: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Sending large graph", UserWarning
+        )  # once for all parts, or what a part is of
+        return client.submit(*task, **how)
+
+
+def _result_of(client: Any, future: Any, what: str) -> Any:
+    from distributed import KilledWorker
+    from distributed.comm import CommClosedError
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise ConnectionError(
+            f"Workers of {_address(client)} died again and again in {what}, as they do where a part needs more memory than they may "
+            f"use: {error}"
+        ) from error
+    except (CommClosedError, TimeoutError) as error:
+        raise ConnectionError(f"The scheduler {_address(client)} was lost in {what}; the same call goes on.") from error
+    except Exception as error:
+        if type(error).__name__ == "FutureCancelledError":  # of newer versions, when the scheduler has gone
+            raise ConnectionError(
+                f"The scheduler {_address(client)} was lost in {what}; the same call goes on."
+            ) from error
+        raise
+
+
+def _same(payload: bytes) -> bytes:
+    return payload
+
+
+def _do(payload: bytes, digest: str, item: Any) -> Any:
+    """Do one piece of work on a worker. Each thread has its own copy of what the work holds, unpickled once."""
+    import dask
+    from distributed.protocol.pickle import loads
+
+    if getattr(_MADE, "digest", None) != digest:
+        (_MADE.work, _MADE.how), _MADE.digest = loads(payload), digest
+    with dask.config.set(scheduler="synchronous"), settings.override(**_MADE.how):
+        return _MADE.work(item)
+
+
+# What can be wrong with workers
+
+
+def _check_workers(client: Any, what: str, stores: Sequence[Path], needs_bytes: int) -> int:
+    """Return the number of threads of all workers, after checking that they can do the work."""
+    from distributed.comm import CommClosedError
+
+    try:
+        told = client.sync(client._run, _about, stores, on_error="return", callback_timeout=_ANSWER_S)
+    except (OSError, TimeoutError, CommClosedError, AttributeError, RuntimeError) as error:
+        raise ConnectionError(
+            f"The scheduler {_address(client)} does not answer ({error}), on whose workers {what} was to be computed; close the client "
+            "(or leave its `with` block) to compute it here."
+        ) from error
+    if not told:
+        raise ValueError(
+            f"The scheduler {_address(client)} has no workers, on which {what} was to be computed; add some, or close the client."
+        )
+    for address, answer in told.items():
+        _check_answer(address, answer)
+        limit, needed = answer.memory, BASE_BYTES + answer.threads * needs_bytes
+        if 0 < limit < needed:
+            raise ValueError(
+                f"Worker {address} may use {limit / 1e9:.2f} GB of memory, and {what} takes about {needed / 1e9:.2f} GB on its "
+                f"{answer.threads} thread(s); give workers more (memory_limit=), or fewer threads (threads_per_worker=)."
+            )
+    return sum(answer.threads for answer in told.values())
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What decides whether a worker can take part."""
+
+    version: str
+    python: str
+    lacks: list[Path]
+    threads: int
+    memory: int
+
+
+def _about(stores: Sequence[Path], dask_worker: Any) -> _Worker:
+    """Tell what a worker is; run on each."""
+    lacks = [store for store in stores if not store.exists()]
+    memory = dask_worker.memory_manager.memory_limit or 0
+    return _Worker(VERSION, _PYTHON, lacks, dask_worker.state.nthreads, memory)
+
+
+def _check_answer(address: str, answer: _Worker | BaseException) -> None:
+    if isinstance(answer, BaseException):
+        raise ValueError(
+            f"Worker {address} cannot do the work of hisdiff {VERSION}: {type(answer).__name__}: {answer}. Is the same version installed there?"
+        ) from answer
+    for package, there, here in (("hisdiff", answer.version, VERSION), ("Python", answer.python, _PYTHON)):
+        if there != here:
+            raise ValueError(f"Worker {address} has {package} {there}, this process {here}; install the same on all.")
+    if answer.lacks:
+        raise ValueError(
+            f"Worker {address} does not see the store {answer.lacks[0]}; put it on a disk that all workers share, by the same path."
+        )
+
+
+def _address(client: Any) -> str:
+    return str(getattr(getattr(client, "scheduler", None), "addr", None) or "of the client")

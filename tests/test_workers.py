@@ -1,0 +1,166 @@
+"""Work on the workers of a dask client gives the same bytes as here, whatever happens to a worker; bad clusters are refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spatialdata as sd
+
+import hisdiff as hd
+from hisdiff import _workers
+
+distributed = pytest.importorskip("distributed")
+slow = pytest.mark.slow  # processes are started
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of distributed, whose sockets close late
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two processes on this machine."""
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    with distributed.Client(cluster) as client:
+        yield client
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of files, but for the name of the folder that is noted in them."""
+    names = {path: path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes().replace(str(folder).encode(), b"") for path, name in names.items()}
+
+
+class Slow:
+    """Squares numbers; the first time a worker kills itself half-way."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __call__(self, number: int) -> int:
+        if number == 3 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number**2
+
+
+@slow
+def test_a_worker_that_dies_is_made_up_for(client, tmp_path) -> None:
+    found = dict(_workers.spread(Slow(tmp_path / "mark"), range(1, 9), "squares"))
+    assert found == {number: (number + 1) ** 2 for number in range(8)}
+    assert (tmp_path / "mark").exists()
+
+
+@pytest.fixture
+def stores(make_section, color_encoder, tmp_path) -> list[Path]:
+    made = [make_section(f"s{i}", seed=i, side=4) for i in range(2)]
+    hd.pp.select_genes(made)
+    for section in made:
+        section.write(tmp_path / f"{list(section.shapes)[0]}.zarr")
+    return [tmp_path / f"s{i}.zarr" for i in range(2)]
+
+
+def everything(stores: list[Path], folder: Path, encoder) -> dict[str, bytes]:
+    """Embed, lay a grid, fit and predict, on copies of stores; return the bytes of all that is there afterwards."""
+    sections = [sd.read_zarr(shutil.copytree(store, folder / store.name)) for store in stores]
+    hd.pp.embed(sections, encoder, batch_size=4)
+    hd.pp.grid(sections, 25)
+    model = hd.tl.fit(sections, method="ridge", save=folder / "model", encoder=encoder)
+    hd.tl.predict(sections, model, n_draws=2)
+    for section in sections:
+        hd.io.save(section)
+    hd.tl.predict(sections, model, resolution_um=25, n_draws=2, encoder=encoder)
+    return files_of(folder)
+
+
+@slow
+def test_the_same_bytes_as_alone_and_with_a_worker_killed_on_the_way(
+    cluster, stores, tmp_path, monkeypatch, color_encoder
+) -> None:
+    from hisdiff.encoders import _embed
+    from hisdiff.pp import _grid
+    from hisdiff.tl import _fine
+
+    monkeypatch.setattr(_embed, "_PART", 8)
+    monkeypatch.setattr(_grid, "_MAX_CHUNKS", 1)
+    monkeypatch.setattr(_grid, "_CHUNK_VALUES", 1)
+    monkeypatch.setattr(_fine, "_TILE_VALUES", 1)
+    alone = everything(stores, tmp_path / "alone", color_encoder)
+    pid = next(iter(cluster.workers.values())).process.pid
+    killer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+    with distributed.Client(cluster):
+        killer.start()
+        together = everything(stores, tmp_path / "together", color_encoder)
+    killer.join()
+    different = sorted(name for name in alone.keys() | together.keys() if alone.get(name) != together.get(name))
+    assert different == []
+
+
+@slow
+def test_folds_and_comparisons_are_those_of_a_run_alone(cluster, colored_sections, tmp_path) -> None:
+    columns = ["method", "fold", "section", "pcc_all", "mse", "energy_score"]
+    with distributed.Client(cluster):
+        together = hd.tl.cross_validate(colored_sections, ["ridge"], n_draws=2, save=tmp_path)
+        assert len(list(tmp_path.glob("*.json"))) == 3
+        compared = hd.tl.compare(colored_sections[:2], colored_sections[2], ["ridge"], n_seeds=2, n_draws=2)
+    alone = hd.tl.cross_validate(colored_sections, ["ridge"], n_draws=2)
+    assert together[columns].equals(alone[columns])
+    again = hd.tl.compare(colored_sections[:2], colored_sections[2], ["ridge"], n_seeds=2, n_draws=2)
+    assert compared[columns[2:]].equals(again[columns[2:]])
+
+
+@slow
+def test_workers_that_cannot_do_it_are_refused_before_the_work(client, stores, monkeypatch, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"Worker tcp.* does not see the store .*nowhere.zarr; put it on a disk"):
+        _workers.check_stores("this", [tmp_path / "nowhere.zarr"])
+    with pytest.raises(
+        ValueError, match=r"may use .* GB of memory, and squares takes about 1000000.* GB on its 1 thread"
+    ):
+        list(_workers.spread(Slow(tmp_path), range(3), "squares", needs_bytes=10**15))
+    monkeypatch.setattr(_workers, "VERSION", "99.0")
+    with pytest.raises(ValueError, match=r"has hisdiff .*, this process 99.0; install the same on all"):
+        list(_workers.spread(Slow(tmp_path), range(3), "squares"))
+
+
+def test_a_scheduler_that_has_gone_is_named(tmp_path) -> None:
+    cluster = distributed.LocalCluster(n_workers=0, dashboard_address=":0")
+    with distributed.Client(cluster) as client:
+        with pytest.raises(ValueError, match="has no workers"):
+            list(_workers.spread(Slow(tmp_path), range(3), "squares"))
+        cluster.close()
+        with pytest.raises(ConnectionError, match="scheduler .* does not answer.*close the client"):
+            list(_workers.spread(Slow(tmp_path), range(3), "squares"))
+        assert client is not None
+
+
+def test_the_share_of_cores_is_what_the_process_may_use(monkeypatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    files = {"/sys/fs/cgroup/cpu.max": "max 100000"}
+
+    def text(file: str) -> str:
+        if file not in files:
+            raise FileNotFoundError(file)
+        return files[file]
+
+    monkeypatch.setattr(_workers, "_text", text)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert _workers.cpu_share() == 8
+    files["/sys/fs/cgroup/cpu.max"] = "350000 100000"
+    assert _workers.cpu_share() == 3
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert _workers.cpu_share() == 2
+    files["/sys/fs/cgroup/cpu.max"] = "5000 100000"
+    assert _workers.cpu_share() == 1
+    assert np.isfinite(_workers.cpu_share())

@@ -34,6 +34,14 @@ def test_visium(sections, tmp_path):
     assert "ERBB2" in names["accuracy"].index
 
 
+def test_the_readme(sections, tmp_path):
+    folders.visium(sections[0], tmp_path / "patient1" / "outs")
+    folders.write_slide(sections[1], tmp_path / "patient2" / "slide.svs")
+    names = run_page("../README.md")
+    assert "hisdiff" in names["test"].tables["lattice"].layers
+    assert "hisdiff_16um" in names["test"].tables
+
+
 def test_from_nothing_to_a_map_of_a_visium_folder_takes_eight_lines():
     """Two of the shell to install, and those of the first block of the page."""
     lines = [line for line in blocks_of("howto/visium.md", "python")[0].splitlines() if line.strip()]

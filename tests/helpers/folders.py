@@ -43,11 +43,19 @@ def genes_of(sdata: sd.SpatialData) -> list[str]:
 
 
 def write_slide(sdata: sd.SpatialData, path: Path) -> np.ndarray:
-    """Write the image as a tiled TIFF, and return its pixels."""
+    """Write the image as a tiled TIFF that states its 0.5 um per pixel, and return its pixels."""
     (pyramid,) = sdata.images.values()
     pixels = sd.get_pyramid_levels(pyramid, n=0).transpose("y", "x", "c").to_numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, pixels, photometric="rgb", tile=(256, 256), compression="zlib")
+    tifffile.imwrite(
+        path,
+        pixels,
+        photometric="rgb",
+        tile=(256, 256),
+        compression="zlib",
+        resolution=(20_000, 20_000),
+        resolutionunit="CENTIMETER",
+    )
     return pixels
 
 

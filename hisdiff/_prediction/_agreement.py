@@ -44,6 +44,8 @@ _NEIGHBORS = 6
 _FAR, _FAR_NOISE = 2.0, 0.15
 # Bins further out of all footprints than this part of the pitch differ from their neighbours by less than can be seen.
 _NEAR = 0.05
+# Spots times genes that are worked on at once.
+_BLOCK_VALUES = 2**20
 
 
 class Agreement:
@@ -83,35 +85,52 @@ class Agreement:
         of_mean
             For a draw, the factors of the mean.
         """
-        known = np.isfinite(self.counts) & np.isfinite(predicted)
-        y, m = np.where(known, self.counts, 0), np.where(known, predicted, 0)
-        told, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
-        shared_at, own_at = (None, None) if normal is None else (normal[:, :1], normal[:, 1:])
-        shared = _factor(told, expected, self.dispersion.spot, shared_at)
-        between = (shared * _factor(y, shared * m, self.dispersion.gene, own_at, known)).astype(np.float32)
-        everywhere = _factor(told.sum(), expected.sum(), self.dispersion.spot)
-        whole = everywhere * _factor(y.sum(axis=0), everywhere * m.sum(axis=0), self.dispersion.gene)
-        inside, missing = between, None
-        if self.exact:
-            there = m > 0
-            inside = np.where(known, np.where(there, y / np.where(there, m, 1), 0), shared).astype(np.float32)
-            missing = np.where(known & ~there, y, 0).astype(np.float32)
+        between = np.empty(predicted.shape, dtype=np.float32)
+        inside, missing = (np.empty_like(between), np.empty_like(between)) if self.exact else (between, None)
+        sums = np.zeros(2), np.zeros((2, predicted.shape[1]))
+        for rows in self._blocks():
+            known, y, m = self._known(predicted, rows)
+            told, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
+            shared_at, own_at = (None, None) if normal is None else (normal[rows, :1], normal[rows, 1:])
+            shared = _factor(told, expected, self.dispersion.spot, shared_at)
+            between[rows] = shared * _factor(y, shared * m, self.dispersion.gene, own_at, known)
+            sums[0][:] += told.sum(), expected.sum()
+            sums[1][:] += y.sum(axis=0), m.sum(axis=0)
+            if missing is not None:
+                there = m > 0
+                inside[rows] = np.where(known, np.where(there, y / np.where(there, m, 1), 0), shared)
+                missing[rows] = np.where(known & ~there, y, 0)
+        everywhere = _factor(*sums[0], self.dispersion.spot)
+        whole = everywhere * _factor(sums[1][0], everywhere * sums[1][1], self.dispersion.gene)
         if of_mean is None:
             return Factors(inside, between, whole, missing)
         return Factors(inside, of_mean.between, of_mean.whole, missing, between / of_mean.between)
 
     def certainty(self, predicted: np.ndarray) -> Certainty:
         """Return how far counts decide what is expected in footprints, for sums ``(n, G)`` that are predicted."""
-        known = np.isfinite(self.counts) & np.isfinite(predicted)
-        if self.exact:
-            return Certainty(known.astype(np.float32), np.zeros(known.shape, dtype=np.float32))
-        y, m = np.where(known, self.counts, 0), np.where(known, predicted, 0)
-        told, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
-        shared = _factor(told, expected, self.dispersion.spot)
-        followed = np.where(known, shared * m / (shared * m + self.dispersion.gene), 0)
-        # The relative variance of a Gamma variable is one over its shape.
-        left = np.where(known, 1 / (y + self.dispersion.gene), 0) + 1 / (told + self.dispersion.spot)
-        return Certainty(followed.astype(np.float32), left.astype(np.float32))
+        followed, left = np.zeros((2, *predicted.shape), dtype=np.float32)
+        for rows in self._blocks():
+            known, y, m = self._known(predicted, rows)
+            if self.exact:
+                followed[rows] = known
+                continue
+            told, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
+            shared = _factor(told, expected, self.dispersion.spot)
+            followed[rows] = np.where(known, shared * m / (shared * m + self.dispersion.gene), 0)
+            # The relative variance of a Gamma variable is one over its shape.
+            left[rows] = np.where(known, 1 / (y + self.dispersion.gene), 0) + 1 / (told + self.dispersion.spot)
+        return Certainty(followed, left)
+
+    def _blocks(self) -> list[slice]:
+        """Return blocks of spots that are worked on at once."""
+        height = max(1, _BLOCK_VALUES // max(self.counts.shape[1], 1))
+        return [slice(start, start + height) for start in range(0, len(self.counts), height)]
+
+    def _known(self, predicted: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what is known of some spots, bool, and counts and predictions, zero where they are not."""
+        counts, expected = self.counts[rows], predicted[rows]
+        known = np.isfinite(counts) & np.isfinite(expected)
+        return known, np.where(known, counts, 0), np.where(known, expected, 0)
 
     def closer_than(self, distance_um: float) -> np.ndarray:
         """Return the rows of spots whose footprints are closer to another's than a distance."""

@@ -23,7 +23,7 @@ from hisdiff._stream import Output, run
 from hisdiff._training._calibration import Dispersion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from hisdiff._prediction._agreement import Blend, Certainty, Factors
@@ -89,9 +89,7 @@ class FinePredictor:
             return counts if share is None else share @ counts
 
         obs = {} if share is not None else self._uncertainty(bins)
-        exact = getattr(self.field, "std", None) if share is None or hasattr(self.field, "std_parts") else None
-        if self.agreement is not None and (share is not None or not getattr(self.field, "std_follows_counts", False)):
-            exact = None  # how much of a shape counts decide depends on where it lies
+        exact = _closed_form(self.field, of_shapes=share is not None, calibrated=self.agreement is not None)
         # Where mean and spread are known in closed form, no more draws are made than are kept.
         n_draws = self.field.n_draws if exact is None else self.keep_draws
         draws = DrawAccumulator(self.units, self.keep_draws)
@@ -138,10 +136,28 @@ class FinePredictor:
         return {} if told is None else {UNCERTAINTY: told(bins)}
 
 
+def _closed_form(field: Field, *, of_shapes: bool, calibrated: bool) -> Callable[..., np.ndarray] | None:
+    """Return how much draws vary at bins, where that is known of what is asked for; None where draws have to tell."""
+    if of_shapes and not hasattr(field, "std_parts"):
+        return None
+    # How much of a shape counts decide depends on where it lies.
+    if calibrated and (of_shapes or not getattr(field, "std_follows_counts", False)):
+        return None
+    return getattr(field, "std", None)
+
+
 def fine_predictor(
-    section: Section, field: Field, resolution_um: float, *, calibrate: str, units: str, keep_draws: int, seed: int
+    section: Section,
+    field: Field,
+    resolution_um: float,
+    *,
+    calibrate: str,
+    units: str,
+    keep_draws: int,
+    seed: int,
+    of_shapes: bool = True,
 ) -> FinePredictor:
-    """Prepare predictions of a section's bins; where it was measured, the factors of its spots are found first."""
+    """Prepare predictions of a section's bins, or of shapes; where it was measured, the factors of its spots are found first."""
     plain = FinePredictor(field, resolution_um, units, keep_draws)
     dispersion = field.dispersion
     if calibrate == "none" or section.counts is None or field.fitted_to_section or section.spots is None:
@@ -160,7 +176,8 @@ def fine_predictor(
             "either count exactly",
             section.name, n_close, len(spots), resolution_um,
         )  # fmt: skip
-    sums = _footprint_sums(spots, field, resolution_um)
+    n_draws = field.n_draws if _closed_form(field, of_shapes=of_shapes, calibrated=True) is None else keep_draws
+    sums = _footprint_sums(spots, field, resolution_um, n_draws)
     noise = BlockNoise.at(seed, section.spots)
     mean = sums[0] if np.isfinite(sums[0]).any() else sums[1:].mean(axis=0)
     of_mean = agreement.factors(mean)
@@ -182,10 +199,10 @@ def _on_panel(section: Section, genes: np.ndarray) -> np.ndarray:
     return result
 
 
-def _footprint_sums(spots: Locations, field: Field, resolution_um: float) -> np.ndarray:
+def _footprint_sums(spots: Locations, field: Field, resolution_um: float, n_draws: int) -> np.ndarray:
     """Return what is predicted in the footprints of spots: expectation and draws, ``(1 + draws, n, G)``."""
     area = resolution_um**2 / field.footprint_um2
-    sums = np.full((1 + field.n_draws, len(spots), len(field.genes)), np.nan, dtype=np.float32)
+    sums = np.full((1 + n_draws, len(spots), len(field.genes)), np.nan, dtype=np.float32)
     for rows in groups_of(spots, resolution_um, len(field.genes)):
         some = spots.take(rows)
         ij = bins_of(some, resolution_um)
@@ -194,7 +211,7 @@ def _footprint_sums(spots: Locations, field: Field, resolution_um: float) -> np.
         expected = field.mean(bins)
         if expected is not None:
             sums[0, rows] = share @ expected
-        for draw, rates in enumerate(field.draws(bins)):
+        for draw, rates in zip(range(n_draws), field.draws(bins)):
             sums[1 + draw, rows] = share @ rates
     return sums
 

@@ -102,6 +102,7 @@ def _predictor(section: Section, field: Field, laid: Laid, options: PredictOptio
         units=options.units,
         keep_draws=min(options.keep_draws, field.n_draws),  # an ensemble has as many draws as members
         seed=runtime.seed,
+        of_shapes=not laid.is_grid,
     )
 
 

@@ -59,10 +59,8 @@ from hisdiff._prediction._noise import BlockNoise
 from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
 from hisdiff._settings import settings
 from hisdiff._training._loop import generator_for, train
-from hisdiff._training._spots import TrainingSpots
 from hisdiff.methods.hisdiff import FactorConfig, GeneConfig, HisDiff
-from hisdiff.methods.hisdiff.gene._fit import _new_model, _Rows
-from hisdiff.methods.hisdiff.gene._loss import GeneLoss
+from hisdiff.methods.hisdiff.gene._loss import Anchors, GeneLoss
 from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
 from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
@@ -86,6 +84,7 @@ class Scale:
     product: int = 8192
     same_spots: int = 64
     steps: int = 60
+    dit_draw_steps: int = 20
     paper_draw_steps: int = 10
     patches: int = 512
     vit: str = "vit_large_patch16_224"
@@ -239,7 +238,7 @@ class Bench:
         """Compare draws, and the gradient of the loss for given noise, with those of the CPU."""
         found: dict[str, Any] = {}
         for preset in ("dit", "paper"):
-            s = self._sections(preset, 1, self.scale.same_spots)[0]
+            s = self._section(preset, self.scale.same_spots)
             config = replace(self._config(preset), depth=2)
             model = random_model(config, s)
             asked: dict[str, Any] = {"log2_size": s.log2_size, "n_draws": 1, "n_steps": 20, "seed": 0}
@@ -256,8 +255,8 @@ class Bench:
 
     def training(self, preset: str) -> dict[str, Any]:
         """Time steps of training in each precision, and with a compiled network."""
-        sections = self._sections(preset, 1, self.scale.spots)
-        found: dict[str, Any] = {"flop": self._flop_of_a_step(preset, sections)}
+        s = self._section(preset, self.scale.spots)
+        found: dict[str, Any] = {"flop": self._flop_of_a_step(preset, s)}
         n = self.scale.steps
         for precision in ("no", "tf32", "bf16"):
             for compiled in (False, True):
@@ -265,7 +264,7 @@ class Bench:
                     continue
                 name = f"{precision}_compiled" if compiled else precision
                 try:
-                    rate = self._steps_a_second(preset, precision, n, sections, compiled=compiled)
+                    rate = self._steps_a_second(preset, precision, n, s, compiled=compiled)
                 except Exception as error:  # noqa: BLE001  # a machine without a compiler
                     found[name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
                     continue
@@ -274,12 +273,13 @@ class Bench:
 
     def sampling(self, preset: str) -> dict[str, Any]:
         """Time draws; those of ``paper`` with few steps, scaled to all of them."""
-        s = self._sections(preset, 1, self.scale.spots)[0]
+        s = self._section(preset, self.scale.spots)
         config = self._config(preset)
         model = random_model(config, s)
         n_steps, n_draws = (config.n_steps, self.scale.draws) if preset == "dit" else (self.scale.paper_draw_steps, 1)
         asked: dict[str, Any] = {"log2_size": s.log2_size, "n_steps": n_steps, "seed": 0, "device": str(self.device)}
-        flop = self._flop_of_a_row(model) * len(s.spots) * n_steps * n_draws
+        asks = 2 if config.sampler == "heun" else 1  # of the network in a step
+        flop = asks * self._flop_of_a_row(model) * len(s.spots) * n_steps * n_draws
         found: dict[str, Any] = {
             "spots": len(s.spots),
             "genes": len(s.genes),
@@ -358,25 +358,33 @@ class Bench:
     # ------------------------------------------------------------------------------------------------ helpers
 
     def _config(self, preset: str) -> GeneConfig:
-        options = dict(self.scale.paper) if preset == "paper" else {}
-        return GeneConfig.from_dict({"preset": preset, "patience": None, "n_blocks": 2, **options})
+        """Return the settings of a preset; the network alone, without a mean that it starts from."""
+        options = dict(self.scale.paper) if preset == "paper" else {"n_steps": self.scale.dit_draw_steps}
+        if "around" in GeneConfig.settings():
+            options["around"] = None
+        return GeneConfig.from_dict({"preset": preset, "patience": None, **options})
 
-    def _sections(self, preset: str, n: int, n_spots: int) -> list[Section]:
+    def _section(self, preset: str, n_spots: int) -> Section:
         if self.given:
-            return [s.take(np.arange(len(s.spots)) < n_spots) for s in self.given[:n]]
-        n_genes = self.scale.paper_genes if preset == "paper" else self.scale.genes
-        return [made_up(n_spots, n_genes, self.scale.dim, seed) for seed in range(n)]
+            return self.given[0].take(np.arange(len(self.given[0].spots)) < n_spots)
+        return made_up(n_spots, self.scale.paper_genes if preset == "paper" else self.scale.genes, self.scale.dim, 0)
 
-    def _loss(self, preset: str, sections: list[Section]) -> tuple[GeneLoss, dict[str, torch.Tensor]]:
-        config = self._config(preset)
-        spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
-        rows = _Rows(spots, np.ones(len(spots.section), dtype=bool))
-        model = _new_model(rows, config, 0)
-        data, anchors = rows.tensors(model)
-        return GeneLoss(model, anchors), data
+    def _loss(self, preset: str, s: Section) -> tuple[GeneLoss, dict[str, torch.Tensor]]:
+        """Return a network with its starting weights and its loss, and what it is trained on."""
+        model = started_model(self._config(preset), s)
+        context = model.context(s, s.spots)
+        arrays = {
+            "own": context.own,
+            "near": context.near.astype(np.int64),
+            "wide": context.wide.astype(np.int64),
+            "log2_size": np.full(len(s.spots), s.log2_size, dtype=np.float32),
+            "counts": s.counts.toarray(),
+        }
+        data = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+        return GeneLoss(model, Anchors(context.anchors)), data
 
     def _gradient(self, preset: str, device: torch.device, s: Section) -> np.ndarray:
-        module, data = self._loss(preset, [s])
+        module, data = self._loss(preset, s)
         module.to(device)
         batch = {name: tensor.to(device) for name, tensor in data.items()}
         for k, parameter in enumerate(module.parameters()):
@@ -384,7 +392,7 @@ class Bench:
         rng = np.random.default_rng(0)
         x0, noise = (torch.from_numpy(a).float().to(device) for a in rng.standard_normal((2, *batch["counts"].shape)))
         t = torch.arange(len(x0), device=device) * 15 % 1000
-        told = (batch["log2_size"] - module.log2_size) if module.standardize else None
+        told = None if module.network.conditioner.size is None else batch["log2_size"] - module.log2_size
         condition = module.network.conditioner.at(
             batch["own"], module.anchors.on(device), batch["near"], batch["wide"], told
         )
@@ -393,9 +401,9 @@ class Bench:
         return np.concatenate([p.grad.cpu().numpy().ravel() for p in module.parameters() if p.grad is not None])
 
     def _trained(
-        self, preset: str, device: str, precision: str, n_steps: int, sections: list[Section], *, compiled: bool = False
+        self, preset: str, device: str, precision: str, n_steps: int, s: Section, *, compiled: bool = False
     ) -> tuple[GeneLoss, float]:
-        module, data = self._loss(preset, sections)
+        module, data = self._loss(preset, s)
         if compiled:
             compile_forward(module.network.denoiser)
         config = replace(self._config(preset).with_steps(n_steps), precision=precision, validate_every=10**6)
@@ -405,17 +413,17 @@ class Bench:
         )  # its result is on the CPU, so it has waited
         return module, time.perf_counter() - start
 
-    def _steps_a_second(self, preset: str, precision: str, n: int, sections: list[Section], *, compiled: bool) -> float:
+    def _steps_a_second(self, preset: str, precision: str, n: int, s: Section, *, compiled: bool) -> float:
         """Return the rate between a short and a long run, so that start and compilation do not count."""
         times = []
         for steps in (n, n, 3 * n):  # what is compiled once stays
-            times.append(self._trained(preset, str(self.device), precision, steps, sections, compiled=compiled)[1])
+            times.append(self._trained(preset, str(self.device), precision, steps, s, compiled=compiled)[1])
         return 2 * n / max(times[2] - times[1], 1e-9)
 
-    def _flop_of_a_step(self, preset: str, sections: list[Section]) -> float:
+    def _flop_of_a_step(self, preset: str, s: Section) -> float:
         from torch.utils.flop_counter import FlopCounterMode
 
-        module, data = self._loss(preset, sections)
+        module, data = self._loss(preset, s)
         config = self._config(preset)
         few = 8  # of the rows of a batch, to which operations are proportional
         batch = {name: tensor[:few] for name, tensor in data.items()}
@@ -436,14 +444,22 @@ class Bench:
         return None if not peak else flops / 1e12 / peak
 
 
-def random_model(config: GeneConfig, s: Section) -> GeneModel:
-    """Return a model with random weights everywhere, so that nothing is zero."""
+def started_model(config: GeneConfig, s: Section) -> GeneModel:
+    """Return a model with its starting weights."""
     sizes = Sizes.of(config, len(s.genes), s.features.spec.dim)
     network = initialize(GeneNetwork.of(config, sizes), generator_for(0, -1))
-    for k, parameter in enumerate(network.parameters()):
-        torch.nn.init.normal_(parameter, std=0.02, generator=generator_for(0, k))
     scale = GeneScale.identity(sizes.embedding_dim, sizes.n_genes)
+    if config.standardize:
+        scale = GeneScale.fit(s.features.at(s.spots), s.counts.toarray(), np.full(len(s.spots), s.log2_size))
     return GeneModel(config, sizes, network, scale, log2_size=s.log2_size, pitch_um=None)
+
+
+def random_model(config: GeneConfig, s: Section) -> GeneModel:
+    """Return a model with random weights everywhere, so that nothing is zero."""
+    model = started_model(config, s)
+    for k, parameter in enumerate(model.network.parameters()):
+        torch.nn.init.normal_(parameter, std=0.02, generator=generator_for(0, k))
+    return model
 
 
 def relative(found: np.ndarray, wanted: np.ndarray) -> float:

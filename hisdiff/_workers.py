@@ -65,6 +65,20 @@ def _quotas() -> list[float]:
     return [share for share in found if share > 0]
 
 
+def free_memory() -> int:
+    """Return how many bytes this process may still take: what the machine has free, and what its control group leaves."""
+    import psutil
+
+    free = [psutil.virtual_memory().available]
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            free.append(int(_text(f"/sys/fs/cgroup/{most}")) - int(_text(f"/sys/fs/cgroup/{used}")))
+    return max(0, min(free))
+
+
 def _text(file: str) -> str:
     return Path(file).read_text(encoding="ascii")
 

@@ -164,3 +164,17 @@ def test_the_share_of_cores_is_what_the_process_may_use(monkeypatch) -> None:
     files["/sys/fs/cgroup/cpu.max"] = "5000 100000"
     assert _workers.cpu_share() == 1
     assert np.isfinite(_workers.cpu_share())
+
+
+def test_a_panel_that_does_not_fit_the_memory_of_the_container_is_refused_with_the_figures(
+    make_section, color_encoder, monkeypatch
+) -> None:
+    section = make_section(side=5)
+    hd.pp.select_genes(section)
+    hd.pp.embed(section, color_encoder)
+    files = {"/sys/fs/cgroup/memory.max": "10000", "/sys/fs/cgroup/memory.current": "8000"}
+    monkeypatch.setattr(_workers, "_text", lambda file: files.get(file, "max"))
+    with pytest.raises(
+        ValueError, match=r"Fitting 12 genes on 25 spots takes at least 3.6e-06 GB .* 2e-06 GB are free.*about 6 fit"
+    ):
+        hd.tl.fit(section, method="ridge")

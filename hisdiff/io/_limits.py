@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import psutil
+from hisdiff._workers import free_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def check_decoded(path: Path, shape: tuple[int, ...], itemsize: int = 1) -> None
             f"{path} has {stored / 1e6:.1f} MB and would take {decoded / 1e9:.1f} GB decoded ({shape[-1]} x {shape[-2]} px), {decoded / stored:.0f} "
             "times as much: an image that is almost empty, or one made to fill the memory. Crop it, or save it as a tiled TIFF."
         )
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if decoded > free:
         raise ValueError(
             f"{path} takes {decoded / 1e9:.1f} GB decoded ({shape[-1]} x {shape[-2]} px), and {free / 1e9:.1f} GB are free. It is of a format "

@@ -18,6 +18,7 @@ from hisdiff._sdata._locate import on_tissue
 from hisdiff._section import needed
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._ood import EmbeddingDistribution
+from hisdiff._workers import free_memory
 from hisdiff.models._cohort import Cohort, spot_hashes
 from hisdiff.models._model import Model
 from hisdiff.pp._genes import select_on
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from hisdiff._section import Names, Section
     from hisdiff.methods._protocols import Method
 
+_LEAST_BYTES = 12
+"""For each spot and gene: counts, targets and residuals in float32."""
+
 
 @dataclass(frozen=True)
 class FitJob:
@@ -45,6 +49,8 @@ class FitJob:
     def prepared(self, bounds: Sequence[Bound]) -> list[Bound]:
         """Return sections with their counts of the panel and all that the method needs of them, checked."""
         ready = [_on_panel(bound, self.panel, self.method.needs) for bound in bounds]
+        if "features" in self.method.needs:
+            _check_memory(ready, len(self.panel))
         _check_embeddings(ready)
         say_gaps(ready, None)
         return ready
@@ -150,6 +156,17 @@ def _on_tissue(bound: Bound) -> Section:
         bound.place.name, (~kept).sum(), len(kept), _keys.IN_TISSUE,
     )  # fmt: skip
     return bound.section.take(kept)
+
+
+def _check_memory(bounds: Sequence[Bound], n_genes: int) -> None:
+    """Raise where the expression of all spots, in the forms that a fit holds, is larger than the memory that is free."""
+    n_spots = sum(needed(bound.section.counts).shape[0] for bound in bounds)
+    needs, free = _LEAST_BYTES * n_spots * n_genes, free_memory()
+    if needs > free:
+        raise ValueError(
+            f"Fitting {n_genes} genes on {n_spots} spots takes at least {needs / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free. "
+            f"Select fewer genes (hd.pp.select_genes; about {int(free / (_LEAST_BYTES * n_spots))} fit), or fit on fewer sections."
+        )
 
 
 def _check_embeddings(bounds: Sequence[Bound]) -> None:

@@ -29,4 +29,4 @@ class Denoiser(Protocol):
 
 
 DENOISERS: dict[str, Callable[..., Denoiser]] = {"dit": DiT}
-"""Name -> class, called with ``(n_genes, width, depth, heads, mlp_ratio, learn_variance)``."""
+"""Name -> class, called with ``(n_genes, width, depth, heads, mlp_ratio, learn_variance, genes_per_token)``."""

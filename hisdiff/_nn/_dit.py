@@ -1,4 +1,4 @@
-"""The published denoiser: a transformer with one token per gene and adaptive layer norm (HisDiff, Stem)."""
+"""The published denoiser: a transformer with one token per gene, or group of genes, and adaptive layer norm (HisDiff, Stem)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hisdiff._nn._conditioner import TimestepEmbedder
+from hisdiff._nn._groups import GroupReadout, Groups, GroupTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,20 +76,22 @@ class Block(nn.Module):
 class Head(nn.Module):
     """Read the outputs of each gene off its token."""
 
-    def __init__(self, hidden: int, outputs: int) -> None:
+    def __init__(self, hidden: int, outputs: int, groups: Groups | None = None) -> None:
         super().__init__()
         self.modulation = nn.Linear(hidden, 2 * hidden)
-        self.linear = nn.Linear(hidden, outputs)
+        self.linear = nn.Linear(hidden, outputs) if groups is None else GroupReadout(groups, hidden, outputs)
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        """Map tokens ``(B, G, hidden)`` to ``(B, outputs, G)``."""
+        """Map tokens ``(B, tokens, hidden)`` to ``(B, outputs, G)``, or ``(B, outputs, groups, size)``."""
         shift, scale = self.modulation(activated)[:, None].chunk(2, dim=-1)
-        return self.linear(_modulated_norm(x, shift, scale)).transpose(1, 2)
+        read = self.linear(_modulated_norm(x, shift, scale))
+        return read.transpose(1, 2) if isinstance(self.linear, nn.Linear) else read
 
     def start(self, generator: torch.Generator) -> None:
         """Start with zero output."""
         nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.linear.weight)
+        if isinstance(self.linear, nn.Linear):
+            nn.init.zeros_(self.linear.weight)
 
 
 class DiT(nn.Module):
@@ -108,6 +111,8 @@ class DiT(nn.Module):
         Width of the blocks' networks over ``hidden``.
     learn_variance
         Whether a second output per gene controls the variance of the reverse step.
+    genes_per_token
+        Genes that share a token; with 1 this is the published network. ``groups.arrange`` says which ones do.
     """
 
     def __init__(
@@ -118,15 +123,17 @@ class DiT(nn.Module):
         heads: int = 12,
         mlp_ratio: float = 4.0,
         learn_variance: bool = True,
+        genes_per_token: int = 1,
     ) -> None:
         super().__init__()
         if hidden % heads:
             raise ValueError(f"A width of {hidden} does not split into {heads} heads.")
         self.learn_variance = learn_variance
         self.time = TimestepEmbedder(hidden)
-        self.tokens = GeneTokens(n_genes, hidden)
+        self.groups = None if genes_per_token == 1 else Groups(n_genes, genes_per_token)
+        self.tokens = GeneTokens(n_genes, hidden) if self.groups is None else GroupTokens(self.groups, hidden)
         self.blocks = nn.ModuleList(Block(hidden, heads, mlp_ratio) for _ in range(depth))
-        self.head = Head(hidden, 2 if learn_variance else 1)
+        self.head = Head(hidden, 2 if learn_variance else 1, self.groups)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Return the prediction.
@@ -153,10 +160,12 @@ class DiT(nn.Module):
     def denoise(self, x: Tensor, condition: Tensor) -> Tensor:
         """Predict from the noisy expression and the sum of condition and time."""
         activated = F.silu(condition)
-        tokens = self.tokens(x)
+        tokens = self.tokens(x if self.groups is None else self.groups.split(x))
         for block in self.blocks:
             tokens = block(tokens, activated)
         output = self.head(tokens, activated)
+        if self.groups is not None:
+            output = self.groups.join(output)
         return output if self.learn_variance else output[:, 0]
 
 

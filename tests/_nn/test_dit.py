@@ -122,3 +122,33 @@ def test_linear_layers_start_by_xavier_with_zero_bias():
     assert layer.weight.abs().max() <= bound
     assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
     assert not layer.bias.any()
+
+
+def test_one_gene_per_token_is_the_published_network():
+    one, same = (initialize(small(**kwargs), generator()) for kwargs in ({}, {"genes_per_token": 1}))
+    assert one.state_dict().keys() == same.state_dict().keys()
+    x, t, condition = randn(3, G), torch.tensor([5]), randn(3, H, seed=1)
+    assert torch.equal(one(x, t, condition), same(x, t, condition))
+
+
+@pytest.mark.parametrize("size", [2, 3, G])  # 3 does not divide the panel
+def test_groups_return_every_gene_once_and_genes_may_change_places_with_their_weights(size):
+    network = small(genes_per_token=size, learn_variance=False).eval().requires_grad_(False)
+    for k, parameter in enumerate(network.parameters()):
+        nn.init.normal_(parameter, std=0.2, generator=generator(k))
+    network.groups.arrange(torch.randperm(G, generator=generator(9)))
+    x = randn(4, G)
+    assert torch.equal(network.groups.join(network.groups.split(x)[:, None])[:, 0], x)
+    t, condition = torch.tensor([5]), randn(4, H, seed=1)
+    before = network(x, t, condition)
+    order = network.groups.order.clone()
+    order[:2] = order[:2].flip(0)
+    network.groups.arrange(order)
+    for weight in (network.tokens.enter, network.head.linear.weight.transpose(1, 2), network.head.linear.bias):
+        weight[0, :2] = weight[0, :2].flip(0)
+    torch.testing.assert_close(network(x, t, condition), before)
+
+
+def test_a_group_is_not_larger_than_the_panel():
+    with pytest.raises(ValueError, match=f"all {G} of the panel, not 11"):
+        small(genes_per_token=11)

@@ -26,6 +26,8 @@ class FactorConfig(TrainingConfig):
         left-out tissue; spots that carry the kernel at most.
     profile
         Weight, from 0 to 1, of the mean fitted to expression with library size taken out, beside that of expression as it is.
+    flow
+        Whether a flow over factors is trained; without it their scores are normal.
     n_factors, n_condition
         Factors of what the mean leaves, and leading components of the predicted mean that their flow sees.
     n_members
@@ -52,6 +54,7 @@ class FactorConfig(TrainingConfig):
     penalties: tuple[float, ...] = (0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 50.0)
     n_landmarks: int = 1000
     profile: float = 0.5
+    flow: bool = True
     n_factors: int = 16
     n_condition: int = 6
     n_members: int = 4

@@ -1,0 +1,93 @@
+"""The closed-form part of a model: the cross-fitted mean, the laws of what it leaves, and what a flow sees of a location."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hisdiff._training._laws import Laws, fit_laws
+from hisdiff._training._size_gauge import SizeGauge
+from hisdiff._training._spots import TrainingSpots
+from hisdiff._training._spread import Axes
+from hisdiff.methods.hisdiff.factor._mean import CrossFitted, cross_fit
+from hisdiff.methods.hisdiff.factor._model import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hisdiff._section import Section
+    from hisdiff.methods._base import FitRun
+    from hisdiff.methods.hisdiff.factor.config import FactorConfig
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """What is fitted without a network.
+
+    Attributes
+    ----------
+    spots
+        Training spots.
+    fitted
+        The mean.
+    gauge
+        Measures library sizes by means.
+    held_out
+        ``(n, G)`` means of the spots by fits without their fold, aligned.
+    laws
+        Spread and transfer; scores of the factors, and the spots that those are of.
+    summary
+        Of means.
+    """
+
+    spots: TrainingSpots
+    fitted: CrossFitted
+    gauge: SizeGauge
+    held_out: np.ndarray
+    laws: Laws
+    summary: Summary
+
+    @classmethod
+    def fit(cls, sections: Sequence[Section], config: FactorConfig, run: FitRun) -> ClosedForm:
+        """Fit on sections."""
+        spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+        axes = Axes.of(spots)
+        fitted = cross_fit(
+            spots,
+            axes,
+            scalings=config.scalings,
+            n_components=config.n_components,
+            linear=config.linear,
+            gammas=config.gammas,
+            penalties=config.penalties,
+            n_landmarks=config.n_landmarks,
+            profile=config.profile,
+            seed=run.seed,
+            show=run.progress,
+        )
+        by_section = [fitted.held_out[spots.section == s] for s in range(len(spots.sections))]
+        gauge = SizeGauge.fit(by_section, spots.log2_size)
+        held_out = gauge.aligned(fitted.held_out, spots.section)
+        known = {member.features.projection.scaling: member.features for member in fitted.mean.members[:-1]}
+        sizes = {"n_components": config.n_components, "n_factors": config.n_factors}
+        laws = fit_laws(spots, held_out, axes, known, **sizes, seed=run.seed)
+        residual_sd = np.maximum((spots.targets - held_out)[laws.rows].std(axis=0), 1e-3)
+        return cls(
+            spots, fitted, gauge, held_out, laws, Summary.fit(held_out[laws.rows], residual_sd, config.n_condition)
+        )
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Arguments of a ``CohortModel``."""
+        usual = float(np.median(self.spots.log2_sizes))
+        n_sections, n_folds = len(self.spots.sections), len(np.unique(self.spots.fold))
+        between = self.laws.spread.levels.between(n_sections)
+        return {
+            "mean": self.fitted.mean,
+            "gauge": self.gauge.of_all(self.held_out, between, n_sections, n_folds),
+            "spread": self.laws.spread,
+            "transfer": self.laws.transfer,
+            "log2_size": usual,
+        }

@@ -197,8 +197,9 @@ class CohortModel:
                 base[rows] += latent(center[rows], np.sqrt(variance)) - center[rows]
             uncertainty[rows] = opened.uncertainty
         kept = DrawAccumulator(units, keep_draws)
+        told = self.told(section, locations, center, device) if keep_draws else None
         for draw in range(keep_draws):
-            kept.add(self._draw(effects, locations, features, base, center, shift, draw, seed, n_steps, device))
+            kept.add(self._draw(effects, locations, features, base, told, shift, draw, seed, n_steps, device))
         draws = kept.result(genes).draws if keep_draws else None
         return Prediction(mean, std, genes, units, draws, {UNCERTAINTY: uncertainty}, n_draws)
 
@@ -208,26 +209,28 @@ class CohortModel:
         locations: Locations,
         features: np.ndarray,
         base: np.ndarray,
-        center: np.ndarray,
+        told: Any,
         shift: float,
         draw: int,
         seed: int,
         n_steps: int | None,
         device: str | None,
     ) -> np.ndarray:
-        """Return one draw of log2(1 + count) around levels of the cohort; ``center`` is the mean, the section's in it."""
+        """Return one draw of log2(1 + count) around levels of the cohort; ``told`` is what scores depend on."""
         noise, smooth = BlockNoise.at(seed, locations), SmoothNoise(seed, locations.xy_um, self.spread.smooth_um)
         factors, rows = self.spread.factors, np.arange(len(base))
         k, n_genes = factors.loadings.shape
         start = self.spread.mixed(noise.normal(draw, _SCORES, rows, k), smooth.normal(draw, _SMOOTH_SCORES, rows, k))
-        scores = self.scores(center, start, draw, n_steps=n_steps, device=device)
+        scores = self.scores(told, start, draw, n_steps=n_steps, device=device)
         level = base + effects.draw(effects.places(locations.xy_um, features), seed, draw) + scores @ factors.loadings
         level += factors.specific * noise.normal(draw, _SPECIFIC, rows, n_genes)
         return count(np.maximum(level, 0), noise.normal(draw, _COUNTING, rows, n_genes), shift)
 
-    def scores(
-        self, center: np.ndarray, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
-    ) -> np.ndarray:
+    def told(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Any:
+        """Return what scores of factors depend on at locations, the same for all draws: the means ``(n, G)``, the section's in them."""
+        return center
+
+    def scores(self, told: Any, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None) -> np.ndarray:
         """Carry standard normal ``(n, K)`` to the scores of factors of one draw; they are normal here."""
         return start
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff._log import progress as progress_bar
+from hisdiff._prediction._cohort_model import CohortModel
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._field import PatchField
 from hisdiff._training._config import config_from
@@ -16,6 +17,7 @@ from hisdiff.methods._base import BaseFitted
 from hisdiff.methods.hisdiff.factor._field import TwoScaleField
 from hisdiff.methods.hisdiff.factor._model import FactorModel
 from hisdiff.methods.hisdiff.factor.config import FactorConfig
+from hisdiff.methods.hisdiff.gene._around import AroundModel
 from hisdiff.methods.hisdiff.gene._model import GeneModel
 from hisdiff.methods.hisdiff.gene.config import GeneConfig
 
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
     from hisdiff.methods._protocols import Field
 
 
-GENERATORS: dict[type, Any] = {FactorConfig: FactorModel, GeneConfig: GeneModel}
-"""Settings -> what makes draws."""
+def _generator_of(config: FactorConfig | GeneConfig) -> type[Any]:
+    """Return the class of what makes draws by settings."""
+    if isinstance(config, FactorConfig):
+        return FactorModel
+    return GeneModel if config.around is None else AroundModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,7 @@ class FittedHisDiff(BaseFitted):
     """
 
     config: FactorConfig | GeneConfig
-    generator: FactorModel | GeneModel
+    generator: FactorModel | AroundModel | GeneModel
     radius_um: float = math.nan
 
     @property
@@ -61,13 +66,13 @@ class FittedHisDiff(BaseFitted):
         return 1 if self.config.as_published else None
 
     @property
-    def cohort_model(self) -> FactorModel | None:
+    def cohort_model(self) -> CohortModel | None:
         """What is known of sections unlike one another; None for denoisers that know nothing of it."""
-        return self.generator if isinstance(self.generator, FactorModel) else None
+        return self.generator if isinstance(self.generator, CohortModel) else None
 
     def adapted(self, section: Section, rows: np.ndarray) -> FittedHisDiff:
         """Return the model given the counts of some spots of a section; see ``CohortModel.adapted``."""
-        assert isinstance(self.generator, FactorModel)
+        assert isinstance(self.generator, CohortModel)
         return replace(self, generator=self.generator.adapted(section, rows, self.genes))
 
     def predict_with(self, section: Section, locations: Locations, run: PredictRun) -> Prediction:
@@ -76,7 +81,7 @@ class FittedHisDiff(BaseFitted):
         Of the draws of the factor model only those that are kept are made.
         """
         model = self.generator
-        if isinstance(model, FactorModel):
+        if isinstance(model, CohortModel):
             return model.predict(
                 section,
                 locations,
@@ -105,7 +110,7 @@ class FittedHisDiff(BaseFitted):
 
     def _log2_size(self, section: Section, library_size: float | None) -> float:
         """Return log2 of the library size to predict at: the one asked for, the section's own, or the usual one."""
-        if isinstance(self.generator, FactorModel):
+        if isinstance(self.generator, CohortModel):
             return self.generator.log2_size_of(section, library_size)
         wanted = section.library_size if library_size is None else library_size
         return self.generator.log2_size if wanted is None else math.log2(wanted)
@@ -144,6 +149,6 @@ class FittedHisDiff(BaseFitted):
         cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], genes: np.ndarray
     ) -> FittedHisDiff:
         """Rebuild what ``state`` described."""
-        config = config_from(tuple(GENERATORS), settings["config"])
-        generator = GENERATORS[type(config)].from_state(config, arrays, settings["generator"])
+        config = config_from((FactorConfig, GeneConfig), settings["config"])
+        generator = _generator_of(config).from_state(config, arrays, settings["generator"])
         return cls(genes, config, generator, settings["radius_um"])

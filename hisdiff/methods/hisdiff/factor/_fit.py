@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hisdiff._device import one_thread, resolve_device
+from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._log import logger
 from hisdiff._nn._initialize import initialize
 from hisdiff._training._loop import generator_for, train
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
 from hisdiff.methods.hisdiff.factor._closed import ClosedForm
+from hisdiff.methods.hisdiff.factor._flow import FactorFlow
 from hisdiff.methods.hisdiff.factor._local import fit_local
 from hisdiff.methods.hisdiff.factor._model import FactorModel, new_flow
-from hisdiff.methods.hisdiff.factor._watched import Watched
+from hisdiff.methods.hisdiff.factor._watched import Watched, of_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import nn
+
     from hisdiff._section import Section
-    from hisdiff._training._loop import TrainingResult
     from hisdiff.methods._base import FitRun
+    from hisdiff.methods.hisdiff.factor._watched import Prepared
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
 
@@ -48,7 +53,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
             spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=run.seed
         )
     model = FactorModel(config, summary=summary, flow=flow, local=local, **closed.parts)
-    watched = Watched.of(model, spots, held_out, laws, run.validation)
+    watched = Watched.of(model, closed, run.validation, member_folds.numpy(), partial(_drawn, config))
     result = None
     if config.flow:
         data = {
@@ -72,7 +77,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
     logger.info(
         "hisdiff: fitted %d genes on %d spots; the image explains %.0f %% of the variance of left-out spots, %d factors describe the "
         "rest; %s",
-        len(sections[0].genes), len(spots.section), 100 * closed.fitted.explained, len(spread.factors.loadings), _of_flow(result),
+        len(sections[0].genes), len(spots.section), 100 * closed.fitted.explained, len(spread.factors.loadings), of_network(result),
     )  # fmt: skip
     flow.cpu()
     return FittedHisDiff(
@@ -85,12 +90,10 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
     )
 
 
-def _of_flow(result: TrainingResult | None) -> str:
-    """Return what the flow brought on left-out tissue, in words."""
-    if result is None:
-        return "no flow was asked for, so the factors are normal"
-    scores = {row["step"]: row["val_score"] for row in result.history if "val_score" in row}
-    if result.best_step == 0 or 0 not in scores:
-        return "the flow predicts left-out tissue no better than normal factors do, which are kept"
-    gain = 1 - scores[result.best_step] / scores[0]
-    return f"the flow, trained for {result.best_step} steps, brings left-out tissue {100 * gain:.1f} % closer than normal factors do"
+def _drawn(config: FactorConfig, flow: nn.Module, part: Prepared) -> torch.Tensor:
+    """Return scores of draws ``(D n, K)`` by the member of a flow that has not seen a part."""
+    if not isinstance(flow, FactorFlow):
+        raise TypeError(f"A flow makes draws, not a {type(flow).__name__}.")
+    own, device = flow.take(np.array([part.member])), flow.member_folds.device
+    condition, start = part.condition.to(device), part.start[None].to(device)
+    return own.sample(condition, start, n_steps=config.n_steps, sampler=SAMPLERS[config.sampler])[0]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
-from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._prediction._cohort_model import moments
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._prediction._section_effects import SectionEffects
@@ -19,22 +18,35 @@ from hisdiff._stats._proper import crps, energy_score
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._loop import Validation
 from hisdiff._training._spots import TrainingSpots
-from hisdiff.methods.hisdiff.factor._flow import FactorFlow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
-    from hisdiff._section import Section
-    from hisdiff._training._laws import Laws
-    from hisdiff.methods.hisdiff.factor._model import FactorModel
+    from hisdiff._section import Locations, Section
+    from hisdiff._training._loop import TrainingResult
+    from hisdiff._training._size_gauge import SizeGauge
+    from hisdiff._training._spread import Spread
+    from hisdiff.methods.hisdiff.factor._closed import ClosedForm
+    from hisdiff.methods.hisdiff.factor._model import Summary
 
-_DRAWS = 8
+N_DRAWS = 8
+"""Draws at a look."""
 # Draws of validation must not be those of a later prediction with the same seed.
 _OWN_SEED = 104_729
 # The mean score of so many spots is known to a few thousandths, and steps are compared on the same ones.
 _MAX_ROWS = 2000
+
+
+class Judged(Protocol):
+    """A model with a closed-form part and a summary of its mean."""
+
+    gauge: SizeGauge
+    spread: Spread
+    summary: Summary
+
+    def means(self, section: Section, locations: Locations) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,9 @@ class _Part:
     Attributes
     ----------
     member
-        Index of the member of the flow that draws.
+        Index of the member of the flow that draws; -1 where none may.
+    rows
+        ``(n,)`` of the watched spots.
     center, measured
         ``(n, G)`` aligned mean, by a fit that has not seen the spots either, and log2(1 + count).
     level, variance
@@ -56,6 +70,7 @@ class _Part:
     """
 
     member: int
+    rows: np.ndarray
     center: np.ndarray
     measured: np.ndarray
     level: np.ndarray
@@ -67,7 +82,7 @@ class _Part:
 
     @classmethod
     def of(
-        cls, model: FactorModel, spots: TrainingSpots, rows: np.ndarray, member: int,
+        cls, model: Judged, spots: TrainingSpots, rows: np.ndarray, member: int,
         center: np.ndarray, values: np.ndarray, variance: np.ndarray,
     ) -> _Part:  # fmt: skip
         """Gather the given rows of spots, all of one section."""
@@ -76,19 +91,21 @@ class _Part:
         whole = variance[rows] + model.spread.factors.variance
         level = latent(center[rows], np.sqrt(whole))
         arrays = center[rows], spots.measured[rows], level, whole, spots.xy_um[rows], values[rows]
-        return cls(member, *arrays, shift, section)
+        return cls(member, rows, *arrays, shift, section)
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Draws of a part, all but what the flow makes of them; the same noise at every look.
 
     Attributes
     ----------
     member
         That makes the scores.
+    rows
+        ``(n,)`` of the watched spots.
     condition, start
-        ``(D n, C)`` and ``(D n, K)``.
+        ``(D n, C)`` summaries of the means, and ``(D n, K)``.
     level, counting
         ``(D n, G)``: centre, what sections differ in and gene-specific noise; and normal noise of counting.
     measured
@@ -98,6 +115,7 @@ class _Prepared:
     """
 
     member: int
+    rows: np.ndarray
     condition: torch.Tensor
     start: torch.Tensor
     level: np.ndarray
@@ -106,14 +124,14 @@ class _Prepared:
     shift: float
 
     @classmethod
-    def of(cls, model: FactorModel, part: _Part, modules: np.ndarray, step: int) -> _Prepared:
+    def of(cls, model: Judged, part: _Part, modules: np.ndarray, step: int) -> Prepared:
         spread, rows = model.spread, np.arange(len(part.center))
         effects = SectionEffects(spread, part.values)
         places, noise = effects.places(part.xy_um, part.values), BlockNoise.for_rows(_OWN_SEED, len(rows))
         kept = rows[::step]
         k, n_genes = spread.factors.loadings.shape
         start, level, counting = [], [], []
-        for draw in range(_DRAWS):
+        for draw in range(N_DRAWS):
             start.append(noise.normal(draw, 0, kept, k))
             own = part.level + effects.draw(places, _OWN_SEED, draw)
             level.append(own[kept] + spread.factors.specific * noise.normal(draw, 1, kept, n_genes))
@@ -121,7 +139,8 @@ class _Prepared:
         measured = part.measured[kept] @ modules
         return cls(
             part.member,
-            torch.from_numpy(np.tile(model.summary(part.center[kept]), (_DRAWS, 1))),
+            part.rows[::step],
+            torch.from_numpy(np.tile(model.summary(part.center[kept]), (N_DRAWS, 1))),
             torch.from_numpy(np.concatenate(start)),
             np.concatenate(level).astype(np.float32),
             np.concatenate(counting),
@@ -132,61 +151,76 @@ class _Prepared:
     def modules(self, scores: np.ndarray, loadings: np.ndarray, modules: np.ndarray) -> np.ndarray:
         """Return modules of draws with scores ``(D n, K)``, less the mean of each draw, ``(D, n, 8)``."""
         level = np.maximum(self.level + scores @ loadings, 0)
-        drawn = (count(level, self.counting, self.shift) @ modules).reshape(_DRAWS, len(self.measured), -1)
+        drawn = (count(level, self.counting, self.shift) @ modules).reshape(N_DRAWS, len(self.measured), -1)
         return drawn - drawn.mean(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
 class Watched:
-    """Held-out tissue, and the modules of genes that draws are judged on."""
+    """Held-out tissue, and the modules of genes that draws are judged on.
 
-    model: FactorModel
+    Attributes
+    ----------
+    parts, prepared
+        Of each section, and those that a network is judged on.
+    gene_modules
+        ``(G, 8)``.
+    draw
+        Makes scores ``(D n, K)`` of a part by a network.
+    """
+
+    model: Judged
     parts: list[_Part]
-    prepared: list[_Prepared]
+    prepared: list[Prepared]
     gene_modules: np.ndarray
+    draw: Callable[[nn.Module, Prepared], torch.Tensor]
 
     @classmethod
     def of(
-        cls, model: FactorModel, spots: TrainingSpots, held_out: np.ndarray, laws: Laws, validation: Sequence[Section]
+        cls,
+        model: Judged,
+        closed: ClosedForm,
+        validation: Sequence[Section],
+        members: np.ndarray,
+        draw: Callable[[nn.Module, Prepared], torch.Tensor],
     ) -> Watched:
-        """Gather validation sections, or the training spots, each with a member that has not seen it."""
-        folds = model.flow.member_folds.cpu().numpy()
-        every = int(np.flatnonzero(folds < 0)[0])
+        """Gather validation sections, or the training spots, each with a member that has not seen it.
+
+        ``members`` ``(M,)`` are the folds that members do not see, -1 for those that see all.
+        """
+        spots, held_out, values, variance = closed.spots, closed.held_out, closed.laws.values, closed.laws.variance
         modules = GeneModules.fit(spots.measured, spots.section).raw
+        every = int(np.flatnonzero(members < 0)[0])
         parts: list[_Part] = []
         if validation:
             spots = TrainingSpots.of(validation, log2_size=model.gauge.log2_size)
             values = model.spread.features.of(spots)
             variance = model.spread.levels.variance + model.spread.relation_variance(values)
             means = [model.means(s, needed(s.spots))[rows] for s, rows in zip(spots.sections, spots.kept)]
-            center = model.gauge.aligned(np.concatenate(means), spots.section)
+            held_out = model.gauge.aligned(np.concatenate(means), spots.section)
             for section in np.unique(spots.section):
                 rows = np.flatnonzero(spots.section == section)
-                parts.append(_Part.of(model, spots, rows, every, center, values, variance))
+                parts.append(_Part.of(model, spots, rows, every, held_out, values, variance))
         else:
+            lone = len(np.unique(spots.fold)) == 1  # too few spots to leave any out
             for section in np.unique(spots.section):
                 for fold in np.unique(spots.fold[spots.section == section]):
                     rows = np.flatnonzero((spots.fold == fold) & (spots.section == section))
-                    members = np.flatnonzero(folds == fold)  # none where there are too few spots to leave any out
-                    member = int(members[0]) if len(members) else every
-                    parts.append(_Part.of(model, spots, rows, member, held_out, laws.values, laws.variance))
-        step = -(-sum(len(part.center) for part in parts) // _MAX_ROWS)
-        return cls(model, parts, [_Prepared.of(model, part, modules, step) for part in parts], modules)
+                    own = np.flatnonzero(members == fold)
+                    member = every if lone else int(own[0]) if len(own) else -1
+                    parts.append(_Part.of(model, spots, rows, member, held_out, values, variance))
+        judged = [part for part in parts if part.member >= 0]
+        step = -(-sum(len(part.center) for part in judged) // _MAX_ROWS)
+        return cls(model, parts, [Prepared.of(model, part, modules, step) for part in judged], modules, draw)
 
-    def score(self, flow: nn.Module) -> Validation:
+    def score(self, network: nn.Module) -> Validation:
         """Return the energy score of a few draws on modules of genes, the mean of each section taken out."""
-        if not isinstance(flow, FactorFlow):
-            raise TypeError(f"A flow makes draws, not a {type(flow).__name__}.")
-        config, loadings, device = self.model.config, self.model.spread.factors.loadings, flow.member_folds.device
+        loadings = self.model.spread.factors.loadings
         whole, single = [], []
-        for member in sorted({part.member for part in self.prepared}):
-            own = flow.take(np.array([member]))
-            for part in (part for part in self.prepared if part.member == member):
-                condition, start = part.condition.to(device), part.start[None].to(device)
-                made = own.sample(condition, start, n_steps=config.n_steps, sampler=SAMPLERS[config.sampler])
-                drawn = part.modules(made[0].cpu().numpy(), loadings, self.gene_modules)
-                whole.append(energy_score(drawn, part.measured))
-                single.append(crps(drawn, part.measured).mean(axis=1))
+        for part in self.prepared:
+            drawn = part.modules(self.draw(network, part).cpu().numpy(), loadings, self.gene_modules)
+            whole.append(energy_score(drawn, part.measured))
+            single.append(crps(drawn, part.measured).mean(axis=1))
         return Validation(float(np.concatenate(whole).mean()), {"module_crps": float(np.concatenate(single).mean())})
 
     def calibration(self) -> Calibration:
@@ -199,3 +233,14 @@ class Watched:
         section = np.concatenate([np.full(len(part.measured), part.section) for part in self.parts])
         measured = np.concatenate([part.measured for part in self.parts])
         return Calibration.from_held_out(measured, np.concatenate(mean), np.concatenate(std), section)
+
+
+def of_network(result: TrainingResult | None) -> str:
+    """Return what a flow brought on left-out tissue, in words."""
+    if result is None:
+        return "no flow was trained, so the factors are normal"
+    scores = {row["step"]: row["val_score"] for row in result.history if "val_score" in row}
+    if result.best_step == 0 or 0 not in scores:
+        return "the flow predicts left-out tissue no better than normal factors do, which are kept"
+    gain = 1 - scores[result.best_step] / scores[0]
+    return f"the flow, trained for {result.best_step} steps, brings left-out tissue {100 * gain:.1f} % closer than normal factors do"

@@ -60,18 +60,18 @@ class FactorConfig(TrainingConfig):
     n_members: int = 4
     width: int = 64
     depth: int = 2
-    dropout: float = 0.2
-    condition_dropout: float = 0.3
+    dropout: float = 0.1
+    condition_dropout: float = 0.1
     fine: bool = True
     n_blocks: int = 5
     sampler: str = "heun"
     n_steps: int = 6
-    max_steps: int | None = 300
-    learning_rate: float = 5e-4
+    max_steps: int | None = 600
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: int = 20
     ema: float = 0.98
-    validate_every: int = 25
+    validate_every: int = 50
     patience: int | None = 4
 
     def __post_init__(self) -> None:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
 from hisdiff._nn._compile import compile_forward
 from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._draws import DrawAccumulator
-from hisdiff._section import needed
 from hisdiff._training._calibration import Calibration
-from hisdiff._training._context import context_of
 from hisdiff._training._loop import generator_for, train
 from hisdiff._training._spots import TrainingSpots
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
-from hisdiff.methods.hisdiff.gene._loss import Anchors, GeneLoss, HeldOutLoss
+from hisdiff.methods.hisdiff.gene._around_fit import fit_around_mean
+from hisdiff.methods.hisdiff.gene._loss import GeneLoss, HeldOutLoss
 from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
+from hisdiff.methods.hisdiff.gene._rows import Rows
 from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
     from hisdiff._section import Section
     from hisdiff._training._loop import TrainingResult
@@ -41,15 +38,17 @@ _OWN_SEED = 104_729
 
 
 def fit_gene_model(sections: Sequence[Section], config: GeneConfig, run: FitRun) -> FittedHisDiff:
-    """Fit conditioner and denoiser.
+    """Fit conditioner and denoiser; around the closed-form mean where the settings say so.
 
     Validation sections decide when to stop. Without any, one section (of a single one, a block) is held out in a first
     run, and a second one trains on all tissue for the steps that were best in the first. A configuration without
     ``patience`` does not stop early, so it trains on all tissue at once, as published; what it knows about itself then
     comes from validation sections alone.
     """
+    if config.around is not None:
+        return fit_around_mean(sections, config, run)
     spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
-    everything = _Rows(spots, np.ones(len(spots.section), dtype=bool))
+    everything = Rows(spots, np.ones(len(spots.section), dtype=bool))
     # Each training has a checkpoint of its own.
     first, last = (
         run if run.checkpoint is None else replace(run, checkpoint=run.checkpoint / name)
@@ -57,13 +56,13 @@ def fit_gene_model(sections: Sequence[Section], config: GeneConfig, run: FitRun)
     )
     if config.patience is not None and not run.validation and spots.fold.max() > 0:
         held_out = spots.fold == spots.fold.max()
-        watched = _Rows(spots, held_out)
-        model, result = _train(_Rows(spots, ~held_out), config, watched, first)
+        watched = Rows(spots, held_out)
+        model, result = _train(Rows(spots, ~held_out), config, watched, first)
         calibration: Calibration | None = _calibration(model, watched, run)
         model, _ = _train(everything, config.with_steps(max(result.best_step, 1)), None, last)
         model = replace(model, config=config)
     else:
-        others = _validation_rows(run.validation)
+        others = Rows.of_sections(run.validation)
         model, result = _train(everything, config, others, last)
         calibration = None if others is None else _calibration(model, others, run)
     if calibration is None:
@@ -78,63 +77,7 @@ def fit_gene_model(sections: Sequence[Section], config: GeneConfig, run: FitRun)
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Some of the spots of some sections."""
-
-    spots: TrainingSpots
-    mask: np.ndarray
-
-    def locations(self, index: int) -> np.ndarray:
-        """Return which spots of a section are meant."""
-        return self.spots.kept[index][self.mask[self.spots.section == index]]
-
-    @property
-    def counts(self) -> np.ndarray:
-        """Counts ``(n, G)``."""
-        return np.rint(np.exp2(self.spots.measured[self.mask]) - 1)
-
-    @property
-    def log2_sizes(self) -> np.ndarray:
-        """Library size of each spot's section ``(n,)``."""
-        return np.asarray(self.spots.log2_sizes)[self.spots.section[self.mask]]
-
-    def embeddings(self, config: GeneConfig) -> np.ndarray:
-        """Return the embeddings ``(n, D)``."""
-        scaling, pitch = config.scaling, self.spots.pitch_um
-        return np.concatenate(
-            [
-                context_of(section, needed(section.spots), scaling=scaling, pitch_um=pitch).own[self.locations(i)]
-                for i, section in enumerate(self.spots.sections)
-            ]
-        )
-
-    def tensors(self, model: GeneModel) -> tuple[dict[str, Tensor], Anchors]:
-        """Return what ``GeneLoss`` takes: a row for each spot, and the anchors of all sections."""
-        parts, anchors, offset = [], [], 0
-        for i, section in enumerate(self.spots.sections):
-            context, rows = model.context(section, needed(section.spots)), self.locations(i)
-            near, wide = (np.where(a >= 0, a + offset, -1)[rows] for a in (context.near, context.wide))
-            parts.append((context.own[rows], near, wide))
-            anchors.append(context.anchors)
-            offset += len(context.anchors)
-        own, near, wide = (np.concatenate(values) for values in zip(*parts))
-        arrays = {"own": own, "near": near, "wide": wide, "log2_size": self.log2_sizes, "counts": self.counts}
-        tensors = {
-            name: torch.from_numpy(a.astype(np.int64 if name in ("near", "wide") else np.float32))
-            for name, a in arrays.items()
-        }
-        return tensors, Anchors(np.concatenate(anchors))
-
-
-def _validation_rows(validation: Sequence[Section]) -> _Rows | None:
-    if not validation:
-        return None
-    known = TrainingSpots.of(validation)
-    return _Rows(known, np.ones(len(known.section), dtype=bool))
-
-
-def _train(rows: _Rows, config: GeneConfig, watched: _Rows | None, run: FitRun) -> tuple[GeneModel, TrainingResult]:
+def _train(rows: Rows, config: GeneConfig, watched: Rows | None, run: FitRun) -> tuple[GeneModel, TrainingResult]:
     """Train a network on some spots."""
     model = _new_model(rows, config, run.seed)
     data, anchors = rows.tensors(model)
@@ -156,7 +99,7 @@ def _train(rows: _Rows, config: GeneConfig, watched: _Rows | None, run: FitRun) 
     return model, result
 
 
-def _new_model(rows: _Rows, config: GeneConfig, seed: int) -> GeneModel:
+def _new_model(rows: Rows, config: GeneConfig, seed: int) -> GeneModel:
     """Return a model with starting weights, scaled by the spots it will be trained on."""
     spots = rows.spots
     embeddings, n_genes = rows.embeddings(config), spots.measured.shape[1]
@@ -175,12 +118,12 @@ def _new_model(rows: _Rows, config: GeneConfig, seed: int) -> GeneModel:
     )
 
 
-def _calibration(model: GeneModel, watched: _Rows, run: FitRun) -> Calibration:
+def _calibration(model: GeneModel, watched: Rows, run: FitRun) -> Calibration:
     """Return accuracy and interval factors on spots that the network was not trained on."""
     spots = watched.spots
     among = np.flatnonzero(watched.mask)
     among = among[np.unique(np.linspace(0, len(among) - 1, _CALIBRATION_ROWS).astype(int))]
-    asked = _Rows(spots, np.isin(np.arange(len(watched.mask)), among))
+    asked = Rows(spots, np.isin(np.arange(len(watched.mask)), among))
     mean, std = [], []
     for i in np.unique(spots.section[asked.mask]).tolist():
         section, draws = spots.sections[i], DrawAccumulator(LOG2)

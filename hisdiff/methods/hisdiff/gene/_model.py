@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 FLOW_SCALE = 1000.0
 """The time embedding is made for steps 0 to 999."""
+_GENES_PER_TOKEN = 8
 # Token values that a CPU works on at a time: some hundred locations of a small network, a few dozen of the published one.
 _CHUNK_VALUES = 1 << 23
 _CONTEXT_ROWS = 1024
@@ -82,13 +83,16 @@ class GeneNetwork(nn.Module):
             config.width,
             width=sizes.attention_width,
             heads=sizes.attention_heads,
-            with_library_size=config.standardize,
+            with_library_size=config.standardize if config.around is None else config.with_library_size,
             fusion_hidden=sizes.fusion_hidden,
         )
-        denoiser = DENOISERS[config.denoiser](
-            sizes.n_genes, config.width, config.depth, config.heads, sizes.mlp_ratio, sizes.learn_variance
-        )
-        return cls(conditioner, denoiser)
+        together = min(_GENES_PER_TOKEN, sizes.n_genes) if config.genes_per_token is None else config.genes_per_token
+        if together > sizes.n_genes:
+            raise ValueError(
+                f"genes_per_token is {together}, but the panel has {sizes.n_genes} genes; a token holds no more than all."
+            )
+        shape = (sizes.n_genes, config.width, config.depth, config.heads, sizes.mlp_ratio, sizes.learn_variance)
+        return cls(conditioner, DENOISERS[config.denoiser](*shape, together))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +152,7 @@ class GeneModel:
         condition = self.condition(section, locations, inside, where)
         noise = noise_on(SmoothNoise.at(seed, locations), where)  # a draw of neighbouring bins is one tissue
         products = Products.of(self.config.precision, where, emulated=False)
-        chunks = Chunks(len(locations), self._chunk_rows(where))
+        chunks = Chunks(len(locations), self.chunk_rows(where))
         for draw in range(n_draws):
             sample = partial(self._sample, network, condition, schedule, noise, draw)
             with products.allowed():
@@ -171,9 +175,9 @@ class GeneModel:
                 torch.from_numpy(values[first : first + _CONTEXT_ROWS]).to(device)
                 for values in (context.own, context.near, context.wide)
             )
-            told = (
-                torch.full((len(own),), log2_size - self.log2_size, device=device) if self.config.standardize else None
-            )
+            told = None
+            if network.conditioner.size is not None:
+                told = torch.full((len(own),), log2_size - self.log2_size, device=device)
             parts.append(network.conditioner.at(own, anchors, near, wide, told))
         return torch.cat(parts)
 
@@ -209,7 +213,8 @@ class GeneModel:
         x = sampler(closed, normal(0), schedule, prediction_type=prediction_type_of(self.config), noise=normal)
         return x.float().cpu().numpy()
 
-    def _chunk_rows(self, device: torch.device) -> int:
+    def chunk_rows(self, device: torch.device) -> int:
+        """Return how many locations to work on at a time."""
         values = self.sizes.n_genes * self.config.width
         if device.type == "cuda":
             return rows_that_fit(values * _BYTES_PER_VALUE, device)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from hisdiff._check import one_of, positive
-from hisdiff._diffusion._samplers import SAMPLERS
+from hisdiff._diffusion._samplers import FLOW_SAMPLERS, SAMPLERS
 from hisdiff._nn._denoisers import DENOISERS
 from hisdiff._training._config import TrainingConfig
 from hisdiff._training._context import Scaling
@@ -27,6 +27,14 @@ class GeneConfig(TrainingConfig):
         How embeddings are scaled.
     standardize
         Whether genes are standardised and the library size is part of the condition.
+    around
+        ``"mean"``: draws are the closed-form mean of preset ``"fast"`` and what the network learns of the law of what that leaves,
+        counting noise taken out; None: the network learns all of expression, as published.
+    with_mean, with_library_size
+        Whether the predicted mean, and the library size, are part of the condition beside the embeddings; only ``around`` the mean.
+        A few sections have a few library sizes, by which a network knows them apart, so that is not the default.
+    genes_per_token
+        Genes that share a token, grouped by coexpression; 1 is the published network, None is 8, or all of a smaller panel.
     width, depth, heads
         Of the denoiser.
     n_blocks
@@ -48,6 +56,10 @@ class GeneConfig(TrainingConfig):
     denoiser: str = "dit"
     scaling: Scaling = "standardized"
     standardize: bool = True
+    around: Literal["mean"] | None = None
+    with_mean: bool = True
+    with_library_size: bool = False
+    genes_per_token: int | None = 1
     width: int = 64
     depth: int = 3
     heads: int = 4
@@ -69,17 +81,39 @@ class GeneConfig(TrainingConfig):
         one_of(self.scaling, get_args(Scaling), "scaling")
         for name in ("width", "depth", "heads", "n_blocks", "n_steps"):
             positive(getattr(self, name), name, integer=True)
+        if self.genes_per_token is not None:
+            positive(self.genes_per_token, "genes_per_token", integer=True)
         if self.width % self.heads:
             raise ValueError(
                 f"A width of {self.width} does not split into {self.heads} heads; heads has to divide width."
             )
 
+        self._check_around()
         if self.reference_compat and self.standardize:
             raise ValueError(
                 "reference_compat is for the published setting: {'preset': 'paper', 'reference_compat': True}."
             )
         if self.reference_compat and self.precision == "auto":
             object.__setattr__(self, "precision", "tf32")
+
+    def _check_around(self) -> None:
+        if self.around not in ("mean", None):
+            raise ValueError(f"around is 'mean' or None, not {self.around!r}.")
+        if self.around is None:
+            if not self.with_mean or self.with_library_size:
+                raise ValueError(
+                    "with_mean and with_library_size are settings of models around the mean: with around=None there is no mean, and the "
+                    "library size is part of the condition if standardize=True."
+                )
+            return
+        if not self.standardize:
+            raise ValueError(
+                "around='mean' needs standardize=True: a model of raw log2(1 + count), as in preset 'paper', has no mean to start from."
+            )
+        if self.sampler not in FLOW_SAMPLERS:
+            raise ValueError(
+                f"around='mean' follows a flow: sampler is one of {list(FLOW_SAMPLERS)}, not {self.sampler!r}."
+            )
 
     @property
     def as_published(self) -> bool:
@@ -90,12 +124,12 @@ class GeneConfig(TrainingConfig):
     def preset(cls, name: str) -> GeneConfig:
         """Return the configuration of a name.
 
-        ``"dit"``: the published network made small, with standardised genes, library size and few steps. ``"paper"``:
+        ``"dit"``: the published network made small, with several genes per token, around the closed-form mean. ``"paper"``:
         the published setting in full (raw log2 targets, 12 blocks of width 384, 1000 ancestral steps), for a GPU.
         """
         one_of(name, cls.presets, f"preset of method {cls.method_name!r}")
         if name == "dit":
-            return cls()
+            return cls(around="mean", genes_per_token=None, sampler="heun", n_steps=6, validate_every=25)
         return cls(
             scaling="raw",
             standardize=False,

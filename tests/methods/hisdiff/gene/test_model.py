@@ -52,7 +52,9 @@ def section(name: str = "s", *, side: int = 5, seed: int = 0, size_factor: float
 
 
 def config(preset: str = "dit", **options) -> GeneConfig:
-    return GeneConfig.from_dict({"preset": preset, **TINY, **options})
+    """The network that learns all of expression; around the mean, see test_around.py."""
+    form = {"around": None, "genes_per_token": 1, "sampler": "dpm++2m"} if preset == "dit" else {}
+    return GeneConfig.from_dict({"preset": preset, **TINY, **form, **options})
 
 
 def random_model(settings: GeneConfig, *, seed: int = 0, dim: int = D) -> GeneModel:
@@ -84,7 +86,7 @@ def fit(sections, settings, **options) -> FittedHisDiff:
     return HisDiff().fit(sections, settings, device="cpu", progress=False, **options)
 
 
-KINDS = [("dit", {}), ("paper", {}), ("dit", {"sampler": "heun"}), ("dit", {"sampler": "ddpm"})]
+KINDS = [("dit", {}), ("paper", {}), ("dit", {"sampler": "heun", "genes_per_token": 4}), ("dit", {"sampler": "ddpm"})]
 
 
 # ------------------------------------------------------------------------------------------------ draws

@@ -1,0 +1,198 @@
+r"""The `dit` model around the closed-form mean: the published network on what the mean leaves.
+
+A draw is the mean, what sections differ in, factors with scores z, gene-specific spread and counts, as in preset ``"fast"``. The
+network makes the scores: it sees the residuals :math:`z L` of all genes, free of counting noise, in tokens, and the embeddings of
+the location and its surroundings. Its output is added to the velocity of normal scores, so that untrained it is the
+Gaussian factor model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hisdiff._device import Chunks, Products, resolve_device
+from hisdiff._diffusion._samplers import SAMPLERS
+from hisdiff._diffusion._schedule import Schedule
+from hisdiff._nn._weights import load_weights, weights_of
+from hisdiff._prediction._cohort_model import CohortModel
+from hisdiff._training._loop import LossOutput
+from hisdiff.methods.hisdiff.factor._flow import gaussian_velocity
+from hisdiff.methods.hisdiff.factor._mean import ConditionalMean
+from hisdiff.methods.hisdiff.factor._model import Summary
+from hisdiff.methods.hisdiff.gene._model import FLOW_SCALE, GeneModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from hisdiff._json import State
+    from hisdiff._section import Locations, Section
+    from hisdiff.methods.hisdiff.gene._loss import Anchors
+    from hisdiff.methods.hisdiff.gene._model import GeneNetwork
+    from hisdiff.methods.hisdiff.gene.config import GeneConfig
+
+# Below this part of the largest, the residual sd of a gene is not one to scale by.
+_FLAT = 1e-3
+
+
+class AroundNetwork(nn.Module):
+    """The published network on residuals of genes, and what brings scores to them and back.
+
+    Parameters
+    ----------
+    parts
+        Conditioner and denoiser.
+    loadings
+        ``(K, G)`` of the factors.
+    width, n_summary
+        Of the condition, and values of the summary of the mean; 0 where that is not part of the condition.
+    """
+
+    def __init__(self, parts: GeneNetwork, loadings: np.ndarray, width: int, n_summary: int) -> None:
+        super().__init__()
+        self.parts = parts
+        sd = np.sqrt(np.square(loadings).sum(axis=0))
+        view = loadings / np.maximum(sd, _FLAT * max(float(sd.max()), 1e-12))
+        self.register_buffer("view", torch.from_numpy(view.astype(np.float32)), persistent=False)
+        self.register_buffer("back", torch.from_numpy(np.linalg.pinv(view).astype(np.float32)), persistent=False)
+        self.view: Tensor
+        self.back: Tensor
+        self.mean = (
+            nn.Sequential(nn.Linear(n_summary, width), nn.SiLU(), nn.Linear(width, width)) if n_summary else None
+        )
+
+    def condition(self, batch: Mapping[str, Tensor], anchors: Tensor, size: Tensor) -> Tensor:
+        """Return the condition ``(B, width)``; ``size`` is the library size over the usual one, log2."""
+        conditioner = self.parts.conditioner
+        told = size if conditioner.size is not None else None
+        return self.with_mean(
+            conditioner.at(batch["own"], anchors, batch["near"], batch["wide"], told), batch["summary"]
+        )
+
+    def with_mean(self, condition: Tensor, summary: Tensor) -> Tensor:
+        """Add what the predicted mean tells."""
+        return condition if self.mean is None else condition + self.mean(summary)
+
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor) -> Tensor:
+        """Return the velocity of scores ``(B, K)`` at a time in [0, 1], under the sum of condition and embedded time."""
+        departure = self.parts.denoiser.denoise(x @ self.view, condition).to(x.dtype)
+        return gaussian_velocity(x, t) + departure @ self.back
+
+    @torch.no_grad()
+    def sample(self, condition: Tensor, start: Tensor, *, n_steps: int, sampler: str, products: Products) -> Tensor:
+        """Carry standard normal ``(B, K)`` to scores."""
+
+        def velocity(x: Tensor, time: float) -> Tensor:
+            embedded = self.parts.denoiser.embed_time(torch.full((1,), time, device=x.device))
+            with products.autocast():
+                return self.velocity(x, time / FLOW_SCALE, condition + embedded).to(x.dtype)
+
+        return SAMPLERS[sampler](velocity, start, Schedule.straight(n_steps, FLOW_SCALE), prediction_type="velocity")
+
+
+class AroundLoss(nn.Module):
+    """A network with its loss: flow matching of scores.
+
+    Batches have ``scores`` ``(B, K)``, ``summary`` ``(B, C)``, and of the context ``own``, ``near``, ``wide`` and ``log2_size``.
+    """
+
+    def __init__(self, network: AroundNetwork, anchors: Anchors, log2_size: float) -> None:
+        super().__init__()
+        self.network, self.anchors, self.log2_size = network, anchors, log2_size
+
+    def condition(self, batch: Mapping[str, Tensor], anchors: Anchors | None = None) -> Tensor:
+        """Return the condition of rows; ``anchors`` are those of other sections than in training."""
+        on = (anchors or self.anchors).on(batch["own"].device)
+        return self.network.condition(batch, on, batch["log2_size"] - self.log2_size)
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
+        """Return the mean squared error of the velocity."""
+        x0 = batch["scores"]
+        noise = torch.randn(x0.shape, generator=generator, device=x0.device)
+        # Even coverage of [0, 1] within a batch takes out part of the gradient's noise.
+        order = torch.randperm(len(x0), generator=generator, device=x0.device)
+        t = (order + torch.rand(1, generator=generator, device=x0.device)) / len(x0)
+        x = torch.lerp(x0, noise, t[:, None])
+        embedded = self.network.parts.denoiser.embed_time(FLOW_SCALE * t)
+        velocity = self.network.velocity(x, t[:, None], self.condition(batch) + embedded)
+        error = F.mse_loss(velocity.float(), noise - x0)
+        return LossOutput(error, {"velocity": error})
+
+
+class AroundModel(CohortModel):
+    """Expression as conditional mean, what sections differ in, scores drawn by the published network, and counts.
+
+    Attributes
+    ----------
+    gene
+        The published network and how it takes embeddings.
+    summary, network
+        What it sees of the mean, and the network around the mean.
+    """
+
+    def __init__(self, gene: GeneModel, summary: Summary, **parts: Any) -> None:
+        super().__init__(**{"given": None, **parts})
+        self.gene, self.summary, self.config = gene, summary, gene.config
+        n_summary = summary.axes.shape[1] if gene.config.with_mean else 0
+        # Of parameters the global generator makes the first values, which are replaced, and the generator put back.
+        with torch.random.fork_rng(devices=[]):
+            self.network = AroundNetwork(gene.network, self.spread.factors.loadings, gene.config.width, n_summary)
+
+    def told(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Tensor:
+        """Return the condition at locations, ``(n, width)``."""
+        where = resolve_device(device)
+        network = self.network.to(where).eval()
+        condition = self.gene.condition(
+            section, locations, self.gene.scale.inside(self.log2_size_of(section, None)), where
+        )
+        with torch.inference_mode():
+            return network.with_mean(condition, torch.from_numpy(self.summary(center)).to(where))
+
+    def scores(
+        self, told: Tensor, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
+    ) -> np.ndarray:
+        """Carry standard normal ``(n, K)`` to the scores of one draw under conditions."""
+        config, where = self.config, told.device
+        products = Products.of(config.precision, where, emulated=False)
+        begin = torch.from_numpy(start.astype(np.float32)).to(where)
+
+        def sample(rows: np.ndarray) -> np.ndarray:
+            some = torch.from_numpy(rows).to(where)
+            steps = config.n_steps if n_steps is None else n_steps
+            made = self.network.sample(
+                told[some], begin[some], n_steps=steps, sampler=config.sampler, products=products
+            )
+            return made.float().cpu().numpy()
+
+        with products.allowed():
+            return np.concatenate(list(Chunks(len(start), self.gene.chunk_rows(where)).each(sample)))
+
+    def state(self) -> State:
+        """Return arrays and plain settings."""
+        arrays, plain = super().state()
+        arrays |= {"summary/center": self.summary.center, "summary/axes": self.summary.axes}
+        if self.network.mean is not None:
+            arrays |= weights_of(self.network.mean, "around/")
+        own, plain["gene"] = self.gene.state()
+        return arrays | {f"gene/{name}": array for name, array in own.items()}, plain
+
+    @classmethod
+    def from_state(
+        cls, config: GeneConfig, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    ) -> AroundModel:
+        """Rebuild what ``state`` described."""
+        own = {name.removeprefix("gene/"): array for name, array in arrays.items() if name.startswith("gene/")}
+        gene = GeneModel.from_state(config, own, settings["gene"])
+        mean = ConditionalMean.from_state(arrays, settings["mean"])
+        summary = Summary(arrays["summary/center"], arrays["summary/axes"])
+        model = cls(gene, summary, mean=mean, **cls.parts_of(arrays, settings))
+        if model.network.mean is not None:
+            load_weights(model.network.mean, arrays, "around/")
+        model.network.eval()
+        return model

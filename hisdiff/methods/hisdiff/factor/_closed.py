@@ -73,7 +73,8 @@ class ClosedForm:
         known = {member.features.projection.scaling: member.features for member in fitted.mean.members[:-1]}
         sizes = {"n_components": config.n_components, "n_factors": config.n_factors}
         laws = fit_laws(spots, held_out, axes, known, **sizes, seed=run.seed)
-        residual_sd = np.maximum((spots.targets - held_out)[laws.rows].std(axis=0), 1e-3)
+        left = spots.targets[laws.rows] - held_out[laws.rows]
+        residual_sd = np.maximum(left.std(axis=0, dtype=np.float64), 1e-3)
         return cls(
             spots, fitted, gauge, held_out, laws, Summary.fit(held_out[laws.rows], residual_sd, config.n_condition)
         )

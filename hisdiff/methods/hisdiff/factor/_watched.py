@@ -13,7 +13,7 @@ from hisdiff._prediction._noise import BlockNoise
 from hisdiff._prediction._section_effects import SectionEffects
 from hisdiff._section import needed
 from hisdiff._stats._counting import count, latent
-from hisdiff._stats._gene_modules import GeneModules
+from hisdiff._stats._gene_modules import GeneModules, evenly
 from hisdiff._stats._proper import crps, energy_score
 from hisdiff._training._calibration import Calibration
 from hisdiff._training._loop import Validation
@@ -88,8 +88,8 @@ class _Part:
         """Gather the given rows of spots, all of one section."""
         section = int(spots.section[rows][0])
         shift = spots.log2_sizes[section] - model.gauge.log2_size
-        whole = variance[rows] + model.spread.factors.variance
-        level = latent(center[rows], np.sqrt(whole))
+        whole = (variance[rows] + model.spread.factors.variance).astype(np.float32)
+        level = latent(center[rows], np.sqrt(whole)).astype(np.float32)
         arrays = center[rows], spots.measured[rows], level, whole, spots.xy_um[rows], values[rows]
         return cls(member, rows, *arrays, shift, section)
 
@@ -189,7 +189,7 @@ class Watched:
         ``members`` ``(M,)`` are the folds that members do not see, -1 for those that see all.
         """
         spots, held_out, values, variance = closed.spots, closed.held_out, closed.laws.values, closed.laws.variance
-        modules = GeneModules.fit(spots.measured, spots.section).raw
+        modules = GeneModules.fit(*evenly(spots.measured, spots.section)).raw
         every = int(np.flatnonzero(members < 0)[0])
         parts: list[_Part] = []
         if validation:

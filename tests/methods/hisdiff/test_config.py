@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hisdiff._training._config import config_from
-from hisdiff.methods.hisdiff import FactorConfig, GeneConfig, HisDiff
+from hisdiff.methods.hisdiff import FactorConfig, HisDiff
 
 
 def config_of(config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from hisdiff.methods.hisdiff.factor._model import Summary
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hisdiff._prediction._cohort_model import Parts
     from hisdiff._section import Section
     from hisdiff.methods._base import FitRun
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
@@ -80,15 +81,14 @@ class ClosedForm:
         )
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """Arguments of a ``CohortModel``."""
-        usual = float(np.median(self.spots.log2_sizes))
+    def parts(self) -> Parts:
+        """What a ``CohortModel`` has beside the mean."""
         n_sections, n_folds = len(self.spots.sections), len(np.unique(self.spots.fold))
         between = self.laws.spread.levels.between(n_sections)
         return {
-            "mean": self.fitted.mean,
             "gauge": self.gauge.of_all(self.held_out, between, n_sections, n_folds),
             "spread": self.laws.spread,
             "transfer": self.laws.transfer,
-            "log2_size": usual,
+            "log2_size": float(np.median(self.spots.log2_sizes)),
+            "given": None,
         }

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
     from hisdiff._json import State
     from hisdiff._section import Locations, Section
+    from hisdiff._training._given import Given
+    from hisdiff._training._size_gauge import SizeGauge
+    from hisdiff._training._spread import Spread
+    from hisdiff._training._transfer import Transfer
     from hisdiff.methods.hisdiff.gene._loss import Anchors
     from hisdiff.methods.hisdiff.gene._model import GeneNetwork
     from hisdiff.methods.hisdiff.gene.config import GeneConfig
@@ -136,8 +140,18 @@ class AroundModel(CohortModel):
         What it sees of the mean, and the network around the mean.
     """
 
-    def __init__(self, gene: GeneModel, summary: Summary, **parts: Any) -> None:
-        super().__init__(**{"given": None, **parts})
+    def __init__(
+        self,
+        gene: GeneModel,
+        summary: Summary,
+        mean: ConditionalMean,
+        gauge: SizeGauge,
+        spread: Spread,
+        transfer: Transfer,
+        log2_size: float,
+        given: Given | None = None,
+    ) -> None:
+        super().__init__(mean, gauge, spread, transfer, log2_size, given)
         self.gene, self.summary, self.config = gene, summary, gene.config
         n_summary = summary.axes.shape[1] if gene.config.with_mean else 0
         # Of parameters the global generator makes the first values, which are replaced, and the generator put back.
@@ -191,7 +205,7 @@ class AroundModel(CohortModel):
         gene = GeneModel.from_state(config, own, settings["gene"])
         mean = ConditionalMean.from_state(arrays, settings["mean"])
         summary = Summary(arrays["summary/center"], arrays["summary/axes"])
-        model = cls(gene, summary, mean=mean, **cls.parts_of(arrays, settings))
+        model = cls(gene, summary, mean, **cls.parts_of(arrays, settings))
         if model.network.mean is not None:
             load_weights(model.network.mean, arrays, "around/")
         model.network.eval()

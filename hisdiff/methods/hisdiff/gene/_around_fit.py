@@ -108,9 +108,9 @@ def _new_model(closed: ClosedForm, config: GeneConfig, seed: int) -> AroundModel
             together = np.nan_to_num(np.corrcoef(spots.centered.T))
         order = heatmap_order(together, np.zeros(len(together), dtype=np.int64))
         groups.arrange(torch.from_numpy(np.ascontiguousarray(order)))
-    usual = closed.parts["log2_size"]
-    gene = GeneModel(config, sizes, network, scale, log2_size=usual, pitch_um=spots.pitch_um)
-    model = AroundModel(gene, closed.summary, **closed.parts)
+    parts = closed.parts
+    gene = GeneModel(config, sizes, network, scale, log2_size=parts["log2_size"], pitch_um=spots.pitch_um)
+    model = AroundModel(gene, closed.summary, closed.fitted.mean, **parts)
     initialize(model.network, generator_for(seed, -1))
     return model
 

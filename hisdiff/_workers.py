@@ -24,7 +24,8 @@ from hisdiff._settings import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 _PYTHON = ".".join(map(str, sys.version_info[:2]))
 BASE_BYTES = 600 * 2**20

@@ -100,7 +100,7 @@ class Agreement:
                 there = m > 0
                 inside[rows] = np.where(known, np.where(there, y / np.where(there, m, 1), 0), shared)
                 missing[rows] = np.where(known & ~there, y, 0)
-        everywhere = _factor(*sums[0], self.dispersion.spot)
+        everywhere = _factor(sums[0][0], sums[0][1], self.dispersion.spot)
         whole = everywhere * _factor(sums[1][0], everywhere * sums[1][1], self.dispersion.gene)
         if of_mean is None:
             return Factors(inside, between, whole, missing)

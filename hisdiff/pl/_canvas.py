@@ -133,9 +133,10 @@ def draw_underlay(ax: Axes, pixels: np.ndarray, box: Box, alpha: float, turn: np
 
     ``turn`` is a ``(3, 3)`` matrix from um of the image to those of the panel, where these differ.
     """
-    moved = {} if turn is None else {"transform": Affine2D(turn) + ax.transData}
     limits = ax.axis()
-    ax.imshow(pixels, extent=(box[0], box[2], box[3], box[1]), origin="upper", alpha=alpha, zorder=0, **moved)
+    drawn = ax.imshow(pixels, extent=(box[0], box[2], box[3], box[1]), origin="upper", alpha=alpha, zorder=0)
+    if turn is not None:
+        drawn.set_transform(Affine2D(turn) + ax.transData)
     ax.axis(limits)  # imshow sets the limits of what it draws
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from hisdiff._check import listing
 from hisdiff.pl import _canvas
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -108,7 +109,7 @@ def palette_of(
             f"can hold. Make it numbers, or group them."
         )
     if given is not None:
-        kept |= dict(given) if hasattr(given, "items") else dict(zip(names, given))  # type: ignore[call-overload]
+        kept |= dict(given) if isinstance(given, Mapping) else dict(zip(names, given))
     wrong = {name: color for name, color in kept.items() if not is_color_like(color)}
     if wrong:
         raise ValueError(f"palette has values that are not colours: {wrong}.")

@@ -126,8 +126,8 @@ def view(
         len({each.section for each in views}) > 1
         or len({each.place.region for each in views if each.bin_um is None}) > 1
     ):
-        names = listing(dict.fromkeys(each.section_name for each in views))
-        raise ValueError(f"A page shows one section, and there are {names}; choose one with shapes_key=.")
+        sections = listing(dict.fromkeys(each.section_name for each in views))
+        raise ValueError(f"A page shows one section, and there are {sections}; choose one with shapes_key=.")
     if viewer == "napari" or (viewer is None and installed and path is None):
         return _napari(sdata, views)
     names = (
@@ -135,7 +135,7 @@ def view(
     )
     if len(names) > MAX_GENES:
         raise ValueError(f"A page holds up to {MAX_GENES} genes, not {len(names)}.")
-    named = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    named: list[str | None] | None = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
     scaling = {"cmap": cmap, "percentiles": _canvas.checked_percentiles(percentiles), "vmin": None, "vmax": None}
     rows = {name: [panel for panel in row_of(views, name, named, scaling, None) if panel is not None] for name in names}
     box = next(iter(shown_boxes(views).values()))

@@ -133,7 +133,7 @@ def gene_map(
         raise ValueError("There is no gene to show: genes is empty.")
     selection = Selection(None, image_key, shapes_key, mpp=mpp)
     views = views_of(data, selection, table_key, layers, coordinate_system=coordinate_system, spot_scale=spot_scale)
-    named = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    named: list[str | None] | None = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
     if named == []:
         raise ValueError("There is no layer to show: layers is empty.")
     scaling = {"cmap": cmap, "percentiles": _canvas.checked_percentiles(percentiles), "vmin": vmin, "vmax": vmax}

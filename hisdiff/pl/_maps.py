@@ -122,8 +122,9 @@ def _draw(ax: Axes, panel: Panel, box: Box, style: MapStyle) -> Any:
     if panel.ringed is not None and panel.ringed.any():
         view.marks.ring(ax, panel.ringed, RING_COLOR)
     if panel.title:
-        told = panel.title | {"label": _wrapped(panel.title["label"], box)}
-        ax.set_title(**told)
+        title = ax.set_title(_wrapped(panel.title["label"], box))
+        if "color" in panel.title:
+            title.set_color(panel.title["color"])
     return drawn
 
 

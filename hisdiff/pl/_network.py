@@ -175,7 +175,7 @@ def _name_nodes(ax: Axes, points: np.ndarray, sizes: np.ndarray, names: Sequence
     canvas.draw_without_rendering()  # settles the layout, which decides how large names are beside distances
     at, pt = ax.transData.transform(points), canvas.dpi / 72
     radii = np.sqrt(sizes) / 2 * pt
-    nodes = [Bbox.from_bounds(*(xy - r), 2 * r, 2 * r) for xy, r in zip(at, radii)]
+    nodes = [Bbox.from_bounds(float(xy[0] - r), float(xy[1] - r), 2 * r, 2 * r) for xy, r in zip(at, radii)]
     taken: list[Bbox] = []
     for node, (point, name) in enumerate(zip(points, names)):
         reach = radii[node] / pt + 1.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -258,7 +259,7 @@ def _accuracy(sdata: SpatialData, table: AnnData, what: str, sections: Sequence[
         part.table(f"{stem}: correlation with the measured spots", rows, ("", "median gene", "mean"), numbers=True)
         part.figure(
             f"{stem} against the measurement: all genes and spots, correlations of genes, means and variances.",
-            lambda stem=stem: evaluation(sdata, layer=stem, table_key=what),
+            partial(evaluation, sdata, layer=stem, table_key=what),
         )
     return part
 
@@ -285,7 +286,7 @@ def _maps(
     names = genes or best_genes(table, BEST)
     words = "Chosen genes" if genes else "Genes with the best expected accuracy" if stem else "Genes that vary most"
     for name in names:
-        part.figure(f"{words}: {name}.", lambda name=name: gene_map(sdata, name, table_key=tables, **place))
+        part.figure(f"{words}: {name}.", partial(gene_map, sdata, name, table_key=tables, **place))
     if stem is not None and _keys.uncertainty(stem) in table.obs:
         key = None if tables is None else tables[0]
         part.figure(
@@ -299,7 +300,7 @@ def _regions(sdata: SpatialData, place: dict[str, Any]) -> Part:
     part = Part("Regions")
     there = [key for key in REGIONS if any(key in table.obs for table in sdata.tables.values())]
     for key in there:
-        part.figure(REGIONS[key][0].capitalize(), lambda key=key: region_map(sdata, key, **place))
+        part.figure(REGIONS[key][0].capitalize(), partial(region_map, sdata, key, **place))
     return part
 
 
@@ -318,7 +319,7 @@ def _relations(sdata: SpatialData, table: AnnData, what: str, place: dict[str, A
             and home.get(_keys.ENRICHMENT_RECORD) is not None
             and "group" in home.get(_keys.ENRICHMENT, ())
         ):
-            part.figure(f"Pathway enrichment {key}.", lambda key=key: enrichment(table, key))
+            part.figure(f"Pathway enrichment {key}.", partial(enrichment, table, key))
     return part
 
 

@@ -95,9 +95,9 @@ def _layers_of(views: Sequence[View], layers: list[str | None] | None) -> list[l
             except (KeyError, ValueError) as error:  # another table may have it
                 errors.append((name, error))
         found.append(own)
-    for name, error in errors:
+    for name, missing in errors:
         if len([1 for other, _ in errors if other == name]) == len(views):
-            raise error
+            raise missing
     return found
 
 

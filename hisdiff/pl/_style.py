@@ -35,11 +35,12 @@ def styled(function: F) -> F:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         # Not rc_context: that would undo what a notebook's backend sets while it is loaded by the first plot.
-        before = {name: mpl.rcParams[name] for name in style}
-        mpl.rcParams.update(style)
+        current: Any = mpl.rcParams  # whose stubs list the names of one release of matplotlib
+        before = {name: current[name] for name in style}
+        current.update(style)
         try:
             return function(*args, **kwargs)
         finally:
-            mpl.rcParams.update(before)
+            current.update(before)
 
     return call  # type: ignore[return-value]

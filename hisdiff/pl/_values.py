@@ -64,7 +64,7 @@ def default_layers(table: AnnData, what: str, *, draw: bool = False) -> list[str
     found += [_keys.STEM] if _keys.STEM in made else made
     if draw:
         shown = [stem if stem is not None or is_measured(table) else own_prediction(table) for stem in found]
-        found = [(draw_layers(table, stem) or [name])[0] if stem else name for stem, name in zip(shown, found)]
+        found = [next(iter(draw_layers(table, stem)), name) if stem else name for stem, name in zip(shown, found)]
     if not found:
         raise ValueError(
             f"Table {what!r} has neither counts nor a prediction to show; predict with hd.tl.predict(sdata)."

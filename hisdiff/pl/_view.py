@@ -165,7 +165,7 @@ def table_with(sdata: SpatialData, has: str) -> list[str]:
         usual = resolve_table(sdata)
     except ValueError:
         return found
-    return [usual] if usual in found else found
+    return [usual] if usual is not None and usual in found else found
 
 
 def _view(place: Place, coordinate_system: str | None, spot_scale: float) -> View:

@@ -32,7 +32,7 @@ from hisdiff.tl._target import target_of
 from hisdiff.tl._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hisdiff._runtime import Runtime
     from hisdiff._sdata._read import Bound
@@ -175,7 +175,8 @@ class Bout:
     def rows(self, entries: Sequence[Entry], terms: Terms) -> Rows:
         """Run all methods with all seeds and return one row for each and each task, then those of the control."""
         fits = [(entry, seed) for entry in entries for seed in terms.seeds]
-        done = dict(spread(partial(self.of_fit, terms), fits, "the comparison"))
+        work: Callable[[tuple[Entry, int]], Rows] = partial(self.of_fit, terms)
+        done = dict(spread(work, fits, "the comparison"))
         return [row for number in range(len(fits)) for row in done[number]] + self.controls(terms)
 
     def of_fit(self, terms: Terms, fit: tuple[Entry, int]) -> Rows:

@@ -65,8 +65,13 @@ class _Fit:
 class Cohort(Protocol):
     """Sections that are left out in turn."""
 
-    genes: Sequence[str] | None
-    folds: list[str]
+    @property
+    def genes(self) -> Sequence[str] | None:
+        """Genes to model; None where every fold chooses its own."""
+
+    @property
+    def folds(self) -> list[str]:
+        """What is left out in turn."""
 
     def bout(self, fold: str) -> Bout:
         """Return the bout in which a fold is left out."""

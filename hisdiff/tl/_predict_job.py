@@ -156,8 +156,14 @@ class PredictJob:
         told = Told(self.model, self.stem, self._record(bounds, predictions[0].n_draws))
         if self._into_panel(bounds[0].place):
             table = as_panel_table(bounds, predictions, told, self.layer)
-            return put_panel_table(bounds[0].place, table, told) if inplace else table
-        return write_into_table(bounds, predictions, told) if inplace else as_anndata(bounds, predictions, self.stem)
+            if not inplace:
+                return table
+            put_panel_table(bounds[0].place, table, told)
+        elif not inplace:
+            return as_anndata(bounds, predictions, self.stem)
+        else:
+            write_into_table(bounds, predictions, told)
+        return None
 
     def _into_panel(self, place: Place) -> bool:
         """Whether the prediction goes to a table of the panel; the table of a lattice is one."""

@@ -223,8 +223,8 @@ def cross_fit(
     gaussian = tuple(Kernel(linear, gamma) for gamma in gammas)
     members, scores, explained = [], np.zeros_like(targets), []
     views = _views(spots, scalings, n_components)
-    bar = {"desc": f"fitting the mean on {n:,} spots", "unit": "views of the embedding", "enabled": show}
-    for view in progress(views, total=len(scalings) + 1, **bar):
+    desc, unit = f"fitting the mean on {n:,} spots", "views of the embedding"
+    for view in progress(views, desc=desc, total=len(scalings) + 1, unit=unit, enabled=show):
         values = view.values
         families = ((Kernel(1.0, None),), gaussian) if view.linear else (gaussian,)
         share = view.share / len(families)

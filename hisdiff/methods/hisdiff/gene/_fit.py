@@ -83,7 +83,7 @@ def _train(rows: Rows, config: GeneConfig, watched: Rows | None, run: FitRun) ->
     data, anchors = rows.tensors(model)
     module = GeneLoss(model, anchors)
     if config.compile:
-        compile_forward(model.network.denoiser)
+        compile_forward(model.network.get_submodule("denoiser"))
     result = train(
         module,
         data,

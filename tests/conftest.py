@@ -29,10 +29,11 @@ def real_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _quiet_and_clean(tmp_path_factory: pytest.TempPathFactory):
-    """Keep models out of the user's cache, progress bars out of the log, and close every figure."""
+    """Keep models out of the user's cache, progress bars out of the log, settings as they were, and close every figure."""
     from hisdiff._settings import settings
 
-    with settings.override(cache_dir=tmp_path_factory.getbasetemp() / "cache", progress=False):
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    with settings.override(cache_dir=cache, progress=False, verbosity=settings.verbosity):
         yield
     import sys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from hisdiff._log import logger
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
 MANY_MISSING = 0.25
 
 
-def say_gaps(bounds: Sequence[Bound], pitch_um: float | None) -> None:
-    """Log where many spots are missing between the others: a spot's neighborhood is made of spots, and then reaches farther."""
+def say_gaps(bounds: Sequence[Bound], pitch_um: float) -> None:
+    """Log where many spots are missing between the others: a spot's neighborhood is made of spots, and then reaches farther.
+
+    A published checkpoint does not know its pitch (NaN): the spots of the section are its neighborhood, whatever their pitch.
+    """
+    known = pitch_um if isfinite(pitch_um) else None
     for bound in bounds:
         if bound.section.features is None:
             continue
-        missing = share_missing(bound.section, pitch_um)
+        missing = share_missing(bound.section, known)
         if missing > MANY_MISSING:
             logger.warning(
                 "%s: about %.0f %% of the spots that lie on its tissue are missing from the table. The neighborhood of a spot is made "

@@ -79,6 +79,7 @@ def test_a_setting_of_the_other_model_names_the_configuration_it_belongs_to(conf
         {"precision": "int8"},
         {"sampler": "ddpm"},  # of the default flow
         {"heads": 7, "preset": "dit"},
+        {"compile": True, "preset": "dit"},
     ],
 )
 def test_values_out_of_range_name_the_option(changes):

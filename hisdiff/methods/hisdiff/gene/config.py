@@ -43,7 +43,7 @@ class GeneConfig(TrainingConfig):
         How draws are made by default.
     compile
         Whether the network is compiled for training (``torch.compile``): a minute at the start, which long trainings on a card
-        are meant to earn; not measured yet. Where it fails the network is trained as it is, which is logged.
+        are meant to earn; not measured yet, and not with ``around``. Where it fails the network is trained as it is, which is logged.
     reference_compat
         Follow the published code where preset ``"paper"`` does not: the loss of the last step by bins of 8-bit images, products
         in TF32, one draw per prediction; genes and patches that are still to be chosen when fitting, too: the first section
@@ -110,6 +110,8 @@ class GeneConfig(TrainingConfig):
             raise ValueError(
                 "around='mean' needs standardize=True: a model of raw log2(1 + count), as in preset 'paper', has no mean to start from."
             )
+        if self.compile:
+            raise ValueError("compile=True is for models of all of expression (around=None), as in preset 'paper'.")
         if self.sampler not in FLOW_SAMPLERS:
             raise ValueError(
                 f"around='mean' follows a flow: sampler is one of {list(FLOW_SAMPLERS)}, not {self.sampler!r}."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import sys
 import threading
 import warnings
@@ -171,7 +172,7 @@ def _on_workers(
     from distributed.protocol.pickle import dumps
 
     n_threads = _check_workers(client, what, [], needs_bytes)
-    payload = dumps((work, {"precision": settings.precision, "device": settings.device, "progress": False}))
+    payload = dumps((work, _Home(_process(), settings.precision, settings.device)))
     if len(payload) > _LARGEST_SENT:
         raise ValueError(
             f"For {what} {len(payload) / 1e9:.1f} GB would be sent to each worker; write the object to a zarr store that the workers "
@@ -246,9 +247,26 @@ def _do(payload: bytes, digest: str, item: Any) -> Any:
     from distributed.protocol.pickle import loads
 
     if getattr(_MADE, "digest", None) != digest:
-        (_MADE.work, _MADE.how), _MADE.digest = loads(payload), digest
-    with dask.config.set(scheduler="synchronous"), settings.override(**_MADE.how):
-        return _MADE.work(item)
+        (_MADE.work, home), _MADE.digest = loads(payload), digest
+        if (
+            home.process != _process()
+        ):  # workers may also be threads of the client's process, whose settings hold already
+            settings.precision, settings.device, settings.progress = home.precision, home.device, False
+            dask.config.set(scheduler="synchronous")
+    return _MADE.work(item)
+
+
+@dataclass(frozen=True)
+class _Home:
+    """The process of the client, and its settings that decide results."""
+
+    process: str
+    precision: str
+    device: str
+
+
+def _process() -> str:
+    return f"{platform.node()}/{os.getpid()}"
 
 
 # What can be wrong with workers

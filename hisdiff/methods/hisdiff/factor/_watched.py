@@ -37,6 +37,8 @@ N_DRAWS = 8
 _OWN_SEED = 104_729
 # The mean score of so many spots is known to a few thousandths, and steps are compared on the same ones.
 _MAX_ROWS = 2000
+# With thousands of genes fewer do, since their modules carry less noise; draws of all of them are held.
+_MAX_VALUES, _MIN_ROWS = 4_000_000, 200
 
 
 class Judged(Protocol):
@@ -127,14 +129,15 @@ class Prepared:
     def of(cls, model: Judged, part: _Part, modules: np.ndarray, step: int) -> Prepared:
         spread, rows = model.spread, np.arange(len(part.center))
         effects = SectionEffects(spread, part.values)
-        places, noise = effects.places(part.xy_um, part.values), BlockNoise.for_rows(_OWN_SEED, len(rows))
-        kept = rows[::step]
+        noise, kept = BlockNoise.for_rows(_OWN_SEED, len(rows)), rows[::step]
+        places = effects.places(part.xy_um[kept], part.values[kept])
         k, n_genes = spread.factors.loadings.shape
         start, level, counting = [], [], []
         for draw in range(N_DRAWS):
             start.append(noise.normal(draw, 0, kept, k))
-            own = part.level + effects.draw(places, _OWN_SEED, draw)
-            level.append(own[kept] + spread.factors.specific * noise.normal(draw, 1, kept, n_genes))
+            own = part.level[kept] + effects.draw(places, _OWN_SEED, draw)
+            own += spread.factors.specific * noise.normal(draw, 1, kept, n_genes)
+            level.append(own.astype(np.float32))
             counting.append(noise.normal(draw, 2, kept, n_genes))
         measured = part.measured[kept] @ modules
         return cls(
@@ -142,7 +145,7 @@ class Prepared:
             part.rows[::step],
             torch.from_numpy(np.tile(model.summary(part.center[kept]), (N_DRAWS, 1))),
             torch.from_numpy(np.concatenate(start)),
-            np.concatenate(level).astype(np.float32),
+            np.concatenate(level),
             np.concatenate(counting),
             measured - measured.mean(axis=0),
             part.shift,
@@ -210,7 +213,8 @@ class Watched:
                     member = every if lone else int(own[0]) if len(own) else -1
                     parts.append(_Part.of(model, spots, rows, member, held_out, values, variance))
         judged = [part for part in parts if part.member >= 0]
-        step = -(-sum(len(part.center) for part in judged) // _MAX_ROWS)
+        most = min(_MAX_ROWS, max(_MIN_ROWS, _MAX_VALUES // spots.measured.shape[1]))
+        step = -(-sum(len(part.center) for part in judged) // most)
         return cls(model, parts, [Prepared.of(model, part, modules, step) for part in judged], modules, draw)
 
     def score(self, network: nn.Module) -> Validation:

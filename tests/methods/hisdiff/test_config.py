@@ -21,7 +21,7 @@ def test_json_there_and_back(name):
 def test_fast_is_the_default():
     assert config_of("fast") == FactorConfig() == config_of({})
     dit = config_of("dit")
-    assert (dit.around, dit.genes_per_token, dit.sampler, dit.n_steps) == ("mean", None, "heun", 6)
+    assert (dit.around, dit.genes_per_token, dit.sampler, dit.n_steps) == ("mean", None, "heun", 5)
 
 
 def test_paper_is_the_published_setting():

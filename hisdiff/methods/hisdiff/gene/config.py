@@ -131,7 +131,7 @@ class GeneConfig(TrainingConfig):
         """
         one_of(name, cls.presets, f"preset of method {cls.method_name!r}")
         if name == "dit":
-            return cls(around="mean", genes_per_token=None, sampler="heun", n_steps=6, validate_every=25)
+            return cls(around="mean", genes_per_token=None, sampler="heun", n_steps=5, validate_every=25)
         return cls(
             scaling="raw",
             standardize=False,

@@ -103,7 +103,6 @@ def share_missing(section: Section, pitch_um: float | None) -> float:
         spots is None
         or len(spots) < N_NEIGHBORS
         or section.tissue is None
-        or (pitch_um is not None and not np.isfinite(pitch_um))  # of models whose cohort is not known
         or anchors_of(section, pitch_um) is not spots
     ):
         return 0.0

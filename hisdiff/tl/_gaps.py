@@ -19,7 +19,7 @@ MANY_MISSING = 0.25
 def say_gaps(bounds: Sequence[Bound], pitch_um: float | None) -> None:
     """Log where many spots are missing between the others: a spot's neighborhood is made of spots, and then reaches farther.
 
-    A published checkpoint does not know its pitch (NaN): the spots of the section are its neighborhood, whatever their pitch.
+    A published checkpoint does not know its pitch (NaN), and a fit has none yet (None): the spots of the section are its neighborhood, whatever their pitch.
     """
     known = pitch_um if pitch_um is not None and isfinite(pitch_um) else None
     for bound in bounds:

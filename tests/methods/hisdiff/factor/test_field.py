@@ -107,6 +107,7 @@ def test_a_rebuilt_model_gives_the_same_bins(fitted, target, bins) -> None:
     np.testing.assert_array_equal(field(again, target).mean(some), field(fitted, target).mean(some))
 
 
+@pytest.mark.slow
 def test_spread_finer_than_spots_is_that_of_many_draws_and_no_seed_changes_it():
     import hisdiff as hd
 

@@ -11,6 +11,9 @@ def test_version_and_licence_are_the_same_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf8")
     assert re.search(rf"^version: {re.escape(project['version'])}$", citation, re.MULTILINE)
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf8")
+    dated = re.search(r'^date-released: "(.*)"$', citation, re.MULTILINE)[1]
+    assert f"## [{project['version']}] - {dated}" in changes
     assert re.search(rf"^license: {re.escape(project['license'])}$", citation, re.MULTILINE)
 
 

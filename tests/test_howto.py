@@ -62,6 +62,17 @@ def test_looking_and_reporting(sections, tmp_path):
 
 
 @pytest.mark.slow
+def test_stain_and_slide_quality():
+    sections = hd.datasets.toy(seed=5, n_sections=2, size_um=400)
+    before = [next(iter(sdata.images.values()))["scale0"]["image"].to_numpy() for sdata in sections]
+    names = run_page("howto/stain.md", sections=sections)
+    after = [next(iter(sdata.images.values()))["scale0"]["image"].to_numpy() for sdata in sections]
+    assert [image.shape for image in after] == [image.shape for image in before]
+    assert (after[1] != before[1]).mean() > 0.2
+    assert names["tiles"].n_obs > 4
+
+
+@pytest.mark.slow
 def test_visium_hd(sections, tmp_path):
     folders.visium_hd(sections[0], tmp_path / "patient1" / "outs")
     folders.write_slide(sections[1], tmp_path / "patient2" / "slide.tif")

@@ -1,0 +1,43 @@
+"""Draw the picture of the page on stain: ``HISDIFF_TEST_DATA=DATA python docs/_static/stain.py`` (some minutes)."""
+
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import squidpy.experimental as sqe
+from PIL import Image
+
+import hisdiff as hd
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ["HISDIFF_TEST_DATA"])
+SCALE = "scale3"
+
+names = ("C2", "C3", "C4", "C5")
+sections = {name: hd.io.her2st(DATA / "her2st", name) for name in names}
+for name, sdata in sections.items():
+    sqe.im.detect_tissue(sdata, f"{name}_image")
+fitted = {
+    method: sqe.im.fit_stain_reference(sections["C2"], "C2_image", method=method) for method in ("macenko", "reinhard")
+}
+
+figure, axes = plt.subplots(3, 4, figsize=(9, 6.4), layout="constrained")
+for column, (name, sdata) in zip(axes.T, sections.items()):
+    image = sdata.images[f"{name}_image"][SCALE]["image"]
+    shown = {"as it is": image}
+    for method, reference in fitted.items():
+        shown[method] = sqe.im.normalize_stains(sdata, f"{name}_image", reference, scale=SCALE, inplace=False)
+    for ax, (title, pixels) in zip(column, shown.items()):
+        ax.imshow(np.moveaxis(np.asarray(pixels), 0, -1))
+        ax.set_title(f"{name}, {title}", loc="left", fontsize="medium")
+        ax.set_axis_off()
+path = HERE / "stain.png"
+figure.savefig(path, dpi=80, bbox_inches="tight")
+Image.open(path).convert("RGB").quantize(
+    256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
+).save(path, optimize=True)

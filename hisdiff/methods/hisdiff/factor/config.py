@@ -72,7 +72,7 @@ class FactorConfig(TrainingConfig):
     warmup: int = 20
     ema: float = 0.98
     validate_every: int = 50
-    patience: int | None = 4
+    patience: int | None = 3
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)

@@ -18,7 +18,7 @@ from hisdiff._training._spots import TrainingSpots
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
 from hisdiff.methods.hisdiff.gene._around_fit import fit_around_mean
 from hisdiff.methods.hisdiff.gene._loss import GeneLoss, HeldOutLoss
-from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
+from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes, genes_per_token
 from hisdiff.methods.hisdiff.gene._rows import Rows
 from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
@@ -45,6 +45,7 @@ def fit_gene_model(sections: Sequence[Section], config: GeneConfig, run: FitRun)
     ``patience`` does not stop early, so it trains on all tissue at once, as published; what it knows about itself then
     comes from validation sections alone.
     """
+    genes_per_token(config, len(sections[0].genes))  # an error before work starts
     if config.around is not None:
         return fit_around_mean(sections, config, run)
     spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)

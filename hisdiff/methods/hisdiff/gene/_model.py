@@ -68,6 +68,16 @@ class Sizes:
         return cls(n_genes, embedding_dim, width, PUBLISHED_FUSION_HEADS, 1024)
 
 
+def genes_per_token(config: GeneConfig, n_genes: int) -> int:
+    """Return how many genes of a panel share a token."""
+    wanted = config.genes_per_token
+    if wanted is not None and wanted > n_genes:
+        raise ValueError(
+            f"genes_per_token is {wanted}, but the panel has {n_genes} genes; a token holds no more than all."
+        )
+    return min(_GENES_PER_TOKEN, n_genes) if wanted is None else wanted
+
+
 class GeneNetwork(nn.Module):
     """Conditioner and denoiser."""
 
@@ -86,11 +96,7 @@ class GeneNetwork(nn.Module):
             with_library_size=config.standardize if config.around is None else config.with_library_size,
             fusion_hidden=sizes.fusion_hidden,
         )
-        together = min(_GENES_PER_TOKEN, sizes.n_genes) if config.genes_per_token is None else config.genes_per_token
-        if together > sizes.n_genes:
-            raise ValueError(
-                f"genes_per_token is {together}, but the panel has {sizes.n_genes} genes; a token holds no more than all."
-            )
+        together = genes_per_token(config, sizes.n_genes)
         shape = (sizes.n_genes, config.width, config.depth, config.heads, sizes.mlp_ratio, sizes.learn_variance)
         return cls(conditioner, DENOISERS[config.denoiser](*shape, together))
 

@@ -8,6 +8,7 @@ import pytest
 
 import hisdiff as hd
 from hisdiff._sdata import _affine, _at, _locate, _read
+from hisdiff.pp import _embed
 
 QUICK = {"method": "ridge", "config": "baseline"}
 
@@ -35,10 +36,17 @@ def look_ups(monkeypatch):
     return counts
 
 
+@pytest.fixture(autouse=True)
+def encoder(monkeypatch, color_encoder):
+    """Colours, which cost nothing, where an embedding is made on the way."""
+    monkeypatch.setattr(_embed, "DEFAULT_ENCODER", color_encoder)
+    return color_encoder
+
+
 def calls(sdata, model):
     """Return calls of public functions on a section that nothing was done with before."""
     return {
-        "embed": lambda: hd.pp.embed(sdata),
+        "embed": lambda: hd.pp.embed(sdata, _embed.DEFAULT_ENCODER),
         "grid": lambda: hd.pp.grid(sdata, 50),
         "fit": lambda: hd.tl.fit(sdata, **QUICK),
         "predict": lambda: hd.tl.predict(sdata, model),

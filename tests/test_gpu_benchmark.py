@@ -35,6 +35,7 @@ def test_it_runs_without_spatialdata_and_finds_the_same_numbers(tmp_path) -> Non
         assert found[name]["bf16"]["spots_per_s"] > 0
     for name in ("training_dit", "training_paper"):
         assert found[name]["bf16"]["steps_per_s"] > 0
+        assert found[name]["bf16"]["loss"] == pytest.approx(found[name]["no"]["loss"], rel=0.02)
     assert "skipped" in found["encoder"] or found["encoder"]["patches_per_s"] > 0
 
 

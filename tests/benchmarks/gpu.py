@@ -264,11 +264,12 @@ class Bench:
                     continue
                 name = f"{precision}_compiled" if compiled else precision
                 try:
-                    rate = self._steps_a_second(preset, precision, n, s, compiled=compiled)
+                    rate, loss = self._steps_a_second(preset, precision, n, s, compiled=compiled)
                 except Exception as error:  # noqa: BLE001  # a machine without a compiler
                     found[name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
                     continue
-                found[name] = {"steps_per_s": rate, "share_of_peak": self._share(found["flop"] * rate, precision)}
+                share = self._share(found["flop"] * rate, precision)
+                found[name] = {"steps_per_s": rate, "share_of_peak": share, "loss": loss}
         return found
 
     def sampling(self, preset: str) -> dict[str, Any]:
@@ -402,23 +403,26 @@ class Bench:
 
     def _trained(
         self, preset: str, device: str, precision: str, n_steps: int, s: Section, *, compiled: bool = False
-    ) -> tuple[GeneLoss, float]:
+    ) -> tuple[float, float]:
+        """Return the mean loss of a training and its seconds."""
         module, data = self._loss(preset, s)
         if compiled:
             compile_forward(module.network.denoiser)
         config = replace(self._config(preset).with_steps(n_steps), precision=precision, validate_every=10**6)
         start = time.perf_counter()
-        train(
-            module, data, config, seed=0, device=device, progress_bar=False
-        )  # its result is on the CPU, so it has waited
-        return module, time.perf_counter() - start
+        result = train(module, data, config, seed=0, device=device, progress_bar=False)
+        # The result is on the CPU, so that the card has been waited for.
+        return result.history[-1]["loss"], time.perf_counter() - start
 
-    def _steps_a_second(self, preset: str, precision: str, n: int, s: Section, *, compiled: bool) -> float:
-        """Return the rate between a short and a long run, so that start and compilation do not count."""
-        times = []
-        for steps in (n, n, 3 * n):  # what is compiled once stays
-            times.append(self._trained(preset, str(self.device), precision, steps, s, compiled=compiled)[1])
-        return 2 * n / max(times[2] - times[1], 1e-9)
+    def _steps_a_second(
+        self, preset: str, precision: str, n: int, s: Section, *, compiled: bool
+    ) -> tuple[float, float]:
+        """Return the rate between a short and a long run, so that start and compilation do not count, and the loss."""
+        runs = [
+            self._trained(preset, str(self.device), precision, steps, s, compiled=compiled)
+            for steps in (n, n, 3 * n)  # what is compiled once stays
+        ]
+        return 2 * n / max(runs[2][1] - runs[1][1], 1e-9), runs[2][0]
 
     def _flop_of_a_step(self, preset: str, s: Section) -> float:
         from torch.utils.flop_counter import FlopCounterMode

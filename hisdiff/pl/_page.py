@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._files import check_writable
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
@@ -100,3 +102,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def check_page(path: str | Path) -> None:
+    """Raise where a page cannot be written, before it is made."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        raise ValueError(f"path={str(path)!r} is a folder; the page is a file, such as {str(place / 'report.html')!r}.")
+    check_writable(place.parent, "The page")

@@ -31,7 +31,7 @@ from hisdiff.pl._evaluation import evaluation, pair_of
 from hisdiff.pl._explore import tables_of_section
 from hisdiff.pl._gene_map import gene_map, uncertainty_map
 from hisdiff.pl._overview import sections_figure
-from hisdiff.pl._page import Page, fill, png
+from hisdiff.pl._page import Page, check_page, fill, png
 from hisdiff.pl._region_map import REGIONS, region_map
 from hisdiff.pl._style import styled
 from hisdiff.pl._values import best_genes, unknown
@@ -134,6 +134,8 @@ def report(
     True
     """
     check_sdata(sdata)
+    if path is not None:
+        check_page(path)
     selection = Selection(table_key, image_key, mpp=mpp)
     place: dict[str, Any] = {"image_key": image_key, "mpp": mpp}
     first = sections_figure(

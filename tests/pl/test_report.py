@@ -66,3 +66,8 @@ def test_the_command_writes_a_page_beside_each_store_and_leaves_the_store_alone(
     assert main(["report", str(tmp_path / "none.zarr")]) == 1
     assert "There is no file or folder" in capsys.readouterr().err
     assert np.all([path.suffix in (".zarr", ".html") for path in tmp_path.iterdir()])
+
+
+def test_a_place_that_cannot_have_a_page_is_refused_before_it_is_made(make_section, tmp_path):
+    with pytest.raises(ValueError, match="is a folder; the page is a file, such as"):
+        hd.pl.report(make_section(), tmp_path)

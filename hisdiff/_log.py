@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ESTIMATE_S, LONG_S = 1.0, 5.0
-"""Seconds after which it is told how long a step takes, and from which on a step is long."""
+"""Seconds after which it is logged how long a step takes, and from which on a step is long."""
+MANY = 20
+"""Units from which on the first one is left out of the estimate: it holds what is made once."""
 
 
 class _UnconfiguredHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -74,7 +76,7 @@ class Progress:
         if off is None and _in_notebook():
             off = False  # the standard error of a notebook is no terminal
         self.bar = _tqdm()(desc=desc, total=self.total, initial=initial, disable=off, leave=keep)
-        self.initial = initial
+        self.initial, self.first = initial, True
         self.start, self.done, self.told = time.monotonic(), 0, not self.bar.disable
 
     def __enter__(self) -> Progress:
@@ -94,9 +96,15 @@ class Progress:
     def update(self, n: int = 1) -> None:
         """Count finished units, and say how long the rest takes once that is known."""
         self.bar.update(n)
+        if self.told or not n:
+            return
+        now = time.monotonic()
+        if self.first and (self.total or 0) - self.initial > MANY * n:
+            self.first, self.start, self.initial = False, now, self.initial + n
+            return
         self.done += n
-        elapsed = time.monotonic() - self.start
-        if self.told or not self.done or elapsed < ESTIMATE_S:
+        elapsed = now - self.start
+        if elapsed < ESTIMATE_S:
             return
         self.told = True
         whole = elapsed / self.done * ((self.total or 0) - self.initial)

@@ -32,6 +32,14 @@ def test_without_a_bar_a_long_step_is_told_once_with_its_size_and_time(monkeypat
     assert not caplog.messages
 
 
+def test_a_long_first_unit_of_many_does_not_enter_the_time_that_is_announced(monkeypatch, caplog):
+    monkeypatch.setattr(_log, "ESTIMATE_S", 0.0)
+    clock = iter([0, *range(1000, 2000, 2)])
+    monkeypatch.setattr(_log.time, "monotonic", lambda: float(next(clock)))
+    list(progress(range(40), desc="fitting", enabled=False))
+    assert caplog.messages == ["fitting: 40 steps, about 80 s"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0.2, "1 s"), (7.4, "7 s"), (33, "35 s"), (200, "3 min"), (8000, "2.2 h")]
 )

@@ -33,8 +33,9 @@ class HisDiff(BaseMethod):
     3. counts, Poisson around the rates. Another library size scales the rates, so that the noise of shallow counts needs no
        learning.
 
-    Regression first and a generative model for what it leaves is the plan of CorrDiff (Mardani et al., 2025). With the
-    gene model (presets ``"dit"`` and ``"paper"``) the whole gene vector is diffused by the published network.
+    Regression first and a generative model for what it leaves is the plan of CorrDiff (Mardani et al., 2025). With preset
+    ``"dit"`` the published network makes the scores in place of the flow, given the embeddings too; with ``"paper"`` it
+    diffuses the whole gene vector.
     """
 
     name: ClassVar[str] = "hisdiff"

@@ -1,1 +1,1 @@
-"""The model of presets `dit` and `paper`: diffusion of the whole gene vector, one token per gene."""
+"""The models of presets `dit` and `paper`: the published network, around the closed-form mean or for all of expression."""

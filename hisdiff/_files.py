@@ -149,11 +149,11 @@ def _acquire(file: Path, what: str, wait_s: float) -> int:
         try:
             file.parent.mkdir(exist_ok=True)
             held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the last holder removed the folder in between
-            if not file.parent.parent.is_dir():
-                raise
-            continue
         except OSError as err:
+            # The last holder may remove the folder between two steps, also those within mkdir.
+            removed = isinstance(err, FileNotFoundError) and file.parent.parent.is_dir()
+            if removed or (isinstance(err, FileExistsError) and (file.parent.is_dir() or not file.parent.exists())):
+                continue
             raise type(err)(err.errno, f"{what} cannot be written ({err.strerror or err}: {file.parent}).") from err
         if _lock(held):
             if _is(held, file):

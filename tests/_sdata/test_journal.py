@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +111,21 @@ def test_a_second_writer_is_told_who_holds_the_store(backed, monkeypatch):
         thread.start()
     thread.join()
     assert read(backed) == {"one": 1}
+
+
+def test_a_folder_that_its_last_holder_removes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    real, tried = Path.mkdir, []
+
+    def raced(path, *args, **kwargs):
+        tried.append(path)
+        if len(tried) == 1:  # it was there when it was to be made, and is gone when it is looked at
+            raise FileExistsError(errno.EEXIST, "File exists")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", raced)
+    with _files.locked(tmp_path / "hidden" / "lock", "the store"):
+        assert (tmp_path / "hidden" / "lock").exists()
+    assert len(tried) == 2
 
 
 def test_elements_that_another_process_made_are_known_as_ours(backed):

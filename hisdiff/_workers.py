@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _LARGEST_SENT = 2**30
 _AHEAD = 2
 """Pieces that are under way for each thread of a worker: one is done while the next one is sent."""
 _ANSWER_S = 15.0
+# Pause between two looks for parts, and for workers; how long none may be there (they may be waiting in a queue).
+_PAUSE_S, _LOOK_S, _LOST_S = 0.01, 5.0, 300.0
 _MADE = threading.local()
 
 
@@ -196,7 +199,9 @@ def _on_workers(
     first = [future for _ in range(_AHEAD * n_threads) for future in one_more()]
     done = as_completed(first, with_results=False)
     try:
-        for future in done:
+        while not done.is_empty():
+            _wait_for_one(client, done, what)
+            future = next(done)
             result = _result_of(client, future, what)
             number = number_of[future.key]
             future.release()
@@ -206,6 +211,30 @@ def _on_workers(
     finally:  # an error or an interruption does not wait for what nobody needs
         with contextlib.suppress(Exception):
             client.cancel(list(done.futures), force=True)
+
+
+def _wait_for_one(client: Any, done: Any, what: str) -> None:
+    """Wait until a part is done; an error where no worker has been left for minutes, as a scheduler waits for others for ever."""
+    from distributed.comm import CommClosedError
+
+    looked = seen = time.monotonic()
+    while not done.has_ready():
+        time.sleep(_PAUSE_S)
+        now = time.monotonic()
+        if now - looked < _LOOK_S:
+            continue
+        looked = now
+        try:
+            left = client.sync(client.scheduler.ncores, callback_timeout=_ANSWER_S)
+        except (OSError, TimeoutError, CommClosedError):  # then the parts are cancelled, and that is an error
+            continue
+        if left:
+            seen = now
+        elif now - seen > _LOST_S:
+            raise ConnectionError(
+                f"All workers of {_address(client)} were lost in {what}, and none came for {now - seen:.0f} s; with new ones the same "
+                "call goes on."
+            )
 
 
 def _submit(client: Any, *task: Any, **how: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +27,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two processes on this machine."""
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        yield cluster
+    """Two processes on this machine, which find the encoder of the tests and what else is defined here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[1])])
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+            yield cluster
 
 
 @pytest.fixture
@@ -142,6 +146,27 @@ def test_a_scheduler_that_has_gone_is_named(tmp_path) -> None:
         with pytest.raises(ConnectionError, match="scheduler .* does not answer.*close the client"):
             list(_workers.spread(Slow(tmp_path), range(3), "squares"))
         assert client is not None
+
+
+class Sleeps:
+    """Takes a while."""
+
+    def __call__(self, number: int) -> int:
+        time.sleep(0.5)
+        return number
+
+
+def test_workers_that_all_leave_and_do_not_come_back_are_an_error_and_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(_workers, "_LOOK_S", 0.1)
+    monkeypatch.setattr(_workers, "_LOST_S", 0.5)
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
+    with cluster, distributed.Client(cluster):
+        parts = _workers.spread(Sleeps(), range(40), "naps")
+        number, value = next(parts)
+        assert number == value
+        cluster.scale(0)
+        with pytest.raises(ConnectionError, match="All workers of .* were lost in naps"):
+            list(parts)
 
 
 def test_the_share_of_cores_is_what_the_process_may_use(monkeypatch) -> None:

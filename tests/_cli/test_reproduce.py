@@ -38,6 +38,7 @@ def reproduce(hest, out, *more: str) -> int:
     return main(["reproduce", *more, *options, "--device", "cpu"])
 
 
+@pytest.mark.slow
 def test_the_study_is_repeated_in_its_published_setting(hest, tmp_path, capsys, monkeypatch) -> None:
     out = tmp_path / "out"
     assert reproduce(hest, out, "cscc", "--sample", SAMPLES[1], "--sample", SAMPLES[2]) == 0

@@ -384,6 +384,7 @@ def test_metagenes_grow_and_an_interrupted_fit_goes_on(section, tmp_path, monkey
     assert extra.model.n_metagenes >= 2
 
 
+@pytest.mark.slow
 def test_two_planted_maps_are_recovered():
     section, share = planted(512.0, seed=3, pitch=32.0)
     config = XFuseConfig(

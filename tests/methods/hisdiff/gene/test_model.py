@@ -271,6 +271,7 @@ def test_the_fusion_starts_as_published():
     assert sum(p.numel() for p in network.parameters()) == 42_528_002
 
 
+@pytest.mark.slow
 def test_the_planted_rule_is_learned():
     settings = config(max_steps=50, validate_every=25, learning_rate=1e-2, batch_size=64)
     fitted = fit([section(seed=i) for i in range(2)], settings)

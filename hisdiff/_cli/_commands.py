@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from hisdiff._cli._inputs import FAILURES, finish, message_of, open_input, run_on_each
+from hisdiff._cli._inputs import FAILURES, attempt, finish, message_of, open_input, run_on_each
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
@@ -71,24 +72,20 @@ def fit(
     """Fit a model on sections with counts. Selects genes and embeds where that is missing, and saves it in the stores."""
     from hisdiff import io, tl
 
-    result: Plain = {"input": [str(path) for path in stores]}
-    try:
+    def fitted() -> Plain:
         settings = _mapping(config) if config.lstrip().startswith("{") else config
         if resume and (known := _kept_model(save, method, settings, seed)) is not None:
             logger.info("%s holds this model; without --resume it is fitted again", save)
-            finish("fit", [result | {"status": "unchanged", "model": known.id, "path": str(save)}], as_json=as_json)
-            return
+            return {"status": "unchanged", "model": known.id, "path": str(save)}
         sections = [open_input(path) for path in stores]
         model = tl.fit(
             sections, method=method, config=settings, layer=layer, resume=resume, rng=seed, device=device, save=save
         )
         for sdata in sections:
             io.save(sdata)
-        result |= {"status": "done", "model": model.id, "path": str(save), "n_genes": len(model.genes)}
-    except FAILURES as error:
-        result |= {"status": "failed", "error": message_of(error)}
-        typer.echo(f"hisdiff: {result['error']}", err=True)
-    finish("fit", [result], as_json=as_json)
+        return {"model": model.id, "path": str(save), "n_genes": len(model.genes)}
+
+    finish("fit", [attempt(stores, fitted)], as_json=as_json)
 
 
 @app.command()
@@ -109,17 +106,15 @@ def adapt(
     from hisdiff import io, models, tl
 
     found = _loaded(models.load, model)
-    result: Plain = {"input": str(store)}
-    try:
+
+    def adapted() -> Plain:
         sdata = open_input(store)
-        adapted = tl.adapt(found, sdata, spots=spots, layer=layer, device=device)
-        adapted.save(save)
+        model = tl.adapt(found, sdata, spots=spots, layer=layer, device=device)
+        model.save(save)
         io.save(sdata)
-        result |= {"status": "done", "model": adapted.id, "path": str(save), "n_spots": adapted.n_adapted}
-    except FAILURES as error:
-        result |= {"status": "failed", "error": message_of(error)}
-        typer.echo(f"hisdiff: {store}: {result['error']}", err=True)
-    finish("adapt", [result], as_json=as_json)
+        return {"model": model.id, "path": str(save), "n_spots": model.n_adapted}
+
+    finish("adapt", [attempt(store, adapted)], as_json=as_json)
 
 
 @app.command()
@@ -170,28 +165,22 @@ def evaluate(
     """Compare predictions with measured counts: prints a summary for each store."""
     from hisdiff import tl
 
-    results = []
-    for path in stores:
-        result: Plain = {"input": str(path)}
-        try:
-            table = tl.evaluate(open_input(path), layer=layer, truth=truth)
-            # JSON has no NaN; a metric that could not be computed is null.
-            summary = {
-                view: {name: float(value) if np.isfinite(value) else None for name, value in of.items()}
-                for view, of in table.attrs["summary"].items()
-            }
-            if csv is not None:
-                csv.mkdir(parents=True, exist_ok=True)
-                table.to_csv(csv / f"{path.stem}.csv")
-            if not as_json:
-                known = {name: value for name, value in summary["mean"].items() if value is not None}
-                typer.echo(f"{path}: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
-            result |= {"status": "done", "summary": summary}
-        except FAILURES as error:
-            result |= {"status": "failed", "error": message_of(error)}
-            typer.echo(f"hisdiff: {path}: {result['error']}", err=True)
-        results.append(result)
-    finish("evaluate", results, as_json=as_json)
+    def judged(path: Path) -> Plain:
+        table = tl.evaluate(open_input(path), layer=layer, truth=truth)
+        # JSON has no NaN; a metric that could not be computed is null.
+        summary = {
+            view: {name: float(value) if np.isfinite(value) else None for name, value in of.items()}
+            for view, of in table.attrs["summary"].items()
+        }
+        if csv is not None:
+            csv.mkdir(parents=True, exist_ok=True)
+            table.to_csv(csv / f"{path.stem}.csv")
+        if not as_json:
+            known = {name: value for name, value in summary["mean"].items() if value is not None}
+            typer.echo(f"{path}: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
+        return {"summary": summary}
+
+    finish("evaluate", [attempt(path, partial(judged, path)) for path in stores], as_json=as_json)
 
 
 @app.command()
@@ -207,18 +196,13 @@ def report(
     mpl.use("Agg")
     from hisdiff import pl
 
-    results = []
-    for path in stores:
-        result: Plain = {"input": str(path)}
-        try:
-            page = pl.report(open_input(path), genes=None if genes is None else genes.split(","), title=path.stem)
-            result |= {"status": "done", "page": str(page.save((out or path.parent) / f"{path.stem}.html"))}
-            logger.info("wrote %s", result["page"])
-        except FAILURES as error:
-            result |= {"status": "failed", "error": message_of(error)}
-            typer.echo(f"hisdiff: {path}: {result['error']}", err=True)
-        results.append(result)
-    finish("report", results, as_json=as_json)
+    def reported(path: Path) -> Plain:
+        page = pl.report(open_input(path), genes=None if genes is None else genes.split(","), title=path.stem)
+        written = page.save((out or path.parent) / f"{path.stem}.html")
+        logger.info("wrote %s", written)
+        return {"page": str(written)}
+
+    finish("report", [attempt(path, partial(reported, path)) for path in stores], as_json=as_json)
 
 
 @app.command()
@@ -239,19 +223,16 @@ def reproduce(
     """Repeat a leave-one-out of the HisDiff study on HEST-1k, in its published setting. A stopped call continues."""
     from hisdiff._cli._reproduce import reproduce as run
 
-    result: Plain = {"input": str(hest), "study": study}
-    try:
+    def repeated() -> Plain:
         settings = _mapping(config)
         if not settings.keys() & {"max_epochs", "max_steps"}:
             settings["max_epochs"] = epochs
-        result |= run(study, hest, out, encoder=encoder, settings=settings, samples=sample, seed=seed, device=device)
-        result |= {"status": "done"}
+        found = run(study, hest, out, encoder=encoder, settings=settings, samples=sample, seed=seed, device=device)
         if not as_json:
-            typer.echo(", ".join(f"{name} {value:.3f}" for name, value in result["summary"].items()))
-    except FAILURES as error:
-        result |= {"status": "failed", "error": message_of(error)}
-        typer.echo(f"hisdiff: {result['error']}", err=True)
-    finish("reproduce", [result], as_json=as_json)
+            typer.echo(", ".join(f"{name} {value:.3f}" for name, value in found["summary"].items()))
+        return found
+
+    finish("reproduce", [attempt(hest, repeated) | {"study": study}], as_json=as_json)
 
 
 @app.command()

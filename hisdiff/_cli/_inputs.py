@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,7 +16,6 @@ from hisdiff._keys import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from spatialdata import SpatialData
 
@@ -83,21 +84,26 @@ def run_on_each(
     """
     from hisdiff import io
 
-    results = []
-    for path in paths:
-        start = time.perf_counter()
-        result: Plain = {"input": str(path)}
-        try:
-            sdata = open_input(path, out=out, mpp=mpp)
-            facts = step(sdata)
-            if facts is not None:
-                io.save(sdata)
-            result |= {"store": str(sdata.path), "status": "unchanged" if facts is None else "done", **(facts or {})}
-        except FAILURES as error:
-            result |= {"status": "failed", "error": message_of(error)}
-            typer.echo(f"hisdiff: {path}: {result['error']}", err=True)
-        results.append(result | {"seconds": round(time.perf_counter() - start, 3)})
-    finish(command, results, as_json=as_json)
+    def on(path: Path) -> Plain:
+        sdata = open_input(path, out=out, mpp=mpp)
+        facts = step(sdata)
+        if facts is not None:
+            io.save(sdata)
+        return {"store": str(sdata.path), "status": "unchanged" if facts is None else "done", **(facts or {})}
+
+    finish(command, [attempt(path, partial(on, path)) for path in paths], as_json=as_json)
+
+
+def attempt(inputs: Path | Sequence[Path], do: Callable[[], Plain]) -> Plain:
+    """Do one thing with one input or several; return what is reported of it: the facts that ``do`` returns, or how it failed."""
+    start = time.perf_counter()
+    names = str(inputs) if isinstance(inputs, Path) else [str(path) for path in inputs]
+    try:
+        facts: Plain = {"status": "done"} | do()
+    except FAILURES as error:
+        facts = {"status": "failed", "error": message_of(error)}
+        typer.echo(f"hisdiff: {names if isinstance(names, str) else ', '.join(names)}: {facts['error']}", err=True)
+    return {"input": names} | facts | {"seconds": round(time.perf_counter() - start, 3)}
 
 
 def finish(command: str, results: Sequence[Plain], *, as_json: bool) -> None:

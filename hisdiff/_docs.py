@@ -25,6 +25,31 @@ PARAMETERS = {
             Names of the table, the image and the shapes; needed if there are several. ``shapes_key`` also selects
             one section of a table with several.
         """,
+    "crop": """
+        crop
+            ``(x0, y0, x1, y1)`` to show, in units of ``coordinate_system``; None for all locations.
+        """,
+    "palette": """
+        palette
+            Colours of categories, by name or in their order. None: those of ``uns["<column>_colors"]``, where scanpy keeps
+            them, else colours that can be told apart.
+        """,
+    "opacity": """
+        alpha, image_alpha
+            Opacity of what is drawn (None: 0.95 for spots and shapes, 0.6 for a raster) and of the image under it.
+        """,
+    "spot_scale": """
+        spot_scale
+            Factor on the size of spots and shapes; bins of a raster keep theirs.
+        """,
+    "map_figsize": """
+        figsize
+            Size of the figure in inches; None for maps of 3.6 inches.
+        """,
+    "map_title": """
+        title
+            Title of the figure; of a single panel instead of its own.
+        """,
     "table_key": """
         table_key
             Name of the table; needed if there are several.

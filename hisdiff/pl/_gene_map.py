@@ -84,26 +84,19 @@ def gene_map(
         Names of the table, the image and the shapes; needed if there are several. Several tables are shown side by side, such as
         ``table_key=["table", "hisdiff_16um"]``; ``shapes_key`` selects one section of a table with several.
     %(mpp)s
-    crop
-        ``(x0, y0, x1, y1)`` to show, in units of ``coordinate_system``; None for all locations.
+    %(crop)s
     coordinate_system
         Coordinate system of the image to draw in, such as one of aligned sections. None: micrometres from the corner of the image.
     %(cmap)s
-    palette
-        Colours of categories, by name or in their order. None: those of ``uns["<column>_colors"]``, where scanpy keeps them,
-        else colours that can be told apart.
+    %(palette)s
     vmin, vmax
         Ends of the colour scale; None for the percentiles.
     percentiles
         Ends of the colour scale, over all panels of the row.
-    alpha, image_alpha
-        Opacity of what is drawn (None: 0.95 for spots and shapes, 0.6 for a raster) and of the image under it.
-    spot_scale
-        Factor on the size of spots and shapes; bins of a raster keep theirs.
-    figsize
-        Size of the figure in inches; None for maps of 3.6 inches.
-    title
-        Title of the figure; of a single panel instead of its own.
+    %(opacity)s
+    %(spot_scale)s
+    %(map_figsize)s
+    %(map_title)s
     %(ax)s
 
     Returns
@@ -184,8 +177,7 @@ def uncertainty_map(
     %(mpp)s
     cmap, std_cmap
         Colour maps of the mean and of the standard deviation.
-    alpha, image_alpha
-        Opacity of what is drawn (None: 0.95 for spots and shapes, 0.6 for a raster) and of the image under it.
+    %(opacity)s
     percentiles
         Ends of each colour scale.
 

@@ -69,23 +69,16 @@ def region_map(
         Names of the table, the image and the shapes; needed if there are several. None for the table that has the columns.
         Several tables are shown side by side.
     %(mpp)s
-    crop
-        ``(x0, y0, x1, y1)`` to show, in units of ``coordinate_system``; None for all locations.
+    %(crop)s
     coordinate_system
         Coordinate system of the image to draw in. None: micrometres from the corner of the image.
-    palette
-        Colours of categories, by name or in their order. None: those of ``uns["<column>_colors"]``, where scanpy keeps them,
-        else colours that can be told apart.
+    %(palette)s
     cmap
         Colour map of scores.
-    alpha, image_alpha
-        Opacity of what is drawn (None: 0.95 for spots and shapes, 0.6 for a raster) and of the image under it.
-    spot_scale
-        Factor on the size of spots and shapes; bins of a raster keep theirs.
-    figsize
-        Size of the figure in inches.
-    title
-        Title of the figure; of a single panel instead of its own.
+    %(opacity)s
+    %(spot_scale)s
+    %(map_figsize)s
+    %(map_title)s
     %(ax)s
 
     Returns

@@ -40,6 +40,7 @@ def open_input(path: Path, *, out: Path | None = None, mpp: float | None = None)
     import spatialdata as sd
 
     from hisdiff import io
+    from hisdiff._sdata._lazy import damaged_file
     from hisdiff.io._build import without_noise
 
     if not path.exists():
@@ -61,7 +62,13 @@ def open_input(path: Path, *, out: Path | None = None, mpp: float | None = None)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
     with without_noise():
-        return sd.read_zarr(store)
+        try:
+            return sd.read_zarr(store)
+        except (*FAILURES, RuntimeError) as error:  # decoders have errors of their own
+            damaged = damaged_file(store)
+            if damaged is None:
+                raise
+            raise ValueError(f"{damaged} is damaged ({type(error).__name__}: {error}).") from error
 
 
 def run_on_each(

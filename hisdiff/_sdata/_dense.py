@@ -12,6 +12,7 @@ import shapely
 from hisdiff._kept import Kept
 from hisdiff._sdata._grid import stored_embedding, stored_statistics
 from hisdiff._sdata._image import fingerprint
+from hisdiff._sdata._lazy import in_memory
 from hisdiff._section import needed
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import dense_spec_of
@@ -87,7 +88,7 @@ class DenseFeatures:
         out = np.full((rows.stop - rows.start, columns.stop - columns.start, self.spec.dim), np.nan, dtype=np.float32)
         inside = [slice(max(s.start, 0), max(min(s.stop, n), 0)) for s, n in zip((rows, columns), window.shape)]
         if all(s.start < s.stop for s in inside):
-            part = np.asarray(array[:, inside[0], inside[1]])
+            part = in_memory(array[:, inside[0], inside[1]], "A stored embedding of a grid")
             y, x = (slice(s.start - t.start, s.stop - t.start) for s, t in zip(inside, (rows, columns)))
             out[y, x] = np.moveaxis(part, 0, -1)
         return self._completed(out, box_um, resolution_um)

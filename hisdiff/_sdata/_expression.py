@@ -13,6 +13,7 @@ from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._log import logger
 from hisdiff._sdata._layers import layer_names
+from hisdiff._sdata._lazy import in_memory
 from hisdiff._sdata._provenance import holds_predictions, records
 from hisdiff._sdata._read import check_counts
 from hisdiff._sdata._results import X, result_table
@@ -287,8 +288,7 @@ def _matrix(table: AnnData, name: str, panel: np.ndarray) -> Any:
     if hasattr(stored, "to_memory"):  # a table that is backed by a file
         stored = stored.to_memory()
     stored = stored if len(panel) == table.n_vars else stored[:, panel]
-    if hasattr(stored, "compute"):  # a dask array
-        stored = stored.compute()
+    stored = in_memory(stored, f"{name!r} of a table")
     return sparse.csc_matrix(stored) if sparse.issparse(stored) else np.asarray(stored)
 
 

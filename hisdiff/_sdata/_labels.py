@@ -12,6 +12,7 @@ from hisdiff._check import listing
 from hisdiff._sdata._affine import apply, area_of
 from hisdiff._sdata._annotation import instances_of
 from hisdiff._sdata._image import levels_of
+from hisdiff._sdata._lazy import in_memory
 from hisdiff._section import Locations, needed
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def label_raster(place: Place, to_um: np.ndarray, max_px: int) -> LabelRaster:
     fine_enough = [level for level in levels if max(level.shape) >= max_px] or levels[:1]
     level = fine_enough[-1]
     step = -(-max(level.shape) // max_px)
-    labels = np.asarray(level[::step, ::step])
+    labels = in_memory(level[::step, ::step], f"Labels {place.region!r}")
     # A pixel of the thinned raster covers that many of the element's own; levels need not halve exactly.
     height, width = (full / len_ * step for full, len_ in zip(levels[0].shape, level.shape))
     instances = instances_of(needed(place.table))[place.rows]
@@ -61,7 +62,7 @@ def label_locations(place: Place, instances: np.ndarray, to_um: np.ndarray) -> L
     pixels = levels_of(place.sdata.labels[needed(place.region)])[0].data
     area, x, y = (np.zeros(len(instances)) for _ in range(3))
     for top in range(0, pixels.shape[0], _STRIP):
-        found = _positions(np.asarray(pixels[top : top + _STRIP]), instances)
+        found = _positions(in_memory(pixels[top : top + _STRIP], f"Labels {place.region!r}"), instances)
         row, column = np.nonzero(found >= 0)
         which = found[row, column]
         area += np.bincount(which, minlength=len(area))
@@ -79,7 +80,10 @@ def label_locations(place: Place, instances: np.ndarray, to_um: np.ndarray) -> L
 def label_outlines(element: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels of an element and the outline of each, along its pixels, in the element's own coordinates."""
     pixels = levels_of(element)[0].data
-    runs = [_runs(np.asarray(pixels[top : top + _STRIP]), top) for top in range(0, pixels.shape[0], _STRIP)]
+    runs = [
+        _runs(in_memory(pixels[top : top + _STRIP], "A labels element"), top)
+        for top in range(0, pixels.shape[0], _STRIP)
+    ]
     label, row, first, last = (np.concatenate(part) for part in zip(*runs))
     order = np.argsort(label, kind="stable")
     boxes = shapely.box(first, row, last, row + 1)[order]
@@ -100,7 +104,7 @@ def grid_bins(element: Any, to_um: np.ndarray) -> tuple[np.ndarray, Locations] |
     aligned = np.allclose(to_um[:2, :2], side * np.eye(2), rtol=0, atol=1e-9 * abs(side))
     if side <= 0 or not aligned or not np.allclose(first, np.round(first), rtol=0, atol=1e-6):
         return None
-    pixels = np.asarray(levels_of(element)[0].data)
+    pixels = in_memory(levels_of(element)[0].data, "A labels element")
     row, column = np.nonzero(pixels)
     names = pixels[row, column]
     if len(np.unique(names)) < len(names):

@@ -9,6 +9,7 @@ import anndata as ad
 from scipy import sparse
 
 from hisdiff import _keys
+from hisdiff._sdata._lazy import in_memory
 from hisdiff._sdata._provenance import check_free, mark_panel_of, panel_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def panel_table(place: Place, layer: str | None, columns: np.ndarray) -> AnnData
     arrays: Plain = {slot: dict(getattr(source, slot)) for slot in ("obsm", "obsp")}
     counts = source.X if layer is None else source.layers[layer]
     table = ad.AnnData(
-        _in_memory(counts, columns), obs=source.obs.copy(), var=source.var.iloc[columns].copy(), uns=uns, **arrays
+        _columns_of(counts, columns), obs=source.obs.copy(), var=source.var.iloc[columns].copy(), uns=uns, **arrays
     )
     mark_panel_of(table, _source(place))
     return table
@@ -63,10 +64,10 @@ def _source(place: Place) -> str:
     return panel_of(table) or key
 
 
-def _in_memory(matrix: Any, columns: np.ndarray) -> Any:
+def _columns_of(matrix: Any, columns: np.ndarray) -> Any:
     """Return columns of a matrix, which may lie in a file."""
     if matrix is None:
         return None
     values = matrix[:, columns] if not hasattr(matrix, "to_memory") else matrix.to_memory()[:, columns]
-    values = values.compute() if hasattr(values, "compute") else values
+    values = in_memory(values, "The matrix of a table")
     return sparse.csr_matrix(values) if sparse.issparse(values) else values

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._sdata._lazy import in_memory
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -93,12 +95,5 @@ class Pixels:
 
 
 def _load(part: Any, name: str) -> np.ndarray:
-    if not hasattr(part, "compute"):
-        return np.asarray(part)
-    try:
-        # Callers read from threads of their own; dask's pool on top of them only costs.
-        return part.compute(scheduler="synchronous")
-    except (ValueError, RuntimeError, OSError) as err:
-        raise OSError(
-            f"Image {name!r} cannot be read ({type(err).__name__}: {err}); is its file or store damaged?"
-        ) from err
+    # Callers read from threads of their own; dask's pool on top of them only costs.
+    return in_memory(part, f"Image {name!r}", scheduler="synchronous")

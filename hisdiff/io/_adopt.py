@@ -25,6 +25,7 @@ from hisdiff._sdata._affine import apply, inverse, scaling
 from hisdiff._sdata._annotation import annotating, attrs_of, instances_of
 from hisdiff._sdata._image import levels_of
 from hisdiff._sdata._layers import layer_names
+from hisdiff._sdata._lazy import in_memory
 from hisdiff._sdata._locate import Elements, Place, check_sdata, image_mpp, locate, resolve_table
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
@@ -249,7 +250,7 @@ def _check_orientation(copy: SpatialData, place: Place) -> None:
         ):
             continue
         levels = levels_of(copy.images[key])
-        coarse = np.moveaxis(np.asarray(levels[-1].data), 0, -1)
+        coarse = np.moveaxis(in_memory(levels[-1].data, f"Image {key!r}"), 0, -1)
         scale = coarse.shape[0] / levels[0].shape[1] / to_full[0, 0]
         if fits_size(full, coarse, scale):
             check_orientation(full, coarse, f"Image {place.image_name!r}")

@@ -7,12 +7,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from hisdiff._check import listing
 from hisdiff.io._color import Stored
 from hisdiff.io._lazy import FileArray
 from hisdiff.io._scale import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+_SERIES = "dicom.SeriesInstanceUID"
+
+
+def _library(reason: str) -> Any:
+    try:
+        import openslide
+    except ImportError as error:
+        raise ImportError(
+            f"{reason}. If it is a scanner's format, OpenSlide may read it: pip install 'hisdiff[wsi]'."
+        ) from error
+    return openslide
+
+
+def check_one_slide(files: list[Path], reason: str) -> None:
+    """Raise unless the DICOM files of a folder are those of one slide; what OpenSlide does not read (labels) does not count."""
+    openslide = _library(reason)
+    first: dict[str, Path] = {}
+    for file in files:
+        try:
+            with openslide.OpenSlide(file) as slide:
+                first.setdefault(slide.properties.get(_SERIES, ""), file)
+        except openslide.OpenSlideError:
+            continue
+    if len(first) > 1:
+        raise ValueError(
+            f"{files[0].parent} holds the DICOM files of {len(first)} slides, such as {listing([f.name for f in first.values()])}; name a file of "
+            "one of them."
+        )
 
 
 def open_slide(path: Path, reason: str) -> tuple[Stored, list[Source]]:
@@ -23,16 +54,14 @@ def open_slide(path: Path, reason: str) -> tuple[Stored, list[Source]]:
     reason
         Why the file could not be read otherwise, for the error where OpenSlide is missing or fails.
     """
-    try:
-        import openslide
-    except ImportError as error:
-        raise ImportError(
-            f"{reason}. If it is a scanner's format, OpenSlide may read it: pip install 'hisdiff[wsi]'."
-        ) from error
+    openslide = _library(reason)
     try:
         with openslide.OpenSlide(path) as slide:
             sizes = slide.level_dimensions
             mpp = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
+            for level, (width, height) in enumerate(sizes):  # the last pixels, which a file that was cut off lacks
+                reduced = slide.level_downsamples[level]
+                slide.read_region((int((width - 1) * reduced), int((height - 1) * reduced)), level, (1, 1))
     except openslide.OpenSlideError as error:
         raise ValueError(f"{reason}, and OpenSlide cannot read it: {error}. Is the file complete?") from error
     levels = [_SlideLevel(path, k, size, sizes[0]).as_dask() for k, size in enumerate(sizes)]
@@ -52,9 +81,7 @@ class _SlideLevel(FileArray):
         self.factor = full[0] / size[0], full[1] / size[1]
 
     def _open(self) -> tuple[Any, Any]:
-        import openslide
-
-        slide = openslide.OpenSlide(self.path)
+        slide = _library(f"{self.path} is a slide").OpenSlide(self.path)
         return slide, slide
 
     def _read(self, opened: Any, key: tuple[slice, ...]) -> np.ndarray:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SLIDE_SUFFIXES = {".mrxs", ".vms", ".vmu", ".czi"}
 """Formats whose main file may be a preview that Pillow reads well, at a fraction of the resolution."""
-PLAIN_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
+PLAIN_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 PREFERS_OPENSLIDE = {".ndpi"}
 DICOM_MAGIC = b"DICM"
 CONVERTED = ("P", "PA", "CMYK", "YCbCr")
@@ -65,7 +65,8 @@ def open_raster(path: str | Path) -> Raster:
     (jpg, png) are decoded once; ndpi, DICOM (a file, or the folder of a slide's files) and other scanner formats are read
     through OpenSlide.
     """
-    path = _image_path(path)
+    folder = Path(path).expanduser()
+    path = _image_path(folder)
     magic = _magic(path)
     if not magic:
         raise ValueError(f"{path} is empty.")
@@ -86,6 +87,10 @@ def open_raster(path: str | Path) -> Raster:
     if magic.startswith(PLAIN_MAGIC) and suffix not in SLIDE_SUFFIXES:
         raise ValueError(f"{path} cannot be read as an image: it ends in its header. Is the file complete?")
     reason = f"{path} is no image: it is neither a TIFF nor of a format that Pillow reads"
+    if dicom:
+        reason = f"{path} is a DICOM file"
+        if folder.is_dir():
+            _check_one_slide(_dicom_files(folder), reason)
     if not dicom and suffix not in SLIDE_SUFFIXES | {".dcm", ".svslide"} and magic[:4] not in TIFF_MAGIC:
         raise ValueError(f"{reason}, nor is its name that of a scanner's format; it begins with {magic[:16]!r}.")
     return _raster(*_open_slide(path, reason), path)
@@ -98,10 +103,14 @@ def _image_path(path: str | Path) -> Path:
         raise FileNotFoundError(f"There is no image file {path}.")
     if not path.is_dir():
         return path
-    dicom = sorted(file for file in path.iterdir() if file.is_file() and _magic(file)[128:132] == DICOM_MAGIC)
-    if not dicom:
+    files = _dicom_files(path)
+    if not files:
         raise ValueError(f"{path} is a folder; an image file is needed, or a folder of the DICOM files of one slide.")
-    return dicom[0]
+    return files[0]
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and _magic(file)[128:132] == DICOM_MAGIC)
 
 
 def _magic(path: Path) -> bytes:
@@ -122,6 +131,12 @@ def _open_slide(path: Path, reason: str) -> tuple[Stored, list[Source]]:
     from hisdiff.io._openslide import open_slide
 
     return open_slide(path, reason)
+
+
+def _check_one_slide(files: list[Path], reason: str) -> None:
+    from hisdiff.io._openslide import check_one_slide
+
+    check_one_slide(files, reason)
 
 
 def _raster(stored: Stored, sources: list[Source], path: Path) -> Raster:

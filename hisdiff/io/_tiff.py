@@ -50,6 +50,10 @@ def open_tiff(path: Path) -> tuple[Stored, list[Source]]:
     try:
         with tifffile.TiffFile(path) as tif:
             _check_planes(tif, path)
+            if not tif.series:
+                raise ValueError(
+                    f"{path} holds no image: the first of its directories cannot be found. Is the file complete?"
+                )
             index, series = max(enumerate(tif.series), key=lambda item: item[1].size)
             _check_complete(tif, series, path)
             _check_axes(series, path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import spatialdata as sd
@@ -54,10 +55,14 @@ def test_a_slide_becomes_a_store_with_a_lattice(stores, tmp_path, capsys) -> Non
 
 
 def test_one_input_that_fails_is_reported_and_the_others_are_done(stores, tmp_path, capsys) -> None:
-    assert main(["embed", str(tmp_path / "none.zarr"), str(stores / "s0.zarr"), "--json"]) == 1
-    failed, done = report(capsys)["results"]
-    assert failed["status"] == "failed"
-    assert "none.zarr" in failed["error"]
+    damaged = shutil.copytree(stores / "s0.zarr", tmp_path / "damaged.zarr")
+    chunk = next((damaged / "tables" / "table" / "X" / "data" / "c").iterdir())
+    chunk.write_bytes(b"no chunk")
+    assert main(["embed", str(tmp_path / "none.zarr"), str(damaged), str(stores / "s0.zarr"), "--json"]) == 1
+    missing, broken, done = report(capsys)["results"]
+    assert missing["status"] == broken["status"] == "failed"
+    assert "none.zarr" in missing["error"]
+    assert f"{chunk} is damaged" in broken["error"]
     assert done["status"] == "done"
 
 

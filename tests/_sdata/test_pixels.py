@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 
 from hisdiff._sdata import _pixels
 from hisdiff._sdata._pixels import Pixels
@@ -52,11 +53,13 @@ def test_a_pickled_copy_reads_the_same() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(pixels)).box(*BOXES[1]), expected(BOXES[1]))
 
 
-def test_a_damaged_chunk_is_an_error_that_names_the_image(tmp_path):
-    import zarr
+@pytest.mark.parametrize("shards", [None, (3, 32, 16)])
+def test_a_damaged_chunk_is_an_error_that_names_the_image_and_the_file(tmp_path, shards) -> None:
 
-    array = zarr.create_array(tmp_path / "a.zarr", shape=(3, 32, 32), chunks=(3, 16, 16), dtype="uint8")
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(3, 32, 32), chunks=(3, 16, 16), shards=shards, dtype="uint8")
     array[:] = np.random.default_rng(0).integers(0, 255, (3, 32, 32), dtype=np.uint8)
-    (tmp_path / "a.zarr" / "c" / "0" / "0" / "0").write_bytes(b"no chunk")
-    with pytest.raises(OSError, match="Image 's1_image' cannot be read"):
-        Pixels(da.from_zarr(tmp_path / "a.zarr"), "s1_image").box(0, 0, 8, 8)
+    (tmp_path / "a.zarr" / "c" / "0" / "0" / "1").write_bytes(b"no chunk")
+    pixels = Pixels(da.from_zarr(tmp_path / "a.zarr").map_blocks(np.invert), "s1_image")
+    pixels.box(0, 0, 8, 8)
+    with pytest.raises(OSError, match=r"Image 's1_image' cannot be read: \S*/a.zarr/c/0/0/1 is damaged"):
+        pixels.box(0, 8, 8, 24)

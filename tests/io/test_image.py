@@ -413,15 +413,3 @@ def test_a_wrong_mpp_is_refused(tmp_path: Path, pixels: np.ndarray, mpp: object,
     Image.fromarray(pixels).save(tmp_path / "slide.png")
     with pytest.raises(error, match="mpp"):
         hd.io.image(tmp_path / "slide.png", mpp=mpp)
-
-
-def test_openslide_reads_the_same_pixels(tmp_path: Path) -> None:
-    pytest.importorskip("openslide")
-    from hisdiff.io._color import to_rgb
-    from hisdiff.io._openslide import open_slide
-
-    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
-    tifffile.imwrite(tmp_path / "slide.tif", pixels, photometric="rgb", tile=(256, 256))
-    stored, _ = open_slide(tmp_path / "slide.tif", "no reason")
-    (level,) = to_rgb(stored, "slide")
-    np.testing.assert_array_equal(level.compute(), pixels.transpose(2, 0, 1))

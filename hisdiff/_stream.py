@@ -173,13 +173,15 @@ def _plain(value: Any) -> Any:
 def _open(place: Path, digest: str, outputs: Mapping[str, Output]) -> Plain:
     """Return the arrays on disk: those of an earlier run with the same plan, or new ones."""
     known = (place / _PLAN).is_file()
-    if place.exists() and not known and any(place.iterdir()):
+    if place.exists() and not known and any(not path.name.startswith(".") for path in place.iterdir()):
         raise FileExistsError(f"{place} exists and holds no unfinished run; it is left alone. Move it out of the way.")
     if not known or json.loads((place / _PLAN).read_text())["digest"] != digest:
         if known:
             logger.info("an unfinished run of another plan in %s is replaced", place)
             _empty(place)
         place.mkdir(parents=True, exist_ok=True)
+        for left in place.glob(f".{_PLAN}.*"):  # by a process that was killed while it wrote the plan
+            left.unlink()
         write_text(place / _PLAN, json.dumps({"digest": digest}))
     return {name: _array(place / _ARRAYS / name, output) for name, output in outputs.items()}
 

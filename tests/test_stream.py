@@ -130,6 +130,14 @@ def test_a_folder_that_no_run_made_is_left_alone(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_was_killed_while_it_wrote_its_plan_is_begun_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".plan.json.0123456789ab").write_text('{"dig')
+    _stream.run(tmp_path / "run", {}, OUTPUTS, REGIONS, work)
+    _stream.discard(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_tile_of_the_wrong_shape_or_name_is_an_error():
     with pytest.raises(ValueError, match=r"'rows' of shape \(2, 3\) and gave \(1, 3\)"):
         _stream.run(

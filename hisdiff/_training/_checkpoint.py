@@ -86,8 +86,13 @@ def _clear(around: Path, path: Path) -> None:
         if not path.exists():
             folder.rename(path)
     for folder in (*around.glob(f"{_OLD}-*"), *around.glob(f"{_NEW}-*")):
-        if all(file.suffix in {*_TEXTS, Path(WEIGHTS).suffix} and file.is_file() for file in folder.iterdir()):
+        if all(file.is_file() and _is_ours(file) for file in folder.iterdir()):
             shutil.rmtree(folder)
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file is one of this format, or hidden, as is one that its writer was killed at."""
+    return file.name.startswith(".") or file.suffix in {*_TEXTS, Path(WEIGHTS).suffix}
 
 
 def read_folder(path: str | Path) -> State:

@@ -61,7 +61,7 @@ def test_damaged_files_are_refused_by_name(tmp_path) -> None:
 def test_what_a_dead_process_left_is_removed_and_a_users_folder_is_not(tmp_path) -> None:
     write_folder(tmp_path / "m", ARRAYS, {"config.json": {}})
     around = tmp_path / ".m.hisdiff"
-    for name, file in (("new-1", WEIGHTS), ("old-2", "config.json"), ("new-3", "thesis.tex")):
+    for name, file in (("new-1", WEIGHTS), ("old-2", "config.json"), ("new-3", "thesis.tex"), ("new-4", ".tmp7vEVMY")):
         (around / name).mkdir(parents=True)
         (around / name / file).write_text("half")
     write_folder(tmp_path / "m", ARRAYS, {"config.json": {"run": 2}})

@@ -18,6 +18,7 @@ TRUTH_TABLE = "truth"
 LATTICE_TABLE = "lattice"
 LATTICE = "hisdiff_lattice"
 TISSUE = "tissue"
+NUCLEI = "nuclei"
 
 # var
 SELECTED = "hisdiff_selected"

@@ -77,7 +77,7 @@ class Progress:
             off = False  # the standard error of a notebook is no terminal
         self.bar = _tqdm()(desc=desc, total=self.total, initial=initial, disable=off, leave=keep)
         self.initial, self.first = initial, True
-        self.start, self.done, self.told = time.monotonic(), 0, not self.bar.disable
+        self.start, self.done, self.announced = time.monotonic(), 0, not self.bar.disable
 
     def __enter__(self) -> Progress:
         return self
@@ -96,7 +96,7 @@ class Progress:
     def update(self, n: int = 1) -> None:
         """Count finished units, and say how long the rest takes once that is known."""
         self.bar.update(n)
-        if self.told or not n:
+        if self.announced or not n:
             return
         now = time.monotonic()
         if self.first and (self.total or 0) - self.initial > MANY * n:
@@ -106,7 +106,7 @@ class Progress:
         elapsed = now - self.start
         if elapsed < ESTIMATE_S:
             return
-        self.told = True
+        self.announced = True
         whole = elapsed / self.done * ((self.total or 0) - self.initial)
         if whole > LONG_S:
             logger.info("%s: %s %s, about %s", self.desc, f"{self.total:,}", self.unit, duration(whole))

@@ -38,7 +38,7 @@ _AHEAD = 2
 _ANSWER_S = 15.0
 # Pause between two looks for parts, and for workers; how long none may be there (they may be waiting in a queue).
 _PAUSE_S, _LOOK_S, _LOST_S = 0.01, 5.0, 300.0
-_MADE = threading.local()
+_THREAD = threading.local()
 
 
 def cpu_share() -> int:
@@ -88,8 +88,8 @@ def _text(file: str) -> str:
     return Path(file).read_text(encoding="ascii")
 
 
-class Made(Sequence[R]):
-    """Items that are made of others when they are asked for, so that not all of them are in memory."""
+class LazyItems(Sequence[R]):
+    """Items that are made when they are asked for, so that not all of them are in memory."""
 
     def __init__(self, of: Sequence[T], make: Callable[[T], R]) -> None:
         self._of, self._make = of, make
@@ -175,7 +175,7 @@ def _on_workers(
     from distributed.protocol.pickle import dumps
 
     n_threads = _check_workers(client, what, [], needs_bytes)
-    payload = dumps((work, _Home(_process(), settings.precision, settings.device)))
+    payload = dumps((work, _Client(_process(), settings.precision, settings.device)))
     if len(payload) > _LARGEST_SENT:
         raise ValueError(
             f"For {what} {len(payload) / 1e9:.1f} GB would be sent to each worker; write the object to a zarr store that the workers "
@@ -275,18 +275,18 @@ def _do(payload: bytes, digest: str, item: Any) -> Any:
     import dask
     from distributed.protocol.pickle import loads
 
-    if getattr(_MADE, "digest", None) != digest:
-        (_MADE.work, home), _MADE.digest = loads(payload), digest
+    if getattr(_THREAD, "digest", None) != digest:
+        (_THREAD.work, client), _THREAD.digest = loads(payload), digest
         if (
-            home.process != _process()
+            client.process != _process()
         ):  # workers may also be threads of the client's process, whose settings hold already
-            settings.precision, settings.device, settings.progress = home.precision, home.device, False
+            settings.precision, settings.device, settings.progress = client.precision, client.device, False
             dask.config.set(scheduler="synchronous")
-    return _MADE.work(item)
+    return _THREAD.work(item)
 
 
 @dataclass(frozen=True)
-class _Home:
+class _Client:
     """The process of the client, and its settings that decide results."""
 
     process: str
@@ -306,17 +306,17 @@ def _check_workers(client: Any, what: str, stores: Sequence[Path], needs_bytes: 
     from distributed.comm import CommClosedError
 
     try:
-        told = client.sync(client._run, _about, stores, on_error="return", callback_timeout=_ANSWER_S)
+        answers = client.sync(client._run, _about, stores, on_error="return", callback_timeout=_ANSWER_S)
     except (OSError, TimeoutError, CommClosedError, AttributeError, RuntimeError) as error:
         raise ConnectionError(
             f"The scheduler {_address(client)} does not answer ({error}), on whose workers {what} was to be computed; close the client "
             "(or leave its `with` block) to compute it here."
         ) from error
-    if not told:
+    if not answers:
         raise ValueError(
             f"The scheduler {_address(client)} has no workers, on which {what} was to be computed; add some, or close the client."
         )
-    for address, answer in told.items():
+    for address, answer in answers.items():
         _check_answer(address, answer)
         limit, needed = answer.memory, BASE_BYTES + answer.threads * needs_bytes
         if 0 < limit < needed:
@@ -324,7 +324,7 @@ def _check_workers(client: Any, what: str, stores: Sequence[Path], needs_bytes: 
                 f"Worker {address} may use {limit / 1e9:.2f} GB of memory, and {what} takes about {needed / 1e9:.2f} GB on its "
                 f"{answer.threads} thread(s); give workers more (memory_limit=), or fewer threads (threads_per_worker=)."
             )
-    return sum(answer.threads for answer in told.values())
+    return sum(answer.threads for answer in answers.values())
 
 
 @dataclass(frozen=True)

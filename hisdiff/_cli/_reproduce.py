@@ -89,7 +89,7 @@ def reproduce(
     of = table.attrs["summary"]["mean"]
     # Fewer genes than a metric needs leave it out.
     summary = {name: float(of[name]) for name in FIGURES if np.isfinite(of.get(name, np.nan))}
-    told = {
+    report = {
         "test": test,
         "train": trained,
         "n_genes": len(model.genes),
@@ -99,8 +99,8 @@ def reproduce(
         "config": config.to_dict(),
         "summary": summary,
     }
-    (out / "summary.json").write_text(json.dumps(told, indent=2) + "\n")
-    return told
+    (out / "summary.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
 
 
 def _fitted(folder: Path, names: Sequence[str], config: GeneConfig, encoder: str, seed: int) -> Model | None:

@@ -90,11 +90,11 @@ class Agreement:
         sums = np.zeros(2), np.zeros((2, predicted.shape[1]))
         for rows in self._blocks():
             known, y, m = self._known(predicted, rows)
-            told, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
+            counted, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
             shared_at, own_at = (None, None) if normal is None else (normal[rows, :1], normal[rows, 1:])
-            shared = _factor(told, expected, self.dispersion.spot, shared_at)
+            shared = _factor(counted, expected, self.dispersion.spot, shared_at)
             between[rows] = shared * _factor(y, shared * m, self.dispersion.gene, own_at, known)
-            sums[0][:] += told.sum(), expected.sum()
+            sums[0][:] += counted.sum(), expected.sum()
             sums[1][:] += y.sum(axis=0), m.sum(axis=0)
             if missing is not None:
                 there = m > 0
@@ -114,11 +114,11 @@ class Agreement:
             if self.exact:
                 followed[rows] = known
                 continue
-            told, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
-            shared = _factor(told, expected, self.dispersion.spot)
+            counted, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
+            shared = _factor(counted, expected, self.dispersion.spot)
             followed[rows] = np.where(known, shared * m / (shared * m + self.dispersion.gene), 0)
             # The relative variance of a Gamma variable is one over its shape.
-            left[rows] = np.where(known, 1 / (y + self.dispersion.gene), 0) + 1 / (told + self.dispersion.spot)
+            left[rows] = np.where(known, 1 / (y + self.dispersion.gene), 0) + 1 / (counted + self.dispersion.spot)
         return Certainty(followed, left)
 
     def _blocks(self) -> list[slice]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
@@ -68,6 +68,7 @@ class Parts(TypedDict):
     given: Given | None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CohortModel:
     """A conditional mean, and laws of what expression may differ by from it.
 
@@ -81,11 +82,12 @@ class CohortModel:
         Measured spots of a new section that the model was adapted to, or None.
     """
 
-    def __init__(
-        self, mean: Mean, gauge: SizeGauge, spread: Spread, transfer: Transfer, log2_size: float, given: Given | None
-    ) -> None:
-        self.mean, self.gauge, self.spread, self.transfer = mean, gauge, spread, transfer
-        self.log2_size, self.given = log2_size, given
+    mean: Mean
+    gauge: SizeGauge
+    spread: Spread
+    transfer: Transfer
+    log2_size: float
+    given: Given | None = None
 
     @cached_property
     def posterior(self) -> Posterior | None:
@@ -105,10 +107,7 @@ class CohortModel:
         counts = _counts_of(section, genes)[rows] / (area / np.median(area))[:, None]
         features = self.spread.features.at(section, some)
         given = Given(some.xy_um, features, self.aligned(section, some), counts)
-        result = copy.copy(self)
-        result.__dict__.pop("posterior", None)
-        result.given = given.once() if self.given is None else self.given.joined(given)
-        return result
+        return replace(self, given=given.once() if self.given is None else self.given.joined(given))
 
     def given_in(self, section: Section, genes: np.ndarray) -> np.ndarray:
         """Return which spots of a section the model was given, ``(n,)``; ``genes`` are the model's."""
@@ -128,7 +127,7 @@ class CohortModel:
         return None if self.posterior is None else float(2.0 ** (self.gauge.log2_size + self.posterior.shift))
 
     def transfer_distance(self, section: Section) -> float:
-        """Return how far a section is from the cohort: above 1 it is unlike; NaN where that cannot be told."""
+        """Return how far a section is from the cohort: above 1 it is unlike; NaN where that cannot be determined."""
         spots = section.spots
         if spots is None or not len(spots):
             return float("nan")
@@ -197,9 +196,9 @@ class CohortModel:
                 base[rows] += latent(center[rows], np.sqrt(variance)) - center[rows]
             uncertainty[rows] = opened.uncertainty
         kept = DrawAccumulator(units, keep_draws)
-        told = self.told(section, locations, center, device) if keep_draws else None
+        condition = self.score_condition(section, locations, center, device) if keep_draws else None
         for draw in range(keep_draws):
-            kept.add(self._draw(effects, locations, features, base, told, shift, draw, seed, n_steps, device))
+            kept.add(self._draw(effects, locations, features, base, condition, shift, draw, seed, n_steps, device))
         draws = kept.result(genes).draws if keep_draws else None
         return Prediction(mean, std, genes, units, draws, {UNCERTAINTY: uncertainty}, n_draws)
 
@@ -209,28 +208,30 @@ class CohortModel:
         locations: Locations,
         features: np.ndarray,
         base: np.ndarray,
-        told: Any,
+        condition: Any,
         shift: float,
         draw: int,
         seed: int,
         n_steps: int | None,
         device: str | None,
     ) -> np.ndarray:
-        """Return one draw of log2(1 + count) around levels of the cohort; ``told`` is what scores depend on."""
+        """Return one draw of log2(1 + count) around levels of the cohort; ``condition`` is what scores depend on."""
         noise, smooth = BlockNoise.at(seed, locations), SmoothNoise(seed, locations.xy_um, self.spread.smooth_um)
         factors, rows = self.spread.factors, np.arange(len(base))
         k, n_genes = factors.loadings.shape
         start = self.spread.mixed(noise.normal(draw, _SCORES, rows, k), smooth.normal(draw, _SMOOTH_SCORES, rows, k))
-        scores = self.scores(told, start, draw, n_steps=n_steps, device=device)
+        scores = self.scores(condition, start, draw, n_steps=n_steps, device=device)
         level = base + effects.draw(effects.places(locations.xy_um, features), seed, draw) + scores @ factors.loadings
         level += factors.specific * noise.normal(draw, _SPECIFIC, rows, n_genes)
         return count(np.maximum(level, 0), noise.normal(draw, _COUNTING, rows, n_genes), shift)
 
-    def told(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Any:
+    def score_condition(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Any:
         """Return what scores of factors depend on at locations, the same for all draws: the means ``(n, G)``, the section's in them."""
         return center
 
-    def scores(self, told: Any, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None) -> np.ndarray:
+    def scores(
+        self, condition: Any, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
+    ) -> np.ndarray:
         """Carry standard normal ``(n, K)`` to the scores of factors of one draw; they are normal here."""
         return start
 

@@ -142,11 +142,11 @@ class SectionEffects:
         posterior = self.posterior
         given = self.places(posterior.xy_um, posterior.relation.features)
         noise = rng.standard_normal((len(given.xy_um), len(relation.scale))) * np.sqrt(posterior.relation.noise)
-        would = self._prior(given, weights, seed, draw) + noise
-        would -= would.mean(axis=0)
+        simulated = self._prior(given, weights, seed, draw) + noise
+        simulated -= simulated.mean(axis=0)
         between = relation.covariance(places.features, self._reference)
         centered = between - between.mean(axis=1, keepdims=True) - self._rows + self._whole
-        moved = drawn + posterior.relation.mean(centered, posterior.relation.told - would)
+        moved = drawn + posterior.relation.mean(centered, posterior.relation.observed - simulated)
         return posterior.level.draw(rng) + moved @ self.directions
 
     def _prior(self, places: Places, weights: np.ndarray, seed: int, draw: int) -> np.ndarray:

@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
     from geopandas import GeoDataFrame
 
+    from hisdiff._sdata._bound import Bound
     from hisdiff._sdata._locate import Place
-    from hisdiff._sdata._read import Bound
 
 N_MEMBERS = "n_members"  # obs of the coarse table: how many spots a pseudo-spot is made of
-_SPOTS = "_spots"  # at the end of a region's name: its spots, before they were merged
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,9 @@ class Coarsened:
     ----------
     sdata
         What a coarser array would have given: the images of the section (the same objects), and pseudo-spots and their
-        table under the names that spots and table have. ``obs["n_members"]`` counts members. The shapes of the spots
-        themselves are there as ``spots``.
+        table under the names that spots and table have. ``obs["n_members"]`` counts members.
     parent
         ``(n,)`` row of the coarse table that each row of the table of the spots went into.
-    spots
-        Name of the element with the spots, for each region: where to predict them with ``at=``.
     table_key
         Name of the table.
     n
@@ -55,7 +51,6 @@ class Coarsened:
 
     sdata: SpatialData
     parent: np.ndarray
-    spots: dict[str, str]
     table_key: str
     n: int
 
@@ -96,10 +91,6 @@ def coarsen(bounds: Sequence[Bound], n: int) -> Coarsened:
     if missing:
         raise ValueError(f"Table {key!r} has no obs column {missing}; obs has {listing(table.obs.columns)}.")
     places = [bound.place for bound in bounds]
-    spots = {str(place.region): f"{place.region}{_SPOTS}" for place in places}
-    taken = [name for name in spots.values() if name in sdata]
-    if taken:
-        raise ValueError(f"There are elements {taken} already, under whose names the spots would be kept.")
 
     parent, n_blocks = np.zeros(table.n_obs, dtype=np.int64), 0
     shapes: dict[str, GeoDataFrame] = dict(sdata.shapes)
@@ -110,11 +101,11 @@ def coarsen(bounds: Sequence[Bound], n: int) -> Coarsened:
         parent[place.rows] = n_blocks + block
         n_blocks += len(found)
         names = [f"{region}_{i}x{j}" for i, j in found]
-        shapes |= {region: _outlines(place, region, block, names), spots[region]: sdata.shapes[region]}
+        shapes[region] = _outlines(place, region, block, names)
         obs = {_keys.ARRAY_ROW: found[:, 0], _keys.ARRAY_COL: found[:, 1], N_MEMBERS: np.bincount(block)}
         parts.append(pd.DataFrame({**obs, _keys.REGION_KEY: region, _keys.INSTANCE_KEY: names}, index=names))
     tables = {key: _table(bounds, parent, pd.concat(parts))}
-    return Coarsened(SpatialData(images=dict(sdata.images), shapes=shapes, tables=tables), parent, spots, key, n)
+    return Coarsened(SpatialData(images=dict(sdata.images), shapes=shapes, tables=tables), parent, key, n)
 
 
 def _outlines(place: Place, region: str, block: np.ndarray, names: list[str]) -> GeoDataFrame:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from shapely import MultiPolygon, Polygon
 
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
     from hisdiff._section import FeatureSpec, Locations
 
 

@@ -12,10 +12,10 @@ from scipy import sparse
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._log import logger
+from hisdiff._sdata._counts import check_counts
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import in_memory
 from hisdiff._sdata._provenance import holds_predictions, records
-from hisdiff._sdata._read import check_counts
 from hisdiff._sdata._results import X, result_table
 
 if TYPE_CHECKING:

@@ -284,3 +284,12 @@ def _geometry(elements: Elements, region: str, image_key: str, mpp: float | None
     assert to_px is not None
     similarity_scale(to_px, f"The transformation of {region!r} to image {image_key!r}")
     return image_mpp(elements, image_key, mpp), to_px
+
+
+def require_image(place: Place) -> None:
+    """Raise where a section has no image."""
+    if place.image_key is None:
+        raise ValueError(
+            f"There is no image for {place.name!r}: no image of the object shares a coordinate system with it "
+            f"(images: {listing(place.sdata.images)})."
+        )

@@ -11,7 +11,7 @@ from hisdiff._sdata._features import embedding_record
 from hisdiff._section import needed
 
 if TYPE_CHECKING:
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
 # Spots that are further from where they were embedded have been moved.
 _MOVED_UM = 0.1
 

@@ -31,8 +31,8 @@ def check_panel_free(place: Place, key: str) -> None:
         return
     other = panel_of(sdata.tables[key]) if key in sdata.tables else None
     if other != _source(place):
-        told = "another result of hisdiff" if other is None else f"the panel table of {other!r}"
-        raise ValueError(f"{key!r} is {told}, which is left alone. Choose another name with key_added=.")
+        owner = "another result of hisdiff" if other is None else f"the panel table of {other!r}"
+        raise ValueError(f"{key!r} is {owner}, which is left alone. Choose another name with key_added=.")
 
 
 def panel_table(place: Place, layer: str | None, columns: np.ndarray) -> AnnData:

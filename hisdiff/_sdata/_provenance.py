@@ -95,8 +95,8 @@ def check_slots_free(table: AnnData, slot: str, names: Iterable[str]) -> None:
     ours = set(records(table, _keys.WRITTEN).get(slot, ()))
     taken = [name for name in names if name in there and name not in ours]
     if taken:
-        told = f"uns[{_keys.STEM!r}]" if slot == _keys.STEM else slot
-        raise _refusal(taken[0], f"in {told}" + (f" ({len(taken)} such names in all)" if len(taken) > 1 else ""))
+        place = f"uns[{_keys.STEM!r}]" if slot == _keys.STEM else slot
+        raise _refusal(taken[0], f"in {place}" + (f" ({len(taken)} such names in all)" if len(taken) > 1 else ""))
 
 
 def written(sdata: SpatialData, key: str) -> Plain | None:

@@ -2,87 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
-from scipy import sparse
 
 from hisdiff import _keys
-from hisdiff._check import check_radii, listing, present
+from hisdiff._check import check_radii, listing
 from hisdiff._sdata._affine import apply, scale_of, scaling
 from hisdiff._sdata._annotation import instances_of
+from hisdiff._sdata._bound import Bound, as_list
+from hisdiff._sdata._counts import check_unique, read_counts
 from hisdiff._sdata._dense import dense_features
-from hisdiff._sdata._features import StoredFeatures, stored_features
+from hisdiff._sdata._features import stored_features
 from hisdiff._sdata._genes import gene_names
-from hisdiff._sdata._image import PyramidImage, fingerprint
+from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._labels import label_locations
-from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._locate import Place, locate
-from hisdiff._sdata._provenance import holds_predictions
+from hisdiff._sdata._locate import Place, locate, require_image
 from hisdiff._sdata._selection import DEFAULTS, Selection
-from hisdiff._sdata._tissue import read_tissue
+from hisdiff._sdata._tissue import outline_on
 from hisdiff._section import Locations, Section, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from anndata import AnnData
-    from shapely import MultiPolygon, Polygon
     from spatialdata import SpatialData
 
-    from hisdiff._section import ImageSource
     from hisdiff.encoders import Encoder
-    from hisdiff.encoders._known import KnownEncoder
-
-# Counts that a float table holds may be off by rounding in storage only.
-_WHOLE = 1e-4
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A section and the place it was read from, to which results go back."""
-
-    section: Section
-    place: Place
-
-    @property
-    def table(self) -> AnnData:
-        """The table, of a section that has one."""
-        return needed(self.place.table)
-
-    @property
-    def embedding(self) -> StoredFeatures | None:
-        """The section's embedding, as it is stored."""
-        features = self.section.features
-        return features if isinstance(features, StoredFeatures) else None
-
-    @property
-    def encoder(self) -> KnownEncoder | None:
-        """The encoder that made the section's embedding."""
-        return None if self.embedding is None else self.embedding.encoder
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Digest of the image, by which it is recognised."""
-        return fingerprint(needed(self.section.image))
-
-    def with_section(self, section: Section) -> Bound:
-        """Return another reading of the same place."""
-        return replace(self, section=section)
-
-
-def as_list(data: SpatialData | Sequence[SpatialData]) -> list[SpatialData]:
-    """Return one SpatialData or a sequence of them as a list."""
-    items = [data] if not isinstance(data, (list, tuple)) else list(data)
-    if not items:
-        raise ValueError("There is no section: the sequence of SpatialData is empty.")
-    repeated = len({id(item) for item in items}) < len(items)
-    if repeated:
-        raise ValueError("The same SpatialData object is given twice.")
-    return items
 
 
 def open_sections(
@@ -105,14 +53,6 @@ def open_sections(
         An encoder that the caller offers, for sections that it embedded.
     """
     return [bound for sdata in as_list(data) for bound in _opened(sdata, selection, frozenset(needs), encoder)]
-
-
-def by_object(bounds: Sequence[Bound]) -> list[list[Bound]]:
-    """Return sections in groups of those that live in one object, in their order."""
-    groups: dict[int, list[Bound]] = {}
-    for bound in bounds:
-        groups.setdefault(id(bound.place.sdata), []).append(bound)
-    return list(groups.values())
 
 
 def _opened(sdata: SpatialData, selection: Selection, needs: frozenset[str], encoder: Encoder | None) -> list[Bound]:
@@ -147,15 +87,6 @@ def read_section(place: Place, *, needs: Collection[str] = (), encoder: Encoder 
     return section
 
 
-def require_image(place: Place) -> None:
-    """Raise where a section has no image."""
-    if place.image_key is None:
-        raise ValueError(
-            f"There is no image for {place.name!r}: no image of the object shares a coordinate system with it "
-            f"(images: {listing(place.sdata.images)})."
-        )
-
-
 def _embedded(section: Section, place: Place, encoder: Encoder | None) -> Section:
     """Return a section with the embedding that its table has, and the dense form of its encoder."""
     features = stored_features(place, section.spots, section.image, encoder)
@@ -168,92 +99,6 @@ def _embedded(section: Section, place: Place, encoder: Encoder | None) -> Sectio
 def with_features(bound: Bound, encoder: Encoder) -> Bound:
     """Return a section with the embedding that was just stored in its table, and the encoder that made it."""
     return bound.with_section(_embedded(bound.section, bound.place, encoder))
-
-
-def outline_on(place: Place, image: ImageSource | None) -> MultiPolygon | Polygon | None:
-    """Return the stored outline of a place's tissue in um, as far as it lies on the image; None where there is none."""
-    tissue = read_tissue(place)
-    return tissue if tissue is None or image is None else _clipped(tissue, image)
-
-
-def _clipped(tissue: MultiPolygon | Polygon, image: ImageSource) -> MultiPolygon | Polygon | None:
-    """Return what of an outline lies on the image: a crop of an object leaves its polygons whole."""
-    frame = shapely.box(*image.bounds_um)
-    if shapely.covers(frame, tissue):
-        return tissue
-    parts = shapely.get_parts(shapely.intersection(shapely.make_valid(tissue), frame))
-    parts = shapely.get_parts(parts[shapely.area(parts) > 0])
-    return shapely.MultiPolygon(list(parts)) if len(parts) else None
-
-
-def truth_counts(table: AnnData, truth: str | None) -> sparse.csr_matrix:
-    """Return the counts that a prediction in the same table is judged by."""
-    if truth is None and holds_predictions(table):
-        raise ValueError(
-            "The table is one of predictions, with nothing measured in X; say where the counts are with truth=, which takes a "
-            "layer or a table with the same obs_names."
-        )
-    return read_counts(table, truth, what="the table", argument="truth=")
-
-
-def read_counts(table: AnnData, layer: str | None, *, what: str, argument: str | None = "layer=") -> sparse.csr_matrix:
-    """Return raw counts as csr float32, after checking that they are counts.
-
-    Parameters
-    ----------
-    what
-        The table, for messages.
-    argument
-        How the caller's user names the layer; None where that cannot be done.
-    """
-    if layer is not None:
-        present(layer, layer_names(table), f"layer of {what}")
-    values = table.X if layer is None else table.layers[layer]
-    where = f"{what}, {'X' if layer is None else f'layer {layer!r}'}"
-    if values is None:
-        raise ValueError(f"There are no counts in {where}{_elsewhere(argument, layer_names(table))}.")
-    if hasattr(values, "to_memory"):
-        values = values.to_memory()
-    counts = sparse.csr_matrix(values)
-    try:
-        check_counts(counts.data, where, layer_names(table), argument)
-    except ValueError as error:
-        if layer is not None or table.raw is None:
-            raise
-        raise ValueError(f"{error} adata.raw may hold them: take adata.raw.to_adata() instead.") from None
-    return counts.astype(np.float32)
-
-
-def _elsewhere(argument: str | None, layers: Iterable[str]) -> str:
-    """Return how counts that are in a layer are reached."""
-    if argument is None:
-        return f"; if they are in a layer, put them into X (layers: {listing(layers)})"
-    return f"; if they are in a layer, name it with {argument} (layers: {listing(layers)})"
-
-
-def check_counts(data: np.ndarray, where: str, layers: Iterable[str], argument: str | None = "layer=") -> None:
-    """Raise where values are not raw counts: numbers that are finite, not negative, and whole."""
-    if data.dtype.kind == "b" or not np.issubdtype(data.dtype, np.number):
-        raise TypeError(f"Counts are numbers, but {where} has dtype {data.dtype}.")
-    if not np.isfinite(data).all():
-        raise ValueError(f"There are NaN or infinite values in {where}; raw counts are needed.")
-    if len(data) and data.min() < 0:
-        raise ValueError(f"There are negative values in {where} (lowest {data.min():g}); raw counts are needed.")
-    if np.abs(data - np.round(data)).max(initial=0) > _WHOLE:
-        example = data[np.argmax(np.abs(data - np.round(data)))]
-        raise ValueError(
-            f"There are values that are not whole numbers in {where}, such as {example:g}; raw counts are "
-            f"needed{_elsewhere(argument, layers)}."
-        )
-
-
-def check_unique(genes: np.ndarray, place: Place) -> None:
-    names, times = np.unique(genes, return_counts=True)
-    if (times > 1).any():
-        raise ValueError(
-            f"Table {place.table_key!r} has {int((times > 1).sum())} gene names more than once, such as {listing(names[times > 1], 4)}; "
-            f"make them unique with adata.var_names_make_unique()."
-        )
 
 
 def read_spots(place: Place) -> Locations:

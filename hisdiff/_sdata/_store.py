@@ -92,12 +92,12 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
     OSError
         If the disk is full, the store cannot be written, or another process does not let go of it; it is as it was.
     """
-    told: dict[str, Plain] = {key: plain_note(notes.get(key, {})) for key in elements}
+    notes = {key: plain_note(notes.get(key, {})) for key in elements}
     if sdata.path is not None:
-        elements = _put_into_store(sdata, elements, told)
+        elements = _put_into_store(sdata, elements, notes)
     for key, element in elements.items():
         _set(sdata, key, element)
-        mark_written(sdata, key, told[key])
+        mark_written(sdata, key, notes[key])
 
 
 def put_back(sdata: SpatialData, keys: Sequence[str]) -> None:

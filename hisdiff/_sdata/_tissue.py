@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
 
     from hisdiff._sdata._locate import Place
+    from hisdiff._section import ImageSource
 
 
 def tissue_key(place: Place) -> str:
@@ -35,6 +36,22 @@ def read_tissue(place: Place) -> MultiPolygon | Polygon | None:
     to_um = scaling(place.mpp) @ to_px
     outline = shapely.union_all(np.asarray(shapes[key].geometry))
     return shapely.transform(outline, lambda points: apply(to_um, points))
+
+
+def outline_on(place: Place, image: ImageSource | None) -> MultiPolygon | Polygon | None:
+    """Return the stored outline of a place's tissue in um, as far as it lies on the image; None where there is none."""
+    tissue = read_tissue(place)
+    return tissue if tissue is None or image is None else _clipped(tissue, image)
+
+
+def _clipped(tissue: MultiPolygon | Polygon, image: ImageSource) -> MultiPolygon | Polygon | None:
+    """Return what of an outline lies on the image: a crop of an object leaves its polygons whole."""
+    frame = shapely.box(*image.bounds_um)
+    if shapely.covers(frame, tissue):
+        return tissue
+    parts = shapely.get_parts(shapely.intersection(shapely.make_valid(tissue), frame))
+    parts = shapely.get_parts(parts[shapely.area(parts) > 0])
+    return shapely.MultiPolygon(list(parts)) if len(parts) else None
 
 
 def write_tissue(place: Place, key: str, outline_um: MultiPolygon | Polygon) -> None:

@@ -119,9 +119,9 @@ class LevelPosterior:
     _solve: _Solver
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Return one draw of the levels, ``(G,)``: a draw of the prior, moved by what its own mean residual would have told."""
+        """Return one draw of the levels, ``(G,)``: a draw of the prior, moved by the posterior mean that its own residual gives."""
         prior, noise = self._solve.draw(rng)
-        return self.mean + prior - self._solve.told(self._solve.slope * prior + noise)
+        return self.mean + prior - self._solve.level(self._solve.slope * prior + noise)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Solver:
         scaled = residual / self._diagonal
         return scaled - np.linalg.solve(self._inner, self._rows @ scaled) @ self._rows / self._diagonal
 
-    def told(self, residual: np.ndarray) -> np.ndarray:
+    def level(self, residual: np.ndarray) -> np.ndarray:
         """Return the posterior mean of the level, ``(G,)``, for a mean residual."""
         of = self.slope * self.inverse(residual)
         return self.own * of + (self.shared @ of) @ self.shared
@@ -196,8 +196,8 @@ class RelationPosterior:
         ``(m, m)``, ``(m,)`` eigenvectors of its prior covariance between them.
     noise
         ``(r,)`` variance of what a spot tells along each direction.
-    told
-        ``(m, r)`` what the spots tell.
+    observed
+        ``(m, r)`` the relation at the spots as they show it, noise included.
     """
 
     directions: np.ndarray
@@ -205,11 +205,11 @@ class RelationPosterior:
     axes: np.ndarray
     values: np.ndarray
     noise: np.ndarray
-    told: np.ndarray
+    observed: np.ndarray
 
-    def mean(self, covariance: np.ndarray, told: np.ndarray | None = None) -> np.ndarray:
+    def mean(self, covariance: np.ndarray, observed: np.ndarray | None = None) -> np.ndarray:
         """Return the posterior mean, ``(n, r)``, at locations of this covariance ``(n, m)`` with the given spots."""
-        along = self.axes.T @ (self.told if told is None else told)
+        along = self.axes.T @ (self.observed if observed is None else observed)
         return covariance @ (self.axes @ (along / (self.values[:, None] + self.noise)))
 
     def reduction(self, covariance: np.ndarray) -> np.ndarray:
@@ -291,7 +291,7 @@ def _level_of(spread: Spread, measured: np.ndarray, center: np.ndarray, shift: f
             prior = -freedom / 2 * np.log(factor) - (freedom - 2) / (2 * factor)
             if (evidence := solver.evidence(residual) + prior) > best:
                 best, chosen, chosen_factor = evidence, solver, float(factor)
-        mean = mean + np.clip(chosen.told(residual) - mean, -_LONGEST_STEP, _LONGEST_STEP)
+        mean = mean + np.clip(chosen.level(residual) - mean, -_LONGEST_STEP, _LONGEST_STEP)
     return LevelPosterior(mean, chosen.variance(), chosen_factor, chosen)
 
 
@@ -320,8 +320,8 @@ def _relation_of(
         weighed = weighed - (weighed @ shared.T) @ np.linalg.solve(inner, shared / rest)
         precision, turn = np.linalg.eigh(weighed @ shown.T)
         precision = np.maximum(precision, 1e-9)
-        told = residual @ weighed.T @ turn / precision
-        posterior = RelationPosterior(turn.T @ scaled, given.features, axes, values, 1 / precision, told)
+        observed = residual @ weighed.T @ turn / precision
+        posterior = RelationPosterior(turn.T @ scaled, given.features, axes, values, 1 / precision, observed)
         relation = posterior.mean(covariance) @ posterior.directions
     return posterior
 

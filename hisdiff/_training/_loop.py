@@ -302,12 +302,12 @@ class _Run:
 
 def _identity(config: TrainingConfig, seed: int, n_rows: int, module: nn.Module) -> Plain:
     """Return what a checkpoint has to agree on; the number of steps may grow unless the rate depends on it."""
-    told = config.of_training()
-    del told["checkpoint_every"]
+    settings = config.of_training()
+    del settings["checkpoint_every"]
     if not config.cosine:  # the rate then depends on where the run is to end
-        del told["max_steps"], told["max_epochs"]
+        del settings["max_steps"], settings["max_epochs"]
     shapes = {name: list(parameter.shape) for name, parameter in module.state_dict().items()}
-    return {"config": told, "seed": seed, "rows": n_rows, "shapes": shapes}
+    return {"config": settings, "seed": seed, "rows": n_rows, "shapes": shapes}
 
 
 def _n_rows(data: Mapping[str, Tensor]) -> int:

@@ -115,18 +115,18 @@ def embed_locations(
         getattr(encoder, "batch_size", 32) if batch_size is None else positive(batch_size, "batch_size", integer=True)
     )
     embedded = np.empty((len(xy_um), spec.dim), dtype=np.float32)
-    told = f"embedding with {spec.name!r}" if desc is None else desc
+    desc = f"embedding with {spec.name!r}" if desc is None else desc
     # Whole batches, so that a patch is in the same one wherever it is embedded.
     part = max(len(xy_um), 1) if active_client() is None else size * -(-_PART // size)
     parts = [slice(start, start + part) for start in range(0, len(xy_um), part)]
-    with progress_bar(None, desc=told, total=len(xy_um), enabled=progress, unit="patches") as bar:
+    with progress_bar(None, desc=desc, total=len(xy_um), enabled=progress, unit="patches") as bar:
         if len(parts) <= 1:
             for rows, vectors in _encoded(encoder, image, xy_um, side, size):
                 embedded[rows] = vectors
                 bar.update(len(vectors))
             return embedded
         work = partial(_encoded_part, encoder, image, side, size)
-        for number, vectors in spread(work, [xy_um[rows] for rows in parts], told):
+        for number, vectors in spread(work, [xy_um[rows] for rows in parts], desc):
             embedded[parts[number]] = vectors
             bar.update(len(vectors))
     return embedded

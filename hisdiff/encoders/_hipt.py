@@ -221,16 +221,16 @@ class HiptEncoder:
         for i in range(rows):
             patches = np.stack([_patch(pixels, first[0] + i * _SIDE, first[1] + j * _SIDE) for j in range(columns)])
             blank = (patches == _WHITE).all(axis=(1, 2, 3))
-            told = torch.empty(columns, _SIDE**2 + 1, self.widths[1])
+            found = torch.empty(columns, _SIDE**2 + 1, self.widths[1])
             some = np.flatnonzero(~blank)
             for start in range(0, len(some), self.batch_size):
                 part = some[start : start + self.batch_size]
-                told[part] = self._first_tokens(patches[part]).cpu()
+                found[part] = self._first_tokens(patches[part]).cpu()
             if blank.any():  # plain ground is looked at once
                 empty = self._first_tokens(patches[blank][:1]).cpu() if empty is None else empty
-                told[np.flatnonzero(blank)] = empty
-            heads[i] = told[:, 0]
-            strip = told[:, 1:].reshape(columns, _SIDE, _SIDE, -1).permute(1, 0, 2, 3)
+                found[np.flatnonzero(blank)] = empty
+            heads[i] = found[:, 0]
+            strip = found[:, 1:].reshape(columns, _SIDE, _SIDE, -1).permute(1, 0, 2, 3)
             tokens[i * _SIDE : (i + 1) * _SIDE] = strip.reshape(_SIDE, columns * _SIDE, -1).numpy()
         above = self.second(heads[None].to(self._device))[0, 1:].reshape(rows, columns, -1).cpu().numpy()
         return above.repeat(_SIDE, axis=0).repeat(_SIDE, axis=1), tokens

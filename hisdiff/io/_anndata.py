@@ -13,7 +13,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, positive
 from hisdiff._keys import SPATIAL
 from hisdiff._log import logger
-from hisdiff._sdata._read import read_counts
+from hisdiff._sdata._counts import read_counts
 from hisdiff.io._build import chunked, levels_of, section, without_noise
 from hisdiff.io._color import Stored, to_rgb
 from hisdiff.io._features import genes_of

@@ -63,7 +63,7 @@ def check_channels(channels: int, kind: str, what: str) -> None:
     )
 
 
-def say_if_grey(level: da.Array, what: str) -> None:
+def warn_if_gray(level: da.Array, what: str) -> None:
     """Warn where the three channels of an image are the same: H&E that was turned to grey has lost what tells its stains apart."""
     _, height, width = level.shape
     rows, columns = (np.linspace(0, max(side - _WINDOW, 0), _WINDOWS).astype(int) for side in (height, width))

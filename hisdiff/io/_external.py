@@ -19,7 +19,7 @@ from hisdiff._geometry._grid import outlines
 from hisdiff._geometry._shares import shares
 from hisdiff._log import logger
 from hisdiff._sdata._embedding import Embedded, write_embedding
-from hisdiff._sdata._read import Bound, open_sections
+from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import FeatureSpec, Locations, needed
 from hisdiff.encoders._embed import LATTICE_UM
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from spatialdata import SpatialData
+
+    from hisdiff._sdata._bound import Bound
 
 REVISION = "external"
 """Of all embeddings that hisdiff did not compute: no encoder of its own makes the same."""

@@ -17,7 +17,7 @@ from hisdiff._check import listing, present
 from hisdiff._geometry import array_mpp
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW
 from hisdiff._log import logger
-from hisdiff._sdata._read import read_counts
+from hisdiff._sdata._counts import read_counts
 from hisdiff.io._build import section as build_section
 from hisdiff.io._features import genes_of, unique_genes
 from hisdiff.io._orient import turned

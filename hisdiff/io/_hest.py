@@ -12,7 +12,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, present
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
-from hisdiff._sdata._read import read_counts
+from hisdiff._sdata._counts import read_counts
 from hisdiff.io._anndata import positions
 from hisdiff.io._build import section, without_noise
 from hisdiff.io._features import genes_of

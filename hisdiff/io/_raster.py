@@ -13,7 +13,7 @@ import numpy as np
 
 from hisdiff._log import logger
 from hisdiff.io._build import CHUNK, extended, levels_of
-from hisdiff.io._color import Stored, check_channels, say_if_grey, to_rgb
+from hisdiff.io._color import Stored, check_channels, to_rgb, warn_if_gray
 from hisdiff.io._limits import check_decoded
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def open_raster(path: str | Path) -> Raster:
     dicom = magic[128:132] == DICOM_MAGIC
     if suffix not in SLIDE_SUFFIXES and not dicom and magic[:4] not in TIFF_MAGIC and _is_pillows(path):
         levels = levels_of(decode(path))
-        say_if_grey(levels[-1], str(path))
+        warn_if_gray(levels[-1], str(path))
         return Raster(levels, n_stored=len(levels))
     if magic.startswith(PLAIN_MAGIC) and suffix not in SLIDE_SUFFIXES:
         raise ValueError(f"{path} cannot be read as an image: it ends in its header. Is the file complete?")
@@ -141,7 +141,7 @@ def _check_one_slide(files: list[Path], reason: str) -> None:
 
 def _raster(stored: Stored, sources: list[Source], path: Path) -> Raster:
     levels = to_rgb(stored, str(path))
-    say_if_grey(levels[-1], str(path))
+    warn_if_gray(levels[-1], str(path))
     return Raster(extended(levels), tuple(sources), len(levels))
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from hisdiff._check import listing
 from hisdiff._keys import ARRAY_COL, ARRAY_ROW, IN_TISSUE, SPATIAL
 from hisdiff._log import logger
-from hisdiff._sdata._read import read_counts
+from hisdiff._sdata._counts import read_counts
 from hisdiff.io._build import without_noise
 from hisdiff.io._features import genes_of
 from hisdiff.io._mtx import read_mtx

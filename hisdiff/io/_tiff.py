@@ -67,8 +67,8 @@ def open_tiff(path: Path) -> tuple[Stored, list[Source]]:
     except Exception as error:  # whatever a parser raises of damaged metadata, the user has to learn which file it was
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
-        told = str(error) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as a TIFF: {told}. Is the file complete?") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a TIFF: {reason}. Is the file complete?") from error
     return stored, sources
 
 

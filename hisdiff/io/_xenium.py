@@ -19,7 +19,7 @@ from hisdiff._geometry import similarity_scale
 from hisdiff._keys import GLOBAL, UM
 from hisdiff._log import logger
 from hisdiff._sdata._affine import apply, inverse
-from hisdiff._sdata._read import read_counts
+from hisdiff._sdata._counts import read_counts
 from hisdiff.io._build import TABLE, section, without_noise
 from hisdiff.io._features import genes_of
 from hisdiff.io._orient import turned

@@ -198,9 +198,9 @@ class Model:
             _check_same(path, _digest_of(arrays, meta, config, genes), meta["id"])
             return cls._from_content(arrays, meta, config, genes)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            told = f"{type(error).__name__}: " * (not isinstance(error, ValueError))
+            kind = f"{type(error).__name__}: " * (not isinstance(error, ValueError))
             raise ValueError(
-                f"{path / 'metadata.json'} cannot be used with {WEIGHTS} beside it: {told}{error}"
+                f"{path / 'metadata.json'} cannot be used with {WEIGHTS} beside it: {kind}{error}"
             ) from error
 
     @classmethod
@@ -287,11 +287,11 @@ def _digest_of(
     return digest.hexdigest()[:12]
 
 
-def _check_same(path: Path, made: str, told: str) -> None:
-    if made != told:
+def _check_same(path: Path, computed: str, recorded: str) -> None:
+    if computed != recorded:
         raise ValueError(
-            f"The files in {path} do not belong together: {WEIGHTS}, config.json, metadata.json and genes.txt make model {made}, "
-            f"and metadata.json says {told}."
+            f"The files in {path} do not belong together: {WEIGHTS}, config.json, metadata.json and genes.txt make model {computed}, "
+            f"and metadata.json says {recorded}."
         )
 
 

@@ -12,9 +12,9 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._docs import documented
+from hisdiff._sdata._counts import truth_counts
 from hisdiff._sdata._expression import only_prediction
 from hisdiff._sdata._provenance import in_sample_of, records
-from hisdiff._sdata._read import truth_counts
 from hisdiff._sdata._results import result_table
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_library_size

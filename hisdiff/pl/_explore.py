@@ -139,8 +139,8 @@ def view(
     scaling = {"cmap": cmap, "percentiles": _canvas.checked_percentiles(percentiles), "vmin": None, "vmax": None}
     rows = {name: [panel for panel in row_of(views, name, named, scaling, None) if panel is not None] for name in names}
     box = next(iter(shown_boxes(views).values()))
-    told = title or views[0].section_name
-    page = fill("view.html", title=told, data=as_json({"title": told, **_data(views, rows, box, cmap)}))
+    heading = title or views[0].section_name
+    page = fill("view.html", title=heading, data=as_json({"title": heading, **_data(views, rows, box, cmap)}))
     if path is not None:
         logger.info("wrote %s: %d gene(s) in %d map(s)", page.save(path), len(rows), max(map(len, rows.values())))
     return page

@@ -218,8 +218,8 @@ def uncertainty_map(
         for info, colors in zip(infos, (cmap, std_cmap)):
             values = values_of(view.place, {gene: column}, info)[gene]
             strange = strange_of(view, info)
-            told = title_of(view, gene, column, info, bool(strange.any()))
-            row.append(Panel(view, values, gradient(info.unit, [values], colors, ends), told, info.label, strange))
+            title = title_of(view, gene, column, info, bool(strange.any()))
+            row.append(Panel(view, values, gradient(info.unit, [values], colors, ends), title, info.label, strange))
         rows.append(row)
     return draw_maps(rows, MapStyle(alpha, image_alpha))
 

@@ -16,7 +16,7 @@ from hisdiff._sdata._annotation import regions_of
 from hisdiff._sdata._genes import symbols_of
 from hisdiff._sdata._locate import Elements, check_sdata, resolve_table
 from hisdiff._sdata._provenance import panel_of, records
-from hisdiff._sdata._read import Bound, open_sections
+from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
 from hisdiff.pl import _canvas
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
+    from hisdiff._sdata._bound import Bound
     from hisdiff._sdata._locate import Place
     from hisdiff._section import Box
     from hisdiff.pl._marks import Marks

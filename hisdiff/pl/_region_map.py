@@ -8,7 +8,7 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._docs import documented
-from hisdiff._sdata._read import as_list
+from hisdiff._sdata._bound import as_list
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl._maps import MapStyle, draw_maps
 from hisdiff.pl._rows import annotation_row

@@ -164,10 +164,10 @@ def report(
             _relations(sdata, table, views[0].what, place),
         ]
     parts.append(_provenance(sdata))
-    told = title or (sdata.path.stem if sdata.path is not None else views[0].section_name if views else "Section")
+    heading = title or (sdata.path.stem if sdata.path is not None else views[0].section_name if views else "Section")
     page = fill(
         "report.html",
-        title=told,
+        title=heading,
         version=_keys.VERSION,
         store=None if sdata.path is None else str(sdata.path),
         notes=[] if table is None else list(_notes(table)),

@@ -75,8 +75,8 @@ def _gene_row(
     for view, label, column, info, values in shown:
         strange = strange_of(view, info)
         prefix = prefix_of(view, views)
-        told = title_of(view, f"{prefix}{label}", column, info, bool(strange.any()))
-        row.append(Panel(view, values, scales[info.unit, view.bin_um], told, f"{prefix}{info.label}", strange))
+        title = title_of(view, f"{prefix}{label}", column, info, bool(strange.any()))
+        row.append(Panel(view, values, scales[info.unit, view.bin_um], title, f"{prefix}{info.label}", strange))
     return row
 
 
@@ -134,15 +134,15 @@ def annotation_row(
 
 def prefix_of(view: View, views: Sequence[View]) -> str:
     """Return what tells a panel from those of other sections and tables."""
-    told = []
+    parts = []
     if (
         len({other.section for other in views}) > 1
         or len({other.place.name for other in views if other.what == view.what}) > 1
     ):
-        told.append(view.section_name)
+        parts.append(view.section_name)
     if len({other.what for other in views}) > 1 and view.bin_um is not None:
-        told.append(view.table_name)
-    return "".join(f"{part}: " for part in told)
+        parts.append(view.table_name)
+    return "".join(f"{part}: " for part in parts)
 
 
 def strange_of(view: View, info: LayerInfo) -> np.ndarray:

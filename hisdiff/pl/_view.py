@@ -11,11 +11,12 @@ from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._geometry import similarity_scale
 from hisdiff._sdata._affine import apply, inverse, scaling
+from hisdiff._sdata._bound import as_list
 from hisdiff._sdata._image import PyramidImage
 from hisdiff._sdata._labels import label_raster
 from hisdiff._sdata._locate import check_sdata, locate, resolve_table
 from hisdiff._sdata._provenance import panel_of, records
-from hisdiff._sdata._read import as_list, read_section, to_um_of
+from hisdiff._sdata._read import read_section, to_um_of
 from hisdiff._sdata._results import result_table
 from hisdiff._section import needed
 from hisdiff.pl import _canvas

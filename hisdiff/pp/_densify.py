@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
 
 _PATTERNS = ("array", "random", "none")
 

@@ -16,13 +16,15 @@ from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
+from hisdiff._sdata._bound import Bound, by_object
 from hisdiff._sdata._embedding import Embedded, write_embedding
 from hisdiff._sdata._features import embedding_record, spec_of
+from hisdiff._sdata._locate import require_image
 from hisdiff._sdata._out_of_date import out_of_date
 from hisdiff._sdata._provenance import check_free
-from hisdiff._sdata._read import Bound, by_object, open_sections, outline_on, read_spots, require_image, with_features
+from hisdiff._sdata._read import open_sections, read_spots, with_features
 from hisdiff._sdata._selection import Selection
-from hisdiff._sdata._tissue import tissue_key, write_tissue
+from hisdiff._sdata._tissue import outline_on, tissue_key, write_tissue
 from hisdiff._sdata._write import check_lattice_writable, write_lattice
 from hisdiff._section import FeatureSpec, Locations, needed
 from hisdiff._settings import settings
@@ -277,10 +279,10 @@ def _embed_section(
             )
             return Embedded(bound, spec, tissue, locations, values, stored.mean, stored.std, stored.precision)
     run: Any = {"batch_size": runtime.batch_size, "device": runtime.device, "progress": runtime.progress}
-    told = f"embedding {place.name!r} with {spec.encoder!r}"
-    values = embed_footprints(encoder, image, locations, patch_um=spec.patch_um, desc=f"{told}, locations", **run)
+    step = f"embedding {place.name!r} with {spec.encoder!r}"
+    values = embed_footprints(encoder, image, locations, patch_um=spec.patch_um, desc=f"{step}, locations", **run)
     mean, std = lattice_statistics(
-        encoder, image, tissue, patch_um=spec.patch_um, desc=f"{told}, stain of the section", **run
+        encoder, image, tissue, patch_um=spec.patch_um, desc=f"{step}, stain of the section", **run
     )
     return Embedded(bound, spec, tissue, locations, values, mean, std, precision_of(encoder))
 

@@ -15,10 +15,11 @@ from hisdiff._check import listing, positive
 from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._annotation import regions_of
+from hisdiff._sdata._bound import as_list
+from hisdiff._sdata._counts import read_counts
 from hisdiff._sdata._genes import rows_of, shared_genes
 from hisdiff._sdata._locate import check_sdata, on_tissue, resolve_table
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
-from hisdiff._sdata._read import as_list, by_object, read_counts
 from hisdiff._section import needed
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
 
 
 N_HVG, N_TOP = 2000, 300
@@ -116,14 +117,10 @@ def select_genes(
     if not inplace:
         return chosen
     _write(tables, names, chosen, key_added)
-    n_sections = sum(len(regions_of(table)) for table in tables)
-    logger.info("wrote var[%r]: %d genes, selected on %d section(s)", key_added, len(chosen), n_sections)
     return None
 
 
-def chosen_on(
-    groups: Sequence[Sequence[Bound]], genes: Sequence[str] | None = None, *, reference_compat: bool = False
-) -> list[str]:
+def chosen_on(groups: Sequence[Sequence[Bound]], genes: Sequence[str] | None = None) -> list[str]:
     """Return ``genes``, or those that :func:`select_genes` chooses with its defaults, sorted.
 
     Parameters
@@ -132,12 +129,14 @@ def chosen_on(
         Opened sections with counts; those of a group share a table and count as one section.
     genes
         Genes that every section has to have, or None.
-    reference_compat
-        See :func:`select_genes`.
     """
     names = shared_genes([group[0].table for group in groups])
     if genes is not None:
         return _given(genes, names, "genes")
+    return _chosen(groups, names, reference_compat=False)
+
+
+def _chosen(groups: Sequence[Sequence[Bound]], names: Sequence[np.ndarray], *, reference_compat: bool) -> list[str]:
     counts = [
         sparse.vstack(
             [needed(bound.section.counts)[on_tissue(bound.table)[bound.place.rows]] for bound in group], format="csr"
@@ -147,19 +146,21 @@ def chosen_on(
     return _choose([_counted(part) for part in counts], names, N_HVG, N_TOP, reference_compat)
 
 
-def select_on(bounds: Sequence[Bound], *, reference_compat: bool = False) -> None:
-    """Choose genes on opened sections with the defaults of :func:`select_genes`, and write the choice."""
-    groups = by_object(bounds)
-    tables = [group[0].table for group in groups]
-    chosen = chosen_on(groups, reference_compat=reference_compat)
-    _write(tables, shared_genes(tables), chosen, _keys.SELECTED)
-    logger.info("wrote var[%r]: %d genes, selected on %d section(s)", _keys.SELECTED, len(chosen), len(bounds))
+def select_on(groups: Sequence[Sequence[Bound]], names: Sequence[np.ndarray], *, reference_compat: bool) -> None:
+    """Choose genes with the defaults of :func:`select_genes` on sections that are opened, by object, and write the choice.
+
+    ``names`` are those of the genes of each object.
+    """
+    chosen = _chosen(groups, names, reference_compat=reference_compat)
+    _write([group[0].table for group in groups], names, chosen, _keys.SELECTED)
 
 
 def _write(tables: Sequence[AnnData], names: Sequence[np.ndarray], chosen: Sequence[str], key: str) -> None:
     for table, own in zip(tables, names):
         table.var[key] = np.isin(own, chosen)
         mark_slots(table, "var", [key])
+    n_sections = sum(len(regions_of(table)) for table in tables)
+    logger.info("wrote var[%r]: %d genes, selected on %d section(s)", key, len(chosen), n_sections)
 
 
 def _table(sdata: SpatialData, table_key: str | None) -> AnnData:

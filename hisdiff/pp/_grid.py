@@ -15,10 +15,11 @@ from hisdiff._docs import documented
 from hisdiff._geometry._grid import bins_within
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
+from hisdiff._sdata._bound import Bound, by_object
 from hisdiff._sdata._dense import DenseFeatures
 from hisdiff._sdata._grid import Window, embedding_element, embedding_key, embedding_note, grid_key, labels_element
 from hisdiff._sdata._provenance import check_free
-from hisdiff._sdata._read import Bound, by_object, open_sections
+from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._store import check_room, put, working_folder
 from hisdiff._sdata._tissue import tissue_key, write_tissue

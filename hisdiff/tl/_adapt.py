@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._prediction._cohort_model import CohortModel
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
     from hisdiff.models._model import Model
 
 _ONE_PLACE_UM = 1e-3
@@ -197,8 +197,8 @@ def _adaptable(model: Model) -> CohortModel:
 
 
 def _setting(model: Model) -> str:
-    told = {name: model.config[name] for name in ("denoiser", "spread") if name in model.config}
-    return ", ".join(f"{name}={value!r}" for name, value in told.items()) or "its settings"
+    settings = {name: model.config[name] for name in ("denoiser", "spread") if name in model.config}
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items()) or "its settings"
 
 
 def _only(

@@ -10,12 +10,13 @@ from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive
 from hisdiff._docs import documented
 from hisdiff._runtime import Runtime
-from hisdiff._sdata._read import as_list, by_object, open_sections
+from hisdiff._sdata._bound import as_list, by_object
+from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
-from hisdiff._sdata._stand_in import beside
+from hisdiff._sdata._shallow_copy import on_copies
 from hisdiff._workers import check_stores
-from hisdiff.tl._bout import Bout, Terms, entries_of
-from hisdiff.tl._fit_job import panel_of
+from hisdiff.tl._comparison import Comparison, Terms, entries_of
+from hisdiff.tl._fit_job import selected_panel
 from hisdiff.tl._options import N_DRAWS
 from hisdiff.tl._watch import Watch
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff.encoders import Encoder
-    from hisdiff.tl._bout import LibrarySize
+    from hisdiff.tl._comparison import LibrarySize
 
 
 @documented
@@ -136,24 +137,24 @@ def compare(
     if any(a is b for a in learned_from for b in judged_on):
         raise ValueError("A test section is among the training sections: metrics there say nothing about new tissue.")
     needs = frozenset({"counts"}).union(*(entry.needs & {"image"} for entry in entries))
-    opened = beside(open_sections([*learned_from, *judged_on], source, needs=needs))
+    opened = on_copies(open_sections([*learned_from, *judged_on], source, needs=needs))
     n_training = sum(len(group) for group in by_object(opened)[: len(learned_from)])
     training, testing = opened[:n_training], opened[n_training:]
     if coarsen is None:
-        bout = Bout.of_unseen(training, testing, panel_of(by_object(training)))
+        comparison = Comparison.of_unseen(training, testing, selected_panel(by_object(training)))
     else:
-        bout = Bout.of_merged(training, testing, coarsen, source)
+        comparison = Comparison.of_merged(training, testing, coarsen, source)
     check_stores("hd.tl.compare", {sdata.path for sdata in (*learned_from, *judged_on)})
     with Watch() as embedding:
         if any("features" in entry.needs for entry in entries):
             specs = [bound.section.features.spec for bound in opened if bound.section.features is not None]
-            bout = bout.embedded(encoder, specs[0] if specs else None, runtime)
-    result = pd.DataFrame(bout.rows(entries, terms))
+            comparison = comparison.embedded(encoder, specs[0] if specs else None, runtime)
+    result = pd.DataFrame(comparison.rows(entries, terms))
     result.attrs = {
         "coarsen": coarsen,
-        "train": [task.name for task in bout.known],
-        "test": [task.name for task in bout.tasks],
-        "n_genes": len(bout.panel),
+        "train": [task.name for task in comparison.known],
+        "test": [task.name for task in comparison.tasks],
+        "n_genes": len(comparison.panel),
         "library_size": library_size,
         "embed_s": round(embedding.seconds, 1),
     }

@@ -11,8 +11,9 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._log import logger
+from hisdiff._sdata._counts import read_counts
 from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
-from hisdiff._sdata._read import Bound, open_sections, read_counts
+from hisdiff._sdata._read import open_sections
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.methods._registry import names as method_names
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hisdiff._runtime import Runtime
+    from hisdiff._sdata._bound import Bound
     from hisdiff._sdata._selection import Selection
     from hisdiff.encoders import Encoder
     from hisdiff.methods._protocols import Field

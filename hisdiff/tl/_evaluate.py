@@ -12,18 +12,19 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, present
 from hisdiff._docs import documented
 from hisdiff._log import logger
+from hisdiff._sdata._bound import as_list
+from hisdiff._sdata._counts import read_counts, truth_counts
 from hisdiff._sdata._expression import draw_layers, only_prediction
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import layout_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._provenance import in_sample_of, panel_of, records
-from hisdiff._sdata._read import as_list, read_counts, truth_counts
 from hisdiff._sdata._results import X, result_table
 from hisdiff._stats._accuracy import known_mean, mae, mse, spearman
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import coverage
 from hisdiff._stats._resample import random_spots
-from hisdiff._stats._yardstick import SCORES, Yardstick
+from hisdiff._stats._scorer import SCORES, Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,7 +119,7 @@ def evaluate(
     rows, n_given = _held_back(table, layer, rows)
     predicted = {name: _values(table, name, rows, genes) for name in _layers(table, layer)}
     mean, draws = predicted[layer], _draws(predicted, layer)
-    yardstick = Yardstick(
+    scorer = Scorer(
         counts[rows][:, columns].toarray(),
         layout_of(table, rows),
         _modules(table, layer, genes),
@@ -128,17 +129,17 @@ def evaluate(
     if control is not None:
         spots = control_values(control, panel_of(table) or table_key, genes)
         views["random_spots"] = random_spots(spots, len(rows), 1, int(record["seed"]))[0]
-    summary = {f"{name}{end}": of for name, view in views.items() for end, of in yardstick.metrics(view).items()}
-    for scores in (yardstick.scores(draws) if len(draws) > 1 else {}, yardstick.floors()):
+    summary = {f"{name}{end}": of for name, view in views.items() for end, of in scorer.metrics(view).items()}
+    for scores in (scorer.scores(draws) if len(draws) > 1 else {}, scorer.floors()):
         for end, of in scores.items():
             summary[f"mean{end}"] |= of
-    covered = _coverage(table, layer, yardstick.measured, mean, predicted[_keys.std(layer)], genes)
+    covered = _coverage(table, layer, scorer.measured, mean, predicted[_keys.std(layer)], genes)
     summary["mean"]["coverage_90"] = covered
 
-    result = _per_gene(yardstick, mean, genes)
+    result = _per_gene(scorer, mean, genes)
     facts: Plain = {
         "summary": summary,
-        "notes": _notes(record, len(draws), covered, yardstick.modules),
+        "notes": _notes(record, len(draws), covered, scorer.modules),
         "in_sample": in_sample_of(record),
         "uses_section_counts": bool(record["uses_section_counts"]) and not n_given,
         "n_given": n_given,
@@ -165,8 +166,8 @@ def _held_back(table: AnnData, layer: str, rows: np.ndarray) -> tuple[np.ndarray
     return rows[~given], int(given.sum())
 
 
-def _per_gene(yardstick: Yardstick, mean: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
-    measured, correlations = yardstick.measured, yardstick.correlations(mean)
+def _per_gene(scorer: Scorer, mean: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+    measured, correlations = scorer.measured, scorer.correlations(mean)
     columns = {name: of(measured, mean) for name, of in {"spearman": spearman, "mse": mse, "mae": mae}.items()}
     others = {f"pearson{end}": of for end, of in correlations.items() if end}
     return pd.DataFrame({"pearson": correlations[""], **columns, **others}, index=pd.Index(genes, name="gene"))

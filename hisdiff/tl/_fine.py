@@ -132,8 +132,8 @@ class FinePredictor:
 
     def _uncertainty(self, bins: Locations) -> dict[str, np.ndarray]:
         """Return what is not known at bins, where the method tells."""
-        told = getattr(self.field, "uncertainty", None)
-        return {} if told is None else {UNCERTAINTY: told(bins)}
+        uncertainty = getattr(self.field, "uncertainty", None)
+        return {} if uncertainty is None else {UNCERTAINTY: uncertainty(bins)}
 
 
 def _closed_form(field: Field, *, of_shapes: bool, calibrated: bool) -> Callable[..., np.ndarray] | None:
@@ -262,15 +262,15 @@ def predict_bins(
     ij = needed(where.array_ij)
     n_genes = len(predictor.field.genes)
     outputs = outputs_of(len(where), n_genes, predictor.keep_draws)
-    told = getattr(predictor.field, "uncertainty", None) is not None
-    if told:
+    has_uncertainty = getattr(predictor.field, "uncertainty", None) is not None
+    if has_uncertainty:
         outputs[UNCERTAINTY] = Output((len(where), 1), (max(1, min(_CHUNK_VALUES, len(where))), 1), fill=float("nan"))
     tiles = tiles_of(ij, n_genes)
 
     def work(k: int) -> dict[str, np.ndarray]:
         part = predictor.bins(ij[tiles[k]])
         kept = {fine_draw(i): draw for i, draw in enumerate(part.draws if part.draws is not None else ())}
-        extra = {UNCERTAINTY: part.obs[UNCERTAINTY][:, None]} if told else {}
+        extra = {UNCERTAINTY: part.obs[UNCERTAINTY][:, None]} if has_uncertainty else {}
         return {"mean": part.mean, "std": part.std, **kept, **extra}
 
     regions = [{name: (rows, slice(0, output.shape[1])) for name, output in outputs.items()} for rows in tiles]
@@ -279,7 +279,7 @@ def predict_bins(
     desc = f"predicting {len(where):,} bins"
     made = run(folder, plan, outputs, regions, work, desc=desc, progress=show, unit="tiles", needs_bytes=needs)
     draws = [made[fine_draw(i)] for i in range(predictor.keep_draws)]
-    obs = {UNCERTAINTY: np.asarray(made[UNCERTAINTY])[:, 0]} if told else {}
+    obs = {UNCERTAINTY: np.asarray(made[UNCERTAINTY])[:, 0]} if has_uncertainty else {}
     return Prediction(made["mean"], made["std"], predictor.field.genes, predictor.units, draws or None, obs)
 
 

@@ -16,7 +16,8 @@ from hisdiff._docs import documented
 from hisdiff._files import check_writable
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
-from hisdiff._sdata._read import Bound, as_list, by_object, open_sections
+from hisdiff._sdata._bound import Bound, as_list, by_object
+from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
 from hisdiff._settings import settings
@@ -25,7 +26,7 @@ from hisdiff._training._config import config_from
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_embedding, published_patch_um
-from hisdiff.tl._fit_job import FitJob, panel_of
+from hisdiff.tl._fit_job import FitJob, selected_panel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,7 +139,7 @@ def fit(
     patients = None if patient_key is None else _patients(opened[:n_training], patient_key)
     _warn_few_spots(opened[:n_training])
     as_published = getattr(config, "as_published", False)
-    panel = panel_of(by_object(opened[:n_training]), as_published=as_published)
+    panel = selected_panel(by_object(opened[:n_training]), as_published=as_published)
     job = FitJob(fitter, config, panel, runtime)
     if "features" in fitter.needs:
         known = next((b.section.features.spec for b in opened if b.section.features is not None), None)

@@ -22,14 +22,14 @@ from hisdiff._workers import free_memory
 from hisdiff.models._cohort import Cohort, spot_hashes
 from hisdiff.models._model import Model
 from hisdiff.pp._genes import select_on
-from hisdiff.tl._gaps import say_gaps
+from hisdiff.tl._gaps import warn_gaps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from hisdiff._runtime import Runtime
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
     from hisdiff._section import Names, Section
     from hisdiff.methods._protocols import Method
 
@@ -52,7 +52,7 @@ class FitJob:
         if "features" in self.method.needs:
             _check_memory(ready, len(self.panel))
         _check_embeddings(ready)
-        say_gaps(ready, None)
+        warn_gaps(ready, None)
         return ready
 
     def run_id(self, bounds: Sequence[Bound]) -> str:
@@ -99,7 +99,7 @@ class FitJob:
         )
 
 
-def panel_of(groups: Sequence[list[Bound]], *, as_published: bool = False) -> list[str]:
+def selected_panel(groups: Sequence[list[Bound]], *, as_published: bool = False) -> list[str]:
     """Return the selected genes; select them where no object has a selection.
 
     Parameters
@@ -110,12 +110,13 @@ def panel_of(groups: Sequence[list[Bound]], *, as_published: bool = False) -> li
         Whether a selection that is still to be made follows the published code.
     """
     tables = [group[0].table for group in groups]
+    names = shared_genes(tables)
     if not any(_keys.SELECTED in table.var for table in tables):
         logger.info("no genes are selected yet: running hd.pp.select_genes")
-        select_on([bound for group in groups for bound in group], reference_compat=as_published)
+        select_on(groups, names, reference_compat=as_published)
     panels = {
-        tuple(sorted(names[table.var[_keys.SELECTED].to_numpy(dtype=bool)]))
-        for table, names in zip(tables, shared_genes(tables))
+        tuple(sorted(own[table.var[_keys.SELECTED].to_numpy(dtype=bool)]))
+        for table, own in zip(tables, names)
         if _keys.SELECTED in table.var
     }
     if len(panels) > 1:

@@ -7,18 +7,19 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
-from hisdiff._workers import Made, spread
+from hisdiff._workers import LazyItems, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from hisdiff.tl._bout import Bout, Entry, Rows, Terms
+    from hisdiff.tl._comparison import Comparison, Entry, Rows, Terms
+    from hisdiff.tl._grouped import GroupedSections
 
 # How rows of the sections of a fold become one; all other columns are averaged.
 _JOINED: dict[str, str | Callable[[Iterable[str]], str]] = {
@@ -62,38 +63,24 @@ class _Fit:
     seed: int = 0
 
 
-class Cohort(Protocol):
-    """Sections that are left out in turn."""
-
-    @property
-    def genes(self) -> Sequence[str] | None:
-        """Genes to model; None where every fold chooses its own."""
-
-    @property
-    def folds(self) -> list[str]:
-        """What is left out in turn."""
-
-    def bout(self, fold: str) -> Bout:
-        """Return the bout in which a fold is left out."""
-
-    def digest(self, fold: str) -> list[list[str | None]]:
-        """Return the identities of the sections that stay in a fold, and of those left out."""
-
-
 class Folds:
-    """The fits of all folds; the bout of a fold is made when its first fit is asked for, and goes with the next fold."""
+    """The fits of all folds; the comparison of a fold is made when its first fit is asked for, and goes with the next fold."""
 
-    def __init__(self, cohort: Cohort, entries: Sequence[Entry], terms: Terms, by: str) -> None:
-        self.cohort, self.terms, self.by = cohort, terms, by
+    def __init__(self, sections: GroupedSections, entries: Sequence[Entry], terms: Terms, by: str) -> None:
+        self.sections, self.terms, self.by = sections, terms, by
         some = [(entry, seed) for entry in entries for seed in terms.seeds]
-        self.fits = [_Fit(fold, *fit) for fold in cohort.folds for fit in (*some, (None, 0))]
-        self._bout = functools.lru_cache(maxsize=1)(self._made)
+        self.fits = [_Fit(fold, *fit) for fold in sections.folds for fit in (*some, (None, 0))]
+        self._comparison = functools.lru_cache(maxsize=1)(self._made)
 
-    def _made(self, fold: str) -> Bout:
+    def _made(self, fold: str) -> Comparison:
         logger.info(
-            "fold %d of %d: %s %r is left out", self.cohort.folds.index(fold) + 1, len(self.cohort.folds), self.by, fold
+            "fold %d of %d: %s %r is left out",
+            list(self.sections.folds).index(fold) + 1,
+            len(self.sections.folds),
+            self.by,
+            fold,
         )
-        return self.cohort.bout(fold)
+        return self.sections.comparison(fold)
 
     def rows(self, ledger: Ledger | None) -> Rows:
         """Return the rows of all folds, kept ones and those that are computed now."""
@@ -104,7 +91,7 @@ class Folds:
                 logger.info("fold %r: taken from %s", self.fits[number].fold, file)
                 done[number] = json.loads(file.read_text(encoding="utf8"))
         todo = [number for number in range(len(self.fits)) if number not in done]
-        work, items = functools.partial(_rows_of, self.terms), Made(todo, self._with_bout)
+        work, items = functools.partial(_rows_of, self.terms), LazyItems(todo, self._with_comparison)
         for k, rows in spread(work, items, "the cross-validation"):
             done[todo[k]] = rows
             if ledger is not None and (file := files[todo[k]]) is not None:
@@ -117,17 +104,17 @@ class Folds:
     def _file(self, ledger: Ledger, fit: _Fit) -> Path | None:
         if fit.entry is None:
             return None
-        genes = None if self.cohort.genes is None else [str(gene) for gene in self.cohort.genes]
+        genes = None if self.sections.genes is None else [str(gene) for gene in self.sections.genes]
         asked = {"genes": genes, "n_draws": self.terms.n_draws, "library_size": self.terms.library_size}
-        return ledger.file(fit.entry, fit.seed, sections=self.cohort.digest(fit.fold), **asked)
+        return ledger.file(fit.entry, fit.seed, sections=self.sections.digest(fit.fold), **asked)
 
-    def _with_bout(self, number: int) -> tuple[Bout, _Fit]:
-        return self._bout(self.fits[number].fold), self.fits[number]
+    def _with_comparison(self, number: int) -> tuple[Comparison, _Fit]:
+        return self._comparison(self.fits[number].fold), self.fits[number]
 
 
-def _rows_of(terms: Terms, item: tuple[Bout, _Fit]) -> Rows:
-    bout, fit = item
-    return bout.controls(terms) if fit.entry is None else bout.run(fit.entry, fit.seed, terms)
+def _rows_of(terms: Terms, item: tuple[Comparison, _Fit]) -> Rows:
+    comparison, fit = item
+    return comparison.controls(terms) if fit.entry is None else comparison.run(fit.entry, fit.seed, terms)
 
 
 def _joined(rows: Rows, fold: str) -> Rows:

@@ -11,12 +11,12 @@ from hisdiff._training._context import share_missing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
 
 MANY_MISSING = 0.25
 
 
-def say_gaps(bounds: Sequence[Bound], pitch_um: float | None) -> None:
+def warn_gaps(bounds: Sequence[Bound], pitch_um: float | None) -> None:
     """Log where many spots are missing between the others: a spot's neighborhood is made of spots, and then reaches farther.
 
     A published checkpoint does not know its pitch (NaN), and a fit has none yet (None): the spots of the section are its neighborhood, whatever their pitch.

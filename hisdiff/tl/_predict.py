@@ -9,8 +9,8 @@ from hisdiff import encoders
 from hisdiff._arguments import checked
 from hisdiff._docs import documented
 from hisdiff._runtime import Runtime
+from hisdiff._sdata._bound import as_list
 from hisdiff._sdata._provenance import checked_name
-from hisdiff._sdata._read import as_list
 from hisdiff._sdata._selection import Selection
 from hisdiff._workers import active_client, check_stores
 from hisdiff.tl._conditions import model_for

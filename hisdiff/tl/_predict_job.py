@@ -13,8 +13,8 @@ from hisdiff._sdata._genes import check_panel_present, gene_names
 from hisdiff._sdata._out_of_date import out_of_date
 from hisdiff._sdata._panel import check_panel_free
 from hisdiff._sdata._provenance import UNKNOWN
-from hisdiff._sdata._read import Bound, open_sections
-from hisdiff._sdata._stand_in import beside
+from hisdiff._sdata._read import open_sections
+from hisdiff._sdata._shallow_copy import on_copies
 from hisdiff._sdata._write import MAX_LAYER_BYTES, check_fits, check_writable, fits_layers
 from hisdiff._section import needed
 from hisdiff._workers import spread
@@ -22,10 +22,10 @@ from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_lattice
 from hisdiff.tl._conditions import check_conditions, check_encoder, check_finite, counted, embedded, lattice_of
-from hisdiff.tl._gaps import say_gaps
+from hisdiff.tl._gaps import warn_gaps
 from hisdiff.tl._options import LAYERS, PANEL
 from hisdiff.tl._predict_fine import predict_finer
-from hisdiff.tl._predict_write import Told, as_anndata, as_panel_table, put_panel_table, write_into_table
+from hisdiff.tl._predict_write import Origin, as_anndata, as_panel_table, put_panel_table, write_into_table
 from hisdiff.tl._transfer import transfer_of, warn_unlike
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from hisdiff._json import Plain
     from hisdiff._runtime import Runtime
+    from hisdiff._sdata._bound import Bound
     from hisdiff._sdata._locate import Place
     from hisdiff._sdata._selection import Selection
     from hisdiff._section import Prediction, Section
@@ -108,11 +109,11 @@ class PredictJob:
     def ready(self, bounds: list[Bound], *, inplace: bool) -> list[Bound]:
         """Return sections with all that the model needs of them, and say what is unusual of them."""
         if not inplace:  # an embedding or outline that is missing is made on the way
-            bounds = beside(bounds)
+            bounds = on_copies(bounds)
         bounds = counted(self._complete(bounds), self.model, self.layer)
         warn_unlike(bounds, self.model)
         if "features" in self.needs:
-            say_gaps(bounds, self.model.cohort.pitch_um)
+            warn_gaps(bounds, self.model.cohort.pitch_um)
         return bounds
 
     def run(self, bounds: list[Bound], *, inplace: bool) -> AnnData | list[AnnData] | None:
@@ -153,16 +154,16 @@ class PredictJob:
 
     def finish(self, bounds: list[Bound], predictions: Sequence[Prediction], *, inplace: bool) -> AnnData | None:
         """Write predictions at spots, or return them as a table."""
-        told = Told(self.model, self.stem, self._record(bounds, predictions[0].n_draws))
+        origin = Origin(self.model, self.stem, self._record(bounds, predictions[0].n_draws))
         if self._into_panel(bounds[0].place):
-            table = as_panel_table(bounds, predictions, told, self.layer)
+            table = as_panel_table(bounds, predictions, origin, self.layer)
             if not inplace:
                 return table
-            put_panel_table(bounds[0].place, table, told)
+            put_panel_table(bounds[0].place, table, origin)
         elif not inplace:
             return as_anndata(bounds, predictions, self.stem)
         else:
-            write_into_table(bounds, predictions, told)
+            write_into_table(bounds, predictions, origin)
         return None
 
     def _into_panel(self, place: Place) -> bool:

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from hisdiff._json import Plain
+    from hisdiff._sdata._bound import Bound
     from hisdiff._sdata._locate import Place
-    from hisdiff._sdata._read import Bound
     from hisdiff._section import Prediction
     from hisdiff.models._model import Model
 
 
-class Told(NamedTuple):
+class Origin(NamedTuple):
     """What made a prediction, its name, and what is recorded of it."""
 
     model: Model
@@ -52,37 +52,37 @@ def as_anndata(bounds: Sequence[Bound], predictions: Sequence[Prediction], stem:
 
 
 def as_panel_table(
-    bounds: Sequence[Bound], predictions: Sequence[Prediction], told: Told, layer: str | None
+    bounds: Sequence[Bound], predictions: Sequence[Prediction], origin: Origin, layer: str | None
 ) -> AnnData:
     """Return a table of the panel's genes on the same spots, ``X`` the measured counts, with the predictions."""
-    place, genes = bounds[0].place, told.model.genes
+    place, genes = bounds[0].place, origin.model.genes
     where = rows_of(genes, gene_names(bounds[0].table, like=genes))
     columns = np.sort(where[where >= 0])
     table = panel_table(place, layer, columns)
-    _write(table, bounds, predictions, np.where(where >= 0, np.searchsorted(columns, where), -1), told)
+    _write(table, bounds, predictions, np.where(where >= 0, np.searchsorted(columns, where), -1), origin)
     return table
 
 
-def put_panel_table(place: Place, table: AnnData, told: Told) -> None:
+def put_panel_table(place: Place, table: AnnData, origin: Origin) -> None:
     """Put a table of the panel into the object, and its store, in place of what there was of the same name."""
-    drop_prediction(needed(place.table), told.stem)
-    put(place.sdata, {told.stem: table}, {})
-    logger.info("wrote table %r: %d spots x %d genes", told.stem, *table.shape)
+    drop_prediction(needed(place.table), origin.stem)
+    put(place.sdata, {origin.stem: table}, {})
+    logger.info("wrote table %r: %d spots x %d genes", origin.stem, *table.shape)
 
 
-def write_into_table(bounds: Sequence[Bound], predictions: Sequence[Prediction], told: Told) -> None:
+def write_into_table(bounds: Sequence[Bound], predictions: Sequence[Prediction], origin: Origin) -> None:
     """Write predictions into the table of the spots; that of a lattice has the panel's genes."""
     place, table = bounds[0].place, bounds[0].table
     on_lattice = place.table_key == _keys.LATTICE_TABLE
     if on_lattice:
-        wider = lattice_table_for(table, told.model.genes, told.stem)
+        wider = lattice_table_for(table, origin.model.genes, origin.stem)
         if wider is not table:
             put_lattice_table(place.sdata, wider)
             table = bounds[0].table
-    columns = rows_of(told.model.genes, gene_names(table, like=told.model.genes))
-    _write(table, bounds, predictions, columns, told, unsaved(place.sdata))
-    if on_lattice and table.uns[_keys.STEM].setdefault(_keys.IN_X, told.stem) == told.stem:
-        table.X = table.layers[told.stem].copy()
+    columns = rows_of(origin.model.genes, gene_names(table, like=origin.model.genes))
+    _write(table, bounds, predictions, columns, origin, unsaved(place.sdata))
+    if on_lattice and table.uns[_keys.STEM].setdefault(_keys.IN_X, origin.stem) == origin.stem:
+        table.X = table.layers[origin.stem].copy()
 
 
 def _as_anndata(bound: Bound, prediction: Prediction, stem: str) -> AnnData:
@@ -104,10 +104,10 @@ def _write(
     bounds: Sequence[Bound],
     predictions: Sequence[Prediction],
     columns: np.ndarray,
-    told: Told,
+    origin: Origin,
     kept: str = "",
 ) -> None:
-    model, stem, record = told
+    model, stem, record = origin
     rows = [bound.place.rows for bound in bounds]
     write_layers(table, stem, rows, columns, predictions, kept)
     if model.calibration is not None:

@@ -18,13 +18,13 @@ from hisdiff._section import Locations, needed
 from hisdiff.tl._fine import resolution_for
 
 if TYPE_CHECKING:
+    from hisdiff._sdata._bound import Bound
     from hisdiff._sdata._locate import Place
-    from hisdiff._sdata._read import Bound
     from hisdiff._section import Section
 
 
 @dataclass(frozen=True)
-class Laid:
+class FineLocations:
     """The locations of one section that are predicted, and the names of what is written.
 
     Attributes
@@ -62,7 +62,7 @@ class Target(Protocol):
     def check(self, bound: Bound, stem: str, *, several: bool) -> None:
         """Raise, before any work, for what cannot be done in a section of an object with ``several``."""
 
-    def lay(self, bound: Bound, stem: str, *, several: bool) -> Laid:
+    def locations(self, bound: Bound, stem: str, *, several: bool) -> FineLocations:
         """Return the locations of a section, whose outline is known."""
 
 
@@ -105,7 +105,7 @@ class GridTarget:
                 f"resolution_um={self.resolution_um:g} is larger than image {place.image_key!r} ({x1 - x0:.0f} x {y1 - y0:.0f} um)."
             )
 
-    def lay(self, bound: Bound, stem: str, *, several: bool) -> Laid:
+    def locations(self, bound: Bound, stem: str, *, several: bool) -> FineLocations:
         """Return the bins; see ``Target``."""
         ij = bins_within(_area(bound.section), self.resolution_um)
         if not len(ij):
@@ -113,7 +113,7 @@ class GridTarget:
                 f"No bin of {self.resolution_um:g} um has its centre in the tissue of {bound.place.name!r}."
             )
         where = Locations.bins(ij, self.resolution_um)
-        return Laid(
+        return FineLocations(
             where,
             np.arange(1, len(ij) + 1),
             self.resolution_um,
@@ -142,11 +142,13 @@ class ElementTarget:
                 f"The index of element {self.at!r} names the rows of a table, so it has to be unique and of integers or strings."
             )
 
-    def lay(self, bound: Bound, stem: str, *, several: bool) -> Laid:
+    def locations(self, bound: Bound, stem: str, *, several: bool) -> FineLocations:
         """Return the shapes; see ``Target``."""
         where, instances = read_locations(bound.place, self.at)
         resolution = resolution_for(where, needed(bound.section.image).mpp)
-        return Laid(where, instances, resolution, self._table_key(bound, stem, several=several), self.at, is_grid=False)
+        return FineLocations(
+            where, instances, resolution, self._table_key(bound, stem, several=several), self.at, is_grid=False
+        )
 
     def _table_key(self, bound: Bound, stem: str, *, several: bool) -> str:
         return f"{stem}_{self.at}" + (f"_{bound.place.name}" if several else "")

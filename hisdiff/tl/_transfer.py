@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hisdiff._json import Plain
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
     from hisdiff.models._model import Model
 
 

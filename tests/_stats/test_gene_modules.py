@@ -4,7 +4,7 @@ import pytest
 from hisdiff._stats._gene_modules import GeneModules, centered
 from hisdiff._stats._proper import crps, energy_score
 from hisdiff._stats._resample import half_molecules
-from hisdiff._stats._yardstick import proper_scores, score_floor
+from hisdiff._stats._scorer import proper_scores, score_floor
 
 RNG = np.random.default_rng
 

@@ -11,15 +11,14 @@ from scipy.spatial import cKDTree
 
 import hisdiff as hd
 from hisdiff._geometry._grid import overlap
-from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._genes import rows_of
 from hisdiff._sdata._provenance import mark_written, written
 from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import Locations
-from hisdiff.tl._contest import merged
 from hisdiff.tl._fine import fine_predictor, predict_locations
 from hisdiff.tl._predict_fine import with_outline
+from hisdiff.tl._tasks import merged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,9 +172,7 @@ def merged_jobs(data: Path, names: list[str], sizes: list[int]) -> dict[int, lis
             else:  # the grid does not depend on how spots are merged
                 _take_grid(coarse, dense[name])
             section = _section(coarse, name, np.asarray(panel))
-            where, instances = read_locations(task.bound.place, task.at)
-            rows = {f"{task.at}_{instance}": row for row, instance in enumerate(instances)}
-            targets = where.take(np.array([rows[row] for row in task.rows]))
+            targets = task.spots
             size = (len(section.spots), len(targets))
             share = sparse.csr_matrix((np.ones(len(targets)), (task.parent, np.arange(len(targets)))), shape=size)
             truth = task.counts.toarray()[:, rows_of(panel, task.genes)]

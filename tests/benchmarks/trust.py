@@ -38,7 +38,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
 
 import hisdiff as hd
-from hisdiff._sdata._stand_in import stand_in
+from hisdiff._sdata._shallow_copy import shallow_copy
 from hisdiff._stats._accuracy import mse, pearson
 from hisdiff._stats._proper import coverage, energy_score
 from hisdiff._stats._structure import normalize_library_size
@@ -86,7 +86,7 @@ class Source:
 
     def coarse(self, name: str) -> SpatialData:
         """Return a section embedded as if its image were a coarse one."""
-        sdata = stand_in(self[name])
+        sdata = shallow_copy(self[name])
         if self.folder is not None:
             hd.pp.embed(sdata, COARSE)
         return sdata
@@ -193,7 +193,7 @@ def transfer(source: Source, entry: Entry) -> list[dict[str, Any]]:
 
 def spoilt(sdata: SpatialData, change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> SpatialData:
     """Return a section with another image, embedded."""
-    result = stand_in(sdata)
+    result = shallow_copy(sdata)
     (name,) = sdata.images
     image = sdata.images[name]
     pixels = np.moveaxis(np.asarray(next(iter(image["scale0"].data_vars.values())).data), 0, -1)
@@ -235,7 +235,7 @@ def mask(rows: np.ndarray, n: int) -> np.ndarray:
 
 def alone(sdata: SpatialData, model: Model, rows: np.ndarray) -> Model:
     """Fit the baseline on some spots of a section only."""
-    part = stand_in(sdata)
+    part = shallow_copy(sdata)
     part.tables["table"] = sdata.tables["table"][np.sort(rows)].copy()
     hd.pp.select_genes(part, genes=list(model.genes))
     return hd.tl.fit(part, method=BASELINE.method, config=BASELINE.config)

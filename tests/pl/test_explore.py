@@ -123,7 +123,7 @@ def test_a_browser_draws_the_maps_and_they_move_together(page, sdata):
     told.moved = (x - state.x) * state.scale;
     const at_spot = { ...middle, clientX: middle.clientX + (marks.where[0] - state.x) * state.scale, clientY: middle.clientY + (marks.where[1] - state.y) * state.scale };
     canvas.dispatchEvent(new PointerEvent("pointermove", at_spot));
-    told.hover = $("told").textContent;
+    told.hover = $("readout").textContent;
     $("search").value = "b0"; $("search").dispatchEvent(new Event("input"));
     told.found = [...$("names").options].map(option => option.textContent);
     $("search").value = ""; $("search").dispatchEvent(new Event("input"));

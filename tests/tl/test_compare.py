@@ -10,7 +10,7 @@ from snapshot import snapshot
 import hisdiff as hd
 from hisdiff._sdata._layers import layer_names
 from hisdiff._stats._metrics import within_groups
-from hisdiff.tl._bout import PSEUDO_SPOT, RANDOM_SPOTS
+from hisdiff.tl._comparison import PSEUDO_SPOT, RANDOM_SPOTS
 from hisdiff.tl._watch import Watch
 
 STAGE = ("stage", {"max_steps": 10, "train_fraction": 1.0})

@@ -7,7 +7,7 @@ import spatialdata as sd
 from snapshot import snapshot
 
 import hisdiff as hd
-from hisdiff.tl import _bout
+from hisdiff.tl import _comparison
 
 
 @pytest.fixture
@@ -21,13 +21,13 @@ def cohort(colored_sections):
 @pytest.fixture
 def predictions(monkeypatch) -> list:
     """What methods predicted, in order."""
-    made, predict = [], _bout.predicted_by
+    made, predict = [], _comparison.predicted_by
 
     def recording(*args, **kwargs):
         made.append(predict(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr(_bout, "predicted_by", recording)
+    monkeypatch.setattr(_comparison, "predicted_by", recording)
     return made
 
 
@@ -84,13 +84,13 @@ def test_fits_leave_patients_out_where_a_fold_leaves_several(cohort, make_sectio
     other = make_section("s3", seed=7, side=8)
     hd.pp.embed(other, color_encoder)
     other.tables["table"].obs["patient"] = "c"
-    run, seen = _bout.FitJob.run, []
+    run, seen = _comparison.FitJob.run, []
 
     def recording(job, bounds, *args, **kwargs):
         seen.append("".join(bound.section.patient or "-" for bound in bounds))
         return run(job, bounds, *args, **kwargs)
 
-    monkeypatch.setattr(_bout.FitJob, "run", recording)
+    monkeypatch.setattr(_comparison.FitJob, "run", recording)
     hd.tl.cross_validate([*cohort, other], ["ridge"], by="patient", n_draws=2)
     hd.tl.cross_validate(cohort, ["ridge"], patient_key="patient", n_draws=2)
     assert seen == ["bc", "aac", "aab", "ab", "ab", "--"]
@@ -108,7 +108,7 @@ def test_sections_of_one_object_are_left_out_like_those_of_several(cohort, make_
 
 
 def test_what_is_done_is_kept_and_not_done_again(cohort, tmp_path, monkeypatch) -> None:
-    folder, fit, fits = tmp_path / "folds", _bout.FitJob.run, []
+    folder, fit, fits = tmp_path / "folds", _comparison.FitJob.run, []
 
     def interrupted(*args, **kwargs):
         fits.append(1)
@@ -116,7 +116,7 @@ def test_what_is_done_is_kept_and_not_done_again(cohort, tmp_path, monkeypatch) 
             raise KeyboardInterrupt
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(_bout.FitJob, "run", interrupted)
+    monkeypatch.setattr(_comparison.FitJob, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         hd.tl.cross_validate(cohort, ["ridge"], n_draws=2, save=folder)
     table = hd.tl.cross_validate(cohort, ["ridge"], n_draws=2, save=folder)

@@ -6,7 +6,7 @@ import pytest
 
 import hisdiff as hd
 from hisdiff._stats._accuracy import pearson
-from hisdiff._stats._yardstick import SCORES
+from hisdiff._stats._scorer import SCORES
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import spatialdata as sd
 
 import hisdiff as hd
 from hisdiff._sdata import _store
-from hisdiff._sdata._stand_in import stand_in
+from hisdiff._sdata._shallow_copy import shallow_copy
 from hisdiff.tl import _fine
 
 TABLE, LABELS = "ridge_20um", "ridge_20um_bins"
@@ -50,7 +50,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def backed(plain, tmp_path):
-    stand_in(plain).write(tmp_path / "s.zarr")
+    shallow_copy(plain).write(tmp_path / "s.zarr")
     return sd.read_zarr(tmp_path / "s.zarr")
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 import hisdiff as hd
-from hisdiff._sdata._stand_in import stand_in
+from hisdiff._sdata._shallow_copy import shallow_copy
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def fitted(make_section, tmp_path_factory):
 
 @pytest.fixture
 def sdata(fitted):
-    made = stand_in(fitted)
+    made = shallow_copy(fitted)
     table = made.tables["xfuse_40um"]
     share = table.X[:, table.var_names.str.startswith("A")].sum(axis=1) / table.X.sum(axis=1)
     table.obs["side"] = pd.Categorical(np.where(share > np.median(share), "red", "blue"))

@@ -82,7 +82,9 @@ def _modelled(
     usual = float(np.median(training.log2_sizes))
     n = len(own)
     gauge_of_all = gauge.of_all(aligned, laws.spread.levels.between(n), n, len(np.unique(training.fold)))
-    cohort_model = CohortModel(mean, gauge_of_all, laws.spread, laws.transfer, usual, None)
+    cohort_model = CohortModel(
+        mean=mean, gauge=gauge_of_all, spread=laws.spread, transfer=laws.transfer, log2_size=usual
+    )
     shift = np.asarray(training.log2_sizes)[training.section] - gauge.log2_size
     found = [
         moments(aligned[rows], laws.variance[rows] + laws.spread.factors.variance, float(shift[rows][0]))

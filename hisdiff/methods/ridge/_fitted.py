@@ -114,5 +114,5 @@ class FittedRidge(BaseFitted):
         check_shapes(arrays, _SHAPES | SHAPES, G=len(genes))
         plain = settings["cohort_model"]
         mean = LinearMean.from_state(arrays, plain["mean"])
-        cohort_model = CohortModel(mean, **CohortModel.parts_of(arrays, plain))
+        cohort_model = CohortModel(mean=mean, **CohortModel.parts_of(arrays, plain))
         return cls(genes, cohort_model, settings["radius_um"])

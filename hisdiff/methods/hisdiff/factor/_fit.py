@@ -52,7 +52,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
         local = fit_local(
             spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=run.seed
         )
-    model = FactorModel(config, closed.fitted.mean, summary=summary, flow=flow, local=local, **closed.parts)
+    model = FactorModel(config=config, mean=closed.fitted.mean, summary=summary, flow=flow, local=local, **closed.parts)
     watched = Watched.of(model, closed, run.validation, member_folds.numpy(), partial(_drawn, config))
     result = None
     if config.flow:

@@ -177,7 +177,7 @@ def fit_local(
     around = Layout.of(xy, spots.section[chosen]).neighbors
     measured, held_out = (values - around @ values for values in (relative, fitted.held_out @ components))
     components *= _slopes(measured, held_out, weight)
-    local_weight = _choose_say(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ components)
+    local_weight = _choose_weight(spots, chosen, of_spots[chosen], 1 + fitted.held_out @ components)
     return LocalRates(bin_um, inputs, landmarks, kernels, weights, components, local_weight)
 
 
@@ -204,10 +204,10 @@ def _slopes(measured: np.ndarray, held_out: np.ndarray, weight: np.ndarray) -> n
     return np.clip(pooled + spread / (spread + noise) * (own - pooled), 0, 1)
 
 
-def _choose_say(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, local: np.ndarray) -> float:
+def _choose_weight(spots: TrainingSpots, rows: np.ndarray, of_spots: np.ndarray, local: np.ndarray) -> float:
     """Return the weight of the local rates with which left-out spots are predicted best, by the mean correlation of genes.
 
-    Spots that are wide for the patch around their centre are better told by what lies in their footprint, others by the
+    Spots that are wide for the patch around their centre are predicted better from what lies in their footprint, others from the
     patch and its surroundings; the two err differently, so that the best is often in between.
     """
     section, rates = spots.section[rows], np.maximum(count_rate(of_spots), _LEAST)

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hisdiff._json import State
-    from hisdiff._training._given import Given
-    from hisdiff._training._size_gauge import SizeGauge
-    from hisdiff._training._spread import Spread
-    from hisdiff._training._transfer import Transfer
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
 
@@ -60,6 +56,7 @@ class Summary:
         return np.clip((mean - self.center) @ self.axes, -4, 4).astype(np.float32)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FactorModel(CohortModel):
     """Expression as conditional mean, what sections differ in, a flow over factors, and counts.
 
@@ -71,21 +68,11 @@ class FactorModel(CohortModel):
         How expression is spread inside footprints; None where no dense embedding was to be had.
     """
 
-    def __init__(
-        self,
-        config: FactorConfig,
-        mean: ConditionalMean,
-        gauge: SizeGauge,
-        spread: Spread,
-        transfer: Transfer,
-        summary: Summary,
-        flow: FactorFlow,
-        log2_size: float,
-        local: LocalRates | None = None,
-        given: Given | None = None,
-    ) -> None:
-        super().__init__(mean, gauge, spread, transfer, log2_size, given)
-        self.config, self.summary, self.flow, self.local = config, summary, flow, local
+    mean: ConditionalMean
+    config: FactorConfig
+    summary: Summary
+    flow: FactorFlow
+    local: LocalRates | None = None
 
     def scores(
         self, center: np.ndarray, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
@@ -131,7 +118,7 @@ class FactorModel(CohortModel):
         load_weights(flow, arrays, "flow/")
         mean = ConditionalMean.from_state(arrays, settings["mean"])
         local = LocalRates.from_state(arrays, settings["local"]) if "local" in settings else None
-        return cls(config, mean, summary=summary, flow=flow, local=local, **parts)
+        return cls(config=config, mean=mean, summary=summary, flow=flow, local=local, **parts)
 
 
 def new_flow(config: FactorConfig, n_factors: int, n_condition: int, member_folds: torch.Tensor) -> FactorFlow:

@@ -44,9 +44,14 @@ _MAX_VALUES, _MIN_ROWS = 4_000_000, 200
 class Judged(Protocol):
     """A model with a closed-form part and a summary of its mean."""
 
-    gauge: SizeGauge
-    spread: Spread
-    summary: Summary
+    @property
+    def gauge(self) -> SizeGauge: ...
+
+    @property
+    def spread(self) -> Spread: ...
+
+    @property
+    def summary(self) -> Summary: ...
 
     def means(self, section: Section, locations: Locations) -> np.ndarray: ...
 

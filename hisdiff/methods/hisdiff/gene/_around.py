@@ -8,6 +8,7 @@ Gaussian factor model.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hisdiff._device import Chunks, Products, resolve_device
 from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._diffusion._schedule import Schedule
 from hisdiff._nn._weights import load_weights, weights_of
-from hisdiff._prediction._cohort_model import CohortModel
+from hisdiff._prediction._cohort_model import CohortModel, Parts
 from hisdiff._training._loop import LossOutput
 from hisdiff.methods.hisdiff.factor._flow import gaussian_velocity
 from hisdiff.methods.hisdiff.factor._mean import ConditionalMean
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 
     from hisdiff._json import State
     from hisdiff._section import Locations, Section
-    from hisdiff._training._given import Given
-    from hisdiff._training._size_gauge import SizeGauge
-    from hisdiff._training._spread import Spread
-    from hisdiff._training._transfer import Transfer
     from hisdiff.methods.hisdiff.gene._loss import Anchors
     from hisdiff.methods.hisdiff.gene._model import GeneNetwork
     from hisdiff.methods.hisdiff.gene.config import GeneConfig
@@ -74,10 +71,9 @@ class AroundNetwork(nn.Module):
     def condition(self, batch: Mapping[str, Tensor], anchors: Tensor, size: Tensor) -> Tensor:
         """Return the condition ``(B, width)``; ``size`` is the library size over the usual one, log2."""
         conditioner = self.parts.conditioner
-        told = size if conditioner.size is not None else None
-        return self.with_mean(
-            conditioner.at(batch["own"], anchors, batch["near"], batch["wide"], told), batch["summary"]
-        )
+        where = batch["own"], anchors, batch["near"], batch["wide"]
+        made = conditioner.at(*where, None if conditioner.size is None else size)
+        return self.with_mean(made, batch["summary"])
 
     def with_mean(self, condition: Tensor, summary: Tensor) -> Tensor:
         """Add what the predicted mean tells."""
@@ -129,6 +125,7 @@ class AroundLoss(nn.Module):
         return LossOutput(error, {"velocity": error})
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AroundModel(CohortModel):
     """Expression as conditional mean, what sections differ in, scores drawn by the published network, and counts.
 
@@ -140,25 +137,25 @@ class AroundModel(CohortModel):
         What it sees of the mean, and the network around the mean.
     """
 
-    def __init__(
-        self,
-        gene: GeneModel,
-        summary: Summary,
-        mean: ConditionalMean,
-        gauge: SizeGauge,
-        spread: Spread,
-        transfer: Transfer,
-        log2_size: float,
-        given: Given | None = None,
-    ) -> None:
-        super().__init__(mean, gauge, spread, transfer, log2_size, given)
-        self.gene, self.summary, self.config = gene, summary, gene.config
+    gene: GeneModel
+    summary: Summary
+    network: AroundNetwork
+
+    @classmethod
+    def of(cls, gene: GeneModel, summary: Summary, mean: ConditionalMean, parts: Parts) -> AroundModel:
+        """Put a new network around a mean; ``parts`` are the others of a ``CohortModel``."""
         n_summary = summary.axes.shape[1] if gene.config.with_mean else 0
         # Of parameters the global generator makes the first values, which are replaced, and the generator put back.
         with torch.random.fork_rng(devices=[]):
-            self.network = AroundNetwork(gene.network, self.spread.factors.loadings, gene.config.width, n_summary)
+            network = AroundNetwork(gene.network, parts["spread"].factors.loadings, gene.config.width, n_summary)
+        return cls(gene=gene, summary=summary, network=network, mean=mean, **parts)
 
-    def told(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Tensor:
+    @property
+    def config(self) -> GeneConfig:
+        """What the model was fitted with."""
+        return self.gene.config
+
+    def score_condition(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Tensor:
         """Return the condition at locations, ``(n, width)``."""
         where = resolve_device(device)
         network = self.network.to(where).eval()
@@ -169,10 +166,10 @@ class AroundModel(CohortModel):
             return network.with_mean(condition, torch.from_numpy(self.summary(center)).to(where))
 
     def scores(
-        self, told: Tensor, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
+        self, condition: Tensor, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
     ) -> np.ndarray:
         """Carry standard normal ``(n, K)`` to the scores of one draw under conditions."""
-        config, where = self.config, told.device
+        config, where = self.config, condition.device
         products = Products.of(config.precision, where, emulated=False)
         begin = torch.from_numpy(start.astype(np.float32)).to(where)
 
@@ -180,7 +177,7 @@ class AroundModel(CohortModel):
             some = torch.from_numpy(rows).to(where)
             steps = config.n_steps if n_steps is None else n_steps
             made = self.network.sample(
-                told[some], begin[some], n_steps=steps, sampler=config.sampler, products=products
+                condition[some], begin[some], n_steps=steps, sampler=config.sampler, products=products
             )
             return made.float().cpu().numpy()
 
@@ -205,7 +202,7 @@ class AroundModel(CohortModel):
         gene = GeneModel.from_state(config, own, settings["gene"])
         mean = ConditionalMean.from_state(arrays, settings["mean"])
         summary = Summary(arrays["summary/center"], arrays["summary/axes"])
-        model = cls(gene, summary, mean, **cls.parts_of(arrays, settings))
+        model = cls.of(gene, summary, mean, cls.parts_of(arrays, settings))
         if model.network.mean is not None:
             load_weights(model.network.mean, arrays, "around/")
         model.network.eval()

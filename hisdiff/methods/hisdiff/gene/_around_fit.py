@@ -110,7 +110,7 @@ def _new_model(closed: ClosedForm, config: GeneConfig, seed: int) -> AroundModel
         groups.arrange(torch.from_numpy(np.ascontiguousarray(order)))
     parts = closed.parts
     gene = GeneModel(config, sizes, network, scale, log2_size=parts["log2_size"], pitch_um=spots.pitch_um)
-    model = AroundModel(gene, closed.summary, closed.fitted.mean, **parts)
+    model = AroundModel.of(gene, closed.summary, closed.fitted.mean, parts)
     initialize(model.network, generator_for(seed, -1))
     return model
 

@@ -181,10 +181,10 @@ class GeneModel:
                 torch.from_numpy(values[first : first + _CONTEXT_ROWS]).to(device)
                 for values in (context.own, context.near, context.wide)
             )
-            told = None
+            size = None
             if network.conditioner.size is not None:
-                told = torch.full((len(own),), log2_size - self.log2_size, device=device)
-            parts.append(network.conditioner.at(own, anchors, near, wide, told))
+                size = torch.full((len(own),), log2_size - self.log2_size, device=device)
+            parts.append(network.conditioner.at(own, anchors, near, wide, size))
         return torch.cat(parts)
 
     def context(self, section: Section, locations: Locations) -> Context:
@@ -213,8 +213,8 @@ class GeneModel:
         def normal(step: int) -> Tensor:
             return noise(draw, step, rows, self.sizes.n_genes)
 
-        told = condition[torch.from_numpy(rows).to(condition.device)]
-        closed = denoiser(network.denoiser, schedule, told, autocast=products.half)
+        of_rows = condition[torch.from_numpy(rows).to(condition.device)]
+        closed = denoiser(network.denoiser, schedule, of_rows, autocast=products.half)
         sampler = SAMPLERS[self.config.sampler]
         x = sampler(closed, normal(0), schedule, prediction_type=prediction_type_of(self.config), noise=normal)
         return x.float().cpu().numpy()

@@ -81,7 +81,7 @@ def test_the_condition_and_the_noise_decide_the_scores(fitted, sections):
     for k, parameter in enumerate(model.network.parameters()):
         torch.nn.init.normal_(parameter, std=0.3, generator=generator_for(0, k))
     try:
-        told = model.told(sections[2], sections[2].spots, model.means(sections[2], sections[2].spots), "cpu")
+        told = model.score_condition(sections[2], sections[2].spots, model.means(sections[2], sections[2].spots), "cpu")
         start = np.random.default_rng(0).normal(size=(len(told), len(model.spread.factors.loadings)))
         whole = model.scores(told, start, 0, n_steps=3, device="cpu")
         np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""One bout of a comparison: methods are given the same sections and predict the same spots."""
+"""A comparison: methods are given the same sections and predict the same spots."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._log import logger
+from hisdiff._sdata._bound import by_object
 from hisdiff._sdata._genes import gene_names, rows_of
-from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._read import by_object
 from hisdiff._section import Prediction, library_size_of, needed
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
@@ -24,18 +23,17 @@ from hisdiff.methods._registry import names as method_names
 from hisdiff.models._cohort import shares_spots
 from hisdiff.pp._embed import embed_on, ensure_embedding
 from hisdiff.pp._genes import chosen_on
-from hisdiff.tl._contest import Task, counts_of, merged, unseen
 from hisdiff.tl._fit_job import FitJob
 from hisdiff.tl._options import PredictOptions
-from hisdiff.tl._predict_job import PredictJob
-from hisdiff.tl._target import target_of
+from hisdiff.tl._predict_fine import predict_inside
+from hisdiff.tl._tasks import Task, counts_of, merged, unseen
 from hisdiff.tl._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hisdiff._runtime import Runtime
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
     from hisdiff._sdata._selection import Selection
     from hisdiff._section import FeatureSpec, Section
     from hisdiff.encoders import Encoder
@@ -45,7 +43,6 @@ RANDOM_SPOTS, PSEUDO_SPOT = "random spots", "pseudo-spot"
 """Rows of the table that no method made."""
 LibrarySize = Literal["section", "cohort"]
 Rows = list[dict[str, str | float]]
-_STEM = "compared"  # of results that are never written
 _PRESETS = {"ridge": "baseline"}  # of methods that are not compared with their default
 
 
@@ -121,7 +118,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Bout:
+class Comparison:
     """What methods are given, and the spots that they are to predict.
 
     Attributes
@@ -142,16 +139,16 @@ class Bout:
     panel: list[str]
 
     @classmethod
-    def of_unseen(cls, training: Sequence[Bound], testing: Sequence[Bound], panel: Sequence[str]) -> Bout:
-        """Make a bout on the spots of sections that are not seen."""
+    def of_unseen(cls, training: Sequence[Bound], testing: Sequence[Bound], panel: Sequence[str]) -> Comparison:
+        """Compare on the spots of sections that are not seen."""
         panel = _in_order(panel, training[0])
         known, tasks = ([unseen(bound, panel) for bound in bounds] for bounds in (training, testing))
         refuse_known(known, tasks)
         return cls(list(training), tasks, known, panel)._with_modules()
 
     @classmethod
-    def of_merged(cls, training: Sequence[Bound], testing: Sequence[Bound], n: int, source: Selection) -> Bout:
-        """Make a bout on the spots inside of n x n merged ones."""
+    def of_merged(cls, training: Sequence[Bound], testing: Sequence[Bound], n: int, source: Selection) -> Comparison:
+        """Compare on the spots inside of n x n merged ones."""
         both = [*training, *testing]
         panel = _shared_panel(both)
         known = [unseen(bound, panel) for bound in training]
@@ -160,13 +157,13 @@ class Bout:
         tasks = every[len(training) :]
         return cls([task.bound for task in every], tasks, known, panel)._with_modules()
 
-    def _with_modules(self) -> Bout:
+    def _with_modules(self) -> Comparison:
         modules = GeneModules.of_counts([counts_of(bound, self.panel)[1] for bound in self.given])
         tasks = [replace(task, modules=modules.take(rows_of(task.genes, self.panel))) for task in self.tasks]
         return replace(self, tasks=tasks)
 
-    def embedded(self, encoder: str | Encoder | None, known: FeatureSpec | None, runtime: Runtime) -> Bout:
-        """Return the bout with embedded sections; see ``embedded``."""
+    def embedded(self, encoder: str | Encoder | None, known: FeatureSpec | None, runtime: Runtime) -> Comparison:
+        """Return the comparison with embedded sections; see ``embedded``."""
         before = list({id(bound): bound for bound in (*self.given, *(task.bound for task in self.tasks))}.values())
         after = {id(bound): made for bound, made in zip(before, embedded(before, encoder, known, runtime))}
         tasks = [replace(task, bound=after[id(task.bound)]) for task in self.tasks]
@@ -204,7 +201,7 @@ class Bout:
             with Watch() as predicting:
                 predicted = predicted_by(model, task, terms, runtime)
             # Intervals are those of spots: finer predictions are expected counts, without the noise of counting.
-            knows = None if task.at is not None else model.calibration
+            knows = None if task.is_finer else model.calibration
             factor = None if knows is None else knows.interval_factor
             metrics = task.scores(predicted, n_draws=terms.n_draws, seed=seed, interval_factor=factor)
             time = {"fit_s": fitting.seconds, "predict_s": predicting.seconds}
@@ -252,7 +249,7 @@ def _shared_panel(bounds: Sequence[Bound]) -> list[str]:
 
 def predicted_by(model: Model, task: Task, terms: Terms, runtime: Runtime) -> Prediction:
     """Predict the spots of a task."""
-    if task.at is not None:
+    if task.is_finer:
         return _predicted_finer(model, task, terms.n_draws, runtime)
     section, library_size = task.bound.section, model.cohort.library_size
     own = library_size_of(task.counts)
@@ -283,13 +280,8 @@ def _predicted_finer(model: Model, task: Task, n_draws: int, runtime: Runtime) -
         calibrate=None,
         table=None,
     )
-    job = PredictJob(model, _STEM, options, None, runtime, None, target_of(None, task.at))
-    table = job.finer([task.bound.with_section(_on_panel(task.bound, model.genes))])[0]
-    rows = table.obs_names.get_indexer(needed(task.rows))
-    draws = [np.asarray(table.layers[name])[rows] for name in layer_names(table) if "draw" in name]
-    (std,) = (name for name in layer_names(table) if name.endswith("std"))
-    mean, genes = np.asarray(table.X)[rows], table.var_names.to_numpy().astype(str)
-    return Prediction(mean, np.asarray(table.layers[std])[rows], genes, task.units, draws)
+    bound = task.bound.with_section(_on_panel(task.bound, model.genes))
+    return predict_inside(bound, task.spots, model, options, runtime)
 
 
 def _on_panel(bound: Bound, genes: np.ndarray) -> Section:
@@ -302,7 +294,7 @@ def _control(task: Task, known: Sequence[Task], n_draws: int, seed: int) -> dict
         label, mean, draws = PSEUDO_SPOT, task.shared, None
     else:
         spots = np.concatenate([other.measured[:, rows_of(task.genes, other.genes)] for other in known])
-        draws = random_spots(spots, len(task.xy), n_draws, seed)
+        draws = random_spots(spots, len(task.spots), n_draws, seed)
         label, mean, draws = RANDOM_SPOTS, draws.mean(axis=0), draws if n_draws > 1 else None
     metrics = task.judged(mean, draws, n_draws=n_draws, seed=seed)
     return {"method": label, "section": task.name, "seed": seed, **metrics}

@@ -9,14 +9,14 @@ from anndata import AnnData
 from spatialdata import SpatialData
 
 from hisdiff import _keys
+from hisdiff._sdata._bound import Bound, by_object
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._read import Bound, by_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def stand_in(sdata: SpatialData) -> SpatialData:
+def shallow_copy(sdata: SpatialData) -> SpatialData:
     """Return an object with the same elements, in memory shared with the first; what is added is its own."""
     return SpatialData(
         images=dict(sdata.images),
@@ -28,12 +28,12 @@ def stand_in(sdata: SpatialData) -> SpatialData:
     )
 
 
-def beside(bounds: Sequence[Bound]) -> list[Bound]:
+def on_copies(bounds: Sequence[Bound]) -> list[Bound]:
     """Return the same sections in stand-ins of their objects, which results are written to."""
     return [
         Bound(bound.section, bound.place.within(elements))
         for group in by_object(bounds)
-        for elements in [group[0].place.elements.onto(stand_in(group[0].place.sdata))]
+        for elements in [group[0].place.elements.onto(shallow_copy(group[0].place.sdata))]
         for bound in group
     ]
 

@@ -36,7 +36,7 @@ _DEAL = 0
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Scorer:
     """Measured spots of some sections.
 
     Metrics of a view carry its suffix: none for values as they are, ``"_norm"`` after every spot, measured or predicted,

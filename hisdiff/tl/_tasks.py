@@ -10,7 +10,6 @@ import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import logger
-from hisdiff._sdata._annotation import instances_of
 from hisdiff._sdata._coarsen import N_MEMBERS, coarsen
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._read import open_sections
@@ -19,8 +18,8 @@ from hisdiff._stats._accuracy import known_mean, pearson
 from hisdiff._stats._metrics import within_groups
 from hisdiff._stats._proper import coverage
 from hisdiff._stats._resample import with_counting_noise
+from hisdiff._stats._scorer import Scorer
 from hisdiff._stats._spatial import Layout
-from hisdiff._stats._yardstick import Yardstick
 from hisdiff.models._cohort import spot_hashes
 
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 
     from scipy.sparse import csr_matrix
 
-    from hisdiff._sdata._read import Bound
+    from hisdiff._sdata._bound import Bound
     from hisdiff._sdata._selection import Selection
-    from hisdiff._section import Prediction
+    from hisdiff._section import Locations, Prediction
     from hisdiff._stats._gene_modules import GeneModules
 
 # Figures of the mean of draws, and those of a single draw.
@@ -52,35 +51,34 @@ class Task:
         ``(G,)`` those of the panel that were measured.
     counts
         csr ``(n, G)``, what was measured.
-    xy
-        ``(n, 2)`` where they lie.
+    spots
+        ``(n,)`` where they lie.
     parent
         ``(n,)`` pseudo-spot of each spot, or None where spots were not merged.
     shared
         ``(n, G)`` log2(1 + the spot's part of its pseudo-spot's count), or None.
     modules
         Of ``genes``, on which predictions are scored.
-    at
-        Element of the spots where they were merged, or None.
-    rows
-        ``(n,)`` names of the spots in a table of that element, or None.
     """
 
     name: str
     bound: Bound
     genes: np.ndarray
     counts: csr_matrix
-    xy: np.ndarray
+    spots: Locations
     parent: np.ndarray | None = None
     shared: np.ndarray | None = None
     modules: GeneModules | None = None
-    at: str | None = None
-    rows: np.ndarray | None = None
+
+    @property
+    def is_finer(self) -> bool:
+        """Whether methods are given merged spots, and are to predict the spots inside."""
+        return self.parent is not None
 
     @property
     def units(self) -> str:
         """What to predict in: finer than the measurement, that is expected counts, whose mean is judged as log2(1 + mean)."""
-        return LOG2 if self.parent is None else COUNTS
+        return COUNTS if self.is_finer else LOG2
 
     @property
     def measured(self) -> np.ndarray:
@@ -134,7 +132,7 @@ class Task:
             raise ValueError(f"Nothing was predicted at the {len(known)} spots of {self.name!r}.")
         if not known.all():
             logger.warning("%s: %d of %d spots were not predicted", self.name, (~known).sum(), len(known))
-        yardstick = Yardstick(self.counts[known].toarray(), Layout.of(self.xy[known]), self.modules)
+        scorer = Scorer(self.counts[known].toarray(), Layout.of(self.spots.xy_um[known]), self.modules)
         mean = mean[known]
         several = [mean] if draws is None else [one[known] for one in draws]
         row: dict[str, float] = {
@@ -142,17 +140,17 @@ class Task:
             "n_genes": len(self.genes),
             "has_draws": has_draws,
         }
-        of_mean, of_one = yardstick.metrics(mean), yardstick.metrics(several[0])
-        floors = yardstick.floors()
-        for end, scores in yardstick.scores(several).items():
+        of_mean, of_one = scorer.metrics(mean), scorer.metrics(several[0])
+        floors = scorer.floors()
+        for end, scores in scorer.scores(several).items():
             row |= {f"{name}{end}": of_mean[end][name] for name in _ACCURACY}
             row |= {f"{name}{end}": of_one[end][name] for name in _STRUCTURE}
             row[f"draw_pcc_all{end}"] = of_one[end]["pcc_all"]
             row |= {f"{name}{end}": value for name, value in (scores | floors[end]).items()}
         if self.parent is not None:
             parent = self.parent[known]
-            for view in yardstick.views():
-                inside = (within_groups(view(values), parent) for values in (yardstick.measured, mean))
+            for view in scorer.views():
+                inside = (within_groups(view(values), parent) for values in (scorer.measured, mean))
                 row[f"pcc_within{view.suffix}"] = known_mean(pearson(*inside))
         return row | {"coverage_90": float("nan")}
 
@@ -162,7 +160,7 @@ def unseen(bound: Bound, panel: Sequence[str]) -> Task:
     genes, counts = counts_of(bound, panel)
     blind = replace(bound.section, genes=np.asarray(panel, dtype=str), counts=None, library_size=None)
     spots = needed(bound.section.spots)
-    return Task(bound.place.name, bound.with_section(blind), genes, counts, spots.xy_um)
+    return Task(bound.place.name, bound.with_section(blind), genes, counts, spots)
 
 
 def merged(group: Sequence[Bound], n: int, panel: Sequence[str], source: Selection) -> list[Task]:
@@ -183,10 +181,8 @@ def merged(group: Sequence[Bound], n: int, panel: Sequence[str], source: Selecti
         shared = np.log2(
             1 + table.X[parent][:, rows_of(genes, gene_names(table, like=panel))].toarray() / sizes[parent]
         )
-        at = coarse.spots[str(fine.place.region)]
-        names = np.array([f"{at}_{instance}" for instance in instances_of(fine.table)[rows][judged]])
-        xy = needed(fine.section.spots).xy_um[judged]
-        tasks.append(Task(fine.place.name, bound, genes, counts[judged], xy, parent, shared, at=at, rows=names))
+        spots = needed(fine.section.spots).take(np.flatnonzero(judged))
+        tasks.append(Task(fine.place.name, bound, genes, counts[judged], spots, parent, shared))
     return tasks
 
 

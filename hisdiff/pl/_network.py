@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
+from matplotlib.path import Path as MplPath
 from matplotlib.transforms import Bbox
 
 from hisdiff import _keys
@@ -26,8 +28,13 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 NEGATIVE = "#b2182b"
-PLACES = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
-"""Where a name may stand beside its node, the best first."""
+ANGLES = np.pi * np.array([1 / 2, -1 / 2, 0, 1, 1 / 4, 3 / 4, -1 / 4, -3 / 4, *(np.arange(8) / 4 + 1 / 8)])
+"""On which side of its node a name may stand, the best first."""
+OFFSETS_PT = (0.0, 8.0, 14.0, 20.0, 28.0, 36.0, 46.0)
+"""How far off its node; beyond 0 a line joins the two."""
+GAP_PT = 0.7
+NODE_COST_PT = 25.0
+"""Covering a node is as bad as standing this far off."""
 
 
 @documented
@@ -46,8 +53,9 @@ def coexpression_network(
     """Show the strongest pairs of genes as a network.
 
     Nodes are genes, coloured by module, larger with more partners; lines are pairs, solid for positive and dashed for
-    negative coexpression, wider for stronger. Genes without a pair among the strongest are not shown. A name stands where it
-    covers no other; where there is no such place it is left out, those of genes with the fewest partners first.
+    negative coexpression, wider for stronger. Genes without a pair among the strongest are not shown. No name covers another: where
+    genes are dense, a name stands off its node at the end of a thin line. Names for which there is no room at all are listed
+    below the network; a larger ``ax`` or fewer ``n_edges`` give room.
 
     Parameters
     ----------
@@ -135,7 +143,10 @@ def coexpression_network(
         handles.append(Line2D([], [], color="0.7", label="positive"))
         handles.append(Line2D([], [], color=NEGATIVE, linestyle="--", label="negative"))
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), title="module")
-    _name_nodes(ax, points, sizes, [str(result.genes[node]) for node in nodes])
+    lost = _name_nodes(ax, points, sizes, [str(result.genes[node]) for node in nodes])
+    if lost:
+        told = textwrap.fill(f"no room for the names of {', '.join(lost)}", 90)
+        ax.text(0, 0, told, transform=ax.transAxes, va="top", fontsize="x-small")
     return ax
 
 
@@ -158,15 +169,11 @@ def _place(graph: Any, seed: int) -> dict[int, np.ndarray]:
     return place
 
 
-def _move(text: Any, x: int, y: int, reach: float) -> None:
-    """Put a name on a side of its node, ``reach`` points from its centre."""
-    text.set_position((x * reach, y * reach))
-    text.set_horizontalalignment(("center", "left", "right")[x])
-    text.set_verticalalignment(("center", "bottom", "top")[y])
+def _name_nodes(ax: Axes, points: np.ndarray, sizes: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Write names where they cover no other name and, as far as possible, no node; return those without a place.
 
-
-def _name_nodes(ax: Axes, points: np.ndarray, sizes: np.ndarray, names: Sequence[str]) -> None:
-    """Write names beside nodes, where they cover no other name and, as far as possible, no other node."""
+    A name that has no room at its node stands a little off, at the end of a thin line.
+    """
     import matplotlib.patheffects as effects
 
     halo = [effects.withStroke(linewidth=2, foreground="white")]
@@ -175,22 +182,54 @@ def _name_nodes(ax: Axes, points: np.ndarray, sizes: np.ndarray, names: Sequence
     canvas.draw_without_rendering()  # settles the layout, which decides how large names are beside distances
     at, pt = ax.transData.transform(points), canvas.dpi / 72
     radii = np.sqrt(sizes) / 2 * pt
-    nodes = [Bbox.from_bounds(float(xy[0] - r), float(xy[1] - r), 2 * r, 2 * r) for xy, r in zip(at, radii)]
-    taken: list[Bbox] = []
+    nodes = np.column_stack([at - radii[:, None], at + radii[:, None]])
+    names_at, lines = np.empty((0, 4)), []  # what is taken: boxes (x0, y0, x1, y1) of names, and lines to their nodes
+    lost = []
     for node, (point, name) in enumerate(zip(points, names)):
-        reach = radii[node] / pt + 1.5
         text = ax.annotate(
-            name, point, xytext=(0, 0), textcoords="offset points", fontsize="x-small", zorder=3, path_effects=halo
+            name, point, xytext=(0, 0), textcoords="offset points", fontsize="x-small", zorder=4, path_effects=halo
         )
+        text.set_in_layout(False)
+        size = np.array(text.get_window_extent().size)
         found = []
-        for place, (x, y) in enumerate(PLACES):
-            _move(text, x, y, reach)
-            box = text.get_window_extent().padded(1.5)
-            if not any(box.overlaps(other) for other in taken):
-                found.append((sum(box.overlaps(other) for i, other in enumerate(nodes) if i != node), place, box))
+        for off in OFFSETS_PT:
+            for rank, angle in enumerate(ANGLES if off else ANGLES[:8]):
+                way = np.array([np.cos(angle), np.sin(angle)])
+                center = at[node] + way * (radii[node] + (1.5 + off) * pt) + np.round(way * 1.3) * size / 2
+                box = np.concatenate([center - size / 2, center + size / 2]) + GAP_PT * pt * np.array([-1, -1, 1, 1])
+                line = MplPath([at[node], center]) if off else None
+                if _outside(box, ax.bbox) or _overlapped(box, names_at).any() or _crossed(box, lines):
+                    continue
+                if line is not None and _crossed_any(names_at, line):
+                    continue
+                covered = _overlapped(box, np.delete(nodes, node, axis=0)).sum()
+                found.append((NODE_COST_PT * covered + off + rank / 100, off, center, box, line))
         if not found:
             text.remove()
+            lost.append(name)
             continue
-        _, place, box = min(found, key=lambda each: each[:2])
-        _move(text, *PLACES[place], reach)
-        taken.append(box)
+        _, off, center, box, line = min(found, key=lambda each: each[0])
+        text.set(position=tuple((center - at[node]) / pt), ha="center", va="center")
+        names_at = np.vstack([names_at, box])
+        if line is not None:
+            lines.append(line)
+            ax.annotate("", point, xytext=text.get_position(), textcoords="offset points", annotation_clip=False,
+                        arrowprops={"arrowstyle": "-", "color": "0.35", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}, zorder=3)  # fmt: skip
+    return lost
+
+
+def _outside(box: np.ndarray, frame: Bbox) -> bool:
+    return bool((box[:2] < (frame.x0, frame.y0)).any() or (box[2:] > (frame.x1, frame.y1)).any())
+
+
+def _overlapped(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which of ``(n, 4)`` boxes overlap a box, bool ``(n,)``."""
+    return ((others[:, :2] < box[2:]) & (others[:, 2:] > box[:2])).all(axis=1)
+
+
+def _crossed(box: np.ndarray, lines: Sequence[MplPath]) -> bool:
+    return any(line.intersects_bbox(Bbox.from_extents(*box), filled=False) for line in lines)
+
+
+def _crossed_any(boxes: np.ndarray, line: MplPath) -> bool:
+    return any(_crossed(box, [line]) for box in boxes)

@@ -96,11 +96,19 @@ def test_the_network_has_the_strongest_pairs(sdata):
     np.testing.assert_array_equal(ax.collections[0].get_offsets(), again.collections[0].get_offsets())
 
 
-def test_names_in_the_network_do_not_overlap(sdata):
-    ax = hd.pl.coexpression_network(sdata, "measured", n_edges=60)
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert boxes
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+def test_names_in_the_network_do_not_overlap_and_those_without_room_are_listed(sdata):
+    import matplotlib.pyplot as plt
+
+    for side in (6.0, 0.8):
+        _, ax = plt.subplots(figsize=(side, side))
+        hd.pl.coexpression_network(sdata, "measured", n_edges=60, ax=ax)
+        texts = [text for text in ax.texts if text.get_text()]
+        boxes = [text.get_window_extent() for text in texts]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        told = " ".join(text.get_text().replace("\n", " ") for text in texts)
+        shown = {gene for gene in sdata.tables["table"].var_names if gene in told}
+        assert len(shown) == len(ax.collections[0].get_offsets())  # each gene is named at its node or below
+        assert ("no room for the names of" in told) == (side < 2)
 
 
 def test_a_pair_is_shown_with_one_norm_per_gene_and_its_correlation(sdata):

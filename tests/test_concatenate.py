@@ -28,11 +28,24 @@ def test_predicted_sections_become_one_object_and_their_results_stay(sections):
     np.testing.assert_allclose(both.tables["table"].layers["ridge"], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_sections_with_bins_are_renamed_and_still_found(sections):
+def test_sections_with_bins_are_renamed_and_still_found_with_their_embedding(sections, caplog):
     model = hd.tl.fit(sections[0], method="ridge")
     hd.tl.predict(sections[1:], model, resolution_um=50)
     both = sd.concatenate({"a": sections[1], "b": sections[2]}, **KEEP)
     panels = [ax for ax in hd.pl.gene_map(both, "A00", table_key="ridge_50um").axes if ax.get_label() != "<colorbar>"]
     assert [ax.get_title(loc="left").split(":")[0] for ax in panels] == ["s1-a", "s2-b"]
+    expected = both.tables["table"].layers["ridge"].copy()
+    caplog.clear()
     hd.tl.predict(both, model)
-    assert np.isfinite(both.tables["table"].layers["ridge"]).all()
+    assert "embedding" not in caplog.text
+    np.testing.assert_allclose(both.tables["table"].layers["ridge"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sections_of_one_name_are_embedded_again_when_they_are_put_together(make_section, color_encoder, caplog):
+    same = [make_section("s", seed=seed, side=8) for seed in (0, 1)]
+    hd.pp.embed(same, color_encoder)
+    both = sd.concatenate(dict(zip("ab", same)), **KEEP)
+    hd.pp.embed(both, color_encoder)
+    assert caplog.text.count("wrote obsm['hisdiff_embedding']") == 4
+    expected = np.concatenate([one.tables["table"].obsm["hisdiff_embedding"] for one in same])
+    np.testing.assert_allclose(both.tables["table"].obsm["hisdiff_embedding"], expected, rtol=1e-5, atol=1e-5)

@@ -75,7 +75,7 @@ def write_embedding(bounds: Sequence[Bound], done: Sequence[Embedded], licence: 
             "%s: wrote obsm[%r]: %d x %d, encoder %r, precision %s%s",
             place.name, _keys.EMBEDDING, len(place.rows), spec.dim, spec.encoder, one.precision, unsaved(place.sdata),
         )  # fmt: skip
-    found = {section["precision"] for section in record["sections"].values()}
+    found = {section.get("precision") for section in record["sections"].values()}
     record["precision"] = found.pop() if len(found) == 1 else "mixed"
     table.obsm[_keys.EMBEDDING], table.obsm[_keys.EMBEDDED_AT] = values, at
     set_record(table, _keys.EMBEDDING_RECORD, None, record)

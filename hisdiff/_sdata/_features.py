@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from hisdiff import _keys
 from hisdiff._geometry._patches import is_wide
-from hisdiff._section import FeatureSpec, Locations
+from hisdiff._section import FeatureSpec, Locations, needed
 from hisdiff.encoders._embed import embed_footprints
 from hisdiff.encoders._known import KnownEncoder
 
@@ -104,6 +104,24 @@ class StoredFeatures:
         )
 
 
+def section_record(place: Place) -> Mapping[str, Plain] | None:
+    """Return what ``hd.pp.embed`` recorded of a section, None where there is nothing, or only parts of it.
+
+    ``spatialdata.concatenate`` of named objects adds ``-name`` to each element; the record still has the old names. Of
+    sections that had the same name, merging keeps what they have in common, which describes neither.
+    """
+    record = None if place.table is None else embedding_record(place.table)
+    for name, section in {} if record is None else record["sections"].items():
+        region = str(place.region)
+        added = region.removeprefix(name)
+        renamed = (
+            region == name + added and added.startswith("-") and place.image_key == f"{section.get('image')}{added}"
+        )
+        if (region == name or renamed) and {"image", "fingerprint", "mean", "std"} <= set(section):
+            return {**section, "image": f"{section['image']}{added if renamed else ''}"}
+    return None
+
+
 def stored_features(
     place: Place, spots: Locations | None, image: ImageSource | None, given: Encoder | None = None
 ) -> StoredFeatures | None:
@@ -117,11 +135,10 @@ def stored_features(
     table = place.table
     if table is None or spots is None or _keys.EMBEDDING not in table.obsm:
         return None
-    record = embedding_record(table)
-    if record is None or place.region not in record["sections"]:
+    section = section_record(place)
+    if section is None:
         return None
-    section = record["sections"][place.region]
-    spec = spec_of(record)
+    spec = spec_of(needed(embedding_record(table)))
     values = place.of_rows(np.asarray(table.obsm[_keys.EMBEDDING], dtype=np.float32))
     mean, std = np.asarray(section["mean"]), np.asarray(section["std"])
     known_by, precision = str(section["fingerprint"]), str(section.get("precision", "unknown"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff import _keys
-from hisdiff._sdata._features import embedding_record
+from hisdiff._sdata._features import section_record
 from hisdiff._section import needed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def out_of_date(bound: Bound) -> str | None:
         return "there is none yet"
     if image is None:
         return None
-    section = needed(embedding_record(place.table))["sections"][place.region]
+    section = needed(section_record(place))
     if section["image"] != place.image_key:
         return f"it is of image {section['image']!r}"
     bounds = section.get("bounds_um")

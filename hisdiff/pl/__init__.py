@@ -11,7 +11,7 @@ from hisdiff.pl._embedding_map import embedding_map
 from hisdiff.pl._enrichment import enrichment, gsea
 from hisdiff.pl._evaluation import evaluation
 from hisdiff.pl._explore import view
-from hisdiff.pl._gene_map import gene_map, uncertainty_map
+from hisdiff.pl._gene_map import gene_map
 from hisdiff.pl._gene_pair import gene_pair
 from hisdiff.pl._network import coexpression_network
 from hisdiff.pl._overview import overview
@@ -20,6 +20,7 @@ from hisdiff.pl._region_map import region_map
 from hisdiff.pl._report import report
 from hisdiff.pl._style import style as style
 from hisdiff.pl._training import training
+from hisdiff.pl._uncertainty_map import uncertainty_map
 
 __all__ = [
     "coexpression",

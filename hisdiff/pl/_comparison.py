@@ -13,6 +13,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, present
 from hisdiff.pl import _canvas
 from hisdiff.pl._evaluation import MEAN, NORMALIZED
+from hisdiff.pl._style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,7 @@ _USUAL = (
 
 
 @checked
+@styled
 def comparison(table: pd.DataFrame, metrics: Sequence[str] | None = None) -> Figure:
     """Show a table of :func:`hisdiff.tl.compare`, one panel per metric and one line per method.
 

@@ -29,11 +29,12 @@ from hisdiff.pl._embedding_map import embedding_map
 from hisdiff.pl._enrichment import enrichment
 from hisdiff.pl._evaluation import evaluation, pair_of
 from hisdiff.pl._explore import tables_of_section
-from hisdiff.pl._gene_map import gene_map, uncertainty_map
+from hisdiff.pl._gene_map import gene_map
 from hisdiff.pl._overview import sections_figure
 from hisdiff.pl._page import Page, check_page, fill, png
 from hisdiff.pl._region_map import REGIONS, region_map
 from hisdiff.pl._style import styled
+from hisdiff.pl._uncertainty_map import uncertainty_map
 from hisdiff.pl._values import best_genes, unknown
 from hisdiff.pl._view import views_of
 

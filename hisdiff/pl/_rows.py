@@ -41,7 +41,7 @@ def row_of(
         raise unknown(views[0].table, name, views[0].what)
     columns = [find_gene(view.table, name) for view in views]
     if any(column is not None for column in columns):
-        return _gene_row(views, name, columns, layers, scaling)
+        return gene_row(views, name, columns, _layers_of(views, layers), scaling)
     return annotation_row(views, name, name, scaling, palette)
 
 
@@ -49,15 +49,17 @@ def _having(views: Sequence[View], name: str) -> bool:
     return any(name in view.table.obs or find_gene(view.table, name) is not None for view in views)
 
 
-def _gene_row(
+def gene_row(
     views: Sequence[View],
     name: str,
     columns: Sequence[int | None],
-    layers: list[str | None] | None,
+    layers: Sequence[Sequence[LayerInfo]],
     scaling: dict[str, Any],
+    std_cmap: str | None = None,
 ) -> Row:
+    """Return the panels of a gene, in the layers of each view and at the column that it has there, None where it has none."""
     shown: list[tuple[View, str, int, LayerInfo, np.ndarray]] = []
-    for view, column, infos in zip(views, columns, _layers_of(views, layers)):
+    for view, column, infos in zip(views, columns, layers):
         if column is not None:
             label = shown_name(view.table, name, column)
             for info in infos:
@@ -66,11 +68,13 @@ def _gene_row(
     pooled: dict[tuple[str, float | None], list[np.ndarray]] = {}
     for view, _, _, info, values in shown:
         pooled.setdefault((info.unit, view.bin_um), []).append(values)
-    several = len(pooled) > 1
-    scales = {
-        key: gradient(f"{key[0]}, {key[1]:g} µm bins" if several and key[1] else key[0], values, **scaling)
-        for key, values in pooled.items()
-    }
+    spreads = {info.unit for *_, info, _ in shown if info.is_spread}
+    several = len({bin_um for _, bin_um in pooled}) > 1
+    scales = {}
+    for (unit, bin_um), values in pooled.items():
+        label = f"{unit}, {bin_um:g} µm bins" if several and bin_um else unit
+        own = {"cmap": std_cmap} if std_cmap and unit in spreads else {}
+        scales[unit, bin_um] = gradient(label, values, **scaling | own)
     row: Row = []
     for view, label, column, info, values in shown:
         strange = strange_of(view, info)

@@ -29,7 +29,8 @@ TRAINING_COLOR, HELD_OUT_COLOR, BEST_COLOR = "0.45", "#0072b2", "#b2182b"
 AXES = {
     "loss": "training loss",
     "score": "score on held-out tissue\n(lower is better)",
-    "velocity": "squared error of the flow's velocity",
+    "velocity": "squared error of\nthe flow's velocity",
+    "module_crps": "CRPS of gene modules\n(lower is better)",
     "mse": "mean squared error",
     "latent": "squared error of places",
     "reconstruction": "squared error of expression",

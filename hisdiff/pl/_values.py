@@ -12,13 +12,13 @@ from scipy import sparse
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._sdata._expression import X, draw_layers, is_logged, only_prediction, own_prediction
-from hisdiff._sdata._genes import find_gene, symbols_of
+from hisdiff._sdata._genes import symbols_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import read_columns
 from hisdiff._sdata._provenance import holds_predictions, panel_of, records
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from anndata import AnnData
 
@@ -109,7 +109,8 @@ def describe(table: AnnData, layer: str | None, what: str) -> LayerInfo:
     if part is not None and name is None and is_logged(table):
         return LayerInfo(None, "predicted", "X after log1p", stem=part[0])
     if part is not None:
-        return _of_prediction(name, *part, records(table, _keys.PREDICTIONS)[part[0]]["units"])
+        record = records(table, _keys.PREDICTIONS)[part[0]]
+        return _of_prediction(name, *part, record["units"], record.get("method", part[0]))
     if name is not None:
         counts = _is_counts(table.layers[name])
         return LayerInfo(name, name, LOG_COUNTS if counts else name, take_log=counts)
@@ -133,28 +134,16 @@ def _part(table: AnnData, name: str | None) -> tuple[str, str] | None:
     return None
 
 
-def _of_prediction(name: str | None, stem: str, part: str, units: str) -> LayerInfo:
+def _of_prediction(name: str | None, stem: str, part: str, units: str, method: str) -> LayerInfo:
     in_counts = units == _keys.COUNTS
-    by, of = ("", "") if stem == _keys.STEM else (f" by {stem}", f" of {stem}")
+    by, of = (
+        ("", "") if stem == _keys.STEM else (f" by {stem}", f" of {stem}") if stem == method else (f" ({stem})",) * 2
+    )
     if part == "std":
         unit = f"sd, {'count' if in_counts else LOG_COUNTS}"
         return LayerInfo(name, f"uncertainty{of}", unit, stem=stem, is_spread=True)
     label = f"predicted{by}" if part == "mean" else f"{part}{of}"
     return LayerInfo(name, label, LOG_COUNTS, in_counts, stem)
-
-
-def columns_of(table: AnnData, genes: str | Sequence[str], what: str) -> dict[str, int]:
-    """Return the column of each gene by what a reader calls it; an unknown one is a ``KeyError`` with names that are close."""
-    genes = [genes] if isinstance(genes, str) else list(genes)
-    if not genes:
-        raise ValueError("There is no gene to show: genes is empty.")
-    found = {}
-    for gene in genes:
-        column = find_gene(table, gene)
-        if column is None:
-            raise unknown(table, gene, what)
-        found[shown_name(table, gene, column)] = column
-    return found
 
 
 def shown_name(table: AnnData, name: str, column: int) -> str:

@@ -27,7 +27,7 @@ def table() -> pd.DataFrame:
 def test_every_metric_has_a_panel_with_the_means_of_the_methods(table) -> None:
     figure = hd.pl.comparison(table)
     shown = [ax for ax in figure.axes if ax.get_visible()]
-    assert [ax.get_title() for ax in shown] == [
+    assert [ax.get_title(loc="left") for ax in shown] == [
         "Correlation, all genes", "Energy score", "Error of gene-gene\ncorrelations", "Error of Moran's I", "Fit, seconds",
     ]  # fmt: skip
     means = table.groupby("method", sort=False)["pcc_all"].mean().to_numpy()
@@ -41,7 +41,7 @@ def test_every_metric_has_a_panel_with_the_means_of_the_methods(table) -> None:
 
 def test_metrics_can_be_chosen_and_the_legend_is_there_only_where_it_says_something(table) -> None:
     figure = hd.pl.comparison(table, ["energy_score"])
-    assert [ax.get_title() for ax in figure.axes] == ["Energy score"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["Energy score"]
     assert not figure.legends
     assert len(hd.pl.comparison(table, ["pcc_all"]).legends) == 1
 

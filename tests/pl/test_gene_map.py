@@ -186,6 +186,26 @@ def test_spots_unlike_training_tissue_are_ringed_on_the_uncertainty(sdata):
     assert "ringed" in title_of(std)
 
 
+def test_uncertainty_of_several_sections_and_predictions_is_on_one_scale(sdata, make_section):
+    other = make_section("s2", seed=1, mpp=MPP)
+    for section, level in ((sdata, 1.0), (other, 3.0)):
+        for stem in ("hisdiff", "before"):
+            add_prediction(section.tables["table"], stem)
+            section.tables["table"].obs[f"{stem}_uncertainty"] = level * np.linspace(0.9, 1.1, N_SPOTS)
+    places = panels(hd.pl.uncertainty_map([sdata, other], layer=["hisdiff", "before"]))
+    assert [title_of(ax).replace("what the model does not know", "-").split("\n")[0] for ax in places] == [
+        "s1: - (hisdiff)", "s1: - (before)", "s2: - (hisdiff)", "s2: - (before)",
+    ]  # fmt: skip
+    norms = [spots_of(ax).norm for ax in places]
+    assert len({(norm.vmin, norm.vmax) for norm in norms}) == 1
+    assert norms[0].vmin < 1.1 < 2.7 < norms[0].vmax
+    genes = panels(hd.pl.uncertainty_map([sdata, other], "A00"))
+    assert [title_of(ax).split(" (")[0] for ax in genes] == [
+        f"{name}: A00, {what}" for name in ("s1", "s2") for what in ("predicted", "uncertainty")
+    ]
+    assert spots_of(genes[1]).norm.vmax == spots_of(genes[3]).norm.vmax
+
+
 def test_uncertainty_of_another_method_is_found_by_name(sdata):
     add_prediction(sdata.tables["table"], "ridge")
     assert title_of(panels(hd.pl.uncertainty_map(sdata, "A00", "ridge"))[1]) == "A00, uncertainty of ridge"
@@ -205,8 +225,8 @@ def test_several_sections_are_told_apart_by_their_shapes(make_section):
     )
     figure = hd.pl.gene_map(both, "A00", image_key={"s1": "s1_image", "s2": "s2_image"})
     assert [title_of(ax) for ax in panels(figure)] == ["s1: A00, measured", "s2: A00, measured"]
-    with pytest.raises(ValueError, match=r"several sections, \['s1', 's2'\]"):
-        hd.pl.gene_pair(both, "A00", "B01", image_key={"s1": "s1_image", "s2": "s2_image"})
+    pair = hd.pl.gene_pair(both, "A00", "B01", layers="X", image_key={"s1": "s1_image", "s2": "s2_image"})
+    assert [title_of(ax).split(":")[0] for ax in panels(pair)] == ["s1"] * 3 + ["s2"] * 3
     drawn = spots_of(hd.pl.gene_map(both, "A00", shapes_key="s2", image_key="s2_image")).get_array()
     np.testing.assert_allclose(drawn, np.log2(1 + second.tables["table"].X[:, 0].toarray().ravel()))
 

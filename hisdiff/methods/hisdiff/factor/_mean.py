@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from hisdiff._training._context import Scaling
     from hisdiff._training._spots import TrainingSpots
 
-# Weight of the view of the embedding in which surroundings weigh as they vary.
-_AS_THEY_ARE = 0.5
+# Weights, in the view of the embedding in which surroundings weigh as they vary, of a regression on Gaussian kernels and of a linear one.
+_AS_THEY_ARE, _LINEAR = 0.5, 0.25
 # Spots whose expression is worked on at once.
 _ROWS = 1024
 
@@ -40,7 +40,7 @@ class KernelMean:
     landmarks
         ``(m, p)`` features of the spots that carry the kernels.
     kernels
-        A linear one, and Gaussian ones of different widths.
+        Gaussian ones of different widths, and a linear one in the last member.
     weights
         ``(len(kernels), m, r)`` from kernel values to components of expression.
     """
@@ -187,7 +187,7 @@ def cross_fit(
     Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
     best on left-out tissue, or zero where none does: common variation (library size, density) is easily predicted from
     the image, differences between cell types less so, and one penalty for both would blur the one or fit noise with the
-    other. This is done for several views of the embedding, with a linear kernel and with Gaussian ones, and for expression as it is
+    other. This is done for several views of the embedding, with Gaussian kernels and once with a linear one, and for expression as it is
     and as a profile with library size taken out, and the results are averaged: they err differently, the most so in tissue
     unlike that of the training.
 
@@ -226,10 +226,9 @@ def cross_fit(
     desc, unit = f"fitting the mean on {n:,} spots", "views of the embedding"
     for view in progress(views, desc=desc, total=len(scalings) + 1, unit=unit, enabled=show):
         values = view.values
-        families = ((Kernel(1.0, None),), gaussian) if view.linear else (gaussian,)
-        share = view.share / len(families)
+        families = {gaussian: view.share} | ({(Kernel(1.0, None),): _LINEAR} if view.linear else {})
         weights = []
-        for kernels in families:
+        for kernels, share in families.items():
             whitenings = [kernel.whitening(values[rows]) for kernel in kernels]
             expansions = (kernel(values, values[rows]) @ whitening for kernel, whitening in zip(kernels, whitenings))
             fitted = fit_components(expansions, targets, spots.fold, spots.weight, penalties)
@@ -246,12 +245,12 @@ def cross_fit(
 
 
 class _View(NamedTuple):
-    """Features of locations, those of the spots, whether a linear kernel is fitted on them as well, and the weight of what is."""
+    """Features of locations, those of the spots, the weight of Gaussian kernels, and whether a linear one is fitted as well."""
 
     features: Features
     values: np.ndarray
-    linear: bool
     share: float
+    linear: bool
 
 
 def _views(spots: TrainingSpots, scalings: Sequence[Scaling], n_components: int) -> Iterator[_View]:
@@ -264,8 +263,8 @@ def _views(spots: TrainingSpots, scalings: Sequence[Scaling], n_components: int)
         projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
         raw = spots.features(projection)
         features = Features.fit(projection, raw)
-        yield _View(features, features.scaled(raw), True, (1 - _AS_THEY_ARE) / len(scalings))
+        yield _View(features, features.scaled(raw), (1 - _AS_THEY_ARE - _LINEAR) / len(scalings), False)
     projection = Projection.fit(spots.sections, scalings[-1], spots.pitch_um, 2 * n_components)
     raw = spots.features(projection)
     features = Features.fit(projection, raw, equal_blocks=False)
-    yield _View(features, features.scaled(raw), False, _AS_THEY_ARE)
+    yield _View(features, features.scaled(raw), _AS_THEY_ARE, True)

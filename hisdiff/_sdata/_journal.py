@@ -156,7 +156,8 @@ def _make_kind(folder: Path, scratch: Path) -> None:
         return
     fresh = scratch / NEW / f".{folder.name}"
     fresh.mkdir(exist_ok=True)
-    write_text(fresh / _META, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2))
+    group = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+    write_text(fresh / _META, json.dumps(group, indent=2), scratch)
     if folder.is_dir():
         (fresh / _META).rename(folder / _META)
     else:

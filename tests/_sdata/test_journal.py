@@ -83,6 +83,24 @@ def test_what_a_dead_process_had_begun_is_finished_or_removed(backed, monkeypatc
     )
 
 
+def test_metadata_that_was_half_written_is_not_moved_into_the_store(backed, monkeypatch):
+    def dies(path, text, scratch=None):
+        if path.parent.name == ".labels":
+            ((scratch or path.parent) / f".{path.name}.half").write_text(text[:9])
+            raise SystemExit
+        _files.write_text(path, text, scratch)
+
+    monkeypatch.setattr(_journal, "write_text", dies)
+    monkeypatch.setattr(_journal.shutil, "rmtree", lambda *args, **kwargs: None)
+    assert not (backed.path / "labels").exists()
+    with contextlib.suppress(SystemExit):
+        put(backed, {"one": labels(1)}, {})
+    monkeypatch.undo()
+    _journal.settle(backed.path)
+    assert read(backed) == {"one": 1}
+    assert not list(backed.path.rglob(".zarr.json*"))
+
+
 def test_without_exchange_the_store_opens_in_between_and_nothing_is_lost(backed, monkeypatch):
     put(backed, {"one": labels(1)}, {})
     monkeypatch.setattr(_files, "_exchange", lambda one, other: False)

@@ -159,10 +159,20 @@ def _napari(sdata: SpatialData, views: Sequence[View]) -> Any:
     viewer = Interactive(sdata, headless=True)
     place = views[0].place
     system = next(iter(place.image_frame.transformations))
-    viewer.add_element(place.image_name, system, view_element_system=True)
-    for each in views:
-        viewer.add_element(each.place.region, system, view_element_system=True)
+    for element in (place.image_name, *(each.place.region for each in views)):
+        viewer.add_element(element, system, view_element_system=True)
+        _loaded(viewer)
     return viewer
+
+
+def _loaded(viewer: Any) -> None:
+    """Wait until an element is loaded: that happens in a thread, and elements that are added meanwhile are dropped."""
+    thread = getattr(getattr(viewer, "_sdata_widget", None), "worker_thread", None)
+    if thread is not None:  # the end is told in no public way
+        from qtpy.QtWidgets import QApplication
+
+        thread.wait()
+        QApplication.processEvents()  # the layer is added by an event
 
 
 def _data(views: Sequence[View], rows: Mapping[str, list[Panel]], box: Box, cmap: str) -> dict[str, Any]:

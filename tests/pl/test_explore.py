@@ -78,17 +78,28 @@ def test_a_page_is_written_where_it_is_asked_for_and_holds_no_more_than_it_can(s
 
 def test_napari_gets_the_object_where_it_is_installed(sdata, monkeypatch):
     calls = []
+    state = types.SimpleNamespace(loading=False)
 
     class Interactive:
+        """Loads one element at a time and drops those that are added meanwhile, as the real one does."""
+
         def __init__(self, sdata, headless):
             calls.append((sdata, headless))
+            thread = types.SimpleNamespace(wait=lambda: setattr(state, "loading", False))
+            self._sdata_widget = types.SimpleNamespace(worker_thread=thread)
 
         def add_element(self, element, element_coordinate_system, view_element_system):
-            calls.append((element, element_coordinate_system))
+            if not state.loading:
+                calls.append((element, element_coordinate_system))
+            state.loading = True
 
     module = types.ModuleType("napari_spatialdata")
     module.Interactive, module.__spec__ = Interactive, types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "napari_spatialdata", module)
+    qt = types.ModuleType("qtpy.QtWidgets")
+    qt.QApplication = types.SimpleNamespace(processEvents=lambda: None)
+    monkeypatch.setitem(sys.modules, "qtpy", types.ModuleType("qtpy"))
+    monkeypatch.setitem(sys.modules, "qtpy.QtWidgets", qt)
     assert isinstance(hd.pl.view(sdata), Interactive)
     assert calls[0] == (sdata, True)
     assert [element for element, _ in calls[1:]] == ["s1_image", "s1", "ridge_50um_bins"]

@@ -1,17 +1,14 @@
 """Draw the pictures of the gallery on the toy tissue: ``python docs/_static/gallery.py`` (two minutes)."""
 
-from pathlib import Path
-
 import matplotlib as mpl
 
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-from PIL import Image
+from picture import save
 
 import hisdiff as hd
 
-HERE = Path(__file__).parent
 DPI = 70
 
 *train, test = hd.datasets.toy(n_sections=3, size_um=1200)
@@ -27,7 +24,9 @@ sets = {{"TUM": "tumour", "IMM": "immune", "STR": "stroma"}[k]: [g for g in v if
 sets = {name: genes for name, genes in sets.items() if len(genes) > 4}
 hd.tl.enrich(test, sets)
 hd.tl.enrich(test, sets, method="zscore", key_added="scores")
-hd.tl.marker_regions(test, ["TUM01", "TUM02", "TUM03"], layer="hisdiff")
+kinds = {"TUM": "tumour", "IMM": "immune", "STR": "stroma", "ADI": "fat"}
+markers = {kind: [f"{start}{i:02d}" for i in range(1, 7)] for start, kind in kinds.items()}
+hd.tl.cell_types(test, markers, table_key="hisdiff_20um")
 compared = hd.tl.compare(train[:1], test, ["hisdiff", "ridge"], n_seeds=1)
 
 PLOTS = {
@@ -47,11 +46,5 @@ PLOTS = {
 }
 for name, draw in PLOTS.items():
     figure = draw().get_figure(root=True)
-    path = HERE / f"gallery_{name}.png"
-    figure.savefig(path, dpi=DPI, bbox_inches="tight")
+    save(figure, f"gallery_{name}", DPI)
     plt.close(figure)
-    picture = Image.open(path).convert("RGB")
-    picture.thumbnail((900, 700))
-    picture.quantize(200, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )

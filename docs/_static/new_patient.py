@@ -8,7 +8,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
+from picture import save
 
 import hisdiff as hd
 
@@ -38,7 +38,4 @@ for row, gene in zip(axes, ("ERBB2", "CD74")):
     limits = [ax.collections[0].get_clim() for ax in row]
     for ax in row:
         ax.collections[0].set_clim(min(low for low, _ in limits), max(high for _, high in limits))
-figure.canvas.draw()
-picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-palette = picture.quantize(128, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
-palette.save(Path(__file__).with_suffix(".png"), optimize=True)
+save(figure, "new_patient", 100)

@@ -7,10 +7,9 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import spatialdata_plot  # noqa: F401 (adds sdata.pl)
 from matplotlib.patches import Rectangle
-from PIL import Image
+from picture import save
 
 import hisdiff as hd
 
@@ -43,8 +42,4 @@ for ax, title, scale in ((whole, "H&E, section C5", "scale2"), (detail, "detail"
 whole.set(xlim=axes[0, 1].get_xlim(), ylim=axes[0, 1].get_ylim())
 whole.add_patch(Rectangle((x0, y0), width, height, fill=False, edgecolor="k", linewidth=1))
 detail.set(xlim=(x0, x0 + width), ylim=(y0 + height, y0))
-figure.canvas.draw()
-picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-# A palette chosen for coverage keeps the colours of the maps and makes a fifth of the size.
-palette = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
-palette.save(Path(__file__).with_suffix(".png"), optimize=True)
+save(figure, "overview", 110)

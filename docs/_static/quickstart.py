@@ -1,16 +1,13 @@
 """Draw the pictures of the quickstart on the toy tissue: ``python docs/_static/quickstart.py`` (a minute)."""
 
-from pathlib import Path
-
 import matplotlib as mpl
 
 mpl.use("Agg")
 
-from PIL import Image
+from picture import save
 
 import hisdiff as hd
 
-HERE = Path(__file__).parent
 DPI = 90
 
 *train, test = hd.datasets.toy(n_sections=3, size_um=1200)
@@ -29,10 +26,4 @@ figures = {
     "coexpression": hd.pl.coexpression(test, ["measured", "draw", "mean"]),
 }
 for name, figure in figures.items():
-    path = HERE / f"quickstart_{name}.png"
-    figure.savefig(path, dpi=DPI)
-    picture = Image.open(path).convert("RGB")
-    # A palette keeps the colours of the maps and makes a fifth of the size.
-    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )
+    save(figure, f"quickstart_{name}", DPI)

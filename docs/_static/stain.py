@@ -10,11 +10,10 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import squidpy.experimental as sqe
-from PIL import Image
+from picture import save
 
 import hisdiff as hd
 
-HERE = Path(__file__).parent
 DATA = Path(os.environ["HISDIFF_TEST_DATA"])
 SCALE = "scale3"
 
@@ -36,8 +35,4 @@ for column, (name, sdata) in zip(axes.T, sections.items()):
         ax.imshow(np.moveaxis(np.asarray(pixels), 0, -1))
         ax.set_title(f"{name}, {title}", loc="left", fontsize="medium")
         ax.set_axis_off()
-path = HERE / "stain.png"
-figure.savefig(path, dpi=80, bbox_inches="tight")
-Image.open(path).convert("RGB").quantize(
-    256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
-).save(path, optimize=True)
+save(figure, "stain", 80)

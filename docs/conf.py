@@ -81,10 +81,8 @@ FULL_NAMES = {
 # A reference that leads nowhere is an error, but for names of other packages; each of the other exceptions has its reason beside it.
 nitpicky = True
 nitpick_ignore_regex = [
-    (
-        r"py:.*",
-        r"(numpy|pandas|scipy|matplotlib|torch|da|pathlib|collections\.abc|spatialdata|spatialdata_io|anndata)\..*",
-    ),
+    (r"py:.*", r"(np|numpy|pd|da|pathlib|collections\.abc|spatialdata|spatialdata_io|anndata)\..*"),
+    (r"py:class", "|".join(FULL_NAMES)),
     (r"py:class", r"Polygon|MultiPolygon"),
     (
         r"py:class",

@@ -1,4 +1,4 @@
-"""Draw the picture of the page on stain: ``HISDIFF_TEST_DATA=DATA python docs/_static/stain.py`` (some minutes)."""
+"""Draw the pictures of the page on stain: ``HISDIFF_TEST_DATA=DATA python docs/_static/stain.py`` (some minutes)."""
 
 import os
 from pathlib import Path
@@ -36,3 +36,15 @@ for column, (name, sdata) in zip(axes.T, sections.items()):
         ax.set_title(f"{name}, {title}", loc="left", fontsize="medium")
         ax.set_axis_off()
 save(figure, "stain", 80)
+
+sdata = sections["C5"]
+sqe.im.qc_image(sdata, "C5_image", preview=False, progress=False)
+quality = hd.pl.gene_map(
+    sdata,
+    ["qc_tenengrad", "qc_outlier"],
+    table_key="qc_img_C5_image",
+    alpha=0.7,
+    image_alpha=1,
+    title="C5: sharpness of tiles",
+)
+save(quality, "quality", 80)

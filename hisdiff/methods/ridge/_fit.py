@@ -47,7 +47,8 @@ def fit_ridge(sections: Sequence[Section], config: RidgeConfig, run: FitRun) -> 
         if config.spread == "residuals"
         else _modelled(sections[0].genes, mean, training, held_out, run.seed, history)
     )
-    logger.info("ridge: %s embedding, %d components, penalty %g", projection.scaling, projection.axes.shape[1], alpha)
+    scaling = "raw and standardized" if projection.scaling == "both" else projection.scaling
+    logger.info("ridge: %s embedding, %d principal components, penalty %g", scaling, projection.axes.shape[1], alpha)
     return fitted
 
 

@@ -75,7 +75,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
                 desc="fitting hisdiff",
             )
     logger.info(
-        "hisdiff: fitted %d genes on %d spots; the image explains %.0f %% of the variance of left-out spots, %d factors describe the "
+        "fitted %d genes on %d spots; the image explains %.0f %% of the variance of left-out spots, %d factors describe the "
         "rest; %s",
         len(sections[0].genes), len(spots.section), 100 * closed.fitted.explained, len(spread.factors.loadings), of_network(result),
     )  # fmt: skip

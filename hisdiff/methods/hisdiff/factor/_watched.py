@@ -252,4 +252,7 @@ def of_network(result: TrainingResult | None) -> str:
     if result.best_step == 0 or 0 not in scores:
         return "the flow predicts left-out tissue no better than normal factors do, which are kept"
     gain = 1 - scores[result.best_step] / scores[0]
-    return f"the flow, trained for {result.best_step} steps, brings left-out tissue {100 * gain:.1f} % closer than normal factors do"
+    closer = f"{100 * gain:.1f} %" if gain >= 0.001 else "less than 0.1 %"
+    return (
+        f"the flow, trained for {result.best_step} steps, brings left-out tissue {closer} closer than normal factors do"
+    )

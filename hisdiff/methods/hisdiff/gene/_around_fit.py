@@ -83,7 +83,7 @@ def fit_around_mean(sections: Sequence[Section], config: GeneConfig, run: FitRun
     if result.best_step == 0:
         initialize(model.network, generator_for(run.seed, -1))
     logger.info(
-        "hisdiff: fitted %d genes on %d spots; the image explains %.0f %% of the variance of left-out spots, %d factors describe the "
+        "fitted %d genes on %d spots; the image explains %.0f %% of the variance of left-out spots, %d factors describe the "
         "rest; %s",
         len(sections[0].genes), len(spots.section), 100 * closed.fitted.explained, scores.shape[1], of_network(result),
     )  # fmt: skip

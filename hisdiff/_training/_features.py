@@ -50,6 +50,12 @@ class Features:
         varies = length > _MIN_LENGTH * length.max()
         return cls(projection, center, np.repeat(np.where(varies, length, np.inf), values.shape[1] // 3))
 
+    def alone(self) -> Features:
+        """Return the features of the location without its surroundings, of the same mean square length."""
+        scale = self.scale / np.sqrt(3)
+        scale[len(scale) // 3 :] = np.inf
+        return Features(self.projection, self.center, scale)
+
     def at(self, section: Section, locations: Locations) -> np.ndarray:
         """Return float64 ``(n, 3 k)``, of mean square length 1 on training spots."""
         return self.scaled(self.projection.features(section, locations))

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_FOLDS = 10
+MANY_FOLDS = 6
+"""Pieces of left-out tissue from which a choice among more alternatives can be told from chance."""
 
 
 def folds_of(xy_um: Sequence[np.ndarray], n_blocks: int = 5, patients: Sequence[str | None] = ()) -> np.ndarray:

@@ -72,6 +72,7 @@ def fit_levels(
     noise: tuple[np.ndarray, np.ndarray],
     scale: np.ndarray,
     n_spots: np.ndarray,
+    smooth: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Levels:
     """Fit on the mean residuals of left-out sections, which are apart from the mean of all.
 
@@ -87,14 +88,18 @@ def fit_levels(
         ``(G,)`` sd of each gene.
     n_spots
         ``(S,)`` of each section.
+    smooth
+        ``(r,)`` and ``(G,)`` variance that the mean of a section has from what varies smoothly inside it, beside that of independent
+        spots; none by default.
     """
     sampling = float(np.mean(1 / n_spots))
     n = len(n_spots)
-    variances = [_between(of, unit, sampling) for of, unit in zip((shared, own), noise)]
+    more = smooth or (np.zeros(()), np.zeros(()))
+    variances = [_between(of, unit, sampling, extra) for of, unit, extra in zip((shared, own), noise, more)]
     return Levels(components, variances[0], variances[1] * np.square(scale), _PRIOR_FREEDOM + n)
 
 
-def _between(of: np.ndarray, unit: np.ndarray, sampling: float) -> np.ndarray:
+def _between(of: np.ndarray, unit: np.ndarray, sampling: float, smooth: np.ndarray) -> np.ndarray:
     """Return the variance of the level in a new section for levels ``(S, k)`` of training sections."""
     n = len(of)
     unit = np.maximum(unit, 1e-12)
@@ -102,7 +107,7 @@ def _between(of: np.ndarray, unit: np.ndarray, sampling: float) -> np.ndarray:
         return _ALONE * unit
     between = moderated(np.square(of - of.mean(axis=0)).sum(axis=0) / (n - 1), unit, n - 1)
     # The mean of the training sections is off as well.
-    return np.maximum(between - sampling * unit, _MIN * unit) * (1 + 1 / n)
+    return np.maximum(between - sampling * unit - smooth, _MIN * unit) * (1 + 1 / n)
 
 
 def moderated(variances: np.ndarray, unit: np.ndarray, freedom: float) -> np.ndarray:

@@ -8,6 +8,10 @@ diagonal, the covariance of the two together is
 .. math:: C(f, f') = (1 + \kappa)\, k(f, f') - \psi(f)^\top (1 - o)\, \psi(f') ,
 
 where o is the part of the prior variance along each axis that the cohort leaves open. All components share C up to a scale.
+
+What is left, e, may itself vary smoothly in space, as states of cells do that no image shows. Features of surroundings vary smoothly as
+well, so that a relation that differs from section to section would explain such states. With many sections the two are told
+apart: the likelihood then averages over how smooth e is.
 """
 
 from __future__ import annotations
@@ -16,8 +20,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.spatial.distance import cdist
 
 from hisdiff._stats._kernel import Kernel
+from hisdiff._training._folds import MANY_FOLDS
+from hisdiff._training._smooth import correlation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +39,11 @@ _SCALES = (0.1, 0.3, 1.0, 3.0)
 _LANDMARKS = 500
 # Spots of a left-out section that are enough to tell the scales.
 _MAX_SPOTS = 600
+# Part of e that varies smoothly, and over how many pitches; what is told apart from the relation with many folds.
+_INDEPENDENT = (0.0, 1.0)
+_SMOOTH = (_INDEPENDENT, (0.5, 1.5), (0.9, 1.5), (0.5, 3.0))
+# Sections, and spots of each, that are enough for that.
+_MAX_SECTIONS, _MAX_SMOOTH_SPOTS = 12, 400
 # Of a component's noise: even what is not predicted at all may differ between sections with the image.
 _MIN_SCALE = 0.003
 # Of a component's variance that may be open relation; the rest is left to chance.
@@ -99,15 +112,24 @@ class RelationFit(NamedTuple):
         ``(r,)``, its part in the variance of each component of the residuals.
     usual
         What is open of the cohort's relation on left-out tissue, on average; in units of k.
+    beside_smooth
+        Whether it was told apart from what varies smoothly in space.
     """
 
     relation: Relation
     share: np.ndarray
     usual: float
+    beside_smooth: bool
 
 
 def fit_relation(
-    features: np.ndarray, residuals: np.ndarray, signal: np.ndarray, fold: np.ndarray, section: np.ndarray, seed: int
+    features: np.ndarray,
+    residuals: np.ndarray,
+    signal: np.ndarray,
+    fold: np.ndarray,
+    section: np.ndarray,
+    places: np.ndarray,
+    seed: int,
 ) -> RelationFit:
     """Fit the scale of what is open, and the width of the kernel, on left-out tissue.
 
@@ -121,6 +143,8 @@ def fit_relation(
         ``(r,)`` variance of each component that is predicted.
     fold, section
         ``(n,)`` numbered from zero.
+    places
+        ``(n, 2)`` of the spots in their sections, in pitches.
     seed
         Of the landmarks.
     """
@@ -132,15 +156,19 @@ def fit_relation(
     noise = np.maximum(np.square(within).mean(axis=0), 1e-12)
     unit = signal / noise + _MIN_SCALE
     groups = _groups(fold, section)
+    many = int(fold.max()) + 1 >= MANY_FOLDS
+    judged = _judged(groups, places, many=many)
     best: tuple[float, Kernel, float, np.ndarray] | None = None
     for gamma in _GAMMAS:
         kernel = Kernel(_LINEAR, gamma)
         whitening = kernel.whitening(features[rows])
         values = kernel(features, features[rows]) @ whitening
-        evidence = sum(
-            (_evidence(kernel, features[own], values[own], values[fold != f], within[own], unit) for f, own in groups),
-            np.zeros(()),
-        )  # (kappas, scales, r)
+        evidence = np.zeros((len(_SMOOTH) if many else 1, len(_KAPPAS), len(_SCALES), len(unit)))
+        for left in judged:
+            own = left.rows
+            covariance = _open_covariance(kernel, features[own], values[own], values[fold != left.fold])
+            evidence += _evidence(left, *covariance, within[own], unit)
+        evidence = np.logaddexp.reduce(evidence, axis=0)  # over kinds of noise
         for kappa, of_scales in zip(_KAPPAS, evidence):
             posterior = _posterior(of_scales)
             most = of_scales.max(axis=0)
@@ -161,7 +189,7 @@ def fit_relation(
         share * noise / amount,
     )  # fmt: skip
     usual = [_usual(kernel, features[own], values[own], values[fold != f]) for f, own in groups]
-    return RelationFit(relation, share, float(np.average(usual, weights=sizes)))
+    return RelationFit(relation, share, float(np.average(usual, weights=sizes)), many)
 
 
 def _groups(fold: np.ndarray, section: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -184,30 +212,62 @@ def _open_covariance(
     return kernel(features, features), (turned * (eigenvalues / (eigenvalues + _NOISE))) @ turned.T
 
 
-def _evidence(
-    kernel: Kernel,
-    features: np.ndarray,
-    values: np.ndarray,
-    training: np.ndarray,
-    residuals: np.ndarray,
-    unit: np.ndarray,
-) -> np.ndarray:
-    """Return the log likelihood of left-out residuals for each kappa and scale, ``(kappas, scales, r)``."""
-    step = max(1, -(-len(features) // _MAX_SPOTS))
-    own, known = _open_covariance(kernel, features[::step], values[::step], training)
-    of = residuals[::step] - residuals[::step].mean(axis=0)
-    n = len(of)
-    out = np.zeros((len(_KAPPAS), len(_SCALES), of.shape[1]))
-    if n < 3:
-        return out
-    for i, kappa in enumerate(_KAPPAS):
-        eigenvalues, axes = np.linalg.eigh(_centered((1 + kappa) * own - known))
-        eigenvalues, squares = np.maximum(eigenvalues[1:], 0)[:, None], np.square(axes[:, 1:].T @ of)
-        for j, scale in enumerate(_SCALES):
-            variance = 1 + eigenvalues * (scale * unit)
-            noise = np.maximum((squares / variance).mean(axis=0), 1e-12)
-            out[i, j] = -0.5 * (np.log(variance).sum(axis=0) + (n - 1) * np.log(noise)) * step
-    return out
+class _Left(NamedTuple):
+    """Left-out spots of a section, evenly thinned to what is enough.
+
+    Attributes
+    ----------
+    fold, rows, step
+        That they are of, which they are, and one in how many.
+    roots
+        ``(n - 1, n)`` for each kind of noise: what takes the mean out and makes the noise white.
+    """
+
+    fold: int
+    rows: np.ndarray
+    step: int
+    roots: list[np.ndarray]
+
+
+def _judged(groups: list[tuple[int, np.ndarray]], places: np.ndarray, *, many: bool) -> list[_Left]:
+    """Return left-out spots that tell of the relation; with many folds also of noise that varies smoothly."""
+    noises, most = (_SMOOTH, _MAX_SMOOTH_SPOTS) if many else ((_INDEPENDENT,), _MAX_SPOTS)
+    judged = []
+    for fold, own in groups[:: -(-len(groups) // _MAX_SECTIONS)] if many else groups:
+        step = max(1, -(-len(own) // most))
+        rows = own[::step]
+        n = len(rows)
+        if n < 3:
+            continue
+        contrasts = np.linalg.qr(np.column_stack([np.ones(n), np.eye(n)[:, 1:]]))[0][:, 1:].T
+        away = cdist(places[rows], places[rows])
+        roots = []
+        for smooth, spacing in noises:
+            noise = (1 - smooth) * np.eye(n) + smooth * correlation(away / spacing)
+            lower = np.linalg.cholesky(contrasts @ noise @ contrasts.T)
+            roots.append(solve_triangular(lower, contrasts, lower=True))
+        judged.append(_Left(fold, rows, step, roots))
+    return judged
+
+
+def _evidence(left: _Left, own: np.ndarray, known: np.ndarray, residuals: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Return the log likelihood of residuals ``(n, r)`` for each noise, kappa and scale, ``(noises, kappas, scales, r)``.
+
+    ``own`` and ``known`` are ``(n, n)``: k between the spots, and what of it other spots know.
+    """
+    n = len(own)
+    out = np.empty((len(left.roots), len(_KAPPAS), len(_SCALES), residuals.shape[1]))
+    for root, of_noise in zip(left.roots, out):
+        white, white_own, white_known = root @ residuals, root @ own @ root.T, root @ known @ root.T
+        volume = np.linalg.slogdet(root @ root.T)[1] / 2
+        for kappa, of_kappa in zip(_KAPPAS, of_noise):
+            eigenvalues, axes = np.linalg.eigh((1 + kappa) * white_own - white_known)
+            eigenvalues, squares = np.maximum(eigenvalues, 0)[:, None], np.square(axes.T @ white)
+            for j, scale in enumerate(_SCALES):
+                variance = 1 + eigenvalues * (scale * unit)
+                noise = np.maximum((squares / variance).mean(axis=0), 1e-12)
+                of_kappa[j] = -0.5 * (np.log(variance).sum(axis=0) + (n - 1) * np.log(noise)) + volume
+    return out * left.step
 
 
 def _amount(

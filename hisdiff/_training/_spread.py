@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from hisdiff._stats._accuracy import gene_blocks
 from hisdiff._stats._counting import count_rate
@@ -21,6 +20,7 @@ from hisdiff._training._factors import Factors, fit_factors
 from hisdiff._training._features import Features
 from hisdiff._training._level import Levels, fit_levels
 from hisdiff._training._relation import Relation, fit_relation
+from hisdiff._training._smooth import share_of_means, smoothness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,10 +36,6 @@ _DEEP = 0.5
 # Octaves, sd: sections of one laboratory have library sizes this alike at least, and a single one tells nothing of others.
 _MIN_LIBRARY_SD, _LONE_LIBRARY_SD = 0.1, 0.5
 _MIN_TOTAL_SD = 0.1
-# Distances, in pitches, over which residuals may vary, and up to which pairs of spots tell; the correlation of smooth noise
-# falls with the square of the distance in spacings, times this.
-_SMOOTH_PITCHES, _FARTHEST, _FALL = (1.5, 3.0, 6.0), 6.0, 0.82
-_MAX_SMOOTH = 0.95
 # Spots whose counts are worked on at once.
 _ROWS = 1024
 
@@ -223,7 +219,8 @@ def fit_spread(
     residuals = spots.targets[rows] - held_out[rows]
     components = axes.components(residuals)
     signal = axes.components(held_out).var(axis=0)
-    fitted = fit_relation(values[deep], components, signal, fold, section, seed)
+    places = spots.xy_um[deep] / (spots.pitch_um or 4 * spots.radius_um)
+    fitted = fit_relation(values[deep], components, signal, fold, section, places, seed)
     n_spots = np.bincount(section)
     level = _means(section, residuals)
     shared = _means(section, components)
@@ -237,11 +234,17 @@ def fit_spread(
         for genes in gene_blocks(*within.shape)
     ]
     noise = inside.var(axis=0), np.concatenate(beside)
-    levels = fit_levels(directions, shared, own, noise, axes.scale, n_spots)
     # What the relation may explain is not drawn a second time.
     within -= (inside * (1 - np.sqrt(1 - fitted.share))) @ directions
     factors, scores = fit_factors(within, held_out[rows], n_factors)
-    smooth = _smoothness(spots, deep, scores, np.square(factors.loadings).sum(axis=1))
+    smooth, smooth_um = smoothness(spots, deep, scores, np.square(factors.loadings).sum(axis=1))
+    of_means = None
+    if fitted.beside_smooth:  # nor is what the scores of a section have in common
+        part = smooth * share_of_means(spots.xy_um[deep], section, smooth_um)
+        along = axes.components(factors.loadings)
+        rest = factors.loadings / axes.scale - along @ axes.axes
+        of_means = part * np.square(along).sum(axis=0), part * np.square(rest).sum(axis=0)
+    levels = fit_levels(directions, shared, own, noise, axes.scale, n_spots, of_means)
     spread = Spread(
         features,
         directions,
@@ -251,35 +254,10 @@ def fit_spread(
         Library.fit(spots, held_out),
         axes.scale,
         fitted.usual,
-        *smooth,
+        smooth,
+        smooth_um,
     )
     return spread, deep, scores
-
-
-def _smoothness(spots: TrainingSpots, rows: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Return which part of the variance of scores is shared by neighbors, and over which distance in um.
-
-    The correlation of scores at spots some distance apart, weighted over factors, is compared with that of noise that is
-    smooth over one of a few distances.
-    """
-    pitch = spots.pitch_um or 4 * spots.radius_um
-    xy = spots.xy_um[rows]
-    products, distances = [], []
-    for s in np.unique(spots.section[rows]):
-        own = np.flatnonzero(spots.section[rows] == s)
-        pairs = cKDTree(xy[own]).query_pairs(_FARTHEST * pitch, output_type="ndarray")
-        a, b = own[pairs[:, 0]], own[pairs[:, 1]]
-        products.append((scores[a] * scores[b]) @ weight / max(weight.sum(), 1e-12))
-        distances.append(np.linalg.norm(xy[a] - xy[b], axis=1) / pitch)
-    product, distance = np.concatenate(products), np.concatenate(distances)
-    if not len(product):
-        return 0.0, _SMOOTH_PITCHES[0] * pitch
-    fits = []
-    for spacing in _SMOOTH_PITCHES:
-        shape = np.exp(-np.square(distance / spacing) * _FALL)
-        share = float(np.clip(shape @ product / (shape @ shape), 0, _MAX_SMOOTH))
-        fits.append((np.square(product - share * shape).sum(), share, spacing * pitch))
-    return min(fits)[1:]
 
 
 def _means(section: np.ndarray, values: np.ndarray) -> np.ndarray:

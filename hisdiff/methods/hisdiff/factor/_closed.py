@@ -71,9 +71,8 @@ class ClosedForm:
         by_section = [fitted.held_out[spots.section == s] for s in range(len(spots.sections))]
         gauge = SizeGauge.fit(by_section, spots.log2_size)
         held_out = gauge.aligned(fitted.held_out, spots.section)
-        known = {member.features.projection.scaling: member.features for member in fitted.mean.members[:-1]}
         sizes = {"n_components": config.n_components, "n_factors": config.n_factors}
-        laws = fit_laws(spots, held_out, axes, known, **sizes, seed=run.seed)
+        laws = fit_laws(spots, held_out, axes, fitted.features, **sizes, seed=run.seed)
         left = spots.targets[laws.rows] - held_out[laws.rows]
         residual_sd = np.maximum(left.std(axis=0, dtype=np.float64), 1e-3)
         return cls(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hisdiff._log import progress
+from hisdiff._log import logger, progress
 from hisdiff._stats._kernel import Kernel
 from hisdiff._training._features import Features
+from hisdiff._training._folds import MANY_FOLDS
 from hisdiff._training._profile import at_level, profiles
 from hisdiff._training._spots import Projection
 from hisdiff._training._spread import Axes
 from hisdiff.methods.hisdiff.factor._components import fit_components
+from hisdiff.methods.hisdiff.factor._stacking import stacked_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +51,13 @@ class KernelMean:
     landmarks: np.ndarray
     kernels: tuple[Kernel, ...]
     weights: np.ndarray
+
+    @property
+    def told(self) -> str:
+        """What it sees, and by which kind of kernel."""
+        around = "with its surroundings" if np.isfinite(self.features.scale[-1]) else "alone"
+        kind = "linear" if self.kernels[0].gamma is None else "Gaussian"
+        return f"{self.features.projection.scaling} {around} ({kind})"
 
     def __call__(self, section: Section, locations: Locations) -> np.ndarray:
         """Return components of the mean, float64 ``(n, r)``."""
@@ -161,11 +170,14 @@ class CrossFitted:
         float32 ``(n, G)``, each spot predicted by a fit without its fold.
     explained
         Part of the variance of standardised genes on left-out tissue that its members explain, on average.
+    features
+        In which the location and its surroundings weigh the same, by the scaling of the embedding.
     """
 
     mean: ConditionalMean
     held_out: np.ndarray
     explained: float
+    features: dict[Scaling, Features]
 
 
 def cross_fit(
@@ -189,7 +201,8 @@ def cross_fit(
     the image, differences between cell types less so, and one penalty for both would blur the one or fit noise with the
     other. This is done for several views of the embedding, with Gaussian kernels and once with a linear one, and for expression as it is
     and as a profile with library size taken out, and the results are averaged: they err differently, the most so in tissue
-    unlike that of the training.
+    unlike that of the training. From six folds on, views of the location without its surroundings are made as well, and all have the
+    weights that predict left-out tissue best, where that is clearly better.
 
     Parameters
     ----------
@@ -221,31 +234,68 @@ def cross_fit(
     parts = [(axes, spots.centered)] + ([(profile_axes, of_profiles.centered)] if profile > 0 else [])
     targets = np.concatenate([own.components(values - own.center) for own, values in parts], axis=1)
     gaussian = tuple(Kernel(linear, gamma) for gamma in gammas)
-    members, scores, explained = [], np.zeros_like(targets), []
-    views = _views(spots, scalings, n_components)
-    desc, unit = f"fitting the mean on {n:,} spots", "views of the embedding"
-    for view in progress(views, desc=desc, total=len(scalings) + 1, unit=unit, enabled=show):
+    alone = spots.fold.max() + 1 >= MANY_FOLDS
+    n_views = 1 + len(scalings) * (2 if alone else 1)
+    views = progress(
+        _views(spots, scalings, n_components, alone=alone),
+        desc=f"fitting the mean on {n:,} spots", total=n_views, unit="views of the embedding", enabled=show,
+    )  # fmt: skip
+    families, features = [], {}
+    for view in views:
         values = view.values
-        families = {gaussian: view.share} | ({(Kernel(1.0, None),): _LINEAR} if view.linear else {})
-        weights = []
-        for kernels, share in families.items():
+        if view.share and not view.linear:
+            features[view.features.projection.scaling] = view.features
+        kinds = {gaussian: view.share} | ({(Kernel(1.0, None),): _LINEAR} if view.linear else {})
+        for kernels, share in kinds.items():
             whitenings = [kernel.whitening(values[rows]) for kernel in kernels]
             expansions = (kernel(values, values[rows]) @ whitening for kernel, whitening in zip(kernels, whitenings))
             fitted = fit_components(expansions, targets, spots.fold, spots.weight, penalties)
-            weights.append(share * np.stack([w @ own for w, own in zip(whitenings, fitted.weights)]))
-            scores += share * fitted.held_out
-            explained.append(fitted.explained)
-        members.append(KernelMean(view.features, values[rows], sum(families, ()), np.concatenate(weights)))
+            weights = np.stack([w @ own for w, own in zip(whitenings, fitted.weights)])
+            member = KernelMean(view.features, values[rows], kernels, weights)
+            families.append(_Family(member, fitted.held_out.astype(np.float32), fitted.explained, share))
+    usual = np.array([family.share for family in families])
+    held_outs = [family.held_out for family in families]
+    shares = stacked_weights(held_outs, targets, spots.section, spots.fold, spots.weight, usual)
+    used = [(family, share) for family, share in zip(families, shares.tolist()) if share > 0]
+    if shares is not usual:
+        told = ", ".join(f"{family.member.told} {share:.2f}" for family, share in used)
+        logger.info(
+            "hisdiff: weights in the mean that predict left-out tissue clearly better than the usual ones: %s", told
+        )
+    scores = sum((share * family.held_out for family, share in used), np.zeros_like(targets))
+    explained = np.mean([family.explained for family, _ in used])
     whole, as_profile = (Target(own.directions, own.center) for own in (axes, profile_axes))
-    mean = ConditionalMean(tuple(members), whole, as_profile, profile)
+    mean = ConditionalMean(_members(used), whole, as_profile, profile)
     held_out = np.empty(spots.centered.shape, dtype=np.float32)
     for start in range(0, n, _ROWS):
         held_out[start : start + _ROWS] = mean.expression(scores[start : start + _ROWS])
-    return CrossFitted(mean, held_out, float(np.mean(explained)))
+    return CrossFitted(mean, held_out, float(explained), features)
+
+
+class _Family(NamedTuple):
+    """Kernels of one kind on a view, what they predict out of fold, how well, and their usual weight in the mean."""
+
+    member: KernelMean
+    held_out: np.ndarray
+    explained: float
+    share: float
+
+
+def _members(used: Sequence[tuple[_Family, float]]) -> tuple[KernelMean, ...]:
+    """Return weighted members, one for each view."""
+    members: list[KernelMean] = []
+    for family, share in used:
+        own = replace(family.member, weights=share * family.member.weights)
+        if members and members[-1].features is own.features:
+            before = members.pop()
+            joined = np.concatenate([before.weights, own.weights])
+            own = replace(before, kernels=before.kernels + own.kernels, weights=joined)
+        members.append(own)
+    return tuple(members)
 
 
 class _View(NamedTuple):
-    """Features of locations, those of the spots, the weight of Gaussian kernels, and whether a linear one is fitted as well."""
+    """Features of locations, those of the spots, the usual weight of Gaussian kernels, and whether a linear one is fitted as well."""
 
     features: Features
     values: np.ndarray
@@ -253,17 +303,20 @@ class _View(NamedTuple):
     linear: bool
 
 
-def _views(spots: TrainingSpots, scalings: Sequence[Scaling], n_components: int) -> Iterator[_View]:
+def _views(spots: TrainingSpots, scalings: Sequence[Scaling], n_components: int, *, alone: bool) -> Iterator[_View]:
     """Yield views of the embedding.
 
     For each scaling one in which the location and its surroundings weigh the same; and one in which they weigh as they vary, of the
-    last scaling, with twice as many components.
+    last scaling, with twice as many components. If asked for, for each scaling one of the location ``alone``, whose usual weight is none.
     """
     for scaling in scalings:
         projection = Projection.fit(spots.sections, scaling, spots.pitch_um, n_components)
         raw = spots.features(projection)
         features = Features.fit(projection, raw)
         yield _View(features, features.scaled(raw), (1 - _AS_THEY_ARE - _LINEAR) / len(scalings), False)
+        if alone:
+            features = features.alone()
+            yield _View(features, features.scaled(raw), 0.0, False)
     projection = Projection.fit(spots.sections, scalings[-1], spots.pitch_um, 2 * n_components)
     raw = spots.features(projection)
     features = Features.fit(projection, raw, equal_blocks=False)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 FLOW_SCALE = 1000.0
 """The time embedding is made for steps 0 to 999."""
 _GENES_PER_TOKEN = 8
+# Around the mean the network sees no more than the scores of a few factors, which so many tokens show.
+_TOKENS = 16
 # Token values that a CPU works on at a time: some hundred locations of a small network, a few dozen of the published one.
 _CHUNK_VALUES = 1 << 23
 _CONTEXT_ROWS = 1024
@@ -75,7 +77,10 @@ def genes_per_token(config: GeneConfig, n_genes: int) -> int:
         raise ValueError(
             f"genes_per_token is {wanted}, but the panel has {n_genes} genes; a token holds no more than all."
         )
-    return min(_GENES_PER_TOKEN, n_genes) if wanted is None else wanted
+    if wanted is not None:
+        return wanted
+    together = _GENES_PER_TOKEN if config.around is None else max(_GENES_PER_TOKEN, -(-n_genes // _TOKENS))
+    return min(together, n_genes)
 
 
 class GeneNetwork(nn.Module):

@@ -34,7 +34,8 @@ class GeneConfig(TrainingConfig):
         Whether the predicted mean, and the library size, are part of the condition beside the embeddings; only ``around`` the mean.
         A few sections have a few library sizes, by which a network knows them apart, so that is not the default.
     genes_per_token
-        Genes that share a token, grouped by coexpression; 1 is the published network, None is 8, or all of a smaller panel.
+        Genes that share a token, grouped by coexpression; 1 is the published network. None is 8, or all of a smaller panel; around
+        the mean more, so that there are 16 tokens at most.
     width, depth, heads
         Of the denoiser.
     n_blocks

@@ -15,6 +15,7 @@ import torch
 
 from hisdiff._device import Products, resolve_device, without_denormals
 from hisdiff._log import logger, progress
+from hisdiff._training._adamw import AdamW
 from hisdiff._training._batches import Epochs
 from hisdiff._training._interrupt import deferred_interrupt
 from hisdiff._training._state import TrainingState, copied
@@ -203,9 +204,11 @@ class _Run:
             self.device,
         )
         decayed = [p for p in module.parameters() if p.requires_grad]
-        fused = True if self.device.type == "cuda" or (config.fused and self.device.type == "cpu") else None
-        optimizer = torch.optim.AdamW(decayed, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
-        self.wrapped, self.optimizer = accelerator.prepare(_Loss(module), optimizer)
+        fused = self.device.type == "cuda" or (config.fused and self.device.type == "cpu")
+        self.optimizer = AdamW(
+            decayed, learning_rate=config.learning_rate, weight_decay=config.weight_decay, fused=fused
+        )
+        self.wrapped = accelerator.prepare(_Loss(module))
         # Gradients in fp16 are scaled up by as much as does not overflow; the factor starts high and finds its place.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=products.half is torch.float16)
         identity = _identity(config, seed, n_rows, module)
@@ -228,8 +231,7 @@ class _Run:
         batch = {name: tensor[rows] for name, tensor in self.data.items()}
         # Every process draws noise of its own, from another seed than the rows.
         noise = generator_for(self.seed ^ 0x5DEECE66D, step, accelerator.process_index, self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate(config, step, self.n_steps)
+        self.optimizer.learning_rate = config.learning_rate * _rate(config, step, self.n_steps)
         self.state.module.train()
         try:
             with self.products.autocast():
@@ -240,10 +242,10 @@ class _Run:
                 f"A step of training on {len(rows)} rows needs more memory than {self.device} has; a smaller batch_size needs less. {error}"
             ) from error
         if config.clip is not None:
-            self.scaler.unscale_(self.optimizer.optimizer)
-            accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip)
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, config.clip)
         self.whole = False
-        self.scaler.step(self.optimizer.optimizer)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.state.advance()

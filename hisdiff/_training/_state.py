@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from hisdiff._training._adamw import AdamW
+
 _STATE = "state.json"
 
 
@@ -37,7 +39,7 @@ class TrainingState:
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: Any, decay: float, device: torch.device, identity: Mapping[str, Any]
+        self, module: nn.Module, optimizer: AdamW, decay: float, device: torch.device, identity: Mapping[str, Any]
     ) -> None:
         self.module, self.optimizer, self.device, self.identity = module, optimizer, device, identity
         self.decay = decay
@@ -76,8 +78,7 @@ class TrainingState:
         if self.averaged is not self.module:
             arrays |= {f"averaged/{k}": v for k, v in self.averaged.state_dict().items()}
         arrays |= {f"best/{k}": v for k, v in (self.best or {}).items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
+        arrays |= {f"optimizer/{key}": value for key, value in self.optimizer.state().items()}
         arrays |= {f"since/{name}": value for name, value in self.since.items()}
         state = {
             "identity": self.identity,
@@ -107,21 +108,13 @@ class TrainingState:
         if self.averaged is not self.module:
             self.averaged.load_state_dict(groups["averaged"])
         self.best = {k: v.cpu() for k, v in groups["best"].items()} if "best" in groups else None
-        self._load_optimizer(groups.get("optimizer", {}))
+        self.optimizer.load(groups.get("optimizer", {}))
         since = groups.get("since", {})
         self.since = {name: since[name] for name in state["since"]}
         self.n_since = state["n_since"]
         self.step, self.best_step, self.stale = state["step"], state["best_step"], state["stale"]
         self.best_score = math.inf if state["best_score"] is None else state["best_score"]
         self.history = state["history"]
-
-    def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        saved = self.optimizer.state_dict()
-        saved["state"] = {}
-        for key, tensor in tensors.items():
-            index, name = key.split("/")
-            saved["state"].setdefault(int(index), {})[name] = tensor
-        self.optimizer.load_state_dict(saved)
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:

@@ -93,7 +93,8 @@ def segment(
     initialize(network, torch.Generator().manual_seed(seed), rule=as_torch)
     network.to(place).train()  # normalised over the one image there is, at the end as well
     x = torch.from_numpy(np.asarray(bands, dtype=np.float32))[None].to(place)
-    optimizer = torch.optim.SGD(network.parameters(), lr=_RATE, momentum=_MOMENTUM)
+    parameters = list(network.parameters())
+    speed = [torch.zeros_like(parameter) for parameter in parameters]
     labels = np.zeros(bands.shape[1:], dtype=np.int64)
     for _ in progress(range(n_steps), desc="segmenting superpixels", enabled=progress_bar, unit="rounds"):
         response = network(x)
@@ -103,9 +104,11 @@ def segment(
             break
         target = torch.from_numpy(labels)[None].to(place)
         loss = nn.functional.cross_entropy(response, target) + continuity_weight * continuity(response)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        slopes = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():  # steps with momentum; an optimiser of torch.optim would import torch's compiler
+            torch._foreach_mul_(speed, _MOMENTUM)
+            torch._foreach_add_(speed, slopes)
+            torch._foreach_add_(parameters, speed, alpha=-_RATE)
     else:
         with torch.no_grad():
             labels = merge_small(network(x)[0].argmax(dim=0).cpu().numpy(), min_px)

@@ -7,6 +7,7 @@ import torch
 from sklearn.decomposition import NMF
 from torch.distributions import NegativeBinomial
 
+from hisdiff._training._adamw import AdamW
 from hisdiff._training._loop import generator_for
 
 _BATCH = 100
@@ -35,7 +36,7 @@ def fit_spots(counts: np.ndarray, *, seed: int, n_steps: int = 150) -> tuple[np.
     over = np.clip(counts.var(axis=0, dtype=np.float64) / mean - 1, 0.05, None)
     log_rate = torch.tensor(np.log(mean / over), dtype=torch.float32, requires_grad=True)
     logit = torch.tensor(np.log(over), dtype=torch.float32, requires_grad=True)
-    optimizer = torch.optim.Adam([log_rate, logit], lr=_RATE)
+    optimizer = AdamW([log_rate, logit], learning_rate=_RATE)
     values = torch.from_numpy(counts)
     for step in range(n_steps):
         rows = torch.randint(len(values), (min(_BATCH, len(values)),), generator=generator_for(seed, step))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff._workers import cpu_share
+from hisdiff.encoders._cores import on_cores
 from hisdiff.encoders._texture_dense import dense_spec, encode_dense
 from hisdiff.encoders._texture_filters import FORMS, Form, describe, pyramid, window_moments
 
 if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
-
     from hisdiff._section import Box, ImageSource
     from hisdiff.encoders._base import DenseSpec
 
@@ -36,9 +32,7 @@ class TextureEncoder:
             raise ValueError(f"patches are uint8 (B, {side}, {side}, 3), not {patches.dtype} {patches.shape}.")
         if not len(patches):
             return np.empty((0, self.spec.dim), dtype=np.float32)
-        # One patch a thread: products this small gain nothing from threads of their own, and would fight for cores.
-        with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cpu_share()) as pool:
-            return np.stack(list(pool.map(self._embed, patches)))
+        return np.stack(on_cores(self._embed, patches))
 
     def _embed(self, patch: np.ndarray) -> np.ndarray:
         parts = []
@@ -54,11 +48,3 @@ class TextureEncoder:
     def encode_dense(self, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
         """Describe the bins of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
         return encode_dense(self.form, image, box_um, resolution_um)
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    """Return what sets the threads of matrix products; to look for the libraries takes longer than to embed a patch."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()

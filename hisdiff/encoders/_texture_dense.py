@@ -7,16 +7,15 @@ centre, the same in um whatever the bins' size, is what describes the bin. Every
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff._workers import cpu_share
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import DenseSpec
-from hisdiff.encoders._texture_filters import _C, _DX, _DY, _FLOOR, _K, _SCALARS, pyramid, responses
+from hisdiff.encoders._cores import on_cores
+from hisdiff.encoders._texture_filters import _C, _DX, _DY, _FLOOR, _S, _SCALARS, pyramid, responses
 
 if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource
@@ -28,7 +27,6 @@ _TILE = 1024
 """Largest side of what one thread works on, in pixels."""
 _STRIP = 32
 
-_S = len(_SCALARS)
 _MOMENTS = 2 * _S + 3 * _C
 _LEVEL_DIM = 2 * _S + 2 * _C
 
@@ -67,8 +65,6 @@ class _Windows:
 
 def encode_dense(form: Form, image: ImageSource, box_um: Box, resolution_um: float) -> np.ndarray:
     """Describe the bins of a box; see :class:`~hisdiff.encoders.DenseEncoder`."""
-    from threadpoolctl import threadpool_limits
-
     image = anchored(image, form.mpp)
     x0, y0, x1, y1 = box_um
     ys = _centers(y0, y1, resolution_um) / form.mpp
@@ -80,9 +76,7 @@ def encode_dense(form: Form, image: ImageSource, box_um: Box, resolution_um: flo
         rows, columns = tile
         out[rows, columns] = _encode_tile(form, image, ys[rows], xs[columns])
 
-    # One tile a thread: products this small gain nothing from threads of their own, and would fight for cores.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(cpu_share(), len(tiles))) as pool:
-        list(pool.map(fill, tiles))
+    on_cores(fill, tiles)
     return out
 
 
@@ -143,12 +137,10 @@ def block_moments(densities: np.ndarray, side: int) -> np.ndarray:
     for start in range(0, height, _STRIP):
         rows = min(_STRIP, height - start)
         response = responses(padded[:, start : start + rows + 4])
-        dx, dy = response[_DX], response[_DY]
+        dx, dy, scalars = response[_DX], response[_DY], response[_SCALARS]
         into = out[:, start // side : (start + rows) // side]
-        # The scalar responses are the first and the last of all: two runs that need no copy.
-        for source, first in ((response[:_C], 0), (response[3 * _C : _K], _C)):
-            into[first : first + len(source)] = _block_means(source, side)
-            into[_S + first : _S + first + len(source)] = _block_means(source * source, side)
+        into[:_S] = _block_means(scalars, side)
+        into[_S : 2 * _S] = _block_means(scalars * scalars, side)
         into[2 * _S : 2 * _S + _C] = _block_means(dx * dx, side)
         into[2 * _S + _C : 2 * _S + 2 * _C] = _block_means(dy * dy, side)
         into[2 * _S + 2 * _C :] = _block_means(dx * dy, side)

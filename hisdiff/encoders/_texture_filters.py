@@ -13,7 +13,7 @@ The filters run at one of a fixed set of pixel sizes, each an encoder of its own
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -35,15 +35,30 @@ _UNMIX = np.vstack([np.linalg.inv(_STAINS).T[:2], np.full(3, 1 / 3)]).astype(np.
 _DENSITY = -np.log10((np.arange(256) + 1) / 256).astype(np.float32)
 
 _C = len(_UNMIX)
-_KINDS = ("density", "dx", "dy", "slope", "bright", "dark", "line")
+_KINDS = ("dx", "dy", "density", "slope", "bright", "dark", "line")
 _K = _C * len(_KINDS)
-_DX, _DY = slice(_C, 2 * _C), slice(2 * _C, 3 * _C)
-_SCALARS = np.r_[0:_C, 3 * _C : _K]
-"""Responses that do not change when the image is turned: all but the two derivatives."""
+_DX, _DY, _SCALARS = slice(0, _C), slice(_C, 2 * _C), slice(2 * _C, _K)
+_S = _K - 2 * _C
+"""Scalars: responses that do not change when the image is turned, all but the two derivatives."""
 
-_PAIRS = np.triu_indices(len(_SCALARS), 1)
+_PAIRS = np.triu_indices(_S, 1)
 _FLOOR = np.float64(1e-3)
-_FEATURES = 2 * len(_SCALARS) + 2 * len(_PAIRS[0]) + 2 * _C
+_FEATURES = 2 * _S + 2 * len(_PAIRS[0]) + 2 * _C
+
+
+class Moments(NamedTuple):
+    """Second moments of the responses over a window.
+
+    Attributes
+    ----------
+    scalars
+        ``(S + 1, S + 1)`` of the scalar responses and of one.
+    tensor
+        ``(3, C)``, mean squares of the two derivatives of each stain, and their mean product.
+    """
+
+    scalars: np.ndarray
+    tensor: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,7 @@ def pyramid(image: np.ndarray) -> Iterator[np.ndarray]:
     level = np.empty((_C, *image.shape[:2]), dtype=np.float32)
     for start in range(0, len(image), _STRIP):
         rows = image[start : start + _STRIP]
-        density = _DENSITY[rows].reshape(-1, 3)
+        density = np.take(_DENSITY, rows).reshape(-1, 3)
         level[:, start : start + _STRIP] = (_UNMIX @ density.T).reshape(_C, *rows.shape[:2])
     while True:
         yield level
@@ -137,38 +152,41 @@ def _binomial(even: np.ndarray, odd: np.ndarray, axis: int) -> np.ndarray:
     return out
 
 
-def window_moments(densities: np.ndarray, sides: list[int]) -> list[np.ndarray]:
-    """Return second moments, ``(K + 1, K + 1)``, of the responses over centred square windows, the smallest first."""
+def window_moments(densities: np.ndarray, sides: list[int]) -> list[Moments]:
+    """Return second moments of the responses over centred square windows, the smallest first."""
     _, height, width = densities.shape
     largest = sides[-1]
     top, left = (height - largest) // 2, (width - largest) // 2
     if min(top, left) < 2:  # filters reach over the edge
         densities = np.pad(densities, ((0, 0), (2, 2), (2, 2)), mode="edge")
         top, left = top + 2, left + 2
-    sums = np.zeros((len(sides), _K + 1, _K + 1))
+    sums = [Moments(np.zeros((_S + 1, _S + 1)), np.zeros((3, _C))) for _ in sides]
     for start in range(0, largest, _STRIP):
         rows = min(_STRIP, largest - start)
         strip = densities[:, top + start - 2 : top + start + rows + 2, left - 2 : left + largest + 2]
         response = responses(strip)
-        for index, side in enumerate(sides):
+        for side, total in zip(sides, sums):
             margin = (largest - side) // 2
             first, last = max(margin - start, 0), min(margin + side - start, rows)
             if first < last:
                 inside = response[:, first:last, margin : margin + side].reshape(_K + 1, -1)
-                sums[index] += inside @ inside.T
-    return [total / side**2 for total, side in zip(sums, sides)]
+                scalars = inside[_SCALARS.start :]
+                np.add(total.scalars, scalars @ scalars.T, out=total.scalars)
+                for c, (dx, dy) in enumerate(zip(inside[_DX], inside[_DY])):
+                    total.tensor[:, c] += dx @ dx, dy @ dy, dx @ dy
+    return [Moments(*(part / side**2 for part in total)) for total, side in zip(sums, sides)]
 
 
 def responses(densities: np.ndarray) -> np.ndarray:
     """Filter densities, ``(C, y + 4, x + 4)``, into responses ``(K + 1, y, x)``, the last of them constant one.
 
-    By kind, each for every stain: the density itself, its two derivatives, the length of the gradient, the Laplacian's
+    By kind, each for every stain: two derivatives, the density itself, the length of the gradient, the Laplacian's
     positive and negative part (bright and dark blobs), and the difference of the Hessian's eigenvalues (lines); all but
-    the first after smoothing by the binomial filter of length 3.
+    the density after smoothing by the binomial filter of length 3.
     """
     c, y, x = densities.shape
     out = np.empty((_K + 1, y - 4, x - 4), dtype=np.float32)
-    density, dx, dy, slope, bright, dark, line = out[:_K].reshape(len(_KINDS), c, y - 4, x - 4)
+    dx, dy, density, slope, bright, dark, line = out[:_K].reshape(len(_KINDS), c, y - 4, x - 4)
     out[_K] = 1
     density[...] = densities[:, 2:-2, 2:-2]
     s = densities[:, :-2] + densities[:, 2:]
@@ -192,16 +210,16 @@ def responses(densities: np.ndarray) -> np.ndarray:
     return out
 
 
-def describe(moments: np.ndarray) -> np.ndarray:
-    """Turn second moments of responses, ``(K + 1, K + 1)``, into features that do not change when the image is turned."""
-    mean = moments[_K, _SCALARS]
-    covariance = moments[np.ix_(_SCALARS, _SCALARS)] - np.outer(mean, mean)
+def describe(moments: Moments) -> np.ndarray:
+    """Turn second moments of responses into features that do not change when the image is turned."""
+    mean = moments.scalars[_S, :_S]
+    covariance = moments.scalars[:_S, :_S] - np.outer(mean, mean)
     deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-10))
     correlation = covariance / (np.outer(deviation, deviation) + 1e-6)
     # Structure tensor of each stain: its trace is energy, its eigenvalues' difference over the trace is anisotropy.
-    along = np.diag(moments[_DX, _DX]), np.diag(moments[_DY, _DY])
-    energy = along[0] + along[1]
-    anisotropy = np.hypot(along[0] - along[1], 2 * np.diag(moments[_DX, _DY])) / (energy + 1e-6)
+    xx, yy, xy = moments.tensor
+    energy = xx + yy
+    anisotropy = np.hypot(xx - yy, 2 * xy) / (energy + 1e-6)
     return np.concatenate(
         [
             mean,

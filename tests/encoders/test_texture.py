@@ -102,7 +102,11 @@ def test_moments_of_windows_are_means_of_products():
     for side, moments in zip((20, 70), window_moments(densities, [20, 70])):
         margin = (70 - side) // 2
         inside = whole[:, margin : margin + side, margin : margin + side].reshape(len(whole), -1).astype(float)
-        np.testing.assert_allclose(moments, inside @ inside.T / side**2, rtol=1e-4, atol=1e-5)
+        products = inside @ inside.T / side**2
+        scalars, dx, dy = (getattr(_texture_filters, name) for name in ("_SCALARS", "_DX", "_DY"))
+        np.testing.assert_allclose(moments.scalars, products[scalars.start :, scalars.start :], rtol=1e-4, atol=1e-5)
+        tensor = [np.diag(products[a, b]) for a, b in ((dx, dx), (dy, dy), (dx, dy))]
+        np.testing.assert_allclose(moments.tensor, tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_texture_is_the_encoder_that_needs_nothing():

@@ -1,6 +1,7 @@
 """Products, solutions and eigenvectors of large dense matrices, on a CUDA card where a method runs on one.
 
-All in float64, as on the CPU. What is small stays with numpy: to send it to the card takes longer.
+On a card all is computed in float64; what comes back has the precision of what was given, as on the CPU. What is small stays with
+numpy: to send it to the card takes longer.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     try:
-        return cho_solve(cho_factor(a, check_finite=False), b, check_finite=False)
+        # The transpose of a symmetric matrix is laid out as LAPACK wants it.
+        return cho_solve(cho_factor(a.T, check_finite=False), b, check_finite=False)
     except LinAlgError:  # definite but for rounding
         return np.linalg.solve(a, b)
 
@@ -64,7 +66,8 @@ def _run(flop: float, here: Callable[..., Any], there: Callable[..., Any], *matr
         torch = _torch()
         try:
             on_card = [torch.from_numpy(np.ascontiguousarray(m, dtype=np.float64)).to(place) for m in matrices]
-            found = tuple(part.cpu().numpy() for part in there(*on_card))
+            given = np.result_type(*matrices)
+            found = tuple(part.cpu().numpy().astype(given, copy=False) for part in there(*on_card))
         except torch.OutOfMemoryError:
             logger.warning("out of memory on the device: a matrix of %s is worked on by the CPU", matrices[0].shape)
         else:

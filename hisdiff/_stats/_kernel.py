@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import cholesky, solve_triangular
 
 from hisdiff._stats import _dense as dense
 
-# Directions of the landmarks' kernel below this part of the largest are rounding.
+# Directions of the landmarks' kernel below this part of the largest are rounding, and are left out, or shrunk.
 _FLAT = 1e-8
 # Values that are worked on at once: what fits a processor's cache is not fetched from memory over and over.
 _BLOCK_VALUES = 2**16
@@ -52,6 +53,10 @@ class Kernel:
 
         With all training spots as landmarks that is exact.
         """
-        values, axes = dense.eigh(self(landmarks, landmarks))
-        keep = values > _FLAT * values[-1]
-        return axes[:, keep] / np.sqrt(values[keep])
+        if self.gamma is None:  # of no higher rank than there are features
+            values, axes = dense.eigh(self.linear * (landmarks.T @ landmarks))
+            keep = values > _FLAT * values[-1]
+            return np.sqrt(self.linear) * landmarks @ (axes[:, keep] / values[keep])
+        values = self(landmarks, landmarks)
+        values.flat[:: len(values) + 1] += _FLAT * values.sum(axis=1).max()
+        return solve_triangular(cholesky(values, check_finite=False), np.eye(len(values)), check_finite=False)

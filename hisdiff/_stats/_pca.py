@@ -12,6 +12,8 @@ from hisdiff._stats import _dense as dense
 _FLAT = 1e-6
 # Rows of a symmetric matrix above which a few of its eigenvectors are found one by one.
 _LANCZOS = 1500
+# Rows that are held in float64 at once: more than a product needs to be fast.
+_ROWS = 8192
 
 
 def column_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,10 +46,16 @@ def leading(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     They are the eigenvalues and -vectors of the smaller Gram matrix, which is many times faster to take apart. Of two opposite
     directions it is the one whose values add up to more than zero.
     """
-    values = np.asarray(values, dtype=np.float64)
     n, width = values.shape
     k = max(1, min(k, n, width))
-    small = dense.product(values.T, values) if width <= n else dense.product(values, values.T)
+    if width <= n:
+        small = np.zeros((width, width))
+        for start in range(0, n, _ROWS):
+            block = np.asarray(values[start : start + _ROWS], dtype=np.float64)
+            small += dense.product(block.T, block)
+    else:
+        values = np.asarray(values, dtype=np.float64)
+        small = dense.product(values, values.T)
     squares, vectors = _leading_eigen(small, k)
     axes = vectors.T
     if width > n:

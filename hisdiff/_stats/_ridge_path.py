@@ -43,8 +43,8 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Moments:
-        """Sum over spots with features ``(n, p)``, targets ``(n, G)`` and weights ``(n,)``."""
-        root = np.sqrt(weights, dtype=np.float64)
+        """Sum over spots with features ``(n, p)``, targets ``(n, G)`` and weights ``(n,)``, in the precision of the features."""
+        root = np.sqrt(weights, dtype=features.dtype)
         x, y = root[:, None] * features, root[:, None] * targets
         # A matrix times its own transpose takes half the work of any other product.
         products = dense.product(x.T, x), dense.product(x.T, y)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from hisdiff._training._spread import Axes, Spread
     from hisdiff._training._transfer import Transfer
 
+# Spots whose genes are worked on at once.
+_ROWS = 1024
+
 
 @dataclass(frozen=True)
 class Laws:
@@ -75,5 +78,8 @@ def fit_laws(
     # The spots are training tissue, where less is open than where they are left out.
     seen = spread.relation.uncertainty(inside)
     more = spread.usual / max(float(seen.mean()), 1e-12) - 1
-    variance = spread.levels.variance + spread.relation_variance(inside, more * seen)
-    return Laws(spread, transfer, rows, scores, inside, variance.astype(np.float32))
+    variance = np.empty(spots.targets.shape, dtype=np.float32)
+    for start in range(0, len(inside), _ROWS):
+        part = slice(start, start + _ROWS)
+        variance[part] = spread.levels.variance + spread.relation_variance(inside[part], more * seen[part])
+    return Laws(spread, transfer, rows, scores, inside, variance)

@@ -22,18 +22,19 @@ _LOWEST, _HIGHEST = -8.0, 8.0
 
 def profiles(spots: TrainingSpots) -> TrainingSpots:
     """Return training spots whose counts are scaled to the median total of their section."""
-    counts = np.exp2(spots.targets) - 1
-    totals = np.log2(np.maximum(counts.sum(axis=1), 1e-9))
-    targets = np.empty_like(spots.targets)
+    targets, centered = np.empty_like(spots.targets), np.empty_like(spots.targets)
     means, weights = [], []
     for s in np.unique(spots.section):
-        rows = spots.section == s
-        shift = np.clip(np.median(totals[rows]) - totals[rows], -_MAX_SHIFT, _MAX_SHIFT)
-        targets[rows] = np.log2(1 + counts[rows] * np.exp2(shift)[:, None])
-        means.append(targets[rows].mean(axis=0))
+        rows = np.flatnonzero(spots.section == s)
+        counts = np.exp2(spots.targets[rows]) - 1
+        totals = np.log2(np.maximum(counts.sum(axis=1), 1e-9))
+        counts *= np.exp2(np.clip(np.median(totals) - totals, -_MAX_SHIFT, _MAX_SHIFT))[:, None]
+        counts = np.log2(1 + counts)
+        means.append(counts.mean(axis=0))
         weights.append(spots.weight[rows].max())
-    apart = np.stack(means)[np.unique(spots.section, return_inverse=True)[1]]
-    return replace(spots, targets=targets, centered=targets - apart + np.average(means, axis=0, weights=weights))
+        targets[rows], centered[rows] = counts, counts - means[-1]
+    centered += np.average(means, axis=0, weights=weights)
+    return replace(spots, targets=targets, centered=centered)
 
 
 def at_level(profile: np.ndarray, whole: np.ndarray) -> np.ndarray:

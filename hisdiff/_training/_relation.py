@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg import eigh, solve_triangular
 from scipy.spatial.distance import cdist
 
+from hisdiff._stats import _dense as dense
 from hisdiff._stats._kernel import Kernel
 from hisdiff._training._folds import MANY_FOLDS
 from hisdiff._training._smooth import correlation
@@ -206,10 +207,7 @@ def _open_covariance(
     kernel: Kernel, features: np.ndarray, values: np.ndarray, training: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return k between left-out spots, and what of it other spots know, ``(n, n)`` each."""
-    eigenvalues, turn = np.linalg.eigh(training.T @ training)
-    turned = values @ turn
-    eigenvalues = np.maximum(eigenvalues, 0)
-    return kernel(features, features), (turned * (eigenvalues / (eigenvalues + _NOISE))) @ turned.T
+    return kernel(features, features), values @ _told(values, training)
 
 
 class _Left(NamedTuple):
@@ -261,7 +259,9 @@ def _evidence(left: _Left, own: np.ndarray, known: np.ndarray, residuals: np.nda
         white, white_own, white_known = root @ residuals, root @ own @ root.T, root @ known @ root.T
         volume = np.linalg.slogdet(root @ root.T)[1] / 2
         for kappa, of_kappa in zip(_KAPPAS, of_noise):
-            eigenvalues, axes = np.linalg.eigh((1 + kappa) * white_own - white_known)
+            # Of sums over spots few digits are asked.
+            covariance = ((1 + kappa) * white_own - white_known).astype(np.float32)
+            eigenvalues, axes = eigh(covariance, driver="evd", check_finite=False)
             eigenvalues, squares = np.maximum(eigenvalues, 0)[:, None], np.square(axes.T @ white)
             for j, scale in enumerate(_SCALES):
                 variance = 1 + eigenvalues * (scale * unit)
@@ -281,10 +281,14 @@ def _amount(
 
 def _usual(kernel: Kernel, features: np.ndarray, values: np.ndarray, training: np.ndarray) -> float:
     """Return the variance of what is open of the cohort's relation in a left-out section, on average over its spots."""
-    eigenvalues, turn = np.linalg.eigh(training.T @ training)
-    eigenvalues = np.maximum(eigenvalues, 0)
-    known = np.square(values @ turn) @ (eigenvalues / (eigenvalues + _NOISE))
+    known = np.einsum("nq,qn->n", values, _told(values, training))
     return float(np.mean(kernel.diagonal(features) - known))
+
+
+def _told(values: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Return ``A (A + noise)^-1 values^T``, ``(q, n)``, with A the sum of products of the features of other spots."""
+    products = training.T @ training
+    return dense.solve(products + _NOISE * np.eye(len(products)), products @ values.T)
 
 
 def _posterior(evidence: np.ndarray) -> np.ndarray:

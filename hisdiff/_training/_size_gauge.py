@@ -10,7 +10,7 @@ import numpy as np
 from hisdiff._stats._counting import count_mean, count_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 # A section whose means are off by more than a factor of 8 is a case of its own, not one of stain.
 _MAX_SHIFT = 3.0
@@ -37,7 +37,7 @@ class SizeGauge:
     bias: float
 
     @classmethod
-    def fit(cls, means: Sequence[np.ndarray], log2_size: float) -> SizeGauge:
+    def fit(cls, means: Iterable[np.ndarray], log2_size: float) -> SizeGauge:
         """Calibrate on out-of-fold means ``(n_s, G)`` of sections whose counts were scaled to ``log2_size``."""
         return cls(log2_size, float(np.mean([log2_size - cls(log2_size, 0.0).read(mean) for mean in means])))
 

@@ -59,10 +59,15 @@ class Axes:
     @classmethod
     def of(cls, spots: TrainingSpots) -> Axes:
         """Find them in the centered targets of training spots."""
-        center = np.average(spots.centered, axis=0, weights=spots.weight)
-        away = (spots.centered - center) * np.sqrt(spots.weight)[:, None]
-        scale = np.maximum(np.sqrt(np.einsum("ng,ng->g", away, away) / spots.weight.sum()), _MIN_SPREAD)
-        away /= scale
+        total = spots.weight.sum()
+        center = spots.weight @ spots.centered / total
+        away = spots.centered - center.astype(np.float32)
+        away *= np.sqrt(spots.weight, dtype=np.float32)[:, None]
+        squares = np.concatenate(
+            [np.square(away[:, g], dtype=np.float64).sum(axis=0) for g in gene_blocks(*away.shape)]
+        )
+        scale = np.maximum(np.sqrt(squares / total), _MIN_SPREAD)
+        away /= scale.astype(np.float32)
         return cls(right_axes(away, MAX_COMPONENTS), center, scale)
 
     @property

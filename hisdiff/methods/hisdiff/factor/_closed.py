@@ -11,7 +11,7 @@ from hisdiff._training._laws import Laws, fit_laws
 from hisdiff._training._size_gauge import SizeGauge
 from hisdiff._training._spots import TrainingSpots
 from hisdiff._training._spread import Axes
-from hisdiff.methods.hisdiff.factor._mean import CrossFitted, cross_fit
+from hisdiff.methods.hisdiff.factor._mean import cross_fit
 from hisdiff.methods.hisdiff.factor._model import Summary
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hisdiff._prediction._cohort_model import Parts
     from hisdiff._section import Section
     from hisdiff.methods._base import FitRun
+    from hisdiff.methods.hisdiff.factor._mean import ConditionalMean
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
 
@@ -31,8 +32,10 @@ class ClosedForm:
     ----------
     spots
         Training spots.
-    fitted
-        The mean.
+    mean
+        Fitted on all spots.
+    explained
+        Part of the variance of left-out tissue that it explains, see ``CrossFitted``.
     gauge
         Measures library sizes by means.
     held_out
@@ -44,7 +47,8 @@ class ClosedForm:
     """
 
     spots: TrainingSpots
-    fitted: CrossFitted
+    mean: ConditionalMean
+    explained: float
     gauge: SizeGauge
     held_out: np.ndarray
     laws: Laws
@@ -55,7 +59,7 @@ class ClosedForm:
         """Fit on sections."""
         spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
         axes = Axes.of(spots)
-        fitted = cross_fit(
+        mean, apart, explained, features = cross_fit(
             spots,
             axes,
             scalings=config.scalings,
@@ -68,16 +72,15 @@ class ClosedForm:
             seed=run.seed,
             show=run.progress,
         )
-        by_section = [fitted.held_out[spots.section == s] for s in range(len(spots.sections))]
-        gauge = SizeGauge.fit(by_section, spots.log2_size)
-        held_out = gauge.aligned(fitted.held_out, spots.section)
+        gauge = SizeGauge.fit((apart[spots.section == s] for s in range(len(spots.sections))), spots.log2_size)
+        held_out = gauge.aligned(apart, spots.section)
+        del apart  # as large as the expression of the cohort
         sizes = {"n_components": config.n_components, "n_factors": config.n_factors}
-        laws = fit_laws(spots, held_out, axes, fitted.features, **sizes, seed=run.seed)
+        laws = fit_laws(spots, held_out, axes, features, **sizes, seed=run.seed)
         left = spots.targets[laws.rows] - held_out[laws.rows]
         residual_sd = np.maximum(left.std(axis=0, dtype=np.float64), 1e-3)
-        return cls(
-            spots, fitted, gauge, held_out, laws, Summary.fit(held_out[laws.rows], residual_sd, config.n_condition)
-        )
+        summary = Summary.fit(held_out[laws.rows], residual_sd, config.n_condition)
+        return cls(spots, mean, explained, gauge, held_out, laws, summary)
 
     @property
     def parts(self) -> Parts:

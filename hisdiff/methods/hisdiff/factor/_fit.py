@@ -52,7 +52,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
         local = fit_local(
             spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=run.seed
         )
-    model = FactorModel(config=config, mean=closed.fitted.mean, summary=summary, flow=flow, local=local, **closed.parts)
+    model = FactorModel(config=config, mean=closed.mean, summary=summary, flow=flow, local=local, **closed.parts)
     watched = Watched.of(model, closed, run.validation, member_folds.numpy(), partial(_drawn, config))
     result = None
     if config.flow:
@@ -77,7 +77,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
     logger.info(
         "fitted %d genes on %d spots; the image explains %.0f %% of the variance of left-out spots, %d factors describe the "
         "rest; %s",
-        len(sections[0].genes), len(spots.section), 100 * closed.fitted.explained, len(spread.factors.loadings), of_network(result),
+        len(sections[0].genes), len(spots.section), 100 * closed.explained, len(spread.factors.loadings), of_network(result),
     )  # fmt: skip
     flow.cpu()
     return FittedHisDiff(

@@ -158,8 +158,7 @@ class ConditionalMean:
         return cls(tuple(members), whole, profile, settings["share"])
 
 
-@dataclass(frozen=True)
-class CrossFitted:
+class CrossFitted(NamedTuple):
     """A mean and its predictions for its own training spots.
 
     Attributes
@@ -233,6 +232,7 @@ def cross_fit(
     profile_axes = Axes.of(of_profiles)
     parts = [(axes, spots.centered)] + ([(profile_axes, of_profiles.centered)] if profile > 0 else [])
     targets = np.concatenate([own.components(values - own.center) for own, values in parts], axis=1)
+    del parts, of_profiles  # twice as large as the expression of the cohort
     gaussian = tuple(Kernel(linear, gamma) for gamma in gammas)
     alone = spots.fold.max() + 1 >= MANY_FOLDS
     n_views = 1 + len(scalings) * (2 if alone else 1)
@@ -242,16 +242,16 @@ def cross_fit(
     )  # fmt: skip
     families, features = [], {}
     for view in views:
-        values = view.values
+        marks = view.values[rows]
         if view.share and not view.linear:
             features[view.features.projection.scaling] = view.features
         kinds = {gaussian: view.share} | ({(Kernel(1.0, None),): _LINEAR} if view.linear else {})
         for kernels, share in kinds.items():
-            whitenings = [kernel.whitening(values[rows]) for kernel in kernels]
-            expansions = (kernel(values, values[rows]) @ whitening for kernel, whitening in zip(kernels, whitenings))
+            whitenings = [kernel.whitening(marks) for kernel in kernels]
+            expansions = (_expanded(kernel, view.values, marks, own) for kernel, own in zip(kernels, whitenings))
             fitted = fit_components(expansions, targets, spots.fold, spots.weight, penalties)
             weights = np.stack([w @ own for w, own in zip(whitenings, fitted.weights)])
-            member = KernelMean(view.features, values[rows], kernels, weights)
+            member = KernelMean(view.features, marks, kernels, weights)
             families.append(_Family(member, fitted.held_out.astype(np.float32), fitted.explained, share))
     usual = np.array([family.share for family in families])
     held_outs = [family.held_out for family in families]
@@ -292,6 +292,16 @@ def _members(used: Sequence[tuple[_Family, float]]) -> tuple[KernelMean, ...]:
             own = replace(before, kernels=before.kernels + own.kernels, weights=joined)
         members.append(own)
     return tuple(members)
+
+
+def _expanded(kernel: Kernel, values: np.ndarray, marks: np.ndarray, whitening: np.ndarray) -> np.ndarray:
+    """Return features whose inner products are the kernel, float32 ``(n, q)``."""
+    marks, whitening = marks.astype(np.float32), whitening.astype(np.float32)
+    out = np.empty((len(values), whitening.shape[1]), dtype=np.float32)
+    for start in range(0, len(values), _ROWS):
+        rows = slice(start, start + _ROWS)
+        out[rows] = kernel(values[rows].astype(np.float32), marks) @ whitening
+    return out
 
 
 class _View(NamedTuple):

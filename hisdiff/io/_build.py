@@ -24,6 +24,7 @@ from hisdiff._keys import GLOBAL, INSTANCE_KEY, NAMES, REGION_KEY, SPATIAL, STEM
 from hisdiff.io._names import clean_table, element_name
 from hisdiff.io._scale import check_mpp
 from hisdiff.io._spots import check_one_section, on_image
+from hisdiff.io._storable import storable_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -213,6 +214,7 @@ def section(
         outlines = outlines if outlines is None else outlines[kept]
         radius_um = radius_um[kept] if isinstance(radius_um, np.ndarray) else radius_um
     names = {name: original, **clean_table(adata)}
+    storable_table(adata)
     if outlines is None:
         check_radii(np.atleast_1d(radius_um), what)
         shapes = circles(xy_px, radius_um / mpp, adata.obs_names.to_numpy(), mpp)

@@ -86,7 +86,7 @@ def _from_trident(file: Path, key: str | None) -> Tiles:
         raise ValueError(f"{file} cannot be read: {error}. Is the file complete?") from error
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
     coords = coords[0] if coords.ndim == 3 and len(coords) == 1 else coords
-    side = _number(attrs, "patch_size_level0")
+    side = _side_px(attrs)
     if side is None:
         raise ValueError(
             f"{file} does not say how large its patches are in pixels of the slide (attribute 'patch_size_level0' of 'coords'; there are "
@@ -95,6 +95,21 @@ def _from_trident(file: Path, key: str | None) -> Tiles:
     width, height = _number(attrs, "level0_width"), _number(attrs, "level0_height")
     size = None if width is None or height is None else (width, height)
     return Tiles(values, _pairs(coords, str(file)), side, name, _number(attrs, "patch_size"), size)
+
+
+def _side_px(attrs: Mapping[str, Any]) -> float | None:
+    """Return the side of a patch in pixels of the slide: as TRIDENT states it, or from what it and CLAM state of its level."""
+    side, own, seen = (_number(attrs, key) for key in ("patch_size", "level0_magnification", "target_magnification"))
+    stated = _number(attrs, "patch_size_level0")
+    if stated is not None or side is None:
+        return stated
+    if own is not None and seen is not None:
+        return side * own / seen
+    try:
+        x, y = np.asarray(attrs["downsample"], dtype=float).reshape(2)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return side * x if x == y >= 1 else None
 
 
 def _from_table(sdata: sd.SpatialData, key: str | None) -> Tiles:

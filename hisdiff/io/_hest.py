@@ -19,6 +19,8 @@ from hisdiff.io._features import genes_of
 from hisdiff.io._orient import check_orientation, turned
 from hisdiff.io._raster import open_raster
 from hisdiff.io._scale import (
+    VISIUM_DIAMETER_UM,
+    VISIUM_REPORTED_UM,
     Source,
     library_of,
     number_or_none,
@@ -159,6 +161,9 @@ def _diameter(table: ad.AnnData, xy_px: np.ndarray, metadata: Plain, mpp: float,
             apart,
         )
         return apart
+    low, high = VISIUM_REPORTED_UM
+    if stated == VISIUM_DIAMETER_UM and drawn is not None and low <= drawn * mpp <= high:
+        return stated  # as Space Ranger reports it
     if drawn is None or (stated is not None and abs(drawn * mpp / stated - 1) < TOLERANCE):
         return float(stated or 0)
     return drawn * mpp  # pseudo-spots, of which the metadata have the bins they were made of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from spatialdata import sanitize_name
@@ -63,16 +62,7 @@ def clean_table(adata: AnnData) -> dict[str, str]:
                 del values[key]
             for key, name in zip(keys, names):
                 values[name] = taken[key]
-    for key, value in list(adata.uns.items()):
-        adata.uns[key] = _storable(value)
     return originals
-
-
-def _storable(value: Any) -> Any:
-    """Return nested mappings with keys that a zarr group can have, and tuples and sets as lists."""
-    if isinstance(value, Mapping):
-        return {str(key).replace("/", "_"): _storable(inner) for key, inner in value.items()}
-    return list(value) if isinstance(value, (tuple, set, frozenset)) else value
 
 
 def _changed(slot: str, before: Any, after: list[str]) -> dict[str, str]:

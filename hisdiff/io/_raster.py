@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import importlib.util
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +31,7 @@ SLIDE_SUFFIXES = {".mrxs", ".vms", ".vmu", ".czi"}
 PLAIN_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 PREFERS_OPENSLIDE = {".ndpi"}
 DICOM_MAGIC = b"DICM"
+GZIP_MAGIC = b"\x1f\x8b"
 CONVERTED = ("P", "PA", "CMYK", "YCbCr")
 """Modes of Pillow that stand for three colours with another number of channels."""
 UNKNOWN_MODES = ("LAB", "HSV")
@@ -84,6 +87,8 @@ def open_raster(path: str | Path) -> Raster:
         levels = levels_of(decode(path))
         warn_if_gray(levels[-1], str(path))
         return Raster(levels, n_stored=len(levels))
+    if magic.startswith(GZIP_MAGIC):
+        raise ValueError(f"{path} is packed with gzip and holds no image that Pillow reads; unpack it.")
     if magic.startswith(PLAIN_MAGIC) and suffix not in SLIDE_SUFFIXES:
         raise ValueError(f"{path} cannot be read as an image: it ends in its header. Is the file complete?")
     reason = f"{path} is no image: it is neither a TIFF nor of a format that Pillow reads"
@@ -161,10 +166,17 @@ def _is_pillows(path: Path) -> bool:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _any_size(), Image.open(path):
+        with _any_size(), _unpacked(path) as file, Image.open(file):
             return True
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, EOFError, gzip.BadGzipFile, zlib.error):
         return False
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file, which may be packed as files from GEO are."""
+    with gzip.open(path) if _magic(path).startswith(GZIP_MAGIC) else path.open("rb") as file:
+        yield file
 
 
 def decode(path: Path) -> np.ndarray:
@@ -175,7 +187,7 @@ def decode(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with _any_size(), Image.open(path) as image:
+        with _any_size(), _unpacked(path) as file, Image.open(file) as image:
             mode, bands = image.mode, image.getbands()
             if mode in UNKNOWN_MODES:
                 raise ValueError(
@@ -198,6 +210,12 @@ def decode(path: Path) -> np.ndarray:
                 if clear:
                     strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB")
                 pixels[:, top:bottom] = np.asarray(strip).transpose(2, 0, 1)
-    except (OSError, SyntaxError, EOFError, struct.error) as error:  # Pillow has SyntaxError for a broken PNG
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        zlib.error,
+    ) as error:  # Pillow has SyntaxError for a broken PNG
         raise ValueError(f"{path} cannot be read as an image: {error}. Is the file complete?") from error
     return pixels

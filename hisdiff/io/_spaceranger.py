@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import zlib
 from pathlib import Path
@@ -37,8 +38,11 @@ POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positio
 WITHOUT_HEADER = "tissue_positions_list"
 """Positions of versions before 2, which have no header."""
 COLUMNS = [IN_TISSUE, ARRAY_ROW, ARRAY_COL, "pxl_row_in_fullres", "pxl_col_in_fullres"]
-REDUCED = (("tissue_hires_image.png", "tissue_hires_scalef"), ("tissue_lowres_image.png", "tissue_lowres_scalef"))
+REDUCED = (("tissue_hires_image", "tissue_hires_scalef"), ("tissue_lowres_image", "tissue_lowres_scalef"))
 """Reduced images, finest first, and their scale factors."""
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+PACKED = ".gz"
+"""Files come packed from GEO."""
 
 
 def folder_of(path: str | Path) -> Path:
@@ -93,6 +97,45 @@ def counts_file_of(path: Path, given: str | Path | None, name: str = COUNTS) -> 
     return path / name if path / name in found else found[0]
 
 
+def named(folder: Path, names: Iterable[str], prefix: str, choose: str) -> Path | None:
+    """Return the file of one of the usual names, packed or not, with or without the prefix of a sample; None where there is none.
+
+    Parameters
+    ----------
+    names
+        The first one that is there counts.
+    prefix
+        Of the counts file: a folder may hold several samples.
+    choose
+        How one of several is chosen, for the error.
+
+    Raises
+    ------
+    ValueError
+        If there are several, none of them of that prefix.
+    """
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+        found = {
+            file: file.name.removesuffix(PACKED).removesuffix(name).rstrip("_.-")
+            for file in sorted([*folder.glob(f"*{name}"), *folder.glob(f"*{name}{PACKED}")])
+        }
+        own = [file for file, of in found.items() if of == prefix]
+        own = own or [file for file, of in found.items() if of.startswith(prefix) or prefix.startswith(of)]
+        if found and not own:
+            raise ValueError(
+                f"{folder} has {listing(f.name for f in found)}, of another sample than {prefix!r}; choose one with {choose}."
+            )
+        if len(own) > 1:
+            raise ValueError(
+                f"{folder} has several files {name}, {listing(f.name for f in own)}; choose one with {choose}."
+            )
+        if own:
+            return own[0]
+    return None
+
+
 def prefix_of(file: Path) -> str:
     """Return what stands before the usual name of a counts file."""
     for usual in (COUNTS, MATRIX, "matrix.mtx.gz", "matrix.mtx"):
@@ -128,25 +171,18 @@ def read_matrix(file: Path, what: str, genome: str | None = None) -> AnnData:
 # Positions
 
 
-def positions_file_of(folder: Path, given: Path | None = None) -> Path:
-    """Return the file of positions."""
+def positions_file_of(folder: Path, given: Path | None = None, prefix: str = "") -> Path:
+    """Return the file of positions: the one that is given, else that of the sample with the prefix of the counts."""
     if given is not None:
         if not given.exists():
             raise FileNotFoundError(f"There is no {given}.")
         return given
-    for name in POSITIONS:
-        if (folder / name).exists():
-            return folder / name
-    found = sorted(folder.glob("*tissue_positions*"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(
-            f"{folder} has several files of positions, {listing(f.name for f in found)}; choose one with tissue_positions_file=."
+    file = named(folder, POSITIONS, prefix, "tissue_positions_file=")
+    if file is None:
+        raise FileNotFoundError(
+            f"{folder} has no tissue_positions.csv, tissue_positions_list.csv or tissue_positions.parquet; it has {contents(folder)}."
         )
-    raise FileNotFoundError(
-        f"{folder} has no tissue_positions.csv, tissue_positions_list.csv or tissue_positions.parquet; it has {contents(folder)}."
-    )
+    return file
 
 
 def read_positions(file: Path) -> pd.DataFrame:
@@ -175,7 +211,7 @@ def _with_header(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     if IN_TISSUE in header.tolist():
         table.columns = header
         table = table.iloc[1:]
-    elif not file.name.partition(WITHOUT_HEADER)[1]:
+    elif WITHOUT_HEADER not in file.name:
         raise ValueError(
             f"{file} has no header, barcode,{','.join(COLUMNS)}; only {WITHOUT_HEADER}.csv of Space Ranger 1 is written without one. Rename it "
             "if it is that."
@@ -186,6 +222,7 @@ def _with_header(table: pd.DataFrame, file: Path) -> pd.DataFrame:
         )
     else:
         table.columns = ["barcode", *COLUMNS]
+    table[IN_TISSUE] = table[IN_TISSUE].replace({"True": "1", "TRUE": "1", "False": "0", "FALSE": "0"})
     try:
         return table.astype({**dict.fromkeys(COLUMNS[:3], float), **dict.fromkeys(COLUMNS[3:], float)})
     except (KeyError, ValueError) as error:
@@ -221,8 +258,9 @@ def read_json(file: Path, what: str = "the scale of the section") -> Plain:
     if not file.exists():
         raise FileNotFoundError(f"There is no {file}, which has {what}; the folder has {contents(file.parent)}.")
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = gzip.decompress(file.read_bytes()) if file.suffix == PACKED else file.read_bytes()
+        values = json.loads(text.decode("utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{file} is not valid JSON: {error}. Is the file complete?") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds no mapping of names to values but a {type(values).__name__}.")
@@ -243,7 +281,12 @@ def number(values: Mapping[str, Any], key: str, file: Path) -> float:
 
 
 def choose_image(
-    fullres: Path | None, folders: Iterable[Path], factors: Mapping[str, Any], factors_file: Path, orient: str | None
+    fullres: Path | None,
+    folders: Iterable[Path],
+    factors: Mapping[str, Any],
+    factors_file: Path,
+    orient: str | None,
+    prefix: str = "",
 ) -> tuple[Raster, float]:
     """Return the image and how many full-resolution pixels one of its pixels is wide.
 
@@ -251,9 +294,11 @@ def choose_image(
     ----------
     fullres
         The full-resolution image, which is compared with the reduced one in ``folders``; None for the finest reduced one.
+    prefix
+        Of the counts file, where a folder holds several samples.
     """
     folders = list(folders)
-    reduced = _reduced(folders)
+    reduced = _reduced(folders, prefix)
     if fullres is not None:
         raster = turned(open_raster(fullres), orient)
         if reduced is not None:
@@ -262,7 +307,7 @@ def choose_image(
         return raster, 1.0
     if reduced is None:
         raise FileNotFoundError(
-            f"{folders[0]} has neither {REDUCED[0][0]} nor {REDUCED[1][0]}, and no full-resolution image is given; pass "
+            f"{folders[0]} has neither {REDUCED[0][0]}.png nor {REDUCED[1][0]}.png, and no full-resolution image is given; pass "
             "fullres_image_file=, the image that Space Ranger was run with."
         )
     file, key = reduced
@@ -276,13 +321,13 @@ def choose_image(
     return turned(open_raster(file), orient), 1 / scale
 
 
-def _reduced(folders: Iterable[Path]) -> tuple[Path, str] | None:
+def _reduced(folders: Iterable[Path], prefix: str) -> tuple[Path, str] | None:
     places = [place for folder in folders for place in (folder, folder / "spatial")]
-    for name, key in REDUCED:
+    for stem, key in REDUCED:
         for place in places:
-            found = [place / name] if (place / name).exists() else sorted(place.glob(f"*{name}"))
-            if found:
-                return found[0], key
+            found = named(place, [f"{stem}{suffix}" for suffix in IMAGES], prefix, "counts_file=, or name one alike")
+            if found is not None:
+                return found, key
     return None
 
 

@@ -19,7 +19,7 @@ TRUSTED_MPP = 10.0
 """Coarser resolution tags are those of a printer (300 dots per inch are 85 um), not of a microscope."""
 UM_PER = {
     "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
-    "nm": 1e-3, "pm": 1e-6, "\u00e5": 1e-4, "\u212b": 1e-4, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6, "in": 25400.0,
+    "nm": 1e-3, "pm": 1e-6, "\u00e5": 1e-4, "\u212b": 1e-4, "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6, "thou": 25.4, "in": 25400.0,
     "inch": 25400.0, "inches": 25400.0,
 }  # fmt: skip
 UM_PER_TAG = {
@@ -89,7 +89,7 @@ def _both(match: re.Match[str] | None) -> Sizes | None:
 def _ome(tif: tifffile.TiffFile, index: int) -> Sizes | None:
     if not tif.is_ome or tif.ome_metadata is None:
         return None
-    images = (tifffile.xml2dict(tif.ome_metadata).get("OME") or {}).get("Image") or []
+    images = (tifffile.xml2dict(tif.ome_metadata, sep="").get("OME") or {}).get("Image") or []
     images = images if isinstance(images, list) else [images]
     pixels = (images[index].get("Pixels") or {}) if index < len(images) else {}
     sizes = []

@@ -18,6 +18,7 @@ from hisdiff.io._spaceranger import (
     folder_of,
     given_image,
     name_of,
+    named,
     number,
     place,
     positions_file_of,
@@ -59,7 +60,8 @@ def visium(
     Parameters
     ----------
     path
-        Folder with ``filtered_feature_bc_matrix.h5`` (or the folder ``filtered_feature_bc_matrix/``) and ``spatial/``.
+        Folder with ``filtered_feature_bc_matrix.h5`` (or the folder ``filtered_feature_bc_matrix/``) and ``spatial/``; or with all
+        files beside each other, with the prefix of their sample and packed (``.gz``), as they come from GEO.
     fullres_image_file
         The full-resolution image, which Space Ranger does not copy. None for the ``hires`` image of 2,000 pixels, or the
         ``lowres`` one, in which single cells are not visible; this is logged.
@@ -99,18 +101,23 @@ def visium(
     """
     check_arguments("visium", kwargs, _HINTS)
     path = folder_of(path)
+    if (path / "binned_outputs").is_dir():
+        raise ValueError(f"{path} is of Visium HD, which hd.io.visium_hd reads.")
     counts = counts_file_of(path, counts_file)
     name = dataset_id or prefix_of(counts) or name_of(path)
-    spatial = path / "spatial"
-    factors_file = path / scalefactors_file if scalefactors_file else spatial / SCALE_FACTORS
-    if not scalefactors_file and not factors_file.exists():
-        factors_file = next(iter(sorted(spatial.glob(f"*{SCALE_FACTORS}"))), factors_file)
+    spatial = path / "spatial" if (path / "spatial").is_dir() else path
+    prefix = prefix_of(counts)
+    if scalefactors_file:
+        factors_file = path / scalefactors_file
+    else:
+        factors_file = named(spatial, [SCALE_FACTORS], prefix, "scalefactors_file=") or spatial / SCALE_FACTORS
     factors = read_json(factors_file)
-    positions = positions_file_of(spatial, path / tissue_positions_file if tissue_positions_file else None)
+    given = path / tissue_positions_file if tissue_positions_file else None
+    positions = positions_file_of(spatial, given, prefix)
 
     table = place(read_matrix(counts, name, genome), read_positions(positions), positions, name)
     raster, reduction = choose_image(
-        given_image(path, fullres_image_file), [spatial, path], factors, factors_file, orient
+        given_image(path, fullres_image_file), [spatial, path], factors, factors_file, orient, prefix
     )
     xy_px = np.asarray(table.obsm[SPATIAL])
     diameter_px = number(factors, DIAMETER, factors_file) if DIAMETER in factors else None

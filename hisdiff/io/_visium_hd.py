@@ -139,7 +139,7 @@ def visium_hd(
         xy_px = shapely.get_coordinates(shapely.centroid(np.asarray(outlines.geometry)))
         return section(name, raster.levels, mpp, table, xy_px, outlines=outlines, reduction=reduction)
     positions = positions_file_of(folder / "spatial")
-    table = place(read_matrix(_file(folder, COUNTS), name, genome), read_positions(positions), positions, name)
+    table = place(read_matrix(_counts(folder, COUNTS), name, genome), read_positions(positions), positions, name)
     xy_px = np.asarray(table.obsm[SPATIAL])
     raster, reduction = raster_of()
     sources = [stated, bin_source(table.obs, xy_px, bin_um), *(raster.sources if reduction == 1 else ())]
@@ -152,17 +152,26 @@ def visium_hd(
 
 
 def _bins(path: Path, bin_um: int) -> Path:
-    folder = path / "binned_outputs" / f"square_{bin_um:03d}um"
+    binned = _folder(path / "binned_outputs", "Is it of Visium, not HD, which hd.io.visium reads?")
+    folder = binned / f"square_{bin_um:03d}um"
     if not folder.is_dir():
-        sizes = sorted(folder.name for folder in path.glob("binned_outputs/square_*um"))
+        sizes = sorted(folder.name for folder in binned.glob("square_*um"))
         raise ValueError(f"{path} has no bins of {bin_um} um; in binned_outputs there are {listing(sizes)}.")
     return folder
 
 
 def _folder(folder: Path, reason: str) -> Path:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder.parent} has no folder {folder.name}. {reason}")
+        raise FileNotFoundError(
+            f"{folder.parent} has no folder {folder.name}; it has {contents(folder.parent)}. {reason}"
+        )
     return folder
+
+
+def _counts(folder: Path, name: str, prefix: str = "") -> Path:
+    """Return the h5 file of counts, or the folder of ``matrix.mtx`` that has its name without the ending."""
+    unpacked = folder / name.removesuffix(".h5")
+    return unpacked if unpacked.is_dir() and not list(folder.glob(f"*{name}")) else _file(folder, name, prefix)
 
 
 def _file(folder: Path, name: str, prefix: str = "") -> Path:
@@ -174,7 +183,7 @@ def _file(folder: Path, name: str, prefix: str = "") -> Path:
 
 def _cells(folder: Path, prefix: str, name: str, genome: str | None) -> tuple[AnnData, gpd.GeoDataFrame]:
     """Return the cells that have an outline, and their outlines in full-resolution pixels."""
-    table = read_matrix(_file(folder, CELL_COUNTS, prefix), name, genome)
+    table = read_matrix(_counts(folder, CELL_COUNTS, prefix), name, genome)
     outlines = _outlines(_file(folder, CELL_OUTLINES, prefix))
     there = table.obs_names.isin(outlines.index)
     if not there.any():

@@ -7,7 +7,9 @@ from pathlib import Path
 import anndata as ad
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
+import spatialdata
 from PIL import Image
 from scipy import sparse
 from spatialdata.transformations import get_transformation
@@ -224,6 +226,23 @@ class TestObjectsOfTheField:
             "obs/Cell_type": "Cell type", "obs/cell_type_1": "cell type", "obs/region_1": "region", "uns/a_b": "a b",
         }  # fmt: skip
         assert "Cell type" in spots.obs
+
+    def test_values_that_no_store_holds_become_text_or_are_left_out(
+        self, spots: ad.AnnData, slide: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        n = spots.n_obs
+        spots.obs["day"] = pd.date_range("2024-01-01", periods=n)
+        spots.obs["area"] = pd.array([1.5, None] * (n // 2) + [2.0] * (n % 2), dtype="Float64")
+        spots.obs["notes"] = [["a"]] * n
+        spots.uns["run"] = {"by": len, "on": pd.Timestamp("2024-01-01"), "file": tmp_path, "genes": pd.Series(["A"])}
+        sdata = hd.io.from_anndata(spots, slide)
+        assert "uns['run']['by']" in caplog.text
+        sdata.write(tmp_path / "s.zarr")
+        table = spatialdata.read_zarr(tmp_path / "s.zarr").tables["table"]
+        assert table.obs["day"].iloc[0].startswith("2024-01-01")
+        assert table.obs["notes"].iloc[0] == "['a']"
+        np.testing.assert_array_equal(table.obs["area"].iloc[:2], [1.5, np.nan])
+        assert set(table.uns["run"]) == {"on", "file", "genes"}
 
     def test_the_image_in_uns_is_used_where_none_is_given(self, spots: ad.AnnData, slide: np.ndarray) -> None:
         factors = {"tissue_hires_scalef": 0.1, "spot_diameter_fullres": 130.0}

@@ -61,6 +61,23 @@ def test_a_spot_has_the_tiles_it_touches(section, corners, tmp_path: Path) -> No
     np.testing.assert_allclose(record["sections"]["s1"]["mean"][:2], 400, atol=SIDE_PX)
 
 
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"patch_size": SIDE_PX // 2, "target_magnification": 10, "level0_magnification": 20},
+        {"patch_size": SIDE_PX // 4, "patch_level": 1, "downsample": np.array([4.0, 4.0])},
+    ],
+    ids=["magnifications", "CLAM"],
+)
+def test_the_side_of_a_patch_is_found_in_what_is_stated(make_section, corners, tmp_path: Path, stated: dict) -> None:
+    read = []
+    for number, attrs in enumerate([{}, {"patch_size_level0": 0, **stated}]):
+        one = make_section()
+        hd.io.features(one, trident(tmp_path / str(number), corners, **attrs))
+        read.append(embedding(one))
+    np.testing.assert_array_equal(*read)
+
+
 def test_models_are_fitted_on_it(make_section, tmp_path: Path) -> None:
     sections = [make_section(f"s{i}", seed=i) for i in range(3)]
     for i, one in enumerate(sections):

@@ -156,6 +156,7 @@ class TestPixelSize:
             ({"description": "Aperio Image Library v1\r\n4x3|MPP=0,2521|AppMag = 40"}, 0.2521),
             ({"description": "Aperio Image Library v1\r\n4x3|MPP = 4.99e-1"}, 0.499),
             ({"description": '<x><Attribute Name="DICOM_PIXEL_SPACING" PMSVR="IDoubleArray">&quot;0.00025&quot; &quot;0.00025&quot;</Attribute></x>'}, 0.25),
+            ({"description": '<?xml version="1.0"?><OME><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="400" SizeY="300" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="0,25" PhysicalSizeY="0,25"><Channel ID="C" SamplesPerPixel="3"/><TiffData/></Pixels></Image></OME>'}, 0.25),
             ({"description": '<x><name>openslide.mpp-x</name><value type="VipsRefString">0.25</value></x>'}, 0.25),
             ({"resolution": (4000, 4000), "resolutionunit": "MILLIMETER"}, 0.25),
         ],

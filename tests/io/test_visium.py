@@ -121,6 +121,28 @@ class TestVisium:
         counts.rename(outs / "V1_Breast_filtered_feature_bc_matrix.h5")
         assert list(hd.io.visium(outs).shapes) == ["V1_Breast"]
 
+    def test_samples_of_geo_lie_beside_each_other_packed(self, outs: Path, spots: ad.AnnData) -> None:
+        geo = outs.parent / "geo"
+        geo.mkdir()
+        for sample, moved in (("GSM1_S_1", 0), ("GSM2_S_2", 40)):
+            counts = outs / "filtered_feature_bc_matrix.h5"
+            (geo / f"{sample}_{counts.name}").write_bytes(counts.read_bytes())
+            for file in (outs / "spatial").iterdir():
+                content = file.read_bytes()
+                if file.suffix == ".csv":
+                    table = pd.read_csv(file)
+                    table["pxl_col_in_fullres"] += moved
+                    content = table.astype({"in_tissue": bool}).to_csv(index=False).encode()
+                (geo / f"{sample}_{file.name}.gz").write_bytes(gzip.compress(content))
+        sdata = hd.io.visium(geo, counts_file="GSM2_S_2_filtered_feature_bc_matrix.h5")
+        table = sdata.tables["table"]
+        np.testing.assert_allclose(table.obsm["spatial"][:, 0], spots.obsm["spatial"][:, 0] + 40)
+        assert set(table.obs["in_tissue"]) == {1}
+        assert sdata.images["GSM2_S_2_image"]["scale0"]["image"].shape == (3, 130, 150)
+        (geo / "GSM2_S_2_tissue_positions.csv.gz").unlink()
+        with pytest.raises(ValueError, match="of another sample than 'GSM2_S_2'"):
+            hd.io.visium(geo, counts_file="GSM2_S_2_filtered_feature_bc_matrix.h5")
+
     def test_spots_without_a_position_are_left_out(self, outs: Path, caplog: pytest.LogCaptureFixture) -> None:
         file = outs / "spatial" / "tissue_positions.csv"
         file.write_text("\n".join(file.read_text().splitlines()[:-2]))

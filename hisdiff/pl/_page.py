@@ -19,6 +19,7 @@ from hisdiff._files import check_writable
 if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
+    from PIL.Image import Image as Picture
 
 PX_PER_INCH = 88
 FRAME_PX = 720
@@ -73,21 +74,34 @@ def jpeg(pixels: np.ndarray, quality: int = 82) -> str:
     """Return an image uint8 ``(y, x, 3)`` as the source of an ``img`` element."""
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return _source(_encoded(Image.fromarray(pixels), quality=quality), "jpeg")
 
 
-def png(figure: Figure, dpi: int = 150) -> dict[str, Any]:
-    """Return source and width of the ``img`` element of a figure, in which text has the same size in all figures; close it."""
+def figure_source(figure: Figure, dpi: int = 150) -> dict[str, Any]:
+    """Return source and width of the ``img`` element of a figure, in which text has the same size in all figures; close it.
+
+    Lines are sharper and smaller as PNG, histology is a fifth of the size as JPEG: the smaller one is taken.
+    """
     import matplotlib.pyplot as plt
     from PIL import Image
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return {"source": source, "width": round(Image.open(buffer).width / dpi * PX_PER_INCH)}
+    drawn = Image.open(buffer)
+    packed = {"png": buffer.getvalue(), "jpeg": _encoded(drawn.convert("RGB"), quality=90, subsampling=0)}
+    kind = min(packed, key=lambda kind: len(packed[kind]))
+    return {"source": _source(packed[kind], kind), "width": round(drawn.width / dpi * PX_PER_INCH)}
+
+
+def _encoded(picture: Picture, **settings: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", **settings)
+    return buffer.getvalue()
+
+
+def _source(picture: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 @cache

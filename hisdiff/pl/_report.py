@@ -31,7 +31,7 @@ from hisdiff.pl._evaluation import evaluation, pair_of
 from hisdiff.pl._explore import tables_of_section
 from hisdiff.pl._gene_map import gene_map
 from hisdiff.pl._overview import sections_figure
-from hisdiff.pl._page import Page, check_page, fill, png
+from hisdiff.pl._page import Page, check_page, figure_source, fill
 from hisdiff.pl._region_map import REGIONS, region_map
 from hisdiff.pl._style import styled
 from hisdiff.pl._uncertainty_map import uncertainty_map
@@ -75,7 +75,7 @@ class Part:
         except (KeyError, ValueError) as error:
             self.words.append(f"{caption}: not shown. {error.args[0] if error.args else error}")
             return
-        self.figures.append({"caption": caption, **png(drawn if isinstance(drawn, Figure) else drawn.figure)})
+        self.figures.append({"caption": caption, **figure_source(drawn if isinstance(drawn, Figure) else drawn.figure)})
 
     def __bool__(self) -> bool:
         return bool(self.words or self.tables or self.figures or self.records)
@@ -153,7 +153,7 @@ def report(
                 if table is None
                 else unknown(table, gene, views[0].what)
             )
-    parts = [Part("Contents", figures=[{"caption": "The sections of the object.", **png(first)}])]
+    parts = [Part("Contents", figures=[{"caption": "The sections of the object.", **figure_source(first)}])]
     parts[0].table("Elements", [(name.strip(), words) for name, words in contents(sdata)])
     if table is not None:
         names = [view.place.name for view in views if view.table is table]

@@ -155,12 +155,15 @@ def shown_name(table: AnnData, name: str, column: int) -> str:
 def unknown(table: AnnData, name: str, what: str) -> KeyError:
     """Return the error for a name that is neither a gene nor a column of ``obs``."""
     try:
-        present(name, [*table.var_names, *table.obs], f"gene in table {what!r}, nor a column of its obs,")
+        present(name, [*table.var_names, *table.obs], "gene or column of obs")
     except KeyError as error:
-        hint = ""
+        message = str(error.args[0]).replace("; available", f" in table {what!r}; available", 1)
         if own_prediction(table) is not None or panel_of(table) is not None:
-            hint = f" The table has the {table.n_vars} genes of the model's panel; hd.pp.select_genes(sections, also=[{name!r}]) adds one for the next fit."
-        return KeyError(f"{error.args[0]}{hint}")
+            message += (
+                f" The table has the {table.n_vars} genes of the model's panel; hd.pp.select_genes(sections, also=[{name!r}]) adds a "
+                f"gene for the next fit."
+            )
+        return KeyError(message)
     raise AssertionError(name)
 
 

@@ -96,7 +96,7 @@ def test_columns_of_any_kind_are_shown_or_refused_in_words(sdata):
 def test_a_row_is_a_gene_or_a_column_and_an_unknown_name_is_an_error_with_both(sdata):
     figure = hd.pl.gene_map(sdata, ["A00", "score"])
     assert [ax.get_title(loc="left") for ax in panels(figure)] == ["A00, measured", "score"]
-    with pytest.raises(KeyError, match="nor a column of its obs, 'scor'.*Did you mean 'score'"):
+    with pytest.raises(KeyError, match="no gene or column of obs .scor.*Did you mean 'score'"):
         hd.pl.gene_map(sdata, "scor")
     sdata.tables["table"].obs["name"] = [f"spot {i}" for i in range(36)]
     assert len(legend_of(hd.pl.gene_map(sdata, "name"))) == 36

@@ -247,7 +247,7 @@ def test_polygons_are_drawn_as_they_are(sdata):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"genes": "A0"}, KeyError, "no gene in table 'table'.* 'A0'.*Did you mean 'A..'"),
+        ({"genes": "A0"}, KeyError, "no gene or column of obs 'A0' in table 'table'.*Did you mean 'A..'"),
         ({"genes": []}, ValueError, "genes is empty"),
         ({"genes": "A00", "layers": []}, ValueError, "layers is empty"),
         ({"genes": "A00", "layers": "istar"}, KeyError, "no layer 'istar'.*hd.tl.predict"),

@@ -1,9 +1,6 @@
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,32 +317,3 @@ def test_tf32_is_allowed_inside_only():
 def test_bf16_trains_too(data):
     _, result = run(data, TrainingConfig(max_steps=40, batch_size=16, learning_rate=0.05, precision="bf16"))
     np.testing.assert_allclose(weight(result), [1.0, -2.0, 0.5], atol=0.5)
-
-
-SCRIPT = """
-import sys, torch
-sys.path.insert(0, {folder!r})
-from test_loop import Line, N, P, OPTIONS
-from hisdiff._training._loop import generator_for, train, Validation
-from accelerate.state import PartialState
-x = torch.randn((N, P), generator=generator_for(5, 0))
-result = train(Line(), {{"x": x, "y": x @ torch.tensor([1.0, -2.0, 0.5])}}, OPTIONS, seed=3, device="cpu",
-               validate=lambda m: Validation(float((m.weight - torch.tensor([1.0, -2.0, 0.5])).norm()), {{}}))
-state = PartialState()
-torch.save((state.num_processes, result.weights["weight"]), {out!r} + str(state.process_index))
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_work_and_agree(data, tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT.format(folder=str(Path(__file__).parent), out=str(tmp_path / "w")))
-    # On CPUs `accelerate launch` starts several processes through MPI only; torchrun sets the same environment.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, str(script)], capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (n, one), (_, two) = (torch.load(tmp_path / f"w{i}", weights_only=True) for i in (0, 1))
-    assert n == 2
-    assert torch.equal(one, two)
-    _, alone = run(data)
-    np.testing.assert_allclose(one.numpy(), weight(alone), atol=0.4)

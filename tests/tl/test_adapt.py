@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import hisdiff as hd
+from hisdiff._sdata._shallow_copy import shallow_copy
 from hisdiff._stats._accuracy import mse
 
 
@@ -19,14 +20,23 @@ def model(cohort):
     return hd.tl.fit(cohort, method="ridge")
 
 
-@pytest.fixture
-def new():
-    """A section in which some genes are more and others less than in the cohort."""
+@pytest.fixture(scope="module")
+def embedded():
+    """A section in which some genes are more and others less than in the cohort, which no test changes."""
     sdata = hd.datasets.toy(seed=9, size_um=800)
     table = sdata.tables["table"]
     counts = table.X.toarray()
     counts[:, ::3] *= 4
     table.X = type(table.X)(counts)
+    hd.pp.embed(sdata)
+    return sdata
+
+
+@pytest.fixture
+def new(embedded):
+    sdata = shallow_copy(embedded)
+    sdata.tables["table"] = embedded.tables["table"].copy()
+    sdata.shapes["toy"] = embedded.shapes["toy"].copy()
     return sdata
 
 
@@ -127,7 +137,6 @@ def test_methods_without_it_and_the_cohort_itself_are_told(model, cohort, new, c
 
 
 def test_an_embedding_that_is_not_finite_is_named_before_any_work(model, new):
-    hd.pp.embed(new)
     new.tables["table"].obsm["hisdiff_embedding"][3] = np.nan
     for call in (lambda: hd.tl.adapt(model, new), lambda: hd.tl.predict(new, model)):
         with pytest.raises(ValueError, match="NaN or infinite values at 1 of"):
@@ -172,7 +181,6 @@ def test_a_section_with_few_spots_is_told_to_be_one_for_adapt(cohort, new, caplo
 def test_spots_at_one_place_another_width_and_too_few_genes_are_refused(model, new):
     table = new.tables["table"]
     spots = np.arange(table.n_obs) < 3
-    hd.pp.embed(new)
     stored = table.obsm["hisdiff_embedding"]
     table.obsm["hisdiff_embedding"] = stored[:, :-5]
     for call in (lambda: hd.tl.adapt(model, new, spots=spots), lambda: hd.tl.predict(new, model)):

@@ -111,9 +111,9 @@ def test_a_rebuilt_model_gives_the_same_bins(fitted, target, bins) -> None:
 def test_spread_finer_than_spots_is_that_of_many_draws_and_no_seed_changes_it():
     import hisdiff as hd
 
-    training = hd.datasets.toy(seed=3, n_sections=2, size_um=600)
+    training = hd.datasets.toy(seed=3, n_sections=2, size_um=600, n_genes=60)
     model = hd.tl.fit(training, config={"max_steps": 5, "validate_every": 5})
-    test = hd.datasets.toy(seed=4, size_um=600)
+    test = hd.datasets.toy(seed=4, size_um=600, n_genes=60)
     alone = {"at": "toy", "calibrate": "none"}
     for how in ({"resolution_um": 50}, {"resolution_um": 50, "units": "log2"}, alone):
         ask = {**how, "inplace": False}

@@ -208,13 +208,13 @@ def _on_workers(
             for more in one_more():
                 done.add(more)
             yield number, result
-    finally:  # an error or an interruption does not wait for what nobody needs
+    finally:  # after an error or an interruption, running parts are not waited for
         with contextlib.suppress(Exception):
             client.cancel(list(done.futures), force=True)
 
 
 def _wait_for_one(client: Any, done: Any, what: str) -> None:
-    """Wait until a part is done; an error where no worker has been left for minutes, as a scheduler waits for others for ever."""
+    """Wait until a part is done; raise where there has been no worker for minutes, since a scheduler waits without end."""
     from distributed.comm import CommClosedError
 
     looked = seen = time.monotonic()

@@ -1,4 +1,4 @@
-"""Groups of genes as tokens: attention costs the square of the number of tokens, and coexpressed genes say much the same."""
+"""Groups of genes as tokens: attention costs the square of the number of tokens, and coexpressed genes carry much the same information."""
 
 from __future__ import annotations
 

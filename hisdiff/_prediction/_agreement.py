@@ -191,7 +191,7 @@ def _factor(
     normal: np.ndarray | None = None,
     known: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return factors given Poisson counts: their means, or where normal values say; 1 for what is not known."""
+    """Return factors given Poisson counts: their means, or draws by normal values; 1 for what is not known."""
     after = counts + shape
     drawn = after if normal is None else gammaincinv(after, np.clip(ndtr(normal), 1e-6, 1 - 1e-6))
     factor = drawn / (predicted + shape)
@@ -259,7 +259,7 @@ class Blend:
         self._spread, self._rows = spread, rows
 
     def certainty(self, of_spots: Certainty) -> Certainty:
-        """Return the same at bins, ``(n, G)``: counts say nothing of what lies between footprints but through their factors."""
+        """Return the same at bins, ``(n, G)``: between footprints counts act through their factors only."""
         followed = self._inside @ of_spots.followed
         left = self._inside.power(2) @ of_spots.left + self._between.power(2) @ of_spots.left
         return Certainty(followed, left)

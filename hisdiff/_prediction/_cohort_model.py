@@ -91,13 +91,13 @@ class CohortModel:
 
     @cached_property
     def posterior(self) -> Posterior | None:
-        """What the given spots tell, or None."""
+        """The posterior given measured spots, or None."""
         return None if self.given is None else posterior_of(self.spread, self.given)
 
     def adapted(self, section: Section, rows: np.ndarray, genes: np.ndarray) -> Self:
         """Return the model given the counts of some spots of a section; those it was given before are kept.
 
-        ``genes`` are the model's; those that the section lacks tell nothing.
+        ``genes`` are the model's; those that the section lacks are ignored.
         """
         spots = section.spots
         assert spots is not None
@@ -123,7 +123,7 @@ class CohortModel:
 
     @property
     def given_library_size(self) -> float | None:
-        """Library size that the given spots tell, in counts; None without any."""
+        """Library size inferred from the given spots, in counts; None without any."""
         return None if self.posterior is None else float(2.0 ** (self.gauge.log2_size + self.posterior.shift))
 
     def transfer_distance(self, section: Section) -> float:

@@ -18,7 +18,7 @@ _WEIGHTS = np.exp(-np.square(_POINTS) / 2)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 # Means and sds at which moments of counts with an uncertain mean are tabulated.
 _COARSE, _SD_STEP, _MAX_SD = 1 / 8, 1 / 8, 4.0
-# In sds: how far below zero the centre of a level may lie, and how far above it what is below zero is nothing to speak of.
+# In sds: how far below zero the centre of a level may lie, and how far above it the part below zero is negligible.
 _DEEPEST, _CLEAR = -2.5, 4.0
 # Nodes that are enough for what has no bend.
 _FEW = 9
@@ -266,7 +266,7 @@ def _quantiles(shift: float) -> np.ndarray:
 
 
 def _support(rate: float) -> tuple[float, float]:
-    """Return an interval outside which there is nothing to speak of."""
+    """Return an interval outside which the probability is negligible."""
     width = 9 * np.sqrt(rate) + 12
     return max(rate - width, 0.0), rate + width
 

@@ -165,8 +165,8 @@ def score_floor(
 ) -> dict[str, float]:
     """Return the scores that the law of counts given each spot's own rates would have.
 
-    No image tells the rates of a spot, so that no prediction is to reach these: they say how much of a score is the
-    noise of counting. Two halves of the molecules are two independent draws of that law, and the score of a law is half
+    No image determines the rates of a spot, so no prediction is expected to reach these: they are the part of a score that
+    counting noise makes. Two halves of the molecules are two independent draws of that law, and the score of a law is half
     the mean distance between two of its draws. The distance is divided by the root of two, by which the noise of halves
     that were scaled up is larger: within 10 % where counts average one or more, up to 15 % too low in sparser data.
 

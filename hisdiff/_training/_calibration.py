@@ -29,7 +29,7 @@ _HALVINGS = 12
 _LOG_VARIANCE = LEVEL * (1 - LEVEL) / 0.34**2
 # Enough spots: their sampling error of 2 % is below the differences between sections.
 _MAX_ROWS = 2000
-# With thousands of genes fewer do, since genes tell of one another.
+# With thousands of genes fewer do, since genes are correlated.
 _MAX_VALUES, _MIN_ROWS = 2_000_000, 500
 
 

@@ -1,4 +1,4 @@
-r"""What counts at some spots of a section tell of its library size, its levels, and its relation to the image.
+r"""Library size, levels and relation to the image of a section, given the counts at some of its spots.
 
 All of it is Gaussian around the prediction of the cohort, on the scale of log2(1 + count) at the library size of the section,
 where a difference :math:`\delta` on the cohort's scale shows as :math:`J \delta`: counts of a shallow section hide much of what
@@ -195,7 +195,7 @@ class RelationPosterior:
     axes, values
         ``(m, m)``, ``(m,)`` eigenvectors of its prior covariance between them.
     noise
-        ``(r,)`` variance of what a spot tells along each direction.
+        ``(r,)`` noise variance of a spot along each direction.
     observed
         ``(m, r)`` the relation at the spots as they show it, noise included.
     """
@@ -238,7 +238,7 @@ class Posterior:
 
 
 def posterior_of(spread: Spread, given: Given) -> Posterior:
-    """Return what given spots tell."""
+    """Return the posterior given spots."""
     there = np.isfinite(given.counts).all(axis=0)
     expected = count_rate(given.center[:, there]).sum(axis=1)
     totals = np.log2(np.maximum(given.counts[:, there].sum(axis=1), 1)) - np.log2(1e-9 + expected)
@@ -327,7 +327,7 @@ def _relation_of(
 
 
 def _without(residual: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return residuals and noise in which genes that were not measured, NaN, tell nothing."""
+    """Return residuals and noise in which genes that were not measured, NaN, carry no information."""
     there = np.isfinite(residual if residual.ndim == 1 else residual[0])
     return np.where(there, residual, 0), np.where(there, noise, _UNMEASURED)
 

@@ -1,4 +1,4 @@
-"""Everything a cohort tells of sections that are not in it, fitted in one call: spread and transfer."""
+"""How sections outside a cohort may differ from it, fitted in one call: spread and transfer."""
 
 from __future__ import annotations
 

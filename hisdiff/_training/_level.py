@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PRIOR_FREEDOM = 3.0
 # Of what varies inside sections: the level of a new section is never known without its counts.
 _MIN = 1e-3
-# The same where a single training section tells nothing of others.
+# The same for a single training section, from which variation between sections cannot be estimated.
 _ALONE = 0.2
 
 

@@ -30,7 +30,7 @@ class SizeGauge:
     log2_size
         log2 of the median total count over the panel that means are meant to be at.
     bias
-        By how much left-out training sections are deeper than their means say, on average.
+        By how much left-out training sections are deeper than their means imply, on average.
     """
 
     log2_size: float

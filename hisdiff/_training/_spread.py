@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 # Of expression; what lies beyond is noise of counting.
 MAX_COMPONENTS = 40
 _MIN_SPREAD = 1e-3
-# Sections at least this deep, as part of the deepest, tell of residuals: those of others are mostly the noise of few counts.
+# Sections at least this deep, as part of the deepest, are used for residuals: those of others are mostly the noise of few counts.
 _DEEP = 0.5
-# Octaves, sd: sections of one laboratory have library sizes this alike at least, and a single one tells nothing of others.
+# Octaves, sd: sections of one laboratory have library sizes this alike at least, and from a single one this cannot be estimated.
 _MIN_LIBRARY_SD, _LONE_LIBRARY_SD = 0.1, 0.5
 _MIN_TOTAL_SD = 0.1
 # Spots whose counts are worked on at once.

@@ -51,7 +51,7 @@ def greedy(spread: Spread, features: np.ndarray, measured: np.ndarray | None, n:
 
 
 def _noise(spread: Spread) -> float:
-    """Return the variance of what one spot tells of the relation, in units in which it has the covariance C."""
+    """Return the noise variance of one spot's information on the relation, in units in which it has the covariance C."""
     axes = spread.directions / spread.scale
     chance = np.square(spread.factors.loadings / spread.scale @ axes.T).sum(axis=0)
     chance += np.square(spread.factors.specific / spread.scale) @ np.square(axes.T)

@@ -70,7 +70,7 @@ def warn_if_gray(level: da.Array, what: str) -> None:
     seen = [level[:, y : y + _WINDOW, x : x + _WINDOW].astype(np.int16).reshape(3, -1) for y in rows for x in columns]
     try:
         pixels = da.concatenate(seen, axis=1).compute(scheduler="synchronous")
-    except Unreadable:  # whoever reads that part will be told
+    except Unreadable:  # the next reader of that part raises the error
         return
     if np.ptp(pixels, axis=0).max() <= _GREY and np.ptp(pixels) > _GREY:
         logger.warning(

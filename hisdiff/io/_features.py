@@ -84,7 +84,7 @@ def _genomes(there: list[str], wanted: str | None, what: str) -> list[str]:
 
 
 def unique_genes(names: Sequence[str], what: str) -> pd.Index:
-    """Return gene names with their repeats numbered, as scanpy's readers do, and say so."""
+    """Return gene names with their repeats numbered, as scanpy's readers do, and log it."""
     index = pd.Index(names)
     repeated = index[index.duplicated()].unique()
     if len(repeated) == 0:

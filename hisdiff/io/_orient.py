@@ -86,7 +86,7 @@ def check_orientation(raster: Raster, reference: np.ndarray, what: str) -> None:
     best = max(fit, key=lambda name: fit[name])
     as_it_is = fit.get("none", -1.0)
     if fit[best] > _WELL and 1 - fit[best] < _LEFT * (1 - as_it_is):
-        unturned = f"{as_it_is:.2f} as it is" if "none" in fit else "not to be had as it is (another shape)"
+        unturned = f"{as_it_is:.2f} as it is" if "none" in fit else "impossible as it is (another shape)"
         raise ValueError(
             f"{what} is mirrored or turned against the reduced image that came with the spots: their correlation is "
             f"{unturned} and {fit[best]:.2f} with orient={best!r}; pass that to turn it."

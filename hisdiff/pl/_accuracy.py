@@ -1,4 +1,4 @@
-"""What a prediction says of its own accuracy, and whether it may be said of a section."""
+"""The accuracy to expect of a prediction, and whether it may be shown for a section."""
 
 from __future__ import annotations
 

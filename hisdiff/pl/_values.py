@@ -188,7 +188,7 @@ def _why_empty(table: AnnData, info: LayerInfo, gene: str, column: int) -> str:
         return f"{info.stem!r} holds one value per location, of a method without draws or of a single draw, which has no spread"
     if flag in table.var and not modelled:
         return (
-            f"it is not in the model's panel, which var[{flag!r}] tells; hd.pp.select_genes(sections, also=[{gene!r}]) adds it "
+            f"it is not in the model's panel (var[{flag!r}]); hd.pp.select_genes(sections, also=[{gene!r}]) adds it "
             f"for the next fit"
         )
     return "all are NaN"

@@ -97,7 +97,7 @@ def adapt(
     section = bound.section
     rows = _given(bound, spots)
     if model.cohort.contains(needed(section.counts)[rows], section.genes):
-        logger.warning("%s: spots that are given are the model's own training spots; they tell it little", section.name)
+        logger.warning("%s: the given spots are the model's own training spots and add little", section.name)
     fitted: Any = model.fitted  # of a method with a cohort model, see `_adaptable`
     conditional = fitted.adapted(section, rows)
     adapted, known = model.with_fitted(conditional), conditional.cohort_model

@@ -131,13 +131,13 @@ class FinePredictor:
         return np.sqrt(variance)
 
     def _uncertainty(self, bins: Locations) -> dict[str, np.ndarray]:
-        """Return what is not known at bins, where the method tells."""
+        """Return the uncertainty at bins, where the method gives one."""
         uncertainty = getattr(self.field, "uncertainty", None)
         return {} if uncertainty is None else {UNCERTAINTY: uncertainty(bins)}
 
 
 def _closed_form(field: Field, *, of_shapes: bool, calibrated: bool) -> Callable[..., np.ndarray] | None:
-    """Return how much draws vary at bins, where that is known of what is asked for; None where draws have to tell."""
+    """Return the function that gives the sd of draws in closed form; None where it has to be taken from draws."""
     if of_shapes and not hasattr(field, "std_parts"):
         return None
     # How much of a shape counts decide depends on where it lies.

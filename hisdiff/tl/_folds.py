@@ -64,7 +64,7 @@ class _Fit:
 
 
 class Folds:
-    """The fits of all folds; the comparison of a fold is made when its first fit is asked for, and goes with the next fold."""
+    """The fits of all folds; the comparison of a fold is made with its first fit, and dropped with the next fold."""
 
     def __init__(self, sections: GroupedSections, entries: Sequence[Entry], terms: Terms, by: str) -> None:
         self.sections, self.terms, self.by = sections, terms, by

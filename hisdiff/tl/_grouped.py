@@ -102,7 +102,7 @@ class GroupedSections:
         return Comparison.of_unseen(stay, out, chosen_on([[bound] for bound in stay], self.genes))
 
     def _patients(self, fold: str) -> list[str | None]:
-        """Return the patients of the sections that stay in a fold; None where they are of one, whom nobody is left out for."""
+        """Return the patients of the sections that stay in a fold; None where all are of one patient."""
         patients = [section.patient for section in self.sections if section.group != fold]
         return patients if len(set(patients)) > 1 else [None] * len(patients)
 

@@ -158,7 +158,7 @@ def _table(
 
 
 def _inputs_of(section: Section) -> dict[str, str]:
-    """Return what tells whether an unfinished run was of the same image, outline and counts."""
+    """Return what identifies the image, outline, counts and spots of an unfinished run."""
     inputs = {"image": fingerprint(needed(section.image)), "tissue": shapely.to_wkb(section.tissue, hex=True)}
     if section.counts is not None:
         counts = section.counts.tocsr()

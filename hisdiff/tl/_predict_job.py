@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictJob:
-    """What is to be done with the sections of one object."""
+    """A prediction of the sections of one object, as it was asked for."""
 
     model: Model
     stem: str
@@ -107,7 +107,7 @@ class PredictJob:
                         *table.shape, MAX_LAYER_BYTES // 1024**3, self.stem)  # fmt: skip
 
     def ready(self, bounds: list[Bound], *, inplace: bool) -> list[Bound]:
-        """Return sections with all that the model needs of them, and say what is unusual of them."""
+        """Return sections with all that the model needs of them, and warn about what is unusual."""
         if not inplace:  # an embedding or outline that is missing is made on the way
             bounds = on_copies(bounds)
         bounds = counted(self._complete(bounds), self.model, self.layer)

@@ -34,7 +34,7 @@ def warn_unlike(bounds: Sequence[Bound], model: Model) -> None:
     if unlike and not model.n_adapted:
         named = ", ".join(f"{name} ({distance:.1f})" for name, distance in unlike.items())
         logger.warning(
-            "unlike the training tissue: %s, where 1 is the limit; what the model says of its accuracy does not hold there. A few "
+            "unlike the training tissue: %s, where 1 is the limit; the model's expected accuracy does not hold there. A few "
             "measured spots help (hd.tl.adapt), or more patients in the cohort.",
             named,
         )

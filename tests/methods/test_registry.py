@@ -18,7 +18,7 @@ def nearest():
 
 
 def test_methods_of_the_package_are_listed_and_found():
-    assert {"hisdiff", "ridge", "istar", "xfuse", "tesla", "stage"} == set(hd.methods.list())
+    assert {"hisdiff", "ridge", "istar", "xfuse", "tesla", "stage"} <= set(hd.methods.list())
     for name in hd.methods.list():
         assert isinstance(hd.methods.get(name), hd.methods.Method)
         assert hd.methods.get(name).name == name

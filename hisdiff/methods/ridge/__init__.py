@@ -24,7 +24,7 @@ class Ridge(BaseMethod):
 
     Scaling, number of components and penalty are those with the best mean correlation over genes on left-out tissue:
     whole sections, one at a time, or contiguous blocks of a single section. Correlation, since the squared error on a
-    left-out section is mostly its offset in library size and stain, which the penalty cannot mend but does react to.
+    left-out section is mostly its offset in library size and stain, which no penalty removes.
     Spread and draws come from out-of-fold residuals, so that they are those of new tissue: level, relation to the image,
     factors and counting are modelled; with ``spread="residuals"`` a draw is the regression plus a whole residual vector.
     """

@@ -34,8 +34,7 @@ _SHAPES = {"summary/center": "G", "summary/axes": "G C", "mean/intercept": "G"}
 class Summary:
     """What the flow sees of a location: leading components of the predicted mean, standardised.
 
-    The image speaks through the predicted mean only. A flow that sees the embedding itself learns the training
-    sections by heart, some 500 spots being few.
+    The image enters through the predicted mean only: on some 500 spots a flow that sees the embedding itself overfits.
     """
 
     center: np.ndarray
@@ -65,7 +64,7 @@ class FactorModel(CohortModel):
     config, summary, flow
         Settings, what the flow sees of a location, and the flow.
     local
-        How expression is spread inside footprints; None where no dense embedding was to be had.
+        How expression is spread inside footprints; None where there was no dense embedding.
     """
 
     mean: ConditionalMean

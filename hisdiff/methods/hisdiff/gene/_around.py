@@ -76,7 +76,7 @@ class AroundNetwork(nn.Module):
         return self.with_mean(made, batch["summary"])
 
     def with_mean(self, condition: Tensor, summary: Tensor) -> Tensor:
-        """Add what the predicted mean tells."""
+        """Add the summary of the predicted mean."""
         return condition if self.mean is None else condition + self.mean(summary)
 
     def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor) -> Tensor:

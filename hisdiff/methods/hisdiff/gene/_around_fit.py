@@ -1,4 +1,4 @@
-"""Fit the `dit` model around the closed-form mean: left-out tissue says how many steps the network is worth."""
+"""Fit the `dit` model around the closed-form mean: left-out tissue decides how many steps the network is trained."""
 
 from __future__ import annotations
 

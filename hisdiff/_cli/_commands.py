@@ -209,7 +209,7 @@ def report(
 def reproduce(
     study: Annotated[str, typer.Argument(help="her2st, cscc, prad or dlpfc.", show_default=False)],
     hest: Annotated[Path, typer.Option(help="Folder of HEST-1k; what is missing is downloaded.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model and the figures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and the metrics.")],
     encoder: Annotated[str, typer.Option(help="Name of an encoder, or local-dir:FOLDER.")] = "uni",
     epochs: Annotated[
         int, typer.Option(help="Epochs; the last checkpoint of the published code is after 1900.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hisdiff.methods.hisdiff import GeneConfig
     from hisdiff.models import Model
 
-FIGURES = ("pcc_10", "pcc_50", "pcc_200", "pcc_all", "mse", "mae", "rvd")
+METRICS = ("pcc_10", "pcc_50", "pcc_200", "pcc_all", "mse", "mae", "rvd")
 """Metrics of the publication, and the correlation over all genes beside those of the best."""
 
 
@@ -88,7 +88,7 @@ def reproduce(
     table.to_csv(out / "evaluation.csv")
     of = table.attrs["summary"]["mean"]
     # Fewer genes than a metric needs leave it out.
-    summary = {name: float(of[name]) for name in FIGURES if np.isfinite(of.get(name, np.nan))}
+    summary = {name: float(of[name]) for name in METRICS if np.isfinite(of.get(name, np.nan))}
     report = {
         "test": test,
         "train": trained,

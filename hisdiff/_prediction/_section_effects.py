@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MAX_REFERENCES = 300
 # What the numbers of a draw are for.
 _LEVELS = 7
-_UNCOVERED, _OF_GIVEN = 5, 6
+_UNCOVERED = 5
 
 
 class Open(NamedTuple):

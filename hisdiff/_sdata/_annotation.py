@@ -41,14 +41,6 @@ def instances_of(table: AnnData) -> np.ndarray:
     return table.obs[attrs_of(table)[TableModel.INSTANCE_KEY]].to_numpy()
 
 
-def of_region(table: AnnData, rows: np.ndarray, region: str) -> AnnData:
-    """Return some rows of a table as a table that annotates one element."""
-    part, attrs = table[rows].copy(), attrs_of(table)
-    part.uns[TableModel.ATTRS_KEY] = {**attrs, TableModel.REGION_KEY: region}
-    part.obs[attrs[TableModel.REGION_KEY_KEY]] = pd.Categorical([region] * part.n_obs)
-    return part
-
-
 def annotation(region: str, instances: Sequence[Any] | np.ndarray) -> Plain:
     """Return the columns of ``obs`` by which rows annotate one element."""
     code = np.zeros(len(instances), dtype=np.int8)

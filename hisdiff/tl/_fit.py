@@ -125,7 +125,6 @@ def fit(
     selection = Selection(table_key, image_key, shapes_key, layer, mpp)
     runtime = Runtime.of(device=device, progress=progress, rng=rng)
     offered = None if encoder is None or isinstance(encoder, str) else encoders.get(encoder)
-    encoder = encoder if isinstance(encoder, str) else offered
     if encoder is not None and "features" not in fitter.needs:
         raise ValueError(f"encoder= is for methods that learn from an embedding; {fitter.name!r} does not.")
     folder = _folder_of(save)
@@ -140,50 +139,66 @@ def fit(
     _warn_few_spots(opened[:n_training])
     as_published = getattr(config, "as_published", False)
     panel = selected_panel(by_object(opened[:n_training]), as_published=as_published)
-    job = FitJob(fitter, config, panel, runtime)
     if "features" in fitter.needs:
-        known = next((b.section.features.spec for b in opened if b.section.features is not None), None)
-        if known is not None:
-            _check_encoder(KnownEncoder(known, offered), encoder)
-        patch_um = published_patch_um(opened) if as_published else None
-        opened = ensure_embedding(opened, known, runtime, encoder, patch_um=patch_um)
+        opened = _embedded(opened, encoder if isinstance(encoder, str) else offered, runtime, as_published)
+    job = FitJob(fitter, config, panel, runtime)
     bounds = job.prepared(opened)
     training, watched = bounds[:n_training], bounds[n_training:]
     if patients is not None:
         training = [b.with_section(replace(b.section, patient=name)) for b, name in zip(training, patients)]
-
     checkpoint = _checkpoint_of(job.run_id(bounds))
-    resumes = resume and checkpoint is not None and checkpoint.exists()
-    if resume and not resumes:
-        logger.info("there is no checkpoint of this fit at %s: starting from the beginning", checkpoint)
     logger.info(
         "fitting %r on %d spots of %d section(s), %d genes",
-        fitter.name, sum(needed(bound.section.counts).shape[0] for bound in training), len(training), len(job.panel),
+        fitter.name, sum(needed(bound.section.counts).shape[0] for bound in training), len(training), len(panel),
     )  # fmt: skip
-    try:
-        model = job.run(training, watched, checkpoint=checkpoint, resume=resumes)
-    except KeyboardInterrupt:
-        if checkpoint is None:
-            raise
-        logger.warning("interrupted; the same call with resume=True goes on from %s", checkpoint)
-        raise
-    path = settings.cache_dir / "models" / model.id if folder is None else folder
-    if is_writer():  # under torchrun all processes have the same model
-        path = model.save(path)
-        if checkpoint is not None:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    wait_for_writer()
+    model = _fitted(job, training, watched, checkpoint, resume=resume)
+    path = _saved(model, folder, checkpoint)
     for sdata in items:
         sdata.attrs.setdefault(_keys.STEM, {})["model"] = {"id": model.id, "path": str(path.absolute())}
     logger.info(
         "fitted model %s (%s, %d genes, %d section(s)), saved in %s",
         model.id,
         fitter.name,
-        len(job.panel),
+        len(panel),
         len(training),
         path,
     )
     return model
+
+
+def _embedded(bounds: list[Bound], encoder: str | Encoder | None, runtime: Runtime, as_published: bool) -> list[Bound]:
+    """Return the sections with an embedding; those without one get that of the others, or of ``encoder``."""
+    known = next((b.section.features.spec for b in bounds if b.section.features is not None), None)
+    if known is not None:
+        _check_encoder(KnownEncoder(known, None if isinstance(encoder, str) else encoder), encoder)
+    patch_um = published_patch_um(bounds) if as_published else None
+    return ensure_embedding(bounds, known, runtime, encoder, patch_um=patch_um)
+
+
+def _fitted(
+    job: FitJob, training: Sequence[Bound], watched: Sequence[Bound], checkpoint: Path | None, *, resume: bool
+) -> Model:
+    """Return the fitted model; an interrupted fit says how it is continued."""
+    resumes = resume and checkpoint is not None and checkpoint.exists()
+    if resume and not resumes:
+        logger.info("there is no checkpoint of this fit at %s: starting from the beginning", checkpoint)
+    try:
+        return job.run(training, watched, checkpoint=checkpoint, resume=resumes)
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            logger.warning("interrupted; the same call with resume=True goes on from %s", checkpoint)
+        raise
+
+
+def _saved(model: Model, folder: Path | None, checkpoint: Path | None) -> Path:
+    """Save a model, remove its checkpoint, and return where it is; under torchrun all processes have it, and one writes."""
+    path = settings.cache_dir / "models" / model.id if folder is None else folder
+    if is_writer():
+        path = model.save(path)
+        if checkpoint is not None:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    wait_for_writer()
+    return path
 
 
 def _patients(bounds: Sequence[Bound], key: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -47,15 +48,53 @@ def make_section():
     return _make_section
 
 
-@pytest.fixture
-def colored_sections(make_section, color_encoder):
-    """Three sections, selected and embedded: two to train on, one to predict."""
+@pytest.fixture(scope="session")
+def _colored(make_section):
     import hisdiff as hd
 
     made = [make_section(f"s{i}", seed=i, side=8) for i in range(3)]
     hd.pp.select_genes(made[:2])
-    hd.pp.embed(made, color_encoder)
+    hd.pp.embed(made, ColorEncoder())
     return made
+
+
+@pytest.fixture
+def colored_sections(_colored, color_encoder):
+    """Three sections, selected and embedded: two to train on, one to predict. Images are shared with other tests."""
+    from hisdiff import encoders
+
+    encoders.get(color_encoder)  # remembered, so that it counts what is embedded from now on
+    return [_copied(sdata) for sdata in _colored]
+
+
+@pytest.fixture(scope="session")
+def _colored_model(_colored, tmp_path_factory):
+    import hisdiff as hd
+
+    training = [_copied(sdata) for sdata in _colored[:2]]
+    hd.tl.fit(training, method="ridge", save=tmp_path_factory.mktemp("colored") / "model")
+    return training[0].attrs["hisdiff"]["model"]
+
+
+@pytest.fixture
+def colored_model(colored_sections, _colored_model):
+    """A ridge that was fitted on the first two of the sections, which know it."""
+    import hisdiff as hd
+
+    for sdata in colored_sections[:2]:
+        sdata.attrs.setdefault("hisdiff", {})["model"] = dict(_colored_model)
+    return hd.models.load(_colored_model["path"])
+
+
+def _copied(sdata):
+    """Copy an object with its tables and shapes; images are the same objects."""
+    from hisdiff._sdata._shallow_copy import shallow_copy
+
+    result = shallow_copy(sdata)
+    for elements, copies in ((sdata.tables, result.tables), (sdata.shapes, result.shapes)):
+        for name in list(elements):
+            copies[name] = elements[name].copy()
+    return result
 
 
 def _make_section(
@@ -69,12 +108,21 @@ def _make_section(
     size_factor: float = 1.0,
 ):
     """Spots of radius 25 um at 100 um pitch on a ``side`` x ``side`` square lattice; gene i is of kind A or B by i % 2."""
+    from hisdiff.io._build import section
+
+    levels, table, xy = _made(name, seed, side, n_genes, mpp, None if genes is None else tuple(genes), size_factor)
+    return section(name, list(levels), mpp, table.copy(), xy.copy(), radius_um=25.0)
+
+
+@functools.cache
+def _made(name: str, seed: int, side: int, n_genes: int, mpp: float, genes: tuple[str, ...] | None, size_factor: float):
+    """Return pixels, table and places of a section; many tests take the same one."""
     import anndata as ad
     import numpy as np
     import pandas as pd
     from scipy import sparse
 
-    from hisdiff.io._build import levels_of, section
+    from hisdiff.io._build import levels_of
 
     rng = np.random.default_rng(seed)
     size = round((side + 2) * 100 / mpp)
@@ -90,13 +138,13 @@ def _make_section(
     local = mix[xy[:, 1].astype(int), xy[:, 0].astype(int)][:, None]
     kind = np.arange(n_genes) % 2
     rate = np.where(kind == 0, 1 - local, local) * (10 + 5 * np.arange(n_genes)) * size_factor
-    names = genes or [f"{'AB'[k]}{i:02d}" for i, k in enumerate(kind)]
+    names = list(genes or ()) or [f"{'AB'[k]}{i:02d}" for i, k in enumerate(kind)]
     table = ad.AnnData(
         sparse.csr_matrix(rng.poisson(rate).astype(np.float32)),
         obs=pd.DataFrame({"array_row": row, "array_col": col}, index=[f"{name}_{r}x{c}" for r, c in zip(row, col)]),
         var=pd.DataFrame(index=names),
     )
-    return section(name, levels_of(np.moveaxis(pixels, -1, 0).copy()), mpp, table, xy, radius_um=25.0)
+    return levels_of(np.moveaxis(pixels, -1, 0).copy()), table, xy
 
 
 class ColorEncoder:

@@ -172,14 +172,14 @@ def predict(
     selection = Selection(table_key, image_key, shapes_key, layer, mpp)
     runtime = Runtime.of(device=device, progress=progress, rng=rng)
     offered = None if encoder is None else encoders.get(encoder)
-    jobs = []
-    for sdata in as_list(data):
+    items, jobs = as_list(data), []
+    for sdata in items:
         used = model_for(sdata, model)
         usual = getattr(used.fitted, "usual_draws", None)
         options = options_for(n_draws=usual if n_draws is None else n_draws)
         job = PredictJob(used, checked_name(key_added, used.method), options, selection.layer, runtime, offered, target)
         jobs.append((job, job.opened(sdata, selection)))
-    check_stores("hd.tl.predict", {sdata.path for sdata in as_list(data)})
+    check_stores("hd.tl.predict", {sdata.path for sdata in items})
     if target is None and active_client() is not None and len(jobs) > 1:
         results = run_at_once(*zip(*jobs), inplace=inplace)
     else:

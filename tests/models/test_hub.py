@@ -44,8 +44,8 @@ def hub(tmp_path, monkeypatch) -> LocalHub:
 
 
 @pytest.fixture
-def model(colored_sections):
-    return hd.tl.fit(colored_sections[:2], method="ridge")
+def model(colored_model):
+    return colored_model
 
 
 def test_a_shared_model_comes_back_the_same(hub, model, colored_sections) -> None:

@@ -13,10 +13,10 @@ from hisdiff._stats._structure import normalize_library_size
 
 
 @pytest.fixture
-def predicted(colored_sections):
+def predicted(colored_sections, colored_model):
     """A section with a prediction of three kept draws, and the training sections."""
     *train, test = colored_sections
-    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=8, keep_draws=3)
+    hd.tl.predict(test, colored_model, n_draws=8, keep_draws=3)
     return test, train
 
 

@@ -28,9 +28,9 @@ def section(make_section):
 
 
 @pytest.fixture
-def predicted(colored_sections):
+def predicted(colored_sections, colored_model):
     *train, test = colored_sections
-    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=8, keep_draws=3)
+    hd.tl.predict(test, colored_model, n_draws=8, keep_draws=3)
     return test, train
 
 

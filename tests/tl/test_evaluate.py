@@ -10,10 +10,10 @@ from hisdiff._stats._scorer import SCORES
 
 
 @pytest.fixture
-def predicted(colored_sections):
+def predicted(colored_sections, colored_model):
     """A section with a prediction of four kept draws, and the training sections."""
     *train, test = colored_sections
-    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), n_draws=8, keep_draws=4)
+    hd.tl.predict(test, colored_model, n_draws=8, keep_draws=4)
     return test, train
 
 

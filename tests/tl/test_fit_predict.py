@@ -14,8 +14,8 @@ def sections(colored_sections):
 
 
 @pytest.fixture
-def model(sections):
-    return hd.tl.fit(sections[:2], method="ridge")
+def model(colored_model):
+    return colored_model
 
 
 def layers(sdata, table: str = "table") -> set[str]:

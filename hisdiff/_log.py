@@ -22,11 +22,12 @@ MANY = 20
 
 
 class _UnconfiguredHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Print to stderr as long as the application has set up no logging of its own."""
+    """Print as long as the application has set up no logging of its own: to stderr, but in a notebook, which shows that in red, warnings only."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
-            self.stream = sys.stderr  # looked up late: notebooks and test runners replace it
+            calm = record.levelno < logging.WARNING and _in_notebook()
+            self.stream = sys.stdout if calm else sys.stderr  # looked up late: notebooks and test runners replace them
             super().emit(record)
 
 
@@ -109,7 +110,8 @@ class Progress:
         self.announced = True
         whole = elapsed / self.done * ((self.total or 0) - self.initial)
         if whole > LONG_S:
-            logger.info("%s: %s %s, about %s", self.desc, f"{self.total:,}", self.unit, duration(whole))
+            size = f"{self.total:,} {self.unit}, " if self.total != 1 else ""
+            logger.info("%s: %sabout %s", self.desc, size, duration(whole))
 
     def show(self, values: Mapping[str, float]) -> None:
         """Show values behind the bar."""

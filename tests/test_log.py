@@ -65,13 +65,15 @@ def test_the_console_stays_clean(capsys, make_section):
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_bars_that_end_full_and_green(tmp_path):
+def test_a_notebook_shows_bars_that_end_full_and_green_and_only_warnings_in_red(tmp_path):
     pytest.importorskip("ipywidgets")
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     code = """
-    from hisdiff._log import progress
+    from hisdiff._log import logger, progress
     with progress(desc="fitting", total=300, keep=True) as bar:
         bar.update(100); bar.stop("stopped early: best at step 25")
+    logger.info("calm")
+    logger.warning("loud")
     """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(code))])
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
@@ -82,4 +84,5 @@ def test_a_notebook_shows_bars_that_end_full_and_green(tmp_path):
     bar = next(state for state in states if state.get("_model_name") == "FloatProgressModel")
     assert (bar["value"], bar["max"], bar["bar_style"]) == (100, 100, "success")
     assert any("stopped early" in str(state.get("value")).replace("\u2007", " ") for state in states)
-    assert "stderr" not in [output.get("name") for output in notebook.cells[0].outputs]
+    printed = {output["name"]: output["text"] for output in notebook.cells[0].outputs if output.output_type == "stream"}
+    assert printed == {"stdout": "hisdiff: calm\n", "stderr": "hisdiff: loud\n"}

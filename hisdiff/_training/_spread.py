@@ -59,14 +59,12 @@ class Axes:
     @classmethod
     def of(cls, spots: TrainingSpots) -> Axes:
         """Find them in the centered targets of training spots."""
-        total = spots.weight.sum()
-        center = spots.weight @ spots.centered / total
+        total, blocks = spots.weight.sum(), list(gene_blocks(*spots.centered.shape))
+        center = np.concatenate([spots.weight @ spots.centered[:, genes] for genes in blocks]) / total
         away = spots.centered - center.astype(np.float32)
         away *= np.sqrt(spots.weight, dtype=np.float32)[:, None]
-        squares = np.concatenate(
-            [np.square(away[:, g], dtype=np.float64).sum(axis=0) for g in gene_blocks(*away.shape)]
-        )
-        scale = np.maximum(np.sqrt(squares / total), _MIN_SPREAD)
+        squares = [np.square(away[:, genes], dtype=np.float64).sum(axis=0) for genes in blocks]
+        scale = np.maximum(np.sqrt(np.concatenate(squares) / total), _MIN_SPREAD)
         away /= scale.astype(np.float32)
         return cls(right_axes(away, MAX_COMPONENTS), center, scale)
 

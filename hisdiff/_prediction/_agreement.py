@@ -34,6 +34,8 @@ from hisdiff._geometry import pitch_of
 from hisdiff._geometry._grid import outlines, overlap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hisdiff._section import Locations
     from hisdiff._training._calibration import Dispersion
 
@@ -56,15 +58,26 @@ class Agreement:
     spots
         Measured locations.
     counts
-        ``(n, G)``; NaN for genes that were not measured, which have the shared factor only.
+        ``(n, G)``, an array or csr; NaN for genes that were not measured, which have the shared factor only.
     dispersion
         Shapes a and b.
     exact
         Whether the bins of a footprint add up to its count.
+    lacking
+        ``(G,)`` genes that were not measured, where counts are csr.
     """
 
-    def __init__(self, spots: Locations, counts: np.ndarray, dispersion: Dispersion, *, exact: bool) -> None:
+    def __init__(
+        self,
+        spots: Locations,
+        counts: np.ndarray | sparse.csr_matrix,
+        dispersion: Dispersion,
+        *,
+        exact: bool,
+        lacking: np.ndarray | None = None,
+    ) -> None:
         self.spots, self.counts, self.dispersion, self.exact = spots, counts, dispersion, exact
+        self._lacking = np.zeros(counts.shape[1], dtype=bool) if lacking is None else lacking
         self._outlines = outlines(spots)
         self._tree = cKDTree(spots.xy_um)
         pitch = pitch_of(spots.xy_um)
@@ -88,7 +101,7 @@ class Agreement:
         between = np.empty(predicted.shape, dtype=np.float32)
         inside, missing = (np.empty_like(between), np.empty_like(between)) if self.exact else (between, None)
         sums = np.zeros(2), np.zeros((2, predicted.shape[1]))
-        for rows in self._blocks():
+        for rows in self._blocks(len(predicted)):
             known, y, m = self._known(predicted, rows)
             counted, expected = (values[:, None] for values in self.dispersion.pooled(y, m))
             shared_at, own_at = (None, None) if normal is None else (normal[rows, :1], normal[rows, 1:])
@@ -106,11 +119,11 @@ class Agreement:
             return Factors(inside, between, whole, missing)
         return Factors(inside, of_mean.between, of_mean.whole, missing, between / of_mean.between)
 
-    def certainty(self, predicted: np.ndarray) -> Certainty:
-        """Return how far counts decide what is expected in footprints, for sums ``(n, G)`` that are predicted."""
-        followed, left = np.zeros((2, *predicted.shape), dtype=np.float32)
-        for rows in self._blocks():
-            known, y, m = self._known(predicted, rows)
+    def certainty(self, predicted: np.ndarray, some: np.ndarray) -> Certainty:
+        """Return how far counts decide what is expected in the footprints ``some``, ``(k,)``, where sums ``(n, G)`` are predicted."""
+        followed, left = np.zeros((2, len(some), predicted.shape[1]), dtype=np.float32)
+        for rows in self._blocks(len(some)):
+            known, y, m = self._known(predicted, some[rows])
             if self.exact:
                 followed[rows] = known
                 continue
@@ -121,15 +134,16 @@ class Agreement:
             left[rows] = np.where(known, 1 / (y + self.dispersion.gene), 0) + 1 / (counted + self.dispersion.spot)
         return Certainty(followed, left)
 
-    def _blocks(self) -> list[slice]:
-        """Return blocks of spots that are worked on at once."""
+    def _blocks(self, n: int) -> list[slice]:
+        """Return blocks of ``n`` spots that are worked on at once."""
         height = max(1, _BLOCK_VALUES // max(self.counts.shape[1], 1))
-        return [slice(start, start + height) for start in range(0, len(self.counts), height)]
+        return [slice(start, start + height) for start in range(0, n, height)]
 
-    def _known(self, predicted: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _known(self, predicted: np.ndarray, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what is known of some spots, bool, and counts and predictions, zero where they are not."""
         counts, expected = self.counts[rows], predicted[rows]
-        known = np.isfinite(counts) & np.isfinite(expected)
+        counts = counts.toarray() if sparse.issparse(counts) else counts
+        known = np.isfinite(counts) & np.isfinite(expected) & ~self._lacking
         return known, np.where(known, counts, 0), np.where(known, expected, 0)
 
     def closer_than(self, distance_um: float) -> np.ndarray:
@@ -258,11 +272,11 @@ class Blend:
         self._inside, self._between, self._whole, self._alike = inside, between, whole, alike
         self._spread, self._rows = spread, rows
 
-    def certainty(self, of_spots: Certainty) -> Certainty:
+    def certainty(self, of_spots: Callable[[np.ndarray], Certainty]) -> Certainty:
         """Return the same at bins, ``(n, G)``: between footprints counts act through their factors only."""
-        followed = self._inside @ of_spots.followed
-        left = self._inside.power(2) @ of_spots.left + self._between.power(2) @ of_spots.left
-        return Certainty(followed, left)
+        rows = np.union1d(self._inside.indices, self._between.indices)
+        known, inside, between = of_spots(rows), self._inside[:, rows], self._between[:, rows]
+        return Certainty(inside @ known.followed, inside.power(2) @ known.left + between.power(2) @ known.left)
 
     def __call__(self, counts: np.ndarray, factors: Factors) -> np.ndarray:
         """Return counts of bins ``(n, G)`` in agreement, float32."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
 from hisdiff import _keys
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from hisdiff._prediction._agreement import Blend, Certainty, Factors
+    from hisdiff._prediction._agreement import Blend, Factors
     from hisdiff._section import Section
     from hisdiff.methods._protocols import Field
 
@@ -49,8 +51,10 @@ class FinePredictor:
     ----------
     field
         Expected expression anywhere in the section.
-    agreement, mean_factors, draw_factors, certainty
+    agreement, mean_factors, draw_factors
         How bins are brought into agreement with measured spots; None where they are not.
+    expected
+        ``(n, G)`` predicted in the footprints of measured spots.
     resolution_um
         Side of a bin.
     units, keep_draws
@@ -64,7 +68,7 @@ class FinePredictor:
     agreement: Agreement | None = None
     mean_factors: Factors | None = None
     draw_factors: tuple[Factors, ...] = ()
-    certainty: Certainty | None = None
+    expected: np.ndarray | None = None
 
     def bins(self, ij: np.ndarray) -> Prediction:
         """Predict bins ``(n, 2)``, (row, column)."""
@@ -117,8 +121,9 @@ class FinePredictor:
         field: Any = self.field  # one that knows it in closed form
         certainty: tuple[np.ndarray, ...] = ()
         agree = lambda spread: np.asarray(spread, dtype=np.float32)  # noqa: E731
-        if blend is not None and self.certainty is not None and self.mean_factors is not None:
-            certainty, factors = blend.certainty(self.certainty), replace(self.mean_factors, missing=None)
+        if blend is not None and self.agreement is not None and self.mean_factors is not None:
+            certainty = blend.certainty(partial(self.agreement.certainty, self.expected))
+            factors = replace(self.mean_factors, missing=None)
             agree = lambda spread: blend(spread.astype(np.float32), factors)  # noqa: E731
         if share is None:
             return agree(field.std(bins, *certainty))
@@ -164,12 +169,12 @@ def fine_predictor(
         return plain
     if dispersion is None:
         dispersion = Dispersion(gene=np.ones(len(field.genes)), spot=np.ones(()))
-    counts = _on_panel(section, field.genes)
-    measured = np.flatnonzero(np.nansum(counts, axis=1) > 0)
+    counts, lacking = _on_panel(section, field.genes)
+    measured = np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() > 0)
     if not len(measured):
         return plain
     spots, counts = section.spots.take(measured), counts[measured]
-    agreement = Agreement(spots, counts, dispersion, exact=calibrate == "exact")
+    agreement = Agreement(spots, counts, dispersion, exact=calibrate == "exact", lacking=lacking)
     if calibrate == "exact" and (n_close := len(agreement.closer_than(resolution_um))):
         logger.warning(
             "%s: %d of %d spots share bins of %g um with others; such bins follow both, so that they do not add up to "
@@ -185,18 +190,17 @@ def fine_predictor(
     for draw, predicted in enumerate(sums[1:]):
         normal = None if calibrate == "exact" else noise.normal(draw, _FACTORS, measured, 1 + counts.shape[1])
         factors.append(agreement.factors(predicted, normal, of_mean))
-    certainty = agreement.certainty(mean)
-    return FinePredictor(field, resolution_um, units, keep_draws, agreement, of_mean, tuple(factors), certainty)
+    return FinePredictor(field, resolution_um, units, keep_draws, agreement, of_mean, tuple(factors), mean)
 
 
-def _on_panel(section: Section, genes: np.ndarray) -> np.ndarray:
-    """Return a section's counts in the order of a panel, NaN for genes that it lacks."""
-    assert section.counts is not None
+def _on_panel(section: Section, genes: np.ndarray) -> tuple[csr_matrix, np.ndarray]:
+    """Return a section's counts in the order of a panel, and which genes it lacks, ``(G,)``."""
+    counts = needed(section.counts)
     where = {gene: i for i, gene in enumerate(section.genes)}
     columns = np.array([where.get(gene, -1) for gene in genes])
-    result = np.full((section.counts.shape[0], len(genes)), np.nan, dtype=np.float32)
-    result[:, columns >= 0] = section.counts[:, columns[columns >= 0]].toarray()
-    return result
+    there = np.flatnonzero(columns >= 0)
+    place = csr_matrix((np.ones(len(there), counts.dtype), (columns[there], there)), (counts.shape[1], len(genes)))
+    return csr_matrix(counts @ place), columns < 0
 
 
 def _footprint_sums(spots: Locations, field: Field, resolution_um: float, n_draws: int) -> np.ndarray:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _NODE_UM = 70.0
 # Of the disc around a node whose rates are compared: what one patch tells, however wide the footprints of the training are.
 _MAX_NODE_RADIUS_UM = 50.0
+# Spots that tell the level of a section; a hundredth of their spread is left to chance.
+_MAX_SPOTS = 10_000
 # Nodes that are remembered: some hundred MB.
 _MAX_NODES = 20_000
 # Octaves by which a bin may differ from the footprint around it.
@@ -130,7 +132,7 @@ class TwoScaleField:
         spots = section.spots
         self._align, self._level = 0.0, None  # without spots, how much a section has of each gene is not known
         if spots is not None and len(spots):
-            means = model.means(section, spots)
+            means = model.means(section, spots.take(slice(None, None, -(-len(spots) // _MAX_SPOTS))))
             self._align = model.gauge.shift(means)
             self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _MIN)
         self._node_radius_um = min(radius_um, _MAX_NODE_RADIUS_UM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,18 +31,22 @@ if TYPE_CHECKING:
     from hisdiff.methods.hisdiff.factor._watched import Prepared
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
+# Members of the flow that judge it.
+_MAX_LEFT_OUT = 5
+
 
 def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: FitRun) -> FittedHisDiff:
     """Fit mean, factors and flow.
 
-    For every fold there is one member of the flow that does not see it; together they predict all spots out of fold,
-    which decides when to stop and what the model knows about itself. The members that see all spots are trained beside
+    For every fold (every few, beyond five) there is one member of the flow that does not see it; together they predict all spots out of
+    fold, which decides when to stop and what the model knows about itself. The members that see all spots are trained beside
     them, for as many steps, and make the predictions.
     """
     closed = ClosedForm.fit(sections, config, run)
     spots, held_out, laws, summary = closed.spots, closed.held_out, closed.laws, closed.summary
     spread, deep = laws.spread, laws.rows
-    folds = np.unique(spots.fold)
+    fold = spots.fold % _MAX_LEFT_OUT
+    folds = np.unique(fold)
     left_out = folds if len(folds) > 1 else np.empty(0, dtype=np.int64)
     member_folds = torch.from_numpy(np.concatenate([left_out, np.full(config.n_members, -1)]).astype(np.int64))
     flow = initialize(
@@ -53,13 +58,14 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
             spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=run.seed
         )
     model = FactorModel(config=config, mean=closed.mean, summary=summary, flow=flow, local=local, **closed.parts)
-    watched = Watched.of(model, closed, run.validation, member_folds.numpy(), partial(_drawn, config))
+    by_member = replace(closed, spots=replace(spots, fold=fold))
+    watched = Watched.of(model, by_member, run.validation, member_folds.numpy(), partial(_drawn, config))
     result = None
     if config.flow:
         data = {
             "scores": torch.from_numpy(laws.scores.astype(np.float32)),
             "condition": torch.from_numpy(summary(held_out[deep])),
-            "fold": torch.from_numpy(spots.fold[deep]),
+            "fold": torch.from_numpy(fold[deep]),
         }
         with one_thread(resolve_device(run.device)):
             result = train(

@@ -259,9 +259,7 @@ def cross_fit(
     used = [(family, share) for family, share in zip(families, shares.tolist()) if share > 0]
     if shares is not usual:
         told = ", ".join(f"{family.member.told} {share:.2f}" for family, share in used)
-        logger.info(
-            "hisdiff: weights in the mean that predict left-out tissue clearly better than the usual ones: %s", told
-        )
+        logger.info("weights in the mean that predict left-out tissue clearly better than the usual ones: %s", told)
     scores = sum((share * family.held_out for family, share in used), np.zeros_like(targets))
     explained = np.mean([family.explained for family, _ in used])
     whole, as_profile = (Target(own.directions, own.center) for own in (axes, profile_axes))

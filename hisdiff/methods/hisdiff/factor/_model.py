@@ -84,6 +84,8 @@ class FactorModel(CohortModel):
         self, members: np.ndarray, center: np.ndarray, start: np.ndarray, *, n_steps: int | None, device: str | None
     ) -> np.ndarray:
         """Carry standard normal ``(n, K)`` to scores by one member of the flow, ``(1,)``."""
+        if self.flow.adds_nothing:
+            return start.astype(np.float32)
         where = resolve_device(device)
         flow = self.flow.to(where).eval().take(members)
         condition = torch.from_numpy(self.summary(center)).to(where)

@@ -8,7 +8,8 @@ Gaussian factor model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from hisdiff._device import Chunks, Products, resolve_device
 from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._diffusion._schedule import Schedule
+from hisdiff._log import logger
 from hisdiff._nn._weights import load_weights, weights_of
 from hisdiff._prediction._cohort_model import CohortModel, Parts
 from hisdiff._training._loop import LossOutput
@@ -135,11 +137,14 @@ class AroundModel(CohortModel):
         The published network and how it takes embeddings.
     summary, network
         What it sees of the mean, and the network around the mean.
+    kept
+        Whether left-out tissue confirmed the network; else scores stay normal, and it is not asked.
     """
 
     gene: GeneModel
     summary: Summary
     network: AroundNetwork
+    kept: bool = True
 
     @classmethod
     def of(cls, gene: GeneModel, summary: Summary, mean: ConditionalMean, parts: Parts) -> AroundModel:
@@ -169,11 +174,13 @@ class AroundModel(CohortModel):
         self, condition: Tensor, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
     ) -> np.ndarray:
         """Carry standard normal ``(n, K)`` to the scores of one draw under conditions."""
+        if not self.kept:
+            return start.astype(np.float32)
         config, where = self.config, condition.device
         products = Products.of(config.precision, where, emulated=False)
         begin = torch.from_numpy(start.astype(np.float32)).to(where)
 
-        def sample(rows: np.ndarray) -> np.ndarray:
+        def sample(products: Products, rows: np.ndarray) -> np.ndarray:
             some = torch.from_numpy(rows).to(where)
             steps = config.n_steps if n_steps is None else n_steps
             made = self.network.sample(
@@ -181,8 +188,13 @@ class AroundModel(CohortModel):
             )
             return made.float().cpu().numpy()
 
+        chunks = Chunks(len(start), self.gene.chunk_rows(where))
         with products.allowed():
-            return np.concatenate(list(Chunks(len(start), self.gene.chunk_rows(where)).each(sample)))
+            made = np.concatenate(list(chunks.each(partial(sample, products))))
+            if products.half is torch.float16 and not np.isfinite(made).all():
+                logger.warning("draws overflow in fp16; going on in float32")
+                made = np.concatenate(list(chunks.each(partial(sample, replace(products, half=None)))))
+        return made
 
     def state(self) -> State:
         """Return arrays and plain settings."""
@@ -191,6 +203,7 @@ class AroundModel(CohortModel):
         if self.network.mean is not None:
             arrays |= weights_of(self.network.mean, "around/")
         own, plain["gene"] = self.gene.state()
+        plain["kept"] = self.kept
         return arrays | {f"gene/{name}": array for name, array in own.items()}, plain
 
     @classmethod
@@ -206,4 +219,4 @@ class AroundModel(CohortModel):
         if model.network.mean is not None:
             load_weights(model.network.mean, arrays, "around/")
         model.network.eval()
-        return model
+        return replace(model, kept=bool(settings.get("kept", True)))

@@ -80,8 +80,7 @@ def fit_around_mean(sections: Sequence[Section], config: GeneConfig, run: FitRun
         result = trained(rows[spots.fold[rows] != last], config, True, "held-out")
         if result.best_step:
             trained(rows, replace(config, max_steps=result.best_step, max_epochs=None), False, "all")
-    if result.best_step == 0:
-        initialize(model.network, generator_for(run.seed, -1))
+    model = replace(model, kept=result.best_step > 0)
     logger.info(
         "fitted %d genes on %d spots; the image explains %.0f %% of the variance of left-out spots, %d factors describe the "
         "rest; %s",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_an_untrained_network_draws_what_the_factor_model_draws(sections):
 
 
 def test_the_condition_and_the_noise_decide_the_scores(fitted, sections):
-    model = fitted.generator
+    model = replace(fitted.generator, kept=True)
     for k, parameter in enumerate(model.network.parameters()):
         torch.nn.init.normal_(parameter, std=0.3, generator=generator_for(0, k))
     try:
@@ -88,6 +89,7 @@ def test_the_condition_and_the_noise_decide_the_scores(fitted, sections):
             model.scores(told[5:7], start[5:7], 0, n_steps=3, device="cpu"), whole[5:7], atol=1e-4
         )
         assert np.abs(model.scores(told.flip(0), start, 0, n_steps=3, device="cpu") - whole).max() > 1e-3
+        fitted = replace(fitted, generator=model)
         arrays, plain = fitted.state()
         again = FittedHisDiff.from_state(arrays, json.loads(json.dumps(plain)), fitted.genes)
         ours, theirs = (predict(model, sections[2]) for model in (fitted, again))

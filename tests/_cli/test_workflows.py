@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -76,6 +77,27 @@ def test_the_rule_of_snakemake_makes_what_it_promises(cohort) -> None:
     done = run(cohort, "bash", "-c", line)
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "reports" / "one.json").read_text())["results"][0]["status"] == "done"
+
+
+@pytest.mark.skipif(shutil.which("snakemake") is None, reason="snakemake is not installed")
+def test_snakemake_predicts_all_slides_and_has_nothing_left_to_do(cohort) -> None:
+    line = [
+        "snakemake",
+        "--cores",
+        "1",
+        "--snakefile",
+        str(SCRIPTS / "Snakefile"),
+        "--config",
+        "slides=slides",
+        "model=model",
+    ]
+    for told in ("3 of 3 steps", "Nothing to be done"):
+        done = run(cohort, *line, "out=snake", "options=--n-draws 2")
+        assert done.returncode == 0, done.stderr
+        assert told in done.stderr + done.stdout
+    for name in ("one", "two (2)"):
+        (report,) = json.loads((cohort / "snake" / "reports" / f"{name}.json").read_text())["results"]
+        assert "ridge" in sd.read_zarr(cohort / report["store"]).tables["lattice"].layers
 
 
 def test_a_model_is_adapted_and_one_of_another_configuration_is_not_taken_for_it(cohort, capsys) -> None:

@@ -64,6 +64,7 @@ METAGENE_PROFILES = "metagenes"
 BIN_UM = "bin_um"  # side of the bins that the rows of a table are
 PANEL_OF = "panel_of"  # the table of spots that a panel table was made of
 IN_X = "in_x"  # of several predictions of a table that hisdiff made, the one whose mean is X
+MEASURED = "measured counts"  # in its place: X is no prediction
 NAMES = "names"  # in sdata.attrs["hisdiff"]: what names were before they were cleaned, by the clean one
 IN_TISSUE = "in_tissue"  # obs: whether a spot lies on tissue
 WRITTEN = "written"  # also in sdata.attrs["hisdiff"]: elements, and slots of a table, that hisdiff wrote

@@ -203,6 +203,8 @@ def own_prediction(table: AnnData) -> str | None:
 
 def _prediction_in_x(table: AnnData) -> str | None:
     named = table.uns.get(_keys.STEM, {}).get(_keys.IN_X)
+    if named == _keys.MEASURED:
+        return None
     return named or next(iter(records(table, _keys.PREDICTIONS)), None)
 
 
@@ -222,7 +224,7 @@ def check_not_logged(table: AnnData) -> None:
 
 def draw_layers(table: AnnData, stem: str) -> list[str]:
     """Return the layers that hold draws of a prediction, in their order."""
-    prefix = "" if holds_predictions(table) and stem not in table.layers else f"{re.escape(stem)}_"
+    prefix = "" if stem == own_prediction(table) else f"{re.escape(stem)}_"
     found = [name for name in layer_names(table) if re.fullmatch(rf"{prefix}draw\d+", name)]
     return sorted(found, key=lambda name: int(name.rsplit("draw", 1)[1]))
 

@@ -197,7 +197,7 @@ def _why_empty(table: AnnData, info: LayerInfo, gene: str, column: int) -> str:
 def is_measured(table: AnnData) -> bool:
     """Whether X holds something that was measured, or a sum of it; else, in a table that hisdiff made, it is a prediction or empty."""
     home = table.uns.get(_keys.STEM, {})
-    ours = holds_predictions(table) and (_keys.AGGREGATED not in home or _keys.PREDICTIONS in home)
+    ours = holds_predictions(table) and (_keys.AGGREGATED not in home or own_prediction(table) is not None)
     return table.X is not None and table.n_vars > 0 and not ours
 
 

@@ -282,9 +282,11 @@ def _as_table(place: Place, target: _Target, key: str, summed: Mapping[str, Any]
     mark_made_here(table)
     if target.ij is not None:
         table.uns[_keys.STEM][_keys.BIN_UM] = needed(target.where.bin_um)
-    if _keys.IN_X in old.uns.get(_keys.STEM, {}):
-        set_record(table, _keys.IN_X, None, old.uns[_keys.STEM][_keys.IN_X])
-    for stem, record in records(old, _keys.PREDICTIONS).items():
+    of = {stem_of(old, name) for name in summed if name != X} | {own}
+    shown = {stem: record for stem, record in records(old, _keys.PREDICTIONS).items() if stem in of}
+    if shown:
+        table.uns[_keys.STEM][_keys.IN_X] = own or _keys.MEASURED
+    for stem, record in shown.items():
         kept = {name: value for name, value in record.items() if name != "resolution_um"}
         bins = {} if target.ij is None else {"resolution_um": target.where.bin_um}
         set_record(table, _keys.PREDICTIONS, stem, {**kept, **bins})

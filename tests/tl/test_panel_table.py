@@ -10,6 +10,7 @@ import squidpy as sq
 from scipy import sparse
 
 import hisdiff as hd
+from hisdiff._sdata._expression import draw_layers, own_prediction
 from hisdiff._sdata._layers import layer_names
 
 
@@ -46,6 +47,19 @@ def test_it_holds_the_counts_and_the_layers_of_the_panel_on_the_same_spots(both)
         dict(panel.uns["hisdiff"]["predictions"]["ridge"])
         == wide.tables["table"].uns["hisdiff"]["predictions"]["ridge"]
     )
+
+
+def test_its_measured_counts_stay_measured_when_they_are_aggregated(both) -> None:
+    wide, narrow, _ = both
+    panel = narrow.tables["ridge"]
+    summed = hd.tl.aggregate(narrow, "ridge", 150, inplace=False)
+    expected = hd.tl.aggregate(wide, "table", 150, inplace=False)[:, panel.var_names]
+    np.testing.assert_allclose(summed.X.toarray(), expected.X.toarray(), rtol=1e-6)
+    assert "predictions" not in summed.uns["hisdiff"]
+    mean = hd.tl.aggregate(narrow, "ridge", 150, layers=["ridge_draw0"], statistic="mean", inplace=False)
+    assert list(mean.uns["hisdiff"]["predictions"]) == ["ridge"]
+    assert own_prediction(mean) is None
+    assert draw_layers(mean, "ridge") == ["ridge_draw0"]
 
 
 def test_what_reads_results_finds_it_and_says_the_same(both) -> None:

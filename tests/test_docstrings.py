@@ -32,6 +32,7 @@ def test_public_functions_have_an_example_and_say_what_they_return():
             assert sections.index("Parameters") < sections.index("Returns") < sections.index("Examples"), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thing", THINGS)
 def test_example_runs_as_it_stands(thing, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ from hisdiff._cli import main
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
-    for i, section in enumerate(hd.datasets.toy(seed=3, n_sections=2, size_um=500)):
+    for i, section in enumerate(hd.datasets.toy(seed=3, n_sections=2, size_um=400)):
         section.write(folder / f"s{i}.zarr")
     return folder
 

@@ -20,14 +20,14 @@ def hest(tmp_path):
     folder = tmp_path / "hest"
     for kind in ("st", "wsis", "metadata"):
         (folder / kind).mkdir(parents=True)
-    for i, (name, sdata) in enumerate(zip(SAMPLES, hd.datasets.toy(seed=2, n_sections=3, size_um=500))):
+    for i, (name, sdata) in enumerate(zip(SAMPLES, hd.datasets.toy(seed=2, n_sections=3, size_um=400))):
         (pyramid,) = sdata.images.values()
         image, table = sd.get_pyramid_levels(pyramid, n=0), sdata.tables["table"]
         pixels = image.transpose("y", "x", "c").to_numpy()
         tifffile.imwrite(folder / f"wsis/{name}.tif", pixels, photometric="rgb")
         plain = ad.AnnData(table.X, obs=table.obs[[]], var=table.var[[]], obsm={"spatial": table.obsm["spatial"]})
         plain.write_h5ad(folder / f"st/{name}.h5ad")
-        mpp = (1 + i / 100) * 500 / len(pixels)
+        mpp = (1 + i / 100) * 400 / len(pixels)
         facts = {"pixel_size_um_estimated": mpp, "spot_diameter": 55, "st_technology": "toy"}
         (folder / f"metadata/{name}.json").write_text(json.dumps(facts))
     return folder

@@ -24,9 +24,7 @@ sets = {{"TUM": "tumour", "IMM": "immune", "STR": "stroma"}[k]: [g for g in v if
 sets = {name: genes for name, genes in sets.items() if len(genes) > 4}
 hd.tl.enrich(test, sets)
 hd.tl.enrich(test, sets, method="zscore", key_added="scores")
-kinds = {"TUM": "tumour", "IMM": "immune", "STR": "stroma", "ADI": "fat"}
-markers = {kind: [f"{start}{i:02d}" for i in range(1, 7)] for start, kind in kinds.items()}
-hd.tl.cell_types(test, markers, table_key="hisdiff_20um")
+hd.tl.cell_types(test, sets, table_key="hisdiff_20um")
 compared = hd.tl.compare(train[:1], test, ["hisdiff", "ridge"], n_seeds=1)
 
 PLOTS = {

@@ -88,7 +88,8 @@ def her2st(path: str | Path, section: str, *, mpp: float | None = None, orient: 
     shared = counts.obs_names[counts.obs_names.isin(spots.index)]
     left_out = (counts.n_obs - len(shared), len(spots) - len(shared))
     if any(left_out):
-        logger.info("%s: left out %d spots without a position in tissue and %d without counts.", section, *left_out)
+        reasons = zip(left_out, ("without a position in tissue", "without counts"))
+        logger.info("%s: left out spots: %s", section, ", ".join(f"{n} {reason}" for n, reason in reasons if n))
     if len(shared) == 0:
         raise ValueError(f"{counts_of[section]} and {spots_of[section]} have no spot in common.")
     spots, counts = spots.loc[shared], counts[shared].copy()

@@ -42,7 +42,7 @@ def test_every_section_is_left_out_once_and_objects_stay_as_they_are(cohort) -> 
     assert ridge["pcc_all"].min() > 0.3 > table.loc[table["method"] == "random spots", "pcc_all"].max()
     assert (ridge["module_crps"] < table.loc[table["method"] == "random spots", "module_crps"].to_numpy()).all()
     assert table.attrs["folds"] == {"s0": ["s0"], "s1": ["s1"], "s2": ["s2"]}
-    assert [ax.get_title() for ax in hd.pl.comparison(table).axes][0] == "Correlation, all genes"
+    assert hd.pl.comparison(table).axes[0].get_title(loc="left") == "Correlation, all genes"
 
     alone = hd.tl.compare(cohort[1:], cohort[0], ["ridge"], n_draws=4, n_seeds=1, library_size="cohort")
     assert set(table.columns) - set(alone.columns) == {"fold"}

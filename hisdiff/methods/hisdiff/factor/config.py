@@ -66,7 +66,7 @@ class FactorConfig(TrainingConfig):
     n_blocks: int = 5
     sampler: str = "heun"
     n_steps: int = 6
-    max_steps: int | None = 2000
+    max_steps: int | None = 1000
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: int = 20

@@ -153,9 +153,8 @@ def _block_means(values: np.ndarray, side: int) -> np.ndarray:
         return values
     n, height, width = values.shape
     means = values.reshape(n, height // side, side, width).sum(axis=2)
-    for _ in range(
-        side.bit_length() - 1
-    ):  # a side is a power of two; sums over a few neighbours take numpy several times as long
+    # Sides are powers of two; a sum over a few neighbours takes numpy several times as long as halving.
+    for _ in range(side.bit_length() - 1):
         means = means[..., ::2] + means[..., 1::2]
     means *= means.dtype.type(1 / side**2)
     return means

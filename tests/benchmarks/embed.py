@@ -1,6 +1,7 @@
 """Throughput of embedding: a bare encoder against `embed_locations`, and the texture encoder alone and in `hd.pp.embed`.
 
     python tests/benchmarks/embed.py [--architecture vit_base_patch16_224] [--patches 48] [--rounds 3] [--json FILE]
+    python tests/benchmarks/embed.py --texture    # that alone, per second of processor
 
 Weights are random, and images are in memory: noise for the encoders alone, the toy tissue for `hd.pp.embed`. A bare
 pass and one through `embed_locations` over the same patches take turns, and their ratio is taken within each round,
@@ -53,6 +54,23 @@ def seconds(work) -> float:
     return time.perf_counter() - start
 
 
+def texture_alone(rounds: int = 3) -> dict[str, float]:
+    """Return patches per second of processor of the texture encoder, and through `embed_locations`, reading included."""
+    image, encoder = NoiseImage(), TextureEncoder()
+    xy = np.random.default_rng(1).uniform(200, 1800, (128, 2))
+    half = encoder.spec.patch_um / 2
+    patches = np.stack([image.read((x - half, y - half, x + half, y + half), encoder.spec.mpp) for x, y in xy[:64]])
+    found: dict[str, list[float]] = {"encode": [], "embed_locations": []}
+    for _ in range(rounds):
+        start = time.process_time()
+        encoder.encode(patches)
+        found["encode"].append(len(patches) / (time.process_time() - start))
+        start = time.process_time()
+        embed_locations(encoder, image, xy, progress=False)
+        found["embed_locations"].append(len(xy) / (time.process_time() - start))
+    return {name: round(max(rates), 1) for name, rates in found.items()}
+
+
 def whole_section() -> tuple[int, float]:
     """Return the number of spots of a toy section and the seconds of `hd.pp.embed`, tissue and lattice included."""
     sdata = hd.datasets.toy(size_um=2000)
@@ -66,7 +84,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--texture", action="store_true", help="the texture encoder alone, per second of processor")
     arguments = parser.parse_args()
+    if arguments.texture:
+        print(f"patches per second of processor: {texture_alone()}")
+        return
     n, device = arguments.patches, resolve_device(arguments.device)
     image = NoiseImage()
     xy = np.random.default_rng(1).uniform(200, 1800, (128, 2))

@@ -15,7 +15,7 @@ import numpy as np
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import DenseSpec
 from hisdiff.encoders._cores import on_cores
-from hisdiff.encoders._texture_filters import _C, _DX, _DY, _FLOOR, _S, _SCALARS, pyramid, responses
+from hisdiff.encoders._texture_filters import _C, _DX, _DY, _FLOOR, _S, _SCALARS, bordered, pyramid, responses
 
 if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource
@@ -132,7 +132,7 @@ def block_moments(densities: np.ndarray, side: int) -> np.ndarray:
     derivatives and their mean product.
     """
     _, height, width = densities.shape
-    padded = np.pad(densities, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    padded = bordered(densities)
     out = np.empty((_MOMENTS, height // side, width // side))
     for start in range(0, height, _STRIP):
         rows = min(_STRIP, height - start)

@@ -126,7 +126,7 @@ def pyramid(image: np.ndarray) -> Iterator[np.ndarray]:
 
 def _halve(level: np.ndarray) -> np.ndarray:
     """Smooth by the binomial filter of length 5 and take every other pixel."""
-    padded = np.pad(level, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    padded = bordered(level)
     _, height, width = level.shape
     out = np.empty((len(level), -(-height // 2), -(-width // 2)), dtype=np.float32)
     for start in range(0, out.shape[1], _STRIP):
@@ -136,6 +136,16 @@ def _halve(level: np.ndarray) -> np.ndarray:
         # Whole copies of even and odd columns first: arithmetic on every other number is several times as slow.
         rows = _binomial(np.ascontiguousarray(rows[..., ::2]), np.ascontiguousarray(rows[..., 1::2]), axis=2)
         np.multiply(rows[..., : part.shape[2]], np.float32(1 / 256), out=part)
+    return out
+
+
+def bordered(level: np.ndarray) -> np.ndarray:
+    """Return ``(C, y, x)`` with its border repeated twice on all sides: what filters see beyond an edge."""
+    c, y, x = level.shape
+    out = np.empty((c, y + 4, x + 4), dtype=level.dtype)
+    out[:, 2:-2, 2:-2] = level
+    out[:, :2, 2:-2], out[:, -2:, 2:-2] = level[:, :1], level[:, -1:]
+    out[:, :, :2], out[:, :, -2:] = out[:, :, 2:3], out[:, :, -3:-2]
     return out
 
 
@@ -158,7 +168,7 @@ def window_moments(densities: np.ndarray, sides: list[int]) -> list[Moments]:
     largest = sides[-1]
     top, left = (height - largest) // 2, (width - largest) // 2
     if min(top, left) < 2:  # filters reach over the edge
-        densities = np.pad(densities, ((0, 0), (2, 2), (2, 2)), mode="edge")
+        densities = bordered(densities)
         top, left = top + 2, left + 2
     sums = [Moments(np.zeros((_S + 1, _S + 1)), np.zeros((3, _C))) for _ in sides]
     for start in range(0, largest, _STRIP):

@@ -90,6 +90,16 @@ def fine_draw(index: int) -> str:
     return f"draw{index}"
 
 
+def fine_table(stem: str, where: float | str) -> str:
+    """Name of the table of a prediction finer than the spots: at bins of ``where`` um, or at an element of that name."""
+    return f"{stem}_{where}" if isinstance(where, str) else f"{stem}_{where:g}um"
+
+
+def bins(table_key: str) -> str:
+    """Name of the labels element with the bins of a table."""
+    return f"{table_key}_bins"
+
+
 def modelled(stem: str = STEM) -> str:
     """Name of the ``var`` column that says which genes a prediction covers."""
     return f"{stem}_modelled"

@@ -142,7 +142,7 @@ def predict(
     def step(sdata: SpatialData) -> Plain | None:
         stem = key_added or found.method
         asked = {"model": found.id, "seed": seed, "n_draws": n_draws}
-        if not force and _is_done(sdata, stem, _fine_stem(stem, resolution_um, at), asked):
+        if not force and _is_done(sdata, stem, at if resolution_um is None else resolution_um, asked):
             logger.info("%s holds this prediction; --force repeats it", sdata.path)
             return None
         tl.predict(
@@ -290,17 +290,12 @@ def _kept_model(folder: Path, method: str, config: str | Plain, seed: int) -> Mo
     return known
 
 
-def _fine_stem(stem: str, resolution_um: float | None, at: str | None) -> str | None:
-    if resolution_um is not None:
-        return f"{stem}_{resolution_um:g}um"
-    return None if at is None else f"{stem}_{at}"
-
-
-def _is_done(sdata: SpatialData, stem: str, fine: str | None, asked: Plain) -> bool:
-    """Whether a store holds the prediction that is asked for, by its record."""
+def _is_done(sdata: SpatialData, stem: str, where: float | str | None, asked: Plain) -> bool:
+    """Whether a store holds the prediction that is asked for, by its record: at spots, or of ``where`` as ``fine_table`` takes it."""
     from hisdiff import _keys
     from hisdiff._sdata._provenance import records
 
+    fine = None if where is None else _keys.fine_table(stem, where)
     for key, table in sdata.tables.items():
         is_fine = key.startswith(f"{stem}_")
         if is_fine if fine is None else key != fine and not key.startswith(f"{fine}_"):

@@ -169,7 +169,7 @@ def _outlines_in(image: ImageSource, segment: Callable[[np.ndarray], np.ndarray]
     x0, y0, x1, y1 = box
     pixels = image.read((x0 - _MARGIN_UM, y0 - _MARGIN_UM, x1 + _MARGIN_UM, y1 + _MARGIN_UM), scale)
     labels = np.asarray(segment(pixels))
-    if labels.shape != pixels.shape[:2] or labels.dtype.kind not in "iub":
+    if labels.shape != pixels.shape[:2] or labels.dtype.kind not in "iu":
         raise TypeError(
             f"segment returns a whole number for each of {pixels.shape[:2]} pixels, not {labels.dtype} {labels.shape}."
         )

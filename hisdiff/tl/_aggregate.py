@@ -126,7 +126,7 @@ def aggregate(
     target = _new_bins(place, by, sources) if not isinstance(by, str) else _element(place, by)
     key = checked_name(key_added, f"{values}_in_{target.name}")
     if inplace:
-        for name in [key] if target.ij is None else [key, f"{key}_bins"]:
+        for name in [key] if target.ij is None else [key, _keys.bins(key)]:
             check_free(sdata, name)
     weights = _weights(target, sources)
     touched = np.flatnonzero(weights.getnnz(axis=1))
@@ -153,7 +153,7 @@ def aggregate(
     set_record(table, _keys.AGGREGATED, None, record)
     if not inplace:
         return table
-    labels = {} if target.ij is None else {f"{key}_bins": _labels(place, target)}
+    labels = {} if target.ij is None else {_keys.bins(key): _labels(place, target)}
     put(sdata, {**labels, key: table}, {name: {_keys.AGGREGATED: values} for name in labels})
     logger.info("wrote table %r: %d locations x %d genes, %ss of %r", key, *table.shape, statistic, values)
     return None

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from hisdiff import _keys
 from hisdiff._check import positive
 from hisdiff._geometry._grid import bins_within, outlines
 from hisdiff._sdata._at import read_locations
@@ -123,8 +124,8 @@ class GridTarget:
 
     def _names(self, bound: Bound, stem: str, *, several: bool) -> tuple[str, str]:
         suffix = f"_{bound.place.name}" if several else ""
-        table = f"{stem}_{self.resolution_um:g}um"
-        return f"{table}{suffix}", f"{table}_bins{suffix}"
+        table = _keys.fine_table(stem, self.resolution_um)
+        return f"{table}{suffix}", f"{_keys.bins(table)}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class ElementTarget:
         )
 
     def _table_key(self, bound: Bound, stem: str, *, several: bool) -> str:
-        return f"{stem}_{self.at}" + (f"_{bound.place.name}" if several else "")
+        return _keys.fine_table(stem, self.at) + (f"_{bound.place.name}" if several else "")
 
 
 def _area(section: Section) -> Any:

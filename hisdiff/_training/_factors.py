@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff._stats._counting import counting_variance
+from hisdiff._stats._counting import count_moments, counting_variance
 from hisdiff._stats._pca import leading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Rows that are worked on at once.
-_ROWS = 1024
+# Rows that are worked on at once, and those that tell how much a gene varies on average.
+_ROWS, _SOME = 1024, 500
+# By how much variances are raised at most for what cutting at zero expression takes away.
+_MAX_RAISE, _TURNS = 4.0, 12
 _MIN = 1e-12
 
 
@@ -87,6 +89,28 @@ def fit_factors(within: np.ndarray, held_out: np.ndarray, n_factors: int) -> tup
     counting = _counting(held_out, scores, loadings)
     rest = within.var(axis=0) - np.square(loadings).sum(axis=0) - counting
     return Factors(loadings, np.sqrt(np.maximum(rest, 0))), scores
+
+
+def raised(factors: Factors, held_out: np.ndarray, other: np.ndarray, wanted: np.ndarray) -> Factors:
+    """Raise the variances of genes until counts vary as measured.
+
+    Expression does not go below none. Where a normal level would, which is so for lowly expressed genes, part of its variance is lost.
+
+    Parameters
+    ----------
+    factors
+        As found in residuals.
+    held_out
+        ``(n, G)``, predicted out of fold.
+    other, wanted
+        ``(G,)`` variance that levels have beside that of factors, and that of residuals, counting included.
+    """
+    center = held_out[:: -(-len(held_out) // _SOME)]
+    own, ratio = np.maximum(factors.variance, _MIN), np.ones(len(wanted))
+    for _ in range(_TURNS):  # from below: what is added to a level adds no more than that to counts
+        found = count_moments(center, np.sqrt(other + ratio * own)).variance.mean(axis=0)
+        ratio = np.clip(ratio + (wanted - found) / own, 1, _MAX_RAISE)
+    return Factors(factors.loadings * np.sqrt(ratio), factors.specific * np.sqrt(ratio))
 
 
 def _counting(held_out: np.ndarray, scores: np.ndarray, loadings: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._training._features import Features
+from hisdiff._training._relation import of_all
 from hisdiff._training._spots import Projection
 from hisdiff._training._spread import fit_spread
 from hisdiff._training._transfer import fit_transfer
@@ -78,8 +79,9 @@ def fit_laws(
     # The spots are training tissue, where less is open than where they are left out.
     seen = spread.relation.uncertainty(inside)
     more = spread.usual / max(float(seen.mean()), 1e-12) - 1
+    fewer = of_all(*(np.unique(number[rows], return_inverse=True)[1] for number in (spots.section, spots.fold)))
     variance = np.empty(spots.targets.shape, dtype=np.float32)
     for start in range(0, len(inside), _ROWS):
         part = slice(start, start + _ROWS)
-        variance[part] = spread.levels.variance + spread.relation_variance(inside[part], more * seen[part])
+        variance[part] = spread.levels.variance + spread.relation_variance(inside[part], more * seen[part]) / fewer
     return Laws(spread, transfer, rows, scores, inside, variance)

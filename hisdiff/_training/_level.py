@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,8 +95,16 @@ def fit_levels(
     sampling = float(np.mean(1 / n_spots))
     n = len(n_spots)
     more = smooth or (np.zeros(()), np.zeros(()))
-    variances = [_between(of, unit, sampling, extra) for of, unit, extra in zip((shared, own), noise, more)]
-    return Levels(components, variances[0], variances[1] * np.square(scale), _PRIOR_FREEDOM + n)
+    of_shared, of_own = (_between(of, unit, sampling, extra) for of, unit, extra in zip((shared, own), noise, more))
+    levels = Levels(components, of_shared, of_own * np.square(scale), _PRIOR_FREEDOM + n)
+    if n < 2:
+        return levels
+    # Components are orthogonal for standardized genes only: what their levels have in common, and the law has not, would widen it.
+    unit_shared, unit_own = (sampling * unit + extra for unit, extra in zip(noise, more))
+    inside = unit_shared @ np.square(components) + unit_own * np.square(scale)
+    whole = (shared @ components + own * scale).var(axis=0, ddof=1) - inside
+    ratio = max(float(whole.sum()), _MIN * float(inside.sum()) / sampling) * (1 + 1 / n) / float(levels.variance.sum())
+    return replace(levels, shared=ratio * levels.shared, own=ratio * levels.own)
 
 
 def _between(of: np.ndarray, unit: np.ndarray, sampling: float, smooth: np.ndarray) -> np.ndarray:

@@ -187,10 +187,22 @@ def fit_relation(
     share = np.minimum(relative * unit * amount, _MAX_SHARE)
     relation = Relation(
         kernel, features[rows], whitening @ turn, _NOISE / (np.maximum(eigenvalues, 0) + _NOISE), kappa,
-        share * noise / amount,
+        of_all(section, fold) * share * noise / amount,
     )  # fmt: skip
     usual = [_usual(kernel, features[own], values[own], values[fold != f]) for f, own in groups]
     return RelationFit(relation, share, float(np.average(usual, weights=sizes)), many)
+
+
+def of_all(section: np.ndarray, fold: np.ndarray) -> float:
+    """Return the variance of what is open with all sections in the mean, over that with those of a fold left out.
+
+    The relation of a new section differs from the mean of S others by a variance of 1 + 1 / S, in units of that of one section.
+    """
+    n, n_folds = int(section.max()) + 1, int(fold.max()) + 1
+    if n == 1 or n_folds == 1:  # blocks of one section tell nothing of others
+        return 1.0
+    fewer = n * (1 - 1 / n_folds)
+    return (1 + 1 / n) / (1 + 1 / fewer)
 
 
 def _groups(fold: np.ndarray, section: np.ndarray) -> list[tuple[int, np.ndarray]]:

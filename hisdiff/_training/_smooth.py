@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hisdiff._training._spots import TrainingSpots
 
 # Distances, in pitches, over which residuals may vary, and up to which pairs of spots tell.
-_SMOOTH_PITCHES, _FARTHEST = (1.5, 3.0, 6.0), 6.0
+_SMOOTH_PITCHES, _FARTHEST = (1.5, 2.1, 3.0, 4.2, 6.0), 6.0
 # The correlation of smooth noise falls with the square of the distance in spacings, times this.
 _FALL = 0.82
 _MAX_SMOOTH = 0.95
@@ -32,20 +32,24 @@ def smoothness(spots: TrainingSpots, rows: np.ndarray, scores: np.ndarray, weigh
     smooth over one of a few distances.
     """
     pitch = spots.pitch_um or 4 * spots.radius_um
-    xy = spots.xy_um[rows]
-    products, distances = [], []
+    xy = spots.xy_um[rows] / pitch
+    products, distances, inside = [], [], []
     for s in np.unique(spots.section[rows]):
         own = np.flatnonzero(spots.section[rows] == s)
-        pairs = cKDTree(xy[own]).query_pairs(_FARTHEST * pitch, output_type="ndarray")
+        pairs = cKDTree(xy[own]).query_pairs(_FARTHEST, output_type="ndarray")
         a, b = own[pairs[:, 0]], own[pairs[:, 1]]
         products.append((scores[a] * scores[b]) @ weight / max(weight.sum(), 1e-12))
-        distances.append(np.linalg.norm(xy[a] - xy[b], axis=1) / pitch)
+        distances.append(np.linalg.norm(xy[a] - xy[b], axis=1))
+        some = xy[own[:: -(-len(own) // _ENOUGH)]]
+        apart = pdist(some) if len(some) > 1 else np.full(1, np.inf)
+        inside.append([np.full(len(a), correlation(apart / spacing).mean()) for spacing in _SMOOTH_PITCHES])
     product, distance = np.concatenate(products), np.concatenate(distances)
     if not len(product):
         return 0.0, _SMOOTH_PITCHES[0] * pitch
     fits = []
-    for spacing in _SMOOTH_PITCHES:
-        shape = correlation(distance / spacing)
+    for spacing, shared in zip(_SMOOTH_PITCHES, map(np.concatenate, zip(*inside))):
+        # Scores are those around the mean of their section, which takes part of what is smooth along.
+        shape = correlation(distance / spacing) - shared
         share = float(np.clip(shape @ product / (shape @ shape), 0, _MAX_SMOOTH))
         fits.append((np.square(product - share * shape).sum(), share, spacing * pitch))
     return min(fits)[1:]

@@ -16,7 +16,7 @@ import numpy as np
 from hisdiff._stats._accuracy import gene_blocks
 from hisdiff._stats._counting import count_rate
 from hisdiff._stats._pca import right_axes
-from hisdiff._training._factors import Factors, fit_factors
+from hisdiff._training._factors import Factors, fit_factors, raised
 from hisdiff._training._features import Features
 from hisdiff._training._level import Levels, fit_levels
 from hisdiff._training._relation import Relation, fit_relation
@@ -238,6 +238,8 @@ def fit_spread(
     ]
     noise = inside.var(axis=0), np.concatenate(beside)
     # What the relation may explain is not drawn a second time.
+    whole = np.concatenate([within[:, genes].var(axis=0) for genes in gene_blocks(*within.shape)])
+    related = (fitted.share * noise[0]) @ np.square(directions)
     within -= (inside * (1 - np.sqrt(1 - fitted.share))) @ directions
     factors, scores = fit_factors(within, held_out[rows], n_factors)
     smooth, smooth_um = smoothness(spots, deep, scores, np.square(factors.loadings).sum(axis=1))
@@ -248,6 +250,7 @@ def fit_spread(
         rest = factors.loadings / axes.scale - along @ axes.axes
         of_means = part * np.square(along).sum(axis=0), part * np.square(rest).sum(axis=0)
     levels = fit_levels(directions, shared, own, noise, axes.scale, n_spots, of_means)
+    factors = raised(factors, held_out[rows], related, whole)
     spread = Spread(
         features,
         directions,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hisdiff._stats._counting import count_rate
-from hisdiff._training._factors import Factors, fit_factors
+from hisdiff._stats._counting import count_moments, count_rate
+from hisdiff._training._factors import Factors, fit_factors, raised
 
 
 def test_planted_factors_are_found():
@@ -27,6 +27,20 @@ def test_constant_genes_have_no_spread():
     np.testing.assert_allclose(factors.loadings[:, 2], 0, atol=1e-9)
     assert factors.specific[2] == 0
     assert np.isfinite(scores).all()
+
+
+def test_genes_that_are_on_in_some_spots_only_vary_as_measured():
+    rng = np.random.default_rng(2)
+    level = 2.5 * (rng.random((600, 4)) < 0.35) + 0.3
+    within = np.log2(1 + rng.poisson(count_rate(level)))
+    held_out = np.broadcast_to(within.mean(axis=0), within.shape)
+    factors, _ = fit_factors(within - held_out, held_out, 2)
+    before, after = (
+        count_moments(held_out[:1], np.sqrt(of.variance)).variance[0]
+        for of in (factors, raised(factors, held_out, np.zeros(4), within.var(axis=0)))
+    )
+    assert (before < 0.92 * within.var(axis=0)).all()
+    np.testing.assert_allclose(after, within.var(axis=0), rtol=0.03)
 
 
 def test_state_and_back():

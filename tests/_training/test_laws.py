@@ -1,49 +1,19 @@
 """Planted cohorts: what is said of sections that were not seen, against many of them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
+from planted import GENES, SIDE, planted_cohort
 
-from hisdiff._section import FeatureSpec, Locations, Section
+from hisdiff._prediction._field import SmoothNoise
 from hisdiff._stats._counting import count_rate
 from hisdiff._stats._proper import coverage
 from hisdiff._training._given import Given, library_shift, posterior_of
 from hisdiff._training._level import fit_levels, moderated
+from hisdiff._training._smooth import smoothness
 from hisdiff._training._spread import Library
 from hisdiff.methods.ridge import Ridge, RidgeConfig
-
-GENES = np.array([f"G{i}" for i in range(40)])
-SIDE, D = 8, 6
-
-
-class Table:
-    """Features of locations by their position."""
-
-    spec = FeatureSpec("planted", "1", D, 1.0, 300.0)
-
-    def __init__(self, xy, values):
-        self.rows = {tuple(p): v for p, v in zip(xy, values)}
-        self.mean, self.std = values.mean(axis=0), values.std(axis=0)
-
-    def at(self, locations):
-        return np.stack([self.rows[tuple(p)] for p in locations.xy_um]).astype(np.float32)
-
-
-def planted_cohort(seed, n):
-    """Sections that differ in the level of every gene and in their relation to the features."""
-    rng = np.random.default_rng(seed)
-    directions, slopes = rng.normal(size=(3, len(GENES))) * 0.6, rng.normal(size=(D, 3)) / np.sqrt(D)
-    base, loadings = rng.uniform(3, 7, len(GENES)), rng.normal(size=(2, len(GENES))) * 0.4
-    xy = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1).reshape(-1, 2) * 200.0
-    sections = []
-    for i in range(n):
-        values = rng.normal(size=(len(xy), D))
-        own = slopes + 0.35 * rng.normal(size=slopes.shape) / np.sqrt(D)
-        level = 0.3 * rng.normal(size=len(GENES)) + rng.normal(size=(len(xy), 2)) @ loadings
-        counts = rng.poisson(count_rate(np.maximum(base + values @ own @ directions + level, 0)))
-        made = Section(f"S{i}", GENES, csr_matrix(counts), Locations(xy, 50.0), None, Table(xy, values))
-        sections.append(made.with_panel(GENES))
-    return sections
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +62,31 @@ def test_levels_of_new_sections_are_as_large_as_planted():
         )
         found.append(levels.variance.mean())
     assert np.mean(found) == pytest.approx(0.09 * (1 + 1 / 3), rel=0.1)
+
+
+def test_levels_of_genes_are_as_large_as_planted_whatever_their_components_have_in_common():
+    rng = np.random.default_rng(1)
+    axes, scale = np.linalg.qr(rng.normal(size=(50, 50)))[0], np.exp(rng.normal(size=50))
+    found = []
+    for _ in range(40):
+        shared = (0.3 * rng.normal(size=(4, 50)) / scale) @ axes.T
+        none = np.zeros((4, 50))
+        levels = fit_levels(axes * scale, shared, none, (np.ones(50), np.zeros(50)), scale, np.full(4, 1e9))
+        found.append(levels.variance.mean())
+    assert np.mean(found) == pytest.approx(0.09 * (1 + 1 / 4), rel=0.1)
+
+
+def test_smooth_part_of_scores_is_found_around_the_means_of_sections():
+    xy = np.stack(np.meshgrid(np.arange(12), np.arange(12)), -1).reshape(-1, 2) * 100.0
+    section = np.repeat(np.arange(4), len(xy))
+    rng = np.random.default_rng(0)
+    smooth = np.concatenate([SmoothNoise(s, xy, 300.0).normal(0, 0, np.arange(len(xy)), 8) for s in range(4)])
+    scores = np.sqrt(0.5) * (smooth + rng.normal(size=smooth.shape))
+    scores -= np.stack([scores[section == s].mean(axis=0) for s in range(4)])[section]
+    spots = SimpleNamespace(pitch_um=100.0, xy_um=np.tile(xy, (4, 1)), section=section)
+    share, spacing = smoothness(spots, np.arange(len(section)), scores, np.ones(8))
+    assert share == pytest.approx(0.5, abs=0.1)
+    assert 200 < spacing < 450
 
 
 def test_shrunken_variances_keep_their_sum_and_come_closer_with_few_sections():

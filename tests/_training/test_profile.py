@@ -1,11 +1,10 @@
 """Expression of spots as profiles."""
 
 import numpy as np
+from planted import planted_cohort
 
 from hisdiff._training._profile import at_level, profiles
 from hisdiff._training._spots import TrainingSpots
-
-from .test_laws import planted_cohort
 
 
 def test_profiles_do_not_depend_on_how_much_of_a_spot_was_read():

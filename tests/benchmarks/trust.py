@@ -17,6 +17,12 @@ correlation over spots of the sd of two seeds, median over genes. ES: energy sco
 `adapt`: random choices of spots, judged on the half of the section that is never given. `none`: the section's own library size, of
 all its counts; `cohort`: that of the cohort, where nothing is known; `alone`: the baseline fitted on these spots only.
 
+`planted`: cohorts of a known law (levels and relations of sections drawn anew), two to eight sections in training, the same figures on
+others of the cohort; `ridge` whatever the methods, since features are the law's own.
+
+`regions`: synthetic sections, four in training; the part of quarters of new sections whose mean lies in the interval of 90 % of the means
+of draws, with the same of single spots.
+
 `suggest`: mean squared error over all other spots with suggested and with random spots, and how much of the relation to the image they leave open.
 """
 
@@ -25,6 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +49,10 @@ from hisdiff._sdata._shallow_copy import shallow_copy
 from hisdiff._stats._accuracy import mse, pearson
 from hisdiff._stats._proper import coverage, energy_score
 from hisdiff._stats._structure import normalize_library_size
+from hisdiff.methods.ridge import Ridge, RidgeConfig
+
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+from planted import planted_cohort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,12 +61,14 @@ if TYPE_CHECKING:
 
     from hisdiff.models import Model
 
-PARTS = ("spread", "transfer", "adapt", "suggest")
+PARTS = ("spread", "transfer", "adapt", "suggest", "planted", "regions")
 BASELINE = Entry("ridge", "ridge", "baseline")
 # Sections to adapt to, with the cohort and the numbers of spots.
 NEW = {"B4": (C, (6, 14, 28, 57)), "MOB1": (MOB[1:], (8, 20, 40)), "C5": (C[:3], (4,))}
 SUGGESTED = {"B4": 14, "MOB1": 20}
 COARSE = "texture-4um"
+# Draws whose quantiles are taken.
+N_REGION_DRAWS = 60
 SPOILT: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "inverted": lambda image, rng: 255 - image,
     "blurred": lambda image, rng: gaussian_filter(image, (16, 16, 0)),
@@ -262,6 +275,48 @@ def suggest(source: Source, entry: Entry, n_choices: int) -> list[dict[str, Any]
     return rows
 
 
+def planted(source: Source, entry: Entry, n_choices: int) -> list[dict[str, Any]]:
+    rows = []
+    for size in (2, 3, 4, 8):
+        found = []
+        for seed in range(n_choices):
+            sections = planted_cohort(100 * size + seed, size + 6)
+            fitted = Ridge().fit(sections[:size], RidgeConfig(scalings=("standardized",), n_components=(6,)))
+            for section in sections[size:]:
+                made = fitted.predict(section, section.spots, n_draws=N_DRAWS, keep_draws=N_DRAWS, seed=len(found))
+                measured = np.log2(1 + section.counts.toarray())
+                told = Told(measured, made.mean, made.std, made.draws, made.obs["uncertainty"])
+                found.append((*told.apart, told.scores()["coverage"]))
+        away, apart, covered = (float(v) for v in np.mean(found, axis=0))
+        rows.append(
+            show({"sections": size, "|X - y|": away, "|X - X'|": apart, "ratio": apart / away, "coverage": covered})
+        )
+    return rows
+
+
+def regions(source: Source, entry: Entry, n_choices: int) -> list[dict[str, Any]]:
+    size_um = 1200 if source.folder is not None or n_choices > 2 else 600
+    train = hd.datasets.toy(seed=30, n_sections=4, size_um=size_um)
+    new = hd.datasets.toy(seed=77, n_sections=max(2, n_choices), size_um=size_um)
+    model, inside, alone = fitted(source, (), entry, train), [], []
+    for seed, sdata in enumerate(new):
+        hd.tl.predict(sdata, model, n_draws=N_REGION_DRAWS, keep_draws=N_REGION_DRAWS, key_added=KEY, rng=seed)
+        table = sdata.tables["table"][:, model.genes]
+        draws = np.stack([np.asarray(table.layers[f"{KEY}_draw{i}"]) for i in range(N_REGION_DRAWS)])
+        measured, xy = np.log2(1 + table.X.toarray()), np.asarray(table.obsm["spatial"])
+        quarter = (xy > np.median(xy, axis=0)) @ [2, 1]
+        for q in range(4):
+            inside.append(within(draws[:, quarter == q].mean(axis=1), measured[quarter == q].mean(axis=0)))
+        alone.append(within(draws, measured))
+    return [show({"sections": len(new), "regions": float(np.mean(inside)), "spots": float(np.mean(alone))})]
+
+
+def within(draws: np.ndarray, measured: np.ndarray) -> float:
+    """Return the part of values that lie between the quantiles of their draws."""
+    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+    return float(((measured >= low - 1e-6) & (measured <= high + 1e-6)).mean())
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     root = os.environ.get("HISDIFF_TEST_DATA")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -269,7 +324,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--toy", action="store_true", help="small synthetic sections instead")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--methods", nargs="+", default=['hisdiff=hisdiff:{"fine": false}'], help="as in sections.py")
-    parser.add_argument("--choices", type=int, default=10, help="random choices of spots")
+    parser.add_argument(
+        "--choices", type=int, default=10, help="random choices of spots, planted cohorts, new sections of `regions`"
+    )
     parser.add_argument("--json", type=Path, help="where to write all rows")
     args = parser.parse_args(arguments)
     if args.data is None and not args.toy:
@@ -282,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         entry = entry if entry.method != "ridge" else Entry(entry.label, "ridge", "fast")
         for part in args.parts:
             print(f"\n{entry.label}, {part}", flush=True)
-            more = (args.choices,) if part in ("adapt", "suggest") else ()
+            more = () if part in ("spread", "transfer") else (args.choices,)
             results.setdefault(entry.label, {})[part] = globals()[part](source, entry, *more)
             if args.json:
                 args.json.write_text(json.dumps(results, indent=1) + "\n")

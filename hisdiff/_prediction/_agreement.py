@@ -142,7 +142,8 @@ class Agreement:
     def _known(self, predicted: np.ndarray, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what is known of some spots, bool, and counts and predictions, zero where they are not."""
         counts, expected = self.counts[rows], predicted[rows]
-        counts = counts.toarray() if sparse.issparse(counts) else counts
+        if not isinstance(counts, np.ndarray):
+            counts = counts.toarray()
         known = np.isfinite(counts) & np.isfinite(expected) & ~self._lacking
         return known, np.where(known, counts, 0), np.where(known, expected, 0)
 

@@ -104,7 +104,7 @@ class StoredFeatures:
         )
 
 
-def section_record(place: Place) -> Mapping[str, Plain] | None:
+def section_record(place: Place) -> Plain | None:
     """Return what ``hd.pp.embed`` recorded of a section, None where there is nothing, or only parts of it.
 
     ``spatialdata.concatenate`` of named objects adds ``-name`` to each element; the record still has the old names. Of

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.optim.adamw import adamw
 
+from hisdiff._section import needed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -59,8 +61,9 @@ class AdamW:
         own = [self._state[i] for i in moved]
         adamw(
             [self.parameters[i] for i in moved],
-            [self.parameters[i].grad for i in moved],
-            *([state[name] for state in own] for name in ("exp_avg", "exp_avg_sq")),
+            [needed(self.parameters[i].grad) for i in moved],
+            [state["exp_avg"] for state in own],
+            [state["exp_avg_sq"] for state in own],
             [],
             [state["step"] for state in own],
             fused=self.fused or None,

@@ -242,10 +242,10 @@ class _Run:
                 f"A step of training on {len(rows)} rows needs more memory than {self.device} has; a smaller batch_size needs less. {error}"
             ) from error
         if config.clip is not None:
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # it has what a scaler looks at
             torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, config.clip)
         self.whole = False
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # type: ignore[arg-type]
         self.scaler.update()
         self.optimizer.zero_grad()
         self.state.advance()

@@ -32,7 +32,7 @@ class TextureEncoder:
             raise ValueError(f"patches are uint8 (B, {side}, {side}, 3), not {patches.dtype} {patches.shape}.")
         if not len(patches):
             return np.empty((0, self.spec.dim), dtype=np.float32)
-        return np.stack(on_cores(self._embed, patches))
+        return np.stack(on_cores(self._embed, list(patches)))
 
     def _embed(self, patch: np.ndarray) -> np.ndarray:
         parts = []

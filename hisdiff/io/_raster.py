@@ -9,7 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -173,7 +173,7 @@ def _is_pillows(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+def _unpacked(path: Path) -> Iterator[Any]:
     """Open a file, which may be packed as files from GEO are."""
     with gzip.open(path) if _magic(path).startswith(GZIP_MAGIC) else path.open("rb") as file:
         yield file

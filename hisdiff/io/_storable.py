@@ -52,7 +52,8 @@ def _column(column: pd.Series) -> pd.Series:
     if isinstance(kind, np.dtype) and kind.kind in "biufc":
         return column
     if isinstance(kind, pd.SparseDtype):
-        return _column(column.sparse.to_dense())
+        held: Any = column.sparse
+        return _column(held.to_dense())
     if pd.api.types.is_float_dtype(kind):  # nullable, which anndata has for whole numbers only
         return column.astype(np.float64)
     mixed = pd.api.types.is_object_dtype(column) and pd.api.types.infer_dtype(column, skipna=True).startswith("mixed")

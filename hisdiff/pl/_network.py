@@ -145,8 +145,8 @@ def coexpression_network(
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), title="module")
     lost = _name_nodes(ax, points, sizes, [str(result.genes[node]) for node in nodes])
     if lost:
-        told = textwrap.fill(f"no room for the names of {', '.join(lost)}", 90)
-        ax.text(0, 0, told, transform=ax.transAxes, va="top", fontsize="x-small")
+        note = textwrap.fill(f"no room for the names of {', '.join(lost)}", 90)
+        ax.text(0, 0, note, transform=ax.transAxes, va="top", fontsize="x-small")
     return ax
 
 
@@ -183,7 +183,8 @@ def _name_nodes(ax: Axes, points: np.ndarray, sizes: np.ndarray, names: Sequence
     at, pt = ax.transData.transform(points), canvas.dpi / 72
     radii = np.sqrt(sizes) / 2 * pt
     nodes = np.column_stack([at - radii[:, None], at + radii[:, None]])
-    names_at, lines = np.empty((0, 4)), []  # what is taken: boxes (x0, y0, x1, y1) of names, and lines to their nodes
+    # What is taken: boxes (x0, y0, x1, y1) of names, and lines to their nodes.
+    names_at, lines = np.empty((0, 4)), list[MplPath]()
     lost = []
     for node, (point, name) in enumerate(zip(points, names)):
         text = ax.annotate(
@@ -224,7 +225,7 @@ def _outside(box: np.ndarray, frame: Bbox) -> bool:
 
 def _overlapped(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return which of ``(n, 4)`` boxes overlap a box, bool ``(n,)``."""
-    return ((others[:, :2] < box[2:]) & (others[:, 2:] > box[:2])).all(axis=1)
+    return np.all((others[:, :2] < box[2:]) & (others[:, 2:] > box[:2]), axis=1)
 
 
 def _crossed(box: np.ndarray, lines: Sequence[MplPath]) -> bool:

@@ -71,10 +71,10 @@ def gene_row(
     spreads = {info.unit for *_, info, _ in shown if info.is_spread}
     several = len({bin_um for _, bin_um in pooled}) > 1
     scales = {}
-    for (unit, bin_um), values in pooled.items():
+    for (unit, bin_um), of_scale in pooled.items():
         label = f"{unit}, {bin_um:g} µm bins" if several and bin_um else unit
         own = {"cmap": std_cmap} if std_cmap and unit in spreads else {}
-        scales[unit, bin_um] = gradient(label, values, **scaling | own)
+        scales[unit, bin_um] = gradient(label, of_scale, **scaling | own)
     row: Row = []
     for view, label, column, info, values in shown:
         strange = strange_of(view, info)

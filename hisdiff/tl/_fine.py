@@ -122,7 +122,7 @@ class FinePredictor:
         certainty: tuple[np.ndarray, ...] = ()
         agree = lambda spread: np.asarray(spread, dtype=np.float32)  # noqa: E731
         if blend is not None and self.agreement is not None and self.mean_factors is not None:
-            certainty = blend.certainty(partial(self.agreement.certainty, self.expected))
+            certainty = blend.certainty(partial(self.agreement.certainty, needed(self.expected)))
             factors = replace(self.mean_factors, missing=None)
             agree = lambda spread: blend(spread.astype(np.float32), factors)  # noqa: E731
         if share is None:

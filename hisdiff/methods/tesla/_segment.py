@@ -93,7 +93,7 @@ def segment(
     initialize(network, torch.Generator().manual_seed(seed), rule=as_torch)
     network.to(place).train()  # normalised over the one image there is, at the end as well
     x = torch.from_numpy(np.asarray(bands, dtype=np.float32))[None].to(place)
-    parameters = list(network.parameters())
+    parameters: list[torch.Tensor] = list(network.parameters())
     speed = [torch.zeros_like(parameter) for parameter in parameters]
     labels = np.zeros(bands.shape[1:], dtype=np.int64)
     for _ in progress(range(n_steps), desc="segmenting superpixels", enabled=progress_bar, unit="rounds"):

@@ -53,7 +53,7 @@ class KernelMean:
     weights: np.ndarray
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """What it sees, and by which kind of kernel."""
         around = "with its surroundings" if np.isfinite(self.features.scale[-1]) else "alone"
         kind = "linear" if self.kernels[0].gamma is None else "Gaussian"
@@ -258,8 +258,8 @@ def cross_fit(
     shares = stacked_weights(held_outs, targets, spots.section, spots.fold, spots.weight, usual)
     used = [(family, share) for family, share in zip(families, shares.tolist()) if share > 0]
     if shares is not usual:
-        told = ", ".join(f"{family.member.told} {share:.2f}" for family, share in used)
-        logger.info("weights in the mean that predict left-out tissue clearly better than the usual ones: %s", told)
+        listed = ", ".join(f"{family.member.label} {share:.2f}" for family, share in used)
+        logger.info("weights in the mean that predict left-out tissue clearly better than the usual ones: %s", listed)
     scores = sum((share * family.held_out for family, share in used), np.zeros_like(targets))
     explained = np.mean([family.explained for family, _ in used])
     whole, as_profile = (Target(own.directions, own.center) for own in (axes, profile_axes))

@@ -45,11 +45,11 @@ def stacked_weights(
     if n_folds < MANY_FOLDS:
         return usual
     parts = [_moments(held_out, targets, section, weight, fold == f) for f in range(n_folds)]
-    products, with_targets, _ = (sum(of) for of in zip(*parts))
+    products, with_targets, _ = (sum(of[1:], start=of[0]) for of in zip(*parts))
     gains = []
-    for own, told, total in parts:
-        learned = _nonnegative(products - own, with_targets - told)
-        errors = [total - 2 * w @ told + w @ own @ w for w in (usual, learned)]
+    for own, own_targets, total in parts:
+        learned = _nonnegative(products - own, with_targets - own_targets)
+        errors = [total - 2 * w @ own_targets + w @ own @ w for w in (usual, learned)]
         gains.append((errors[0] - errors[1]) / max(total, 1e-12))
     clear = np.mean(gains) > _CLEARLY * np.std(gains, ddof=1) / np.sqrt(n_folds)
     return _nonnegative(products, with_targets) if clear else usual

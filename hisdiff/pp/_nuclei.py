@@ -23,7 +23,7 @@ from hisdiff._sdata._provenance import check_free, checked_name, mark_written
 from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import Locations, needed
-from hisdiff._workers import spread
+from hisdiff._workers import check_stores, spread
 from hisdiff.pp._tissue import outline_of
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def nuclei(
     key = checked_name(key_added, _keys.NUCLEI)
     if inplace:
         check_free(sdata, key)
+    check_stores("hd.pp.nuclei", {sdata.path})
     tissue = section.tissue if section.tissue is not None else outline_of(image, place.image_name)
     outlines = _outlines(image, tissue, segment, place.image_name, progress)
     frame = gpd.GeoDataFrame(

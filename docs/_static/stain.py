@@ -37,14 +37,20 @@ for column, (name, sdata) in zip(axes.T, sections.items()):
         ax.set_axis_off()
 save(figure, "stain", 80)
 
-sdata = sections["C5"]
+sdata, key = sections["C5"], "qc_img_C5_image"
 sqe.im.qc_image(sdata, "C5_image", preview=False, progress=False)
+tiles = sdata.tables[key]
+sdata.tables[key] = tiles[tiles.obs["is_tissue"].astype(str) == "True"].copy()
 quality = hd.pl.gene_map(
     sdata,
     ["qc_tenengrad", "qc_outlier"],
-    table_key="qc_img_C5_image",
-    alpha=0.7,
+    table_key=key,
+    alpha=0.55,
     image_alpha=1,
-    title="C5: sharpness of tiles",
+    palette={"False": "0.7", "True": "#d55e00"},
 )
+first, second, bar = quality.axes
+first.set_title("C5: sharpness of tiles (qc_tenengrad)", loc="left")
+second.set_title("the least sharp tenth (qc_outlier)", loc="left")
+bar.set_ylabel("sharpness")
 save(quality, "quality", 80)

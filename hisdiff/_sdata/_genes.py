@@ -40,6 +40,8 @@ _ALTERNATIVES = (
     "symbols",
     "hgnc_symbol",
     "mgi_symbol",
+    "external_gene_name",
+    "gene_label",
     "name",
     "names",
 )

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+XY_COLUMNS = (("x", "y"), ("X", "Y"), ("pxl_col_in_fullres", "pxl_row_in_fullres"))
+"""Columns in which data frames have x and y."""
+
 
 @checked
 def from_anndata(
@@ -132,7 +135,11 @@ def positions(adata: Any) -> np.ndarray:
         )
     if not adata.obs_names.is_unique:
         raise ValueError("The obs_names of adata are not unique; call adata.obs_names_make_unique().")
-    xy_px = np.asarray(adata.obsm[SPATIAL], dtype=np.float64)
+    stored = adata.obsm[SPATIAL]
+    if isinstance(stored, pd.DataFrame):  # columns may be in any order
+        named = next((list(names) for names in XY_COLUMNS if set(names) <= set(stored.columns)), stored.columns)
+        stored = stored[named]
+    xy_px = np.asarray(stored, dtype=np.float64)
     if xy_px.ndim != 2 or xy_px.shape[1] < 2:
         raise ValueError(f"adata.obsm['spatial'] is (n, 2), x and y in pixels, not {xy_px.shape}.")
     check_finite(xy_px[:, :2], "adata")

@@ -26,10 +26,11 @@ NO_GENES = (
     "genomic control",
 )  # fmt: skip
 GENOME = "genome"
-# Probes that measure no gene: of Xenium, MERSCOPE and CosMx.
+# Features that measure no gene of the tissue: probes of Xenium, MERSCOPE, CosMx and GeoMx, spiked-in RNA, antibodies and tags of samples.
 _CONTROL = re.compile(
     r"(NegControl(Probe|Codeword)|UnassignedCodeword|DeprecatedCodeword|GenomicControl|BLANK|antisense)_|"
-    r"Blank-\d|NegPrb\d|NegativeControl|SystemControl\d|FalseCode|Intergenic_Region"
+    r"Blank-\d|NegPrb\d|NegativeControl|SystemControl\d|FalseCode|Intergenic_Region|"
+    r"NegProbe|ERCC-\d{5}|Hashtag|(ADT|HTO)_|.+[-_]TotalSeq"
 )
 
 
@@ -57,7 +58,10 @@ def _expression_only(adata: AnnData, what: str, genome: str | None) -> AnnData:
     controls = adata.var_names.astype(str).str.match(_CONTROL) & keep
     if controls.any():
         logger.info(
-            "%s: left out %d control probes, such as %s.", what, controls.sum(), listing(adata.var_names[controls], 3)
+            "%s: left out %d controls or antibodies, such as %s.",
+            what,
+            controls.sum(),
+            listing(adata.var_names[controls], 3),
         )
         keep &= ~controls
     if adata.n_vars and not keep.any():

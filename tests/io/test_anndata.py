@@ -211,6 +211,17 @@ class TestObjectsOfTheField:
         with pytest.raises(ValueError, match="no gene expression.*'BLANK_0'"):
             hd.io.from_anndata(spots, slide)
 
+    def test_what_measures_no_gene_is_left_out(self, spots: ad.AnnData, slide: np.ndarray) -> None:
+        spots.var_names = ["ERCC1", "ERCC-00002", "NegProbe-WTX", "CD3_TotalSeqB", "ADTRP"]
+        assert list(hd.io.from_anndata(spots, slide).tables["table"].var_names) == ["ERCC1", "ADTRP"]
+
+    def test_positions_of_a_data_frame_go_by_the_names_of_its_columns(
+        self, spots: ad.AnnData, slide: np.ndarray
+    ) -> None:
+        xy = spots.obsm["spatial"]
+        spots.obsm["spatial"] = pd.DataFrame(xy[:, ::-1], index=spots.obs_names, columns=["y", "x"])
+        np.testing.assert_array_equal(hd.io.from_anndata(spots, slide).tables["table"].obsm["spatial"], xy)
+
     def test_columns_and_keys_of_any_name_are_cleaned_and_kept(
         self, spots: ad.AnnData, slide: np.ndarray, tmp_path: Path
     ) -> None:

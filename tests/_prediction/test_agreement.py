@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from scipy.special import ndtri
 
 from hisdiff._geometry._grid import bins_touching
@@ -80,3 +81,16 @@ def test_between_spots_the_noise_of_a_draw_is_undone_close_to_them_only():
 @pytest.mark.parametrize(("distance_um", "rows"), [(90.0, []), (110.0, [0, 1])])
 def test_spots_that_share_bins_are_found(distance_um, rows):
     assert agreement([[1.0], [1.0]]).closer_than(distance_um).tolist() == rows
+
+
+def test_sparse_counts_of_some_genes_are_those_of_an_array_with_gaps():
+    rng = np.random.default_rng(0)
+    counts, predicted = rng.poisson(0.5, (2, 6)).astype(float), rng.uniform(0.1, 2, (2, 6))
+    lacking = np.arange(6) == 2
+    dispersion = Dispersion(np.full(6, 2.0), np.asarray(5.0))
+    sparse = Agreement(SPOTS, csr_matrix(counts * ~lacking), dispersion, exact=False, lacking=lacking)
+    whole = Agreement(SPOTS, np.where(lacking, np.nan, counts), dispersion, exact=False)
+    np.testing.assert_array_equal(sparse.factors(predicted).inside, whole.factors(predicted).inside)
+    one = np.array([1])
+    for part, same in zip(sparse.certainty(predicted, one), whole.certainty(predicted, np.arange(2))):
+        np.testing.assert_array_equal(part[0], same[1])

@@ -75,16 +75,24 @@ def opened_for(
             check_panel_present(model.genes, genes, f"table {bound.place.table_key!r}")
     check(bounds)
     bounds = embedded(bounds, model, runtime, None) if "features" in needs else bounds
-    check_finite(bounds)
+    check_embeddings(bounds)
     return counted(bounds, model, selection.layer) if counts else bounds
 
 
-def check_finite(bounds: Sequence[Bound]) -> None:
-    """Raise where an embedding has values that are not finite."""
+def check_embeddings(bounds: Sequence[Bound]) -> None:
+    """Raise where an embedding is of another width than its record says, or has values that are not finite."""
     for bound in bounds:
         features, spots = bound.section.features, bound.section.spots
         if features is None or spots is None:
             continue
+        table = bound.place.table
+        stored = None if table is None else table.obsm.get(_keys.EMBEDDING)
+        width = len(features.mean) if stored is None else stored.shape[1]
+        if width != len(features.mean):
+            raise ValueError(
+                f"The embedding of {bound.place.name!r} has {width} values a spot, and its record is of {len(features.mean)}; "
+                f"run hd.pp.embed on it again."
+            )
         bad = ~np.isfinite(features.at(spots)).all(axis=1)
         if bad.any():
             raise ValueError(

@@ -22,6 +22,7 @@ from hisdiff._workers import free_memory
 from hisdiff.models._cohort import Cohort, spot_hashes
 from hisdiff.models._model import Model
 from hisdiff.pp._genes import select_on
+from hisdiff.tl._conditions import check_embeddings
 from hisdiff.tl._gaps import warn_gaps
 
 if TYPE_CHECKING:
@@ -179,12 +180,7 @@ def _check_embeddings(bounds: Sequence[Bound]) -> None:
         raise ValueError(
             f"The sections were embedded differently ({listed}); embed all of them with one call of hd.pp.embed."
         )
-    for bound in bounds:
-        section = bound.section
-        if section.features is not None and not np.isfinite(section.features.at(needed(section.spots))).all():
-            raise ValueError(
-                f"The embedding of {section.name!r} has NaN or infinite values; run hd.pp.embed on it again."
-            )
+    check_embeddings(bounds)
 
 
 def _cohort(training: Sequence[Bound]) -> Cohort:

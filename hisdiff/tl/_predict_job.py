@@ -21,7 +21,7 @@ from hisdiff._workers import spread
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_lattice
-from hisdiff.tl._conditions import check_conditions, check_encoder, check_finite, counted, embedded, lattice_of
+from hisdiff.tl._conditions import check_conditions, check_embeddings, check_encoder, counted, embedded, lattice_of
 from hisdiff.tl._gaps import warn_gaps
 from hisdiff.tl._options import LAYERS, PANEL
 from hisdiff.tl._predict_fine import predict_finer
@@ -81,7 +81,7 @@ class PredictJob:
             if bound.place.table is not None:
                 self._check_table(bound)
         if "features" in self.needs:
-            check_finite([bound for bound in bounds if out_of_date(bound) is None])
+            check_embeddings([bound for bound in bounds if out_of_date(bound) is None])
         return bounds
 
     def _check_encoder_found(self, bound: Bound) -> None:

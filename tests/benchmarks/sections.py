@@ -7,7 +7,7 @@
 olfactory bulb left out in turn; ``B4``, a section of another patient, with all of C to learn from. A method is a name that
 ``hd.tl.fit`` knows, or ``label=name:config`` with a preset or a JSON mapping; the first one is what the others are compared
 with. Genes are chosen on the training sections, and genes, embedding and split are the same for all. Predictions are made at
-the section's own library size. Intervals are 95 % bootstrap intervals of the mean over sections of a difference between two
+the section's own library size; with ``--thin``, sections that are left out are read that many octaves less deeply. Intervals are 95 % bootstrap intervals of the mean over sections of a difference between two
 methods, both on the same spots, where blocks of 1 mm are drawn with replacement inside each section.
 """
 
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import hisdiff as hd
+from hisdiff._sdata._shallow_copy import shallow_copy
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import crps, energy_score
 from hisdiff._stats._resample import block_weights
@@ -122,6 +123,17 @@ def read(data: Path, name: str) -> SpatialData:
     return sdata
 
 
+def thinned(sdata: SpatialData, octaves: float) -> SpatialData:
+    """Return a section of whose molecules a part is kept at random."""
+    result, table = shallow_copy(sdata), sdata.tables["table"].copy()
+    table.X = table.X.tocsr(copy=True)
+    kept = np.random.default_rng(0).binomial(table.X.data.astype(np.int64), 2.0**-octaves)
+    table.X.data = kept.astype(table.X.dtype)
+    table.X.eliminate_zeros()
+    result.tables["table"] = table
+    return result
+
+
 def measure(entry: Entry, train: Sequence[SpatialData], test: SpatialData, seed: int) -> Run:
     """Fit, predict, evaluate."""
     model, fit_s = timed(hd.tl.fit, train, method=entry.method, config=entry.config, rng=seed)
@@ -212,15 +224,18 @@ def floors(run: Run) -> dict[str, dict[str, float]]:
     }
 
 
-def split(folds: dict[str, list[str]], entries: list[Entry], sections: dict[str, SpatialData], n_seeds: int) -> dict:
+def split(
+    folds: dict[str, list[str]], entries: list[Entry], sections: dict[str, SpatialData], n_seeds: int, octaves: float
+) -> dict:
     """Measure all methods on the sections of a split, print tables, and return them."""
     runs: dict[str, list[list[Run]]] = {entry.label: [] for entry in entries}
     result: dict[str, Any] = {"sections": {}}
     for target, names in folds.items():
         train = [sections[name] for name in names]
+        test = thinned(sections[target], octaves) if octaves else sections[target]
         hd.pp.select_genes(train)
         for entry in entries:
-            runs[entry.label].append([measure(entry, train, sections[target], seed) for seed in range(n_seeds)])
+            runs[entry.label].append([measure(entry, train, test, seed) for seed in range(n_seeds)])
         last = {label: of[-1] for label, of in runs.items()}
         first = last[entries[0].label][0]
         table = {label: average(of) for label, of in last.items()}
@@ -248,19 +263,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write all metrics")
     parser.add_argument("--methods", nargs="+", default=[BASELINE, "hisdiff"], help="NAME or LABEL=NAME:CONFIG")
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
+    parser.add_argument(
+        "--thin", type=float, default=0.0, help="octaves by which left-out sections are read less deeply"
+    )
     args = parser.parse_args()
     if args.data is None:
         parser.error("--data names the folder of her2st and mob; or set HISDIFF_TEST_DATA")
     hd.settings.verbosity = "warning"
     entries = [Entry.parse(text) for text in args.methods]
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "machine": platform.machine()}
-    results = {"version": hd.__version__, "seeds": args.seeds, "machine": machine, "splits": {}}
+    results = {"version": hd.__version__, "seeds": args.seeds, "thin": args.thin, "machine": machine, "splits": {}}
     sections: dict[str, SpatialData] = {}
     for name in args.splits:
         folds = SPLITS[name]
         for section in {name for target, train in folds.items() for name in (target, *train)} - sections.keys():
             sections[section] = read(args.data, section)
-        results["splits"][name] = split(folds, entries, sections, args.seeds)
+        results["splits"][name] = split(folds, entries, sections, args.seeds, args.thin)
         if args.json:
             args.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -46,6 +46,11 @@ def spoil_embedding(sdata) -> None:
     sdata.tables["table"].obsm["hisdiff_embedding"][2] = np.nan
 
 
+def narrow_embedding(sdata) -> None:
+    table = sdata.tables["table"]
+    table.obsm["hisdiff_embedding"] = table.obsm["hisdiff_embedding"][:, :-1]
+
+
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
 @pytest.mark.parametrize(
     ("spoil", "message"),
@@ -57,6 +62,7 @@ def spoil_embedding(sdata) -> None:
         (select_nothing, "No gene is selected"),
         (repeat_a_gene, "more than once, such as \\['B01'\\]"),
         (spoil_embedding, "embedding of 's1' has NaN"),
+        (narrow_embedding, "embedding of 's1' has [0-9]+ values a spot, and its record is of"),
     ],
 )
 def test_fit_refuses_sections_that_cannot_be_fitted(sdata, spoil, message) -> None:

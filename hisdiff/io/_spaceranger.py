@@ -222,9 +222,9 @@ def _with_header(table: pd.DataFrame, file: Path) -> pd.DataFrame:
         )
     else:
         table.columns = ["barcode", *COLUMNS]
-    table[IN_TISSUE] = table[IN_TISSUE].replace({"True": "1", "TRUE": "1", "False": "0", "FALSE": "0"})
+    flags = table[IN_TISSUE].replace({"True": "1", "TRUE": "1", "False": "0", "FALSE": "0"})
     try:
-        return table.astype({**dict.fromkeys(COLUMNS[:3], float), **dict.fromkeys(COLUMNS[3:], float)})
+        return table.assign(**{IN_TISSUE: flags}).astype(dict.fromkeys(COLUMNS, float))
     except (KeyError, ValueError) as error:
         raise ValueError(f"{file} has values that are not numbers: {error}.") from error
 

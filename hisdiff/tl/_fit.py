@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, path_of, present
 from hisdiff._device import is_writer, wait_for_writer
 from hisdiff._docs import documented
-from hisdiff._files import check_writable
+from hisdiff._files import check_writable, locked
 from hisdiff._log import logger
 from hisdiff._runtime import Runtime
 from hisdiff._sdata._bound import Bound, as_list, by_object
@@ -29,7 +30,7 @@ from hisdiff.pp._embed import ensure_embedding, published_patch_um
 from hisdiff.tl._fit_job import FitJob, selected_panel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from spatialdata import SpatialData
@@ -146,13 +147,13 @@ def fit(
     training, watched = bounds[:n_training], bounds[n_training:]
     if patients is not None:
         training = [b.with_section(replace(b.section, patient=name)) for b, name in zip(training, patients)]
-    checkpoint = _checkpoint_of(job.run_id(bounds))
     logger.info(
         "fitting %r on %d spots of %d section(s), %d genes",
         fitter.name, sum(needed(bound.section.counts).shape[0] for bound in training), len(training), len(panel),
     )  # fmt: skip
-    model = _fitted(job, training, watched, checkpoint, resume=resume)
-    path = _saved(model, folder, checkpoint)
+    with _checkpoints_of(job.run_id(bounds), resume=resume) as checkpoint:
+        model = _fitted(job, training, watched, checkpoint, resume=resume)
+        path = _saved(model, folder, checkpoint)
     for sdata in items:
         sdata.attrs.setdefault(_keys.STEM, {})["model"] = {"id": model.id, "path": str(path.absolute())}
     logger.info(
@@ -251,15 +252,30 @@ def _folder_of(save: str | Path | None) -> Path | None:
     return None
 
 
-def _checkpoint_of(run: str) -> Path | None:
-    """Return where the checkpoints of a run are kept; None, and a warning, where that cannot be written."""
+@contextlib.contextmanager
+def _checkpoints_of(run: str, *, resume: bool) -> Iterator[Path | None]:
+    """Give the folder for checkpoints of a run to one process at a time.
+
+    None, and a message, where it cannot be written or another process makes the same fit; one that is to go on from it is refused then.
+    """
     folder = settings.cache_dir / "checkpoints" / run
-    try:
-        check_writable(folder, "A checkpoint")
-    except OSError as err:
-        logger.warning("%s The fit leaves none: an interrupted fit starts from the beginning.", err.strerror)
-        return None
-    return folder
+    with contextlib.ExitStack() as stack:
+        checkpoint: Path | None = folder
+        try:
+            check_writable(folder, "A checkpoint")
+            if is_writer():  # under torchrun the others only read
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(
+                    locked(folder.parent / f".{run}.hisdiff" / "lock", f"The checkpoint of fit {run}", wait_s=0)
+                )
+        except OSError as err:
+            if resume and isinstance(err, BlockingIOError):
+                raise
+            logger.warning(
+                "%s This fit leaves no checkpoints: interrupted, it starts from the beginning.", err.strerror
+            )
+            checkpoint = None
+        yield checkpoint
 
 
 def _check_encoder(known: KnownEncoder, given: str | Encoder | None) -> None:

@@ -36,3 +36,21 @@ def test_an_interrupted_fit_leaves_a_checkpoint_that_the_same_call_goes_on_from(
     resumed = hd.tl.fit(train, config=TINY, resume=True)
     assert resumed.id == expected.id
     assert not any((settings.cache_dir / "checkpoints").iterdir())
+
+
+def test_the_checkpoint_of_a_fit_belongs_to_one_process_at_a_time(colored_sections, monkeypatch, caplog) -> None:
+    train = colored_sections[:2]
+    advance, inner = _training._Run.advance, []
+
+    def meanwhile(run) -> None:
+        if not inner:
+            monkeypatch.setattr(_training._Run, "advance", advance)
+            with pytest.raises(BlockingIOError, match="in use by process"):
+                hd.tl.fit(train, config=TINY, resume=True)
+            inner.append(hd.tl.fit(train, config=TINY))
+        advance(run)
+
+    monkeypatch.setattr(_training._Run, "advance", meanwhile)
+    assert hd.tl.fit(train, config=TINY).id == inner[0].id
+    assert "This fit leaves no checkpoints" in caplog.text
+    assert not any((settings.cache_dir / "checkpoints").iterdir())

@@ -10,9 +10,8 @@ import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._prediction._draws import DrawAccumulator
-from hisdiff._prediction._field import SmoothNoise
 from hisdiff._prediction._noise import BlockNoise
-from hisdiff._prediction._section_effects import SectionEffects
+from hisdiff._prediction._section_effects import Places, SectionEffects
 from hisdiff._section import Prediction, needed
 from hisdiff._stats._counting import count, count_moments, latent, rate_moments
 from hisdiff._training._given import Given, Posterior, posterior_of
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from hisdiff._section import Locations, Section
 
 _CHUNK = 4096
+# Values, locations times genes, that are worked on in double precision at once; and fewest locations.
+_VALUES, _LEAST = 2**22, 64
 UNCERTAINTY = "uncertainty"
 """Name of what is not known of the relation to the image at a location, in ``Prediction.obs``."""
 SHAPES = {
@@ -140,9 +141,15 @@ class CohortModel:
         return greedy(self.spread, features, None if self.given is None else self.given.features, n)
 
     def means(self, section: Section, locations: Locations) -> np.ndarray:
-        """Return means ``(n, G)`` at the cohort's library size, not aligned."""
-        parts = np.split(np.arange(len(locations)), range(_CHUNK, len(locations), _CHUNK))
-        return np.concatenate([self.mean(section, locations.take(part)) for part in parts])
+        """Return means, float32 ``(n, G)``, at the cohort's library size, not aligned."""
+        out = np.empty((len(locations), len(self.spread.scale)), dtype=np.float32)
+        for rows in self._blocks(len(locations)):
+            out[rows] = self.mean(section, locations.take(rows))
+        return out
+
+    def _blocks(self, n: int) -> list[slice]:
+        """Return blocks of locations, smaller ones where there are many genes."""
+        return _chunks(n, min(_CHUNK, max(_LEAST, _VALUES // max(len(self.spread.scale), 1))))
 
     def aligned(self, section: Section, locations: Locations) -> np.ndarray:
         """Return means ``(n, G)``, brought to the cohort's library size by what those at the section's spots amount to."""
@@ -187,7 +194,7 @@ class CohortModel:
         mean, std = np.empty((2, *base.shape), dtype=np.float32)
         uncertainty = np.empty(len(base), dtype=np.float32)
         center = np.empty(base.shape, dtype=np.float32)
-        for rows in _chunks(len(base)):
+        for rows in self._blocks(len(base)):
             opened = effects.at(features[rows])
             center[rows] = base[rows] + opened.mean
             variance = opened.variance + self.spread.factors.variance
@@ -197,8 +204,11 @@ class CohortModel:
             uncertainty[rows] = opened.uncertainty
         kept = DrawAccumulator(units, keep_draws)
         condition = self.score_condition(section, locations, center, device) if keep_draws else None
+        places = effects.places(locations.xy_um, features) if keep_draws else None
         for draw in range(keep_draws):
-            kept.add(self._draw(effects, locations, features, base, condition, shift, draw, seed, n_steps, device))
+            kept.add(
+                self._draw(effects, locations, needed(places), base, condition, shift, draw, seed, n_steps, device)
+            )
         draws = kept.result(genes).draws if keep_draws else None
         return Prediction(mean, std, genes, units, draws, {UNCERTAINTY: uncertainty}, n_draws)
 
@@ -206,7 +216,7 @@ class CohortModel:
         self,
         effects: SectionEffects,
         locations: Locations,
-        features: np.ndarray,
+        places: Places,
         base: np.ndarray,
         condition: Any,
         shift: float,
@@ -216,14 +226,17 @@ class CohortModel:
         device: str | None,
     ) -> np.ndarray:
         """Return one draw of log2(1 + count) around levels of the cohort; ``condition`` is what scores depend on."""
-        noise, smooth = BlockNoise.at(seed, locations), SmoothNoise(seed, locations.xy_um, self.spread.smooth_um)
+        noise, smooth = BlockNoise.at(seed, locations), places.noise(seed, self.spread.smooth_um)
         factors, rows = self.spread.factors, np.arange(len(base))
         k, n_genes = factors.loadings.shape
         start = self.spread.mixed(noise.normal(draw, _SCORES, rows, k), smooth.normal(draw, _SMOOTH_SCORES, rows, k))
         scores = self.scores(condition, start, draw, n_steps=n_steps, device=device)
-        level = base + effects.draw(effects.places(locations.xy_um, features), seed, draw) + scores @ factors.loadings
-        level += factors.specific * noise.normal(draw, _SPECIFIC, rows, n_genes)
-        return count(np.maximum(level, 0), noise.normal(draw, _COUNTING, rows, n_genes), shift)
+        out = np.empty((len(base), n_genes), dtype=np.float32)
+        for part in self._blocks(len(base)):
+            level = base[part] + effects.draw(places.take(part), seed, draw) + scores[part] @ factors.loadings
+            level += factors.specific * noise.normal(draw, _SPECIFIC, rows[part], n_genes)
+            out[part] = count(np.maximum(level, 0), noise.normal(draw, _COUNTING, rows[part], n_genes), shift)
+        return out
 
     def score_condition(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Any:
         """Return what scores of factors depend on at locations, the same for all draws: the means ``(n, G)``, the section's in them."""
@@ -293,5 +306,6 @@ def _parts(locations: Locations) -> list[Locations]:
     return [locations.take(rows) for rows in _chunks(len(locations))] or [locations]
 
 
-def _chunks(n: int) -> list[slice]:
-    return [slice(start, start + _CHUNK) for start in range(0, n, _CHUNK)]
+def _chunks(n: int, height: int | None = None) -> list[slice]:
+    height = height or _CHUNK
+    return [slice(start, start + height) for start in range(0, n, height)]

@@ -58,15 +58,14 @@ class SizeGauge:
         """
         if n_sections < 2 or n_folds < 2:
             return self
-        parts = np.array_split(means, max(1, len(means) // _ROWS))
-        rates = np.sum([count_rate(part).sum(axis=0) for part in parts], axis=0) / len(means)
+        rates = np.sum([count_rate(part).sum(axis=0) for part in _parts(means)], axis=0) / len(means)
         taken_out = level_variance / (n_sections * (n_folds - 1))
         more = np.log2((rates * np.exp(np.log(2) ** 2 / 2 * taken_out)).sum() / max(rates.sum(), 1e-12))
         return SizeGauge(self.log2_size, self.bias + float(more))
 
     def read(self, mean: np.ndarray) -> float:
         """Return the library size that means ``(n, G)`` at a section's spots amount to."""
-        totals = count_rate(mean).sum(axis=1)
+        totals = np.concatenate([count_rate(part).sum(axis=1) for part in _parts(mean)])
         return float(np.log2(np.median(totals[totals > 0]))) + self.bias if (totals > 0).any() else self.log2_size
 
     def shift(self, spots_mean: np.ndarray) -> float:
@@ -75,7 +74,8 @@ class SizeGauge:
 
     def align(self, mean: np.ndarray, spots_mean: np.ndarray) -> np.ndarray:
         """Bring means to ``log2_size``, by what those at the section's spots amount to."""
-        return count_mean(mean, self.shift(spots_mean))
+        shift = self.shift(spots_mean)
+        return np.concatenate([count_mean(part, shift).astype(mean.dtype, copy=False) for part in _parts(mean)])
 
     def aligned(self, means: np.ndarray, section: np.ndarray) -> np.ndarray:
         """Bring means ``(n, G)`` at spots of sections ``(n,)`` to ``log2_size``, each by those of its own section."""
@@ -83,3 +83,7 @@ class SizeGauge:
         for s in np.unique(section):
             out[section == s] = self.align(means[section == s], means[section == s])
         return out
+
+
+def _parts(means: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(means, max(1, len(means) // _ROWS))

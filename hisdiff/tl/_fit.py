@@ -266,7 +266,7 @@ def _checkpoints_of(run: str, *, resume: bool) -> Iterator[Path | None]:
             if is_writer():  # under torchrun the others only read
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(
-                    locked(folder.parent / f".{run}.hisdiff" / "lock", f"The checkpoint of fit {run}", wait_s=0)
+                    locked(folder.parent / f".{run}.fit" / "lock", f"The checkpoint of fit {run}", wait_s=0)
                 )
         except OSError as err:
             if resume and isinstance(err, BlockingIOError):

@@ -186,7 +186,8 @@ def transfer(source: Source, entry: Entry) -> list[dict[str, Any]]:
 
     def add(model: Model, cohort: str, name: str, sdata: SpatialData) -> None:
         hd.tl.predict(sdata, model, n_draws=2, key_added=KEY)
-        record = sdata.tables["table"].uns["hisdiff"]["predictions"][KEY]
+        table = sdata.tables["table" if "table" in sdata.tables else "lattice"]
+        record = table.uns["hisdiff"]["predictions"][KEY]
         distance = float(record.get("transfer_distance", np.nan))
         rows.append(show({"cohort": cohort, "section": name, "distance": distance, "": record.get("transfer", "unknown")}))  # fmt: skip
 
@@ -200,6 +201,7 @@ def transfer(source: Source, entry: Entry) -> list[dict[str, Any]]:
     coarse = {name: source.coarse(name) for name in (*C, *MOB)}
     model = fitted(source, C, entry, [coarse[name] for name in C])
     for name in MOB:
+        del coarse[name].tables["table"]  # of a mouse: the model knows none of its genes
         add(model, f"{' '.join(C)}, coarse", name, coarse[name])
     return rows
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _RAW, _NORM = ("", "as it is", MEAN, -0.14), ("_norm", "library-size normalised", NORMALIZED, 0.14)
 _COLUMNS = 4
+# Width of an axis over its values.
+_NARROWEST = 0.005
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _draw(ax: Axes, table: pd.DataFrame, methods: Sequence[str], name: str, *, l
     if panel.log:
         _whole_decades(ax, table[[name + suffix for suffix, *_ in views]].to_numpy(dtype=float))
     else:
+        _not_narrower(ax)
         ax.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     ax.set_title(panel.title)
     ax.set_xlabel(f"{panel.better} is better", fontsize="small", color="0.35")
@@ -153,6 +156,14 @@ def _draw(ax: Axes, table: pd.DataFrame, methods: Sequence[str], name: str, *, l
     ax.grid(axis="y", color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _not_narrower(ax: Axes) -> None:
+    """Widen an axis that is narrower than a small part of its values: finer differences are none, and would take long numbers."""
+    low, high = ax.get_xlim()
+    short = _NARROWEST * max(abs(low), abs(high)) - (high - low)
+    if short > 0:
+        ax.set_xlim(low - short / 2, high + short / 2)
 
 
 def _whole_decades(ax: Axes, values: np.ndarray) -> None:

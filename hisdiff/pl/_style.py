@@ -17,6 +17,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 CYCLE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 
 style: dict[str, Any] = {
+    "axes.formatter.useoffset": False,  # a reader takes what stands at a tick for its value
     "axes.prop_cycle": cycler(color=CYCLE),
     "axes.spines.right": False,
     "axes.spines.top": False,

@@ -46,6 +46,16 @@ def test_metrics_can_be_chosen_and_the_legend_is_there_only_where_it_says_someth
     assert len(hd.pl.comparison(table, ["pcc_all"]).legends) == 1
 
 
+def test_values_that_hardly_differ_have_plain_numbers_at_their_axis(table) -> None:
+    table["peak_gb"] = 0.80790 + 1e-6 * np.arange(len(table))
+    ax = hd.pl.comparison(table, ["peak_gb"]).axes[0]
+    ax.figure.canvas.draw()
+    assert ax.xaxis.get_offset_text().get_text() == ""
+    numbers = [label.get_text() for label in ax.get_xticklabels()]
+    assert numbers
+    assert all(0.8 < float(number) < 0.82 and len(number) <= 6 for number in numbers)
+
+
 def test_what_cannot_be_shown_is_refused(table) -> None:
     with pytest.raises(KeyError, match="no metric 'pcc_al'.*Did you mean 'pcc_all'"):
         hd.pl.comparison(table, ["pcc_al"])

@@ -176,7 +176,8 @@ def _name_nodes(ax: Axes, points: np.ndarray, sizes: np.ndarray, names: Sequence
     """
     import matplotlib.patheffects as effects
 
-    halo = [effects.withStroke(linewidth=2, foreground="white")]
+    # Without snap: letters that have only upright and level strokes, as in FTL, would lose some of them to whole pixels.
+    halo = [effects.Stroke(linewidth=2, foreground="white", snap=False), effects.Stroke(linewidth=0, snap=False)]
     canvas = ax.get_figure(root=True)
     assert canvas is not None
     canvas.draw_without_rendering()  # settles the layout, which decides how large names are beside distances

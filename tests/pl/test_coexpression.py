@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
 import hisdiff as hd
 from hisdiff.pl._matrices import NO_MODULE, color_of
+from hisdiff.pl._network import _name_nodes
 
 
 @pytest.fixture
@@ -109,6 +111,23 @@ def test_names_in_the_network_do_not_overlap_and_those_without_room_are_listed(s
         shown = {gene for gene in sdata.tables["table"].var_names if gene in told}
         assert len(shown) == len(ax.collections[0].get_offsets())  # each gene is named at its node or below
         assert ("no room for the names of" in told) == (side < 2)
+
+
+def test_names_of_straight_letters_keep_all_their_strokes() -> None:
+    figure = plt.figure(figsize=(2, 2), dpi=100)
+    ax = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(0, 1))
+    ax.set_axis_off()
+
+    def inked() -> int:
+        figure.canvas.draw()
+        return int((np.asarray(figure.canvas.buffer_rgba())[..., 0].min(axis=0) < 195).sum())
+
+    for shift in np.arange(0, 1, 0.25):  # of a pixel
+        _name_nodes(ax, np.array([[0.5, 0.5 + shift / 200]]), np.array([25.0]), ["FTL"])
+        with_halo = inked()
+        ax.texts[0].set_path_effects([])
+        assert abs(with_halo - inked()) <= 1
+        ax.texts[0].remove()
 
 
 def test_a_pair_is_shown_with_one_norm_per_gene_and_its_correlation(sdata):

@@ -16,14 +16,19 @@ SCRIPT = Path(__file__).parent / "benchmarks" / "gpu.py"
 ABSENT = ("spatialdata", "anndata", "scanpy", "squidpy", "zarr", "dask", "xarray", "geopandas", "shapely", "skimage")
 RUN = f"""
 import runpy, sys
+from importlib import metadata
 sys.modules.update(dict.fromkeys({ABSENT}, None))
+found = metadata.MetadataPathFinder.find_distributions
+metadata.MetadataPathFinder.find_distributions = lambda *context: (
+    known for known in found(*context) if known.name != "hisdiff" or known.version == "0"
+)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 @pytest.mark.slow
-def test_it_runs_without_spatialdata_and_finds_the_same_numbers(tmp_path) -> None:
+def test_it_runs_from_a_checkout_without_spatialdata_and_finds_the_same_numbers(tmp_path) -> None:
     report = tmp_path / "gpu.json"
     line = [sys.executable, "-c", RUN, str(SCRIPT), "--dry-run", "--json", str(report)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)

@@ -164,6 +164,8 @@ class Bench:
     ) -> None:
         self.device, self.scale, self.file, self.given = device, scale, file, given
         self.until = time.monotonic() + 60 * minutes
+        if device.type == "cuda":
+            torch.cuda.init()
         self.result: dict[str, Any] = {}
         self.peak: dict[str, float] = {}
 

@@ -8,12 +8,11 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._docs import documented
-from hisdiff._sdata._bound import as_list
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl._maps import MapStyle, draw_maps
 from hisdiff.pl._rows import annotation_row
 from hisdiff.pl._style import styled
-from hisdiff.pl._view import table_with, views_of
+from hisdiff.pl._view import tables_with, views_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,11 +98,13 @@ def region_map(
     >>> hd.tl.marker_regions(sdata, ["TUM01", "TUM02", "TUM03"], layer="X")
     >>> axes = hd.pl.region_map(sdata)
     """
-    objects = as_list(data)
     wanted = [keys] if isinstance(keys, str) else None if keys is None else list(keys)
-    tables = table_key if table_key is not None else _tables_of(objects, wanted)
     selection = Selection(None, image_key, shapes_key, mpp=mpp)
-    views = views_of(data, selection, tables, coordinate_system=coordinate_system, spot_scale=spot_scale)
+
+    def find(sdata: SpatialData) -> list[str]:
+        return tables_with(sdata, wanted or REGIONS, lambda table, key: key in table.obs)
+
+    views = views_of(data, selection, table_key, find=find, coordinate_system=coordinate_system, spot_scale=spot_scale)
     named = [key for key in REGIONS if any(key in view.table.obs for view in views)] if wanted is None else wanted
     for key in named or [_keys.REGION]:
         if not any(key in view.table.obs for view in views):
@@ -113,15 +114,6 @@ def region_map(
     if ax is not None and (len(rows) > 1 or len(rows[0]) > 1):
         raise ValueError(f"ax= takes one panel, not {len(rows)} x {len(rows[0])}; leave it out.")
     return draw_maps(rows, MapStyle(alpha, image_alpha, crop, figsize, title), ax)
-
-
-def _tables_of(objects: Sequence[SpatialData], keys: list[str] | None) -> list[str] | None:
-    """Return the tables that have any of the columns, None for the usual one."""
-    found: dict[str, None] = {}
-    for sdata in objects:
-        for key in keys or REGIONS:
-            found |= dict.fromkeys(table_with(sdata, key))
-    return list(found) or None
 
 
 def _missing(key: str, columns: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from hisdiff.pl import _canvas
 from hisdiff.pl._marks import RASTER_PX, Footprints, Raster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from hisdiff._sdata._selection import Selection
     from hisdiff._section import Box, ImageSource
     from hisdiff.pl._marks import Marks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,10 @@ class View:
         _canvas.draw_underlay(ax, _canvas.read_underlay(self.image, own), own, alpha, self.turn)
 
 
-def view_of(
-    sdata: SpatialData,
-    selection: Selection,
-    layers: str | None | Sequence[str | None] = None,
-    *,
-    holds: Callable[[AnnData], bool] | None = None,
-) -> View:
-    """Return the section that is meant; an error where it cannot be told, or has no table or no image.
-
-    ``layers`` and ``holds`` say what is asked of it, as for ``result_table``.
-    """
+def view_of(sdata: SpatialData, selection: Selection) -> View:
+    """Return the section that is meant; an error where it cannot be told, or has no table or no image."""
     check_sdata(sdata)
-    table_key = result_table(sdata, selection.table_key, layers, holds=holds)
+    table_key = result_table(sdata, selection.table_key)
     places = locate(sdata, replace(selection, table_key=table_key))
     if len(places) > 1:
         names = listing(place.name for place in places)
@@ -132,12 +125,13 @@ def views_of(
     table_keys: str | Sequence[str] | None,
     layers: str | None | Sequence[str | None] = None,
     *,
+    find: Callable[[SpatialData], Sequence[str]] | None = None,
     coordinate_system: str | None = None,
     spot_scale: float = 1.0,
 ) -> list[View]:
     """Return all sections of objects, in each of the tables; an error where one has no table or no image.
 
-    Where none is named, it is the one that has the ``layers``.
+    Where no table is named, it is those that ``find`` returns of an object; if there are none, the one that has the ``layers``.
     """
     named = [table_keys] if table_keys is None or isinstance(table_keys, str) else list(table_keys)
     if not named:
@@ -145,7 +139,8 @@ def views_of(
     views = []
     for sdata in as_list(data):
         check_sdata(sdata)
-        for key in named:
+        found = list(find(sdata)) if find is not None and table_keys is None else []
+        for key in found or named:
             places = locate(sdata, replace(selection, table_key=result_table(sdata, key, layers)))
             views += [_view(place, coordinate_system, spot_scale) for place in places]
     return views
@@ -159,14 +154,17 @@ def of_source(view: View) -> View:
     return replace(view, place=replace(view.place, table_key=source), table=view.place.sdata.tables[source])
 
 
-def table_with(sdata: SpatialData, has: str) -> list[str]:
-    """Return the tables whose ``obs`` has a column: that of the spots alone where it is one of them."""
-    found = [key for key, table in sdata.tables.items() if has in table.obs]
+def tables_with(sdata: SpatialData, wanted: Iterable[T], has: Callable[[AnnData, T], bool]) -> list[str]:
+    """Return the tables that have any of what is wanted; for what the table of the spots has, that table alone."""
     try:
         usual = resolve_table(sdata)
     except ValueError:
-        return found
-    return [usual] if usual is not None and usual in found else found
+        usual = None
+    found: dict[str, None] = {}
+    for each in wanted:
+        having = [key for key, table in sdata.tables.items() if has(table, each)]
+        found |= dict.fromkeys([usual] if usual is not None and usual in having else having)
+    return list(found)
 
 
 def _view(place: Place, coordinate_system: str | None, spot_scale: float) -> View:

@@ -105,6 +105,31 @@ def test_pathways_on_the_tissue_share_one_norm_per_set(sdata):
     assert len(panels(hd.pl.pathway_map(sdata, "A"))) == 2
 
 
+def test_sections_and_kinds_of_scores_stand_side_by_side_each_kind_with_its_scale(sdata, make_section):
+    other = make_section("s2", side=5)
+    hd.tl.enrich(other, SETS, layer="X", method="zscore", key_added="measured")
+    figure = hd.pl.pathway_map([sdata, other], "A", keys="measured", vmin=-1, vmax=1, title="Two")
+    assert [ax.get_title(loc="left") for ax in panels(figure)] == ["s1: A\nmeasured", "s2: A\nmeasured"]
+    assert {(ax.collections[0].norm.vmin, ax.collections[0].norm.vmax) for ax in panels(figure)} == {(-1, 1)}
+    assert len(panels(hd.pl.pathway_map([sdata, make_section("s3")], "A"))) == 2, (
+        "a section without scores leaves no gap"
+    )
+    hd.tl.enrich(sdata, SETS, layer="X", method="ssgsea", key_added="ssgsea")
+    figure = hd.pl.pathway_map(sdata, "A", keys=["measured", "ssgsea"])
+    bars = [ax.get_ylabel() for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    assert bars == ["mean standard score", "ssGSEA score"]
+
+
+def test_modules_and_scores_of_finer_tables_are_shown_by_their_name(sdata):
+    table = sdata.tables["table"]
+    ax = hd.pl.pathway_map(sdata, "M1")
+    assert ax.get_title(loc="left") == "M1\nmodule of measured"
+    np.testing.assert_allclose(ax.collections[0].get_array(), table.obsm["hisdiff_modules"]["M1"], rtol=1e-6)
+    sdata.tables["finer"] = table.copy()
+    sdata.tables["finer"].obsm["hisdiff_marker_scores"] = table.obsm["hisdiff_modules"].rename(columns={"M1": "T cell"})
+    assert hd.pl.pathway_map(sdata, "T cell").get_title(loc="left") == "T cell\nhisdiff marker scores"
+
+
 def test_mistakes_are_said_and_open_no_figure(sdata, make_section):
     import matplotlib.pyplot as plt
 
@@ -122,13 +147,10 @@ def test_mistakes_are_said_and_open_no_figure(sdata, make_section):
         hd.pl.gsea(sdata, "A")
     with pytest.raises(KeyError, match="no gene set 'C'"):
         hd.pl.gsea(sdata, "C", key="gsea")
-    with pytest.raises(KeyError, match="no gene set in result 'measured': 'C'"):
+    with pytest.raises(KeyError, match="no gene set 'C'; available: .'A', 'B'"):
         hd.pl.pathway_map(sdata, "C")
-    with pytest.raises(KeyError, match="no scores 'gsea'; available: .'measured', 'halved'"):
+    with pytest.raises(KeyError, match="no scores 'gsea'; available: .'measured', 'halved', 'hisdiff_modules'"):
         hd.pl.pathway_map(sdata, "A", keys="gsea")
     with pytest.raises(ValueError, match="pathways is empty"):
         hd.pl.pathway_map(sdata, [])
-    hd.tl.enrich(sdata, SETS, layer="X", method="ssgsea", key_added="ssgsea")
-    with pytest.raises(ValueError, match="different methods"):
-        hd.pl.pathway_map(sdata, "A")
     assert not plt.get_fignums()

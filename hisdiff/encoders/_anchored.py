@@ -37,6 +37,10 @@ class AnchoredImage:
         self.source, self.mpp, self.bounds_um = image, mpp, image.bounds_um
         self._square = lru_cache(_KEPT)(self._read_square)
 
+    def __reduce__(self) -> tuple[type[AnchoredImage], tuple[ImageSource, float]]:
+        """Travel to a worker without the squares that are in memory."""
+        return AnchoredImage, (self.source, self.mpp)
+
     def read(self, box_um: Box, mpp: float) -> np.ndarray:
         """Read a box at the resolution of the lattice, whole pixels of it; see ``ImageSource``."""
         if mpp != self.mpp:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from functools import partial
 
 import numpy as np
@@ -119,6 +120,8 @@ def test_an_anchored_image_is_read_at_its_own_resolution_only(image):
     np.testing.assert_array_equal(source.read((70, 140, 350, 420), 0.7), image.read((70, 140, 350, 420), 0.7))
     with pytest.raises(ValueError, match=r"0\.7 um per pixel here, not 1"):
         source.read((0, 0, 10, 10), 1.0)
+    at_a_worker = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(at_a_worker.read((70, 140, 350, 420), 0.7), source.read((70, 140, 350, 420), 0.7))
 
 
 @pytest.mark.parametrize("name", ["texture-2um", "texture-4um"])

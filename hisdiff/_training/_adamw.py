@@ -39,9 +39,28 @@ class AdamW:
     def __init__(
         self, parameters: Iterable[Tensor], *, learning_rate: float, weight_decay: float = 0.0, fused: bool = False
     ) -> None:
-        self.learning_rate, self.weight_decay, self.fused = learning_rate, weight_decay, fused
+        self.weight_decay, self.fused = weight_decay, fused
         self.parameters = list(parameters)
+        # A step that is recorded on a card looks the rate up there.
+        on_card = fused and any(parameter.is_cuda for parameter in self.parameters)
+        self._rate: float | Tensor = (
+            torch.tensor(learning_rate, dtype=torch.float32, device=self.parameters[0].device)
+            if on_card
+            else learning_rate
+        )
         self._state: dict[int, dict[str, Tensor]] = {}
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+        return float(self._rate)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        if isinstance(self._rate, torch.Tensor):
+            self._rate.fill_(rate)
+        else:
+            self._rate = rate
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
@@ -70,7 +89,7 @@ class AdamW:
             amsgrad=False,
             beta1=_BETAS[0],
             beta2=_BETAS[1],
-            lr=self.learning_rate,
+            lr=self._rate,
             weight_decay=self.weight_decay,
             eps=_EPS,
             maximize=False,

@@ -17,6 +17,7 @@ from hisdiff._device import Products, resolve_device, without_denormals
 from hisdiff._log import logger, progress
 from hisdiff._training._adamw import AdamW
 from hisdiff._training._batches import Epochs
+from hisdiff._training._graph import Card, Replayed
 from hisdiff._training._interrupt import deferred_interrupt
 from hisdiff._training._state import TrainingState, copied
 
@@ -52,7 +53,11 @@ class LossOutput(NamedTuple):
 
 
 class Trainable(Protocol):
-    """A module with a loss. Any ``nn.Module`` with this method can be trained."""
+    """A module with a loss. Any ``nn.Module`` with this method can be trained.
+
+    One with an attribute ``recordable`` that is True says that all its steps are the same work on other values: nothing in the loss
+    looks at values on the host or counts steps. On a CUDA card its steps are recorded once and replayed.
+    """
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
         """Return the loss of a batch; all randomness comes from ``generator``."""
@@ -85,8 +90,12 @@ class TrainingResult(NamedTuple):
 
 def generator_for(seed: int, step: int, process: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a fresh generator for an address; the same address gives the same numbers."""
+    return torch.Generator(device).manual_seed(_seed_of(seed, step, process))
+
+
+def _seed_of(seed: int, step: int, process: int) -> int:
     key = sum(part * mix for part, mix in zip((seed, step + 1, process + 1), _MIX))
-    return torch.Generator(device).manual_seed((key ^ (key >> 31)) % 2**63)
+    return (key ^ (key >> 31)) % 2**63
 
 
 def train(
@@ -211,6 +220,11 @@ class _Run:
         self.wrapped = accelerator.prepare(_Loss(module))
         # Gradients in fp16 are scaled up by as much as does not overflow; the factor starts high and finds its place.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=products.half is torch.float16)
+        recorded = (
+            getattr(module, "recordable", False) and self.device.type == "cuda" and accelerator.num_processes == 1
+        )
+        # The scale of gradients in fp16 depends on what the host sees of them.
+        self.replayed = Replayed(Card(self.device)) if recorded and not self.scaler.is_enabled() else None
         identity = _identity(config, seed, n_rows, module)
         self.whole = True  # whether weights, optimiser and step are of the same moment
         self.state = TrainingState(module, self.optimizer, config.ema, self.device, identity)
@@ -228,29 +242,37 @@ class _Run:
         """Take one step. Nothing in it waits for the device, but for the scale of gradients in fp16."""
         config, accelerator, step = self.config, self.accelerator, self.state.step
         rows = self.epochs.rows(step, accelerator.process_index, accelerator.num_processes)
-        batch = {name: tensor[rows] for name, tensor in self.data.items()}
         # Every process draws noise of its own, from another seed than the rows.
-        noise = generator_for(self.seed ^ 0x5DEECE66D, step, accelerator.process_index, self.device)
+        seed = _seed_of(self.seed ^ 0x5DEECE66D, step, accelerator.process_index)
         self.optimizer.learning_rate = config.learning_rate * _rate(config, step, self.n_steps)
         self.state.module.train()
+        self.whole = False
         try:
-            with self.products.autocast():
-                total, parts = self.wrapped(batch, noise)
-            accelerator.backward(self.scaler.scale(total))
+            if self.replayed is None:
+                made = self._step(rows, torch.Generator(self.device).manual_seed(seed))
+            else:
+                made = self.replayed(self._step, rows, seed)
         except torch.OutOfMemoryError as error:
             raise torch.OutOfMemoryError(
                 f"A step of training on {len(rows)} rows needs more memory than {self.device} has; a smaller batch_size needs less. {error}"
             ) from error
-        if config.clip is not None:
+        self.state.advance()
+        self._note({"loss": made.total, **made.parts})
+        self.whole = True
+
+    def _step(self, rows: Tensor, generator: torch.Generator) -> LossOutput:
+        """Do what of a step runs on the device: gather rows, descend their loss."""
+        self.optimizer.zero_grad()
+        batch = {name: tensor[rows] for name, tensor in self.data.items()}
+        with self.products.autocast():
+            total, parts = self.wrapped(batch, generator)
+        self.accelerator.backward(self.scaler.scale(total))
+        if self.config.clip is not None:
             self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # it has what a scaler looks at
-            torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, config.clip)
-        self.whole = False
+            torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.config.clip)
         self.scaler.step(self.optimizer)  # type: ignore[arg-type]
         self.scaler.update()
-        self.optimizer.zero_grad()
-        self.state.advance()
-        self._note({"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}})
-        self.whole = True
+        return LossOutput(total.detach(), {name: part.detach() for name, part in parts.items()})
 
     def _note(self, values: dict[str, Tensor]) -> None:
         state = self.state

@@ -1,16 +1,18 @@
-"""The method layer on a GPU: the same numbers as on the CPU, and how fast. Finishes within 6 minutes on an H100, start included.
+"""The method layer on a GPU: the same numbers as on the CPU, how fast, and how well methods predict what is left out.
 
-    python tests/benchmarks/gpu.py --json gpu.json [--sections FILE.npz] [--minutes 5]
+    python tests/benchmarks/gpu.py --json gpu.json [--sections FILE.npz ...] [--minutes 5] [--parts NAME ...]
+    python tests/benchmarks/gpu.py --parts about accuracy --sections states.npz --methods "dit=hisdiff:dit" --json states.json
     python tests/benchmarks/gpu.py --dry-run        # all of it in miniature, on the CPU
 
 Needs torch, numpy, scipy, scikit-learn, pandas, accelerate and tqdm; no SpatialData and no data, and the package need not be
-installed: sections are made up, since time does not depend on them. ``--sections`` takes real ones: arrays ``counts`` (n, G),
-``embedding`` (n, D), ``xy_um`` (n, 2), ``section`` (n,) integers and ``genes`` (G,). Vision transformers are timed where timm is
-installed. The JSON file is written after every part; a part that fails is noted with its error and does not stop the others, and
-what does not fit into the minutes is left out.
+installed: times are of sections that are made up. ``--sections`` takes what ``gpu_sections.py`` writes, for the part ``accuracy``:
+methods learn from all sections but the left-out ones, and are scored on these. Vision transformers are timed where timm is
+installed. The JSON file is written after every part, and every method; a part that fails is noted with its error and does not stop
+the others, and what does not fit into the minutes is left out.
 
 Training and sampling are reported as a share of the peak of a large matrix product on the same card, by the operations that torch
-counts in products and attention.
+counts in products and attention. Steps of training are taken as they are (``eager``), replayed as a CUDA graph (``graph``), with
+compiled parts (``compiled``), and both; losses of all are to agree.
 """
 
 # ruff: noqa: E402  # stand-ins for what is missing have to come before the package
@@ -37,6 +39,7 @@ from scipy import sparse
 ROOT = Path(__file__).parents[2]
 if "hisdiff" not in sys.modules and (ROOT / "hisdiff" / "__init__.py").is_file():
     sys.path.insert(0, str(ROOT))
+sys.path.append(str(Path(__file__).parent))
 
 
 class _Missing(ModuleType):
@@ -61,6 +64,9 @@ except metadata.PackageNotFoundError:  # a checkout that is not installed says n
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: hisdiff\nVersion: 0\n")
     sys.path.append(str(about.parent))
 
+from gpu_accuracy import Entry, Split, measure, split_in
+from gpu_profile import Window, ceilings
+
 from hisdiff._device import Products, resolve_device
 from hisdiff._diffusion._gaussian import loss_terms
 from hisdiff._nn._compile import compile_forward
@@ -81,6 +87,18 @@ if TYPE_CHECKING:
 PITCH_UM = 200.0
 SAME = {"no": 1e-4, "tf32": 2e-2, "bf16": 2e-2}
 """How far draws may be from those of the CPU, relative, by precision."""
+WAYS = {"eager": (False, False), "graph": (True, False), "compiled": (False, True), "compiled_graph": (True, True)}
+"""Ways to take a step: whether it is replayed, and whether parts of the network are compiled."""
+LONG = {"preset": "dit", "max_steps": 8000, "validate_every": 200, "patience": 10, "learning_rate": 3e-4, "ema": 0.998}
+METHODS = (
+    "ridge=ridge:baseline",
+    "fast=hisdiff:fast",
+    "dit=hisdiff:dit",
+    "dit long=hisdiff:" + json.dumps(LONG),
+    "dit decayed=hisdiff:" + json.dumps({**LONG, "weight_decay": 0.3}),
+    "dit small=hisdiff:" + json.dumps({**LONG, "width": 32, "depth": 1}),
+)
+"""Methods of the part ``accuracy``, as ``Entry.parse`` reads them."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +112,11 @@ class Scale:
     draws: int = 16
     product: int = 8192
     same_spots: int = 64
-    steps: int = 60
+    steps: int = 30
+    steps_whole: int = 5
+    profiled: int = 8
     dit_draw_steps: int = 20
-    paper_draw_steps: int = 10
+    paper_draw_steps: int = 8
     patches: int = 512
     vit: str = "vit_large_patch16_224"
     paper: tuple[tuple[str, Any], ...] = ()
@@ -104,7 +124,8 @@ class Scale:
 
 
 MINIATURE = Scale(
-    spots=40, genes=12, paper_genes=9, dim=24, draws=2, product=64, same_spots=12, steps=2, paper_draw_steps=3, patches=2,
+    spots=40, genes=12, paper_genes=9, dim=24, draws=2, product=64, same_spots=12, steps=2, steps_whole=2,
+    profiled=4, paper_draw_steps=3, patches=2,
     vit="vit_tiny_patch16_224", paper=(("width", 24), ("depth", 2), ("heads", 3)),
     fast=(("max_steps", 4), ("validate_every", 2), ("n_members", 1), ("width", 8), ("n_factors", 2), ("penalties", (1.5,)), ("gammas", (0.3,))),
 )  # fmt: skip
@@ -113,9 +134,9 @@ MINIATURE = Scale(
 class Features:
     """Embeddings of places that are known."""
 
-    def __init__(self, xy_um: np.ndarray, values: np.ndarray) -> None:
+    def __init__(self, xy_um: np.ndarray, values: np.ndarray, scale: tuple[np.ndarray, np.ndarray] | None) -> None:
         self.spec = FeatureSpec("given", "1", values.shape[1], 0.5, 112.0)
-        self.mean, self.std = values.mean(axis=0), values.std(axis=0) + 1e-6
+        self.mean, self.std = (values.mean(axis=0), values.std(axis=0) + 1e-6) if scale is None else scale
         self._row = {tuple(place): row for row, place in enumerate(np.round(xy_um).astype(int).tolist())}
         self._values = values.astype(np.float32)
 
@@ -136,33 +157,26 @@ def made_up(n_spots: int, n_genes: int, dim: int, seed: int) -> Section:
     return section_of(f"s{seed}", counts, embedding, xy, genes)
 
 
-def section_of(name: str, counts: Any, embedding: np.ndarray, xy_um: np.ndarray, genes: np.ndarray) -> Section:
-    """Return a section of plain arrays."""
+def section_of(
+    name: str,
+    counts: Any,
+    embedding: np.ndarray,
+    xy_um: np.ndarray,
+    genes: np.ndarray,
+    scale: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Section:
+    """Return a section of plain arrays; ``scale`` is mean and sd of the embedding, those of the spots where it is None."""
     counts = sparse.csr_matrix(counts, dtype=np.float32)
     spots = Locations(np.asarray(xy_um, dtype=float), 50.0)
     size = library_size_of(counts)
-    return Section(name, genes, counts, spots, features=Features(spots.xy_um, embedding), library_size=size)
-
-
-def sections_in(path: Path) -> list[Section]:
-    """Return the sections of an ``.npz``."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ("counts", "embedding", "xy_um", "section", "genes")}
-    found = []
-    for number in np.unique(arrays["section"]).tolist():
-        rows = arrays["section"] == number
-        parts = (arrays[name][rows] for name in ("counts", "embedding", "xy_um"))
-        found.append(section_of(f"s{number}", *parts, arrays["genes"]))
-    return found
+    return Section(name, genes, counts, spots, features=Features(spots.xy_um, embedding, scale), library_size=size)
 
 
 class Bench:
     """Runs parts one after the other and keeps what they found."""
 
-    def __init__(
-        self, device: torch.device, scale: Scale, file: Path | None, minutes: float, given: list[Section]
-    ) -> None:
-        self.device, self.scale, self.file, self.given = device, scale, file, given
+    def __init__(self, device: torch.device, scale: Scale, file: Path | None, minutes: float) -> None:
+        self.device, self.scale, self.file = device, scale, file
         self.until = time.monotonic() + 60 * minutes
         if device.type == "cuda":
             torch.cuda.init()
@@ -184,8 +198,12 @@ class Bench:
             if self.device.type == "cuda":
                 found["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
             found["seconds"] = time.perf_counter() - start
+        self.note(name, found)
+
+    def note(self, name: str, found: dict[str, Any]) -> None:
+        """Print and keep what was found."""
         self.result[name] = found
-        print(f"{name}: {json.dumps(found, default=_rounded)}", flush=True)
+        print(f"{name}: {json.dumps(_rounded(found))}", flush=True)
         if self.file is not None:
             self.file.write_text(json.dumps(self.result, indent=2) + "\n")
 
@@ -218,7 +236,6 @@ class Bench:
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
             "auto": str(Products.of("auto", self.device)),
-            "sections": "given" if self.given else "made up",
         }
 
     def products(self) -> dict[str, Any]:
@@ -267,48 +284,89 @@ class Bench:
         return found
 
     def training(self, preset: str) -> dict[str, Any]:
-        """Time steps of training in each precision, and with a compiled network."""
+        """Time steps of training: in bf16 in all ways, in the others in the usual one."""
         s = self._section(preset, self.scale.spots)
         found: dict[str, Any] = {"flop": self._flop_of_a_step(preset, s)}
-        n = self.scale.steps
-        for precision in ("no", "tf32", "bf16"):
-            for compiled in (False, True):
-                if compiled and (self.device.type != "cuda" or precision != "bf16"):
-                    continue
-                name = f"{precision}_compiled" if compiled else precision
+        card = self.device.type == "cuda"
+        ways = {"bf16": list(WAYS) if card else ["eager"], "tf32": ["graph"] if card else ["eager"]}
+        ways["no"] = ["eager", "graph"] if card else ["eager"]
+        apart: dict[str, float] = {}
+        for precision, each in ways.items():
+            n = self.scale.steps if precision == "bf16" else self.scale.steps_whole
+            for way in each:
                 try:
-                    rate, loss = self._steps_a_second(preset, precision, n, s, compiled=compiled)
+                    now = self._rate(preset, precision, n, s, way, found["flop"])
                 except Exception as error:  # noqa: BLE001  # a machine without a compiler
-                    found[name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
-                    continue
-                share = self._share(found["flop"] * rate, precision)
-                found[name] = {"steps_per_s": rate, "share_of_peak": share, "loss": loss}
+                    now = {"failed": f"{type(error).__name__}: {error}"[:300]}
+                found[f"{precision}_{way}"] = now
+                plain = found.get(f"{precision}_eager", {}).get("losses")
+                if plain and way != "eager" and "losses" in now:
+                    apart[f"{precision}_{way}"] = relative(np.array(now["losses"]), np.array(plain))
+        same = all(value <= SAME[name.partition("_")[0]] for name, value in apart.items())
+        return {**found, "losses_apart": apart, "same": same}
+
+    def kernels(self) -> dict[str, Any]:
+        """Look at the kernels of a step of ``paper`` in bf16, and at what its shapes allow."""
+        s, config = self._section("paper", self.scale.spots), self._config("paper")
+        rows, half = min(config.batch_size, self.scale.spots), self.scale.profiled
+        found: dict[str, Any] = {"flop": self._flop_of_a_step("paper", s)}
+        found["at_peak_ms"] = found["flop"] / self.peak["bf16"] / 1e9 if self.peak else None
+        found["shapes"] = ceilings(self.seconds, self.device, rows, len(s.genes), config.width, config.heads)
+        for way in WAYS if self.device.type == "cuda" else ("eager",):
+            window = Window(self.device)
+            self._trained("paper", "bf16", 2 * half, s, way, every=half, look=window)
+            found[way] = window.table(half)
         return found
+
+    def accuracy(self, split: Split, entries: list[Entry], n_genes: int | None, name: str) -> dict[str, Any]:
+        """Fit methods and score what they predict of the sections that are left out."""
+        split = split.most_counted(n_genes)
+        found: dict[str, Any] = {
+            "spots": sum(len(s.spots) for s in split.train),
+            "left_out": sum(len(s.spots) for s in split.test),
+            "genes": len(split.train[0].genes),
+        }
+        for entry in entries:
+            if time.monotonic() > self.until:
+                found[entry.label] = {"left out": "no time is left"}
+                continue
+            try:
+                found[entry.label] = measure(entry, split, self.device)
+            except Exception as error:  # noqa: BLE001  # the other methods are worth having
+                at = traceback.format_exc().splitlines()[-5:]
+                found[entry.label] = {"failed": f"{type(error).__name__}: {error}"[:300], "at": at}
+            self.note(name, found)
+        failed = [label for label, of in found.items() if isinstance(of, dict) and "failed" in of]
+        return {**found, "failed": failed} if failed else found
 
     def sampling(self, preset: str) -> dict[str, Any]:
         """Time draws; those of ``paper`` with few steps, scaled to all of them."""
         s = self._section(preset, self.scale.spots)
         config = self._config(preset)
         model = random_model(config, s)
-        n_steps, n_draws = (config.n_steps, self.scale.draws) if preset == "dit" else (self.scale.paper_draw_steps, 1)
+        n_draws = self.scale.draws if preset == "dit" else 1
+        n_steps = config.n_steps if preset == "dit" else self.scale.paper_draw_steps
         asked: dict[str, Any] = {"log2_size": s.log2_size, "n_steps": n_steps, "seed": 0, "device": str(self.device)}
         asks = 2 if config.sampler == "heun" else 1  # of the network in a step
-        flop = asks * self._flop_of_a_row(model) * len(s.spots) * n_steps * n_draws
+        flop = asks * self._flop_of_a_row(model) * len(s.spots) * n_steps
         found: dict[str, Any] = {
             "spots": len(s.spots),
             "genes": len(s.genes),
             "draws": n_draws,
             "steps": config.n_steps,
         }
-        for precision in ("no", "tf32", "bf16"):
-            own = replace(model, config=replace(config, precision=precision))
-            work = lambda own=own: list(own.draws(s, s.spots, n_draws=n_draws, **asked))  # noqa: E731
-            seconds = self.seconds(work, repeats=1)
-            whole = seconds * config.n_steps / n_steps
-            found[precision] = {
+        ways = [(precision, False) for precision in SAME]
+        if preset == "paper":  # of which the others take minutes
+            ways = [("bf16", compiled) for compiled in ((False, True) if self.device.type == "cuda" else (False,))]
+        for precision, compiled in ways:
+            own = replace(model, config=replace(config, precision=precision, compile=compiled))
+            asked["n_draws"] = n_draws if precision == "bf16" else 1
+            seconds = self.seconds(lambda own=own: list(own.draws(s, s.spots, **asked)), repeats=1)
+            whole = seconds * (config.n_steps / n_steps) * (n_draws / asked["n_draws"])
+            found[f"{precision}_compiled" if compiled else precision] = {
                 "seconds": whole,
                 "spots_per_s": n_draws * len(s.spots) / whole,
-                "share_of_peak": self._share(flop / seconds, precision),
+                "share_of_peak": self._share(flop * asked["n_draws"] / seconds, precision),
             }
         return found
 
@@ -349,10 +407,7 @@ class Bench:
 
     def fast(self) -> dict[str, Any]:
         """Time fit and prediction of ``fast``, and compare its mean with that of the CPU."""
-        sections = self.given or [
-            made_up(self.scale.spots // 8, self.scale.genes, self.scale.dim, seed) for seed in (1, 2, 3)
-        ]
-        *train_on, test = sections if len(sections) > 1 else sections * 2
+        *train_on, test = (made_up(self.scale.spots // 8, self.scale.genes, self.scale.dim, seed) for seed in (1, 2, 3))
         config = FactorConfig.from_dict({"fine": False, **dict(self.scale.fast)})
         found: dict[str, Any] = {"spots": sum(len(s.spots) for s in train_on), "genes": len(test.genes)}
         means = {}
@@ -374,13 +429,10 @@ class Bench:
     def _config(self, preset: str) -> GeneConfig:
         """Return the settings of a preset; the network alone, without a mean that it starts from."""
         options = dict(self.scale.paper) if preset == "paper" else {"n_steps": self.scale.dit_draw_steps}
-        if "around" in GeneConfig.settings():
-            options["around"] = None
+        options["around"] = None
         return GeneConfig.from_dict({"preset": preset, "patience": None, **options})
 
     def _section(self, preset: str, n_spots: int) -> Section:
-        if self.given:
-            return self.given[0].take(np.arange(len(self.given[0].spots)) < n_spots)
         return made_up(n_spots, self.scale.paper_genes if preset == "paper" else self.scale.genes, self.scale.dim, 0)
 
     def _loss(self, preset: str, s: Section) -> tuple[GeneLoss, dict[str, torch.Tensor]]:
@@ -415,27 +467,28 @@ class Bench:
         return np.concatenate([p.grad.cpu().numpy().ravel() for p in module.parameters() if p.grad is not None])
 
     def _trained(
-        self, preset: str, device: str, precision: str, n_steps: int, s: Section, *, compiled: bool = False
-    ) -> tuple[float, float]:
-        """Return the mean loss of a training and its seconds."""
+        self, preset: str, precision: str, n_steps: int, s: Section, way: str, *, every: int, look: Any = None
+    ) -> tuple[list[float], float]:
+        """Train in one of the ways; return the losses and the seconds."""
         module, data = self._loss(preset, s)
+        module.recordable, compiled = WAYS[way]
         if compiled:
             compile_forward(module.network.denoiser)
-        config = replace(self._config(preset).with_steps(n_steps), precision=precision, validate_every=10**6)
+        config = replace(self._config(preset).with_steps(n_steps), precision=precision, validate_every=every)
         start = time.perf_counter()
-        result = train(module, data, config, seed=0, device=device, progress_bar=False)
+        result = train(module, data, config, seed=0, validate=look, device=str(self.device), progress_bar=False)
         # The result is on the CPU, so that the card has been waited for.
-        return result.history[-1]["loss"], time.perf_counter() - start
+        return [row["loss"] for row in result.history if "loss" in row], time.perf_counter() - start
 
-    def _steps_a_second(
-        self, preset: str, precision: str, n: int, s: Section, *, compiled: bool
-    ) -> tuple[float, float]:
-        """Return the rate between a short and a long run, so that start and compilation do not count, and the loss."""
-        runs = [
-            self._trained(preset, str(self.device), precision, steps, s, compiled=compiled)
-            for steps in (n, n, 3 * n)  # what is compiled once stays
-        ]
-        return 2 * n / max(runs[2][1] - runs[1][1], 1e-9), runs[2][0]
+    def _rate(self, preset: str, precision: str, n: int, s: Section, way: str, flop: float) -> dict[str, Any]:
+        """Return steps a second, between a short and a long run, so that start and compilation do not count."""
+        begun = time.perf_counter()
+        self._trained(preset, precision, n, s, way, every=n)
+        begun = time.perf_counter() - begun
+        runs = [self._trained(preset, precision, steps, s, way, every=n) for steps in (n, 3 * n)]
+        rate = 2 * n / max(runs[1][1] - runs[0][1], 1e-9)
+        share = self._share(flop * rate, precision)
+        return {"steps_per_s": rate, "share_of_peak": share, "first_run_s": begun, "losses": runs[1][0]}
 
     def _flop_of_a_step(self, preset: str, s: Section) -> float:
         from torch.utils.flop_counter import FlopCounterMode
@@ -485,34 +538,49 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _rounded(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else str(value)
+    if isinstance(value, dict):
+        return {name: _rounded(of) for name, of in value.items()}
+    if isinstance(value, list):
+        return [_rounded(of) for of in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--sections", type=Path, help="an .npz of real sections")
+    parser.add_argument("--sections", type=Path, nargs="+", default=[], help="an .npz of sections for accuracy")
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="of accuracy, LABEL=NAME:CONFIG[@SAMPLING_STEPS]")
+    parser.add_argument("--genes", type=int, default=200, help="of accuracy at most, those that are counted most")
+    parser.add_argument("--parts", nargs="+", help="only these")
     parser.add_argument("--minutes", type=float, default=5.0, help="no part is begun later")
     parser.add_argument("--dry-run", action="store_true", help="everything in miniature")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    settings.verbosity = "error"
-    given = [] if args.sections is None else sections_in(args.sections)
+    settings.verbosity = "info"
     device = resolve_device("cpu" if args.dry_run and args.device == "auto" else args.device)
-    bench = Bench(device, MINIATURE if args.dry_run else Scale(), args.json, args.minutes, given)
-    for name, part in (
-        ("about", bench.about),
-        ("products", bench.products),
-        ("noise", bench.noise),
-        ("equality", bench.equality),
-        ("sampling_dit", lambda: bench.sampling("dit")),
-        ("training_paper", lambda: bench.training("paper")),
-        ("training_dit", lambda: bench.training("dit")),
-        ("sampling_paper", lambda: bench.sampling("paper")),
-        ("encoder", bench.encoder),
-        ("fast", bench.fast),
-    ):
-        bench.run(name, part)
+    bench = Bench(device, MINIATURE if args.dry_run else Scale(), args.json, args.minutes)
+    entries = [Entry.parse(text) for text in args.methods]
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "about": bench.about,
+        "products": bench.products,
+        "training_dit": lambda: bench.training("dit"),
+        "training_paper": lambda: bench.training("paper"),
+        "kernels": bench.kernels,
+        "fast": bench.fast,
+    }
+    for path in args.sections:
+        name = f"accuracy {path.stem}"
+        parts[name] = lambda path=path, name=name: bench.accuracy(split_in(path, section_of), entries, args.genes, name)
+    parts |= {
+        "sampling_paper": lambda: bench.sampling("paper"),
+        "sampling_dit": lambda: bench.sampling("dit"),
+        "encoder": bench.encoder,
+        "equality": bench.equality,
+        "noise": bench.noise,
+    }
+    for name, part in parts.items():
+        if args.parts is None or name.split()[0] in args.parts:
+            bench.run(name, part)
     return bench.result
 
 

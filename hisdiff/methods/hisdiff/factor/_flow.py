@@ -39,6 +39,8 @@ class FactorFlow(nn.Module):
         ``(M,)`` fold that each member does not see; -1 for a member that sees all spots.
     """
 
+    recordable = True
+
     def __init__(self, network: StackedMLP, member_folds: Tensor) -> None:
         super().__init__()
         self.network = network

@@ -104,6 +104,8 @@ class AroundLoss(nn.Module):
     Batches have ``scores`` ``(B, K)``, ``summary`` ``(B, C)``, and of the context ``own``, ``near``, ``wide`` and ``log2_size``.
     """
 
+    recordable = True
+
     def __init__(self, network: AroundNetwork, anchors: Anchors, log2_size: float) -> None:
         super().__init__()
         self.network, self.anchors, self.log2_size = network, anchors, log2_size

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._device import resolve_device
 from hisdiff._keys import LOG2
 from hisdiff._log import logger
-from hisdiff._nn._compile import compile_forward
+from hisdiff._nn._compile import compile_forward, compiles
 from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._training._calibration import Calibration
@@ -83,7 +84,7 @@ def _train(rows: Rows, config: GeneConfig, watched: Rows | None, run: FitRun) ->
     model = _new_model(rows, config, run.seed)
     data, anchors = rows.tensors(model)
     module = GeneLoss(model, anchors)
-    if config.compile:
+    if compiles(config.compile, resolve_device(run.device), config.steps(len(data["counts"]))):
         compile_forward(model.network.get_submodule("denoiser"))
     result = train(
         module,

@@ -53,6 +53,8 @@ class GeneLoss(nn.Module):
     ``(B, G)`` and ``log2_size`` ``(B,)``, that of the section.
     """
 
+    recordable = True
+
     def __init__(self, model: GeneModel, anchors: Anchors) -> None:
         super().__init__()
         self.network, self.anchors = model.network, anchors
@@ -193,6 +195,6 @@ def thin(counts: Tensor, log2_size: Tensor, generator: torch.Generator) -> tuple
         thinned, lower = thin(counts.cpu(), log2_size.cpu(), own)
         return thinned.to(counts.device), lower.to(counts.device)
     octaves, chance = torch.rand(2, len(counts), generator=generator, device=counts.device)
-    lost = torch.where(chance < _THINNED, OCTAVES * octaves, 0)
+    lost = OCTAVES * octaves * (chance < _THINNED)
     kept = torch.binomial(counts, torch.exp2(-lost)[:, None].expand_as(counts), generator=generator)
     return kept, log2_size - lost

@@ -14,6 +14,7 @@ from hisdiff._device import Chunks, Products, resolve_device, rows_that_fit
 from hisdiff._diffusion._samplers import FLOW_SAMPLERS, SAMPLERS, denoiser
 from hisdiff._diffusion._schedule import Schedule, linear_betas
 from hisdiff._log import logger
+from hisdiff._nn._compile import compile_forward, compiles
 from hisdiff._nn._conditioner import Conditioner
 from hisdiff._nn._denoisers import DENOISERS
 from hisdiff._nn._weights import load_weights, weights_of
@@ -155,6 +156,8 @@ class GeneModel:
         """
         where = resolve_device(device)
         network = self.network.to(where).eval()
+        if compiles(self.config.compile, where, n_draws * n_steps):
+            compile_forward(network.get_submodule("denoiser"))
         schedule = schedule_of(self.config, n_steps)
         # Beyond the library sizes of training, counts are scaled, since the network was not trained there.
         log2_size = log2_size if self.config.standardize else 0.0

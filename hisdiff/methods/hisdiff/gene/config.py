@@ -43,8 +43,8 @@ class GeneConfig(TrainingConfig):
     sampler, n_steps
         How draws are made by default.
     compile
-        Whether the network is compiled for training (``torch.compile``): a minute at the start, which long trainings on a card
-        are meant to earn; not measured yet, and not with ``around``. Where it fails the network is trained as it is, which is logged.
+        Whether the parts of the network are compiled (``torch.compile``), for training and for draws; not with ``around``. None: on
+        a CUDA card, where 500 steps or more are taken. Where it fails the network goes on as it is, which is logged.
     reference_compat
         Follow the published code where preset ``"paper"`` does not: the loss of the last step by bins of 8-bit images, products
         in TF32, one draw per prediction; genes and patches that are still to be chosen when fitting, too: the first section
@@ -67,7 +67,7 @@ class GeneConfig(TrainingConfig):
     n_blocks: int = 5
     sampler: str = "dpm++2m"
     n_steps: int = 20
-    compile: bool = False
+    compile: bool | None = None
     reference_compat: bool = False
     max_steps: int | None = 400
     precision: Precision = "auto"

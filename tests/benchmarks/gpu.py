@@ -64,7 +64,7 @@ except metadata.PackageNotFoundError:  # a checkout that is not installed says n
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: hisdiff\nVersion: 0\n")
     sys.path.append(str(about.parent))
 
-from gpu_accuracy import Entry, Split, measure, split_in
+from gpu_accuracy import Entry, Split, measure, one_closed_form, split_in
 from gpu_profile import Window, ceilings
 
 from hisdiff._device import Products, resolve_device
@@ -89,15 +89,15 @@ SAME = {"no": 1e-4, "tf32": 2e-2, "bf16": 2e-2}
 """How far draws may be from those of the CPU, relative, by precision."""
 WAYS = {"eager": (False, False), "graph": (True, False), "compiled": (False, True), "compiled_graph": (True, True)}
 """Ways to take a step: whether it is replayed, and whether parts of the network are compiled."""
-LONG = {"preset": "dit", "max_steps": 8000, "validate_every": 200, "patience": 10, "learning_rate": 3e-4, "ema": 0.998}
-METHODS = (
-    "ridge=ridge:baseline",
-    "fast=hisdiff:fast",
-    "dit=hisdiff:dit",
-    "dit long=hisdiff:" + json.dumps(LONG),
-    "dit decayed=hisdiff:" + json.dumps({**LONG, "weight_decay": 0.3}),
-    "dit small=hisdiff:" + json.dumps({**LONG, "width": 32, "depth": 1}),
-)
+LONG = {"preset": "dit", "max_steps": 6000, "validate_every": 200, "patience": 6, "learning_rate": 3e-4, "ema": 0.995}
+METHODS = {
+    "ridge": "ridge:baseline",
+    "fast": "hisdiff:fast",
+    "dit": "hisdiff:dit",
+    "dit long": "hisdiff:" + json.dumps(LONG),
+    "dit of the mean": "hisdiff:" + json.dumps({**LONG, "with_embedding": False}),
+    "dit dropout": "hisdiff:" + json.dumps({**LONG, "dropout": 0.5, "weight_decay": 0.1}),
+}
 """Methods of the part ``accuracy``, as ``Entry.parse`` reads them."""
 
 
@@ -198,12 +198,12 @@ class Bench:
             if self.device.type == "cuda":
                 found["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
             found["seconds"] = time.perf_counter() - start
-        self.note(name, found)
-
-    def note(self, name: str, found: dict[str, Any]) -> None:
-        """Print and keep what was found."""
-        self.result[name] = found
         print(f"{name}: {json.dumps(_rounded(found))}", flush=True)
+        self.keep(name, found)
+
+    def keep(self, name: str, found: dict[str, Any]) -> None:
+        """Keep what was found."""
+        self.result[name] = found
         if self.file is not None:
             self.file.write_text(json.dumps(self.result, indent=2) + "\n")
 
@@ -326,16 +326,18 @@ class Bench:
             "left_out": sum(len(s.spots) for s in split.test),
             "genes": len(split.train[0].genes),
         }
-        for entry in entries:
-            if time.monotonic() > self.until:
-                found[entry.label] = {"left out": "no time is left"}
-                continue
-            try:
-                found[entry.label] = measure(entry, split, self.device)
-            except Exception as error:  # noqa: BLE001  # the other methods are worth having
-                at = traceback.format_exc().splitlines()[-5:]
-                found[entry.label] = {"failed": f"{type(error).__name__}: {error}"[:300], "at": at}
-            self.note(name, found)
+        with one_closed_form():
+            for entry in entries:
+                if time.monotonic() > self.until:
+                    found[entry.label] = {"left out": "no time is left"}
+                    continue
+                try:
+                    found[entry.label] = measure(entry, split, self.device)
+                except Exception as error:  # noqa: BLE001  # the other methods are worth having
+                    at = traceback.format_exc().splitlines()[-5:]
+                    found[entry.label] = {"failed": f"{type(error).__name__}: {error}"[:300], "at": at}
+                print(f"{name}, {entry.label}: {json.dumps(_rounded(found[entry.label]))}", flush=True)
+                self.keep(name, found)
         failed = [label for label, of in found.items() if isinstance(of, dict) and "failed" in of]
         return {**found, "failed": failed} if failed else found
 
@@ -549,7 +551,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--sections", type=Path, nargs="+", default=[], help="an .npz of sections for accuracy")
-    parser.add_argument("--methods", nargs="+", default=METHODS, help="of accuracy, LABEL=NAME:CONFIG[@SAMPLING_STEPS]")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[f"{label}={text}" for label, text in METHODS.items()],
+        help="of accuracy, LABEL=NAME:CONFIG[@SAMPLING_STEPS]",
+    )
     parser.add_argument("--genes", type=int, default=200, help="of accuracy at most, those that are counted most")
     parser.add_argument("--parts", nargs="+", help="only these")
     parser.add_argument("--minutes", type=float, default=5.0, help="no part is begun later")

@@ -21,6 +21,7 @@ from hisdiff._device import Chunks, Products, resolve_device
 from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._diffusion._schedule import Schedule
 from hisdiff._log import logger
+from hisdiff._nn._mlp import seeded_dropout
 from hisdiff._nn._weights import load_weights, weights_of
 from hisdiff._prediction._cohort_model import CohortModel, Parts
 from hisdiff._training._loop import LossOutput
@@ -53,33 +54,41 @@ class AroundNetwork(nn.Module):
         Conditioner and denoiser.
     loadings
         ``(K, G)`` of the factors.
-    width, n_summary
-        Of the condition, and values of the summary of the mean; 0 where that is not part of the condition.
+    config
+        Width of the condition, and what is part of it.
+    n_summary
+        Values of the summary of the mean.
     """
 
-    def __init__(self, parts: GeneNetwork, loadings: np.ndarray, width: int, n_summary: int) -> None:
+    def __init__(self, parts: GeneNetwork, loadings: np.ndarray, config: GeneConfig, n_summary: int) -> None:
         super().__init__()
-        self.parts = parts
+        self.parts, self.with_embedding, self.dropout = parts, config.with_embedding, config.dropout
         sd = np.sqrt(np.square(loadings).sum(axis=0))
         view = loadings / np.maximum(sd, _FLAT * max(float(sd.max()), 1e-12))
         self.register_buffer("view", torch.from_numpy(view.astype(np.float32)), persistent=False)
         self.register_buffer("back", torch.from_numpy(np.linalg.pinv(view).astype(np.float32)), persistent=False)
         self.view: Tensor
         self.back: Tensor
+        width = config.width
         self.mean = (
-            nn.Sequential(nn.Linear(n_summary, width), nn.SiLU(), nn.Linear(width, width)) if n_summary else None
+            nn.Sequential(nn.Linear(n_summary, width), nn.SiLU(), nn.Linear(width, width)) if config.with_mean else None
         )
 
-    def condition(self, batch: Mapping[str, Tensor], anchors: Tensor, size: Tensor) -> Tensor:
-        """Return the condition ``(B, width)``; ``size`` is the library size over the usual one, log2."""
-        conditioner = self.parts.conditioner
-        where = batch["own"], anchors, batch["near"], batch["wide"]
-        made = conditioner.at(*where, None if conditioner.size is None else size)
+    def condition(
+        self, batch: Mapping[str, Tensor], anchors: Tensor, size: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the condition ``(B, width)``; ``size`` is the library size over the usual one, log2. A generator is for dropout."""
+        conditioner, made = self.parts.conditioner, None
+        if self.with_embedding:
+            where = batch["own"], anchors, batch["near"], batch["wide"]
+            made = conditioner.at(*where, None if conditioner.size is None else size)
+            made = seeded_dropout(made, self.dropout, generator)
         return self.with_mean(made, batch["summary"])
 
-    def with_mean(self, condition: Tensor, summary: Tensor) -> Tensor:
-        """Add the summary of the predicted mean."""
-        return condition if self.mean is None else condition + self.mean(summary)
+    def with_mean(self, condition: Tensor | None, summary: Tensor) -> Tensor:
+        """Add the summary of the predicted mean to what is made of embeddings, where these are part of the condition."""
+        parts = [part for part in (condition, None if self.mean is None else self.mean(summary)) if part is not None]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor) -> Tensor:
         """Return the velocity of scores ``(B, K)`` at a time in [0, 1], under the sum of condition and embedded time."""
@@ -110,10 +119,15 @@ class AroundLoss(nn.Module):
         super().__init__()
         self.network, self.anchors, self.log2_size = network, anchors, log2_size
 
-    def condition(self, batch: Mapping[str, Tensor], anchors: Anchors | None = None) -> Tensor:
-        """Return the condition of rows; ``anchors`` are those of other sections than in training."""
+    def condition(
+        self,
+        batch: Mapping[str, Tensor],
+        anchors: Anchors | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the condition of rows; ``anchors`` are those of other sections than in training, a generator is for dropout."""
         on = (anchors or self.anchors).on(batch["own"].device)
-        return self.network.condition(batch, on, batch["log2_size"] - self.log2_size)
+        return self.network.condition(batch, on, batch["log2_size"] - self.log2_size, generator)
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> LossOutput:
         """Return the mean squared error of the velocity."""
@@ -124,7 +138,8 @@ class AroundLoss(nn.Module):
         t = (order + torch.rand(1, generator=generator, device=x0.device)) / len(x0)
         x = torch.lerp(x0, noise, t[:, None])
         embedded = self.network.parts.denoiser.embed_time(FLOW_SCALE * t)
-        velocity = self.network.velocity(x, t[:, None], self.condition(batch) + embedded)
+        condition = self.condition(batch, generator=generator)
+        velocity = self.network.velocity(x, t[:, None], condition + embedded)
         error = F.mse_loss(velocity.float(), noise - x0)
         return LossOutput(error, {"velocity": error})
 
@@ -151,10 +166,10 @@ class AroundModel(CohortModel):
     @classmethod
     def of(cls, gene: GeneModel, summary: Summary, mean: ConditionalMean, parts: Parts) -> AroundModel:
         """Put a new network around a mean; ``parts`` are the others of a ``CohortModel``."""
-        n_summary = summary.axes.shape[1] if gene.config.with_mean else 0
+        n_summary = summary.axes.shape[1]
         # Of parameters the global generator makes the first values, which are replaced, and the generator put back.
         with torch.random.fork_rng(devices=[]):
-            network = AroundNetwork(gene.network, parts["spread"].factors.loadings, gene.config.width, n_summary)
+            network = AroundNetwork(gene.network, parts["spread"].factors.loadings, gene.config, n_summary)
         return cls(gene=gene, summary=summary, network=network, mean=mean, **parts)
 
     @property
@@ -166,9 +181,10 @@ class AroundModel(CohortModel):
         """Return the condition at locations, ``(n, width)``."""
         where = resolve_device(device)
         network = self.network.to(where).eval()
-        condition = self.gene.condition(
-            section, locations, self.gene.scale.inside(self.log2_size_of(section, None)), where
-        )
+        condition = None
+        if self.config.with_embedding:
+            inside = self.gene.scale.inside(self.log2_size_of(section, None))
+            condition = self.gene.condition(section, locations, inside, where)
         with torch.inference_mode():
             return network.with_mean(condition, torch.from_numpy(self.summary(center)).to(where))
 

@@ -33,6 +33,9 @@ class GeneConfig(TrainingConfig):
     with_mean, with_library_size
         Whether the predicted mean, and the library size, are part of the condition beside the embeddings; only ``around`` the mean.
         A few sections have a few library sizes, by which a network knows them apart, so that is not the default.
+    with_embedding, dropout
+        Whether embeddings are part of the condition, and the part of what is made of them that is set to zero in training; only
+        ``around`` the mean. A network learns the embeddings of few spots by heart; the mean, of which it sees a few components, it cannot.
     genes_per_token
         Genes that share a token, grouped by coexpression; 1 is the published network. None is 8, or all of a smaller panel; around
         the mean more, so that there are 16 tokens at most.
@@ -60,6 +63,8 @@ class GeneConfig(TrainingConfig):
     around: Literal["mean"] | None = None
     with_mean: bool = True
     with_library_size: bool = False
+    with_embedding: bool = True
+    dropout: float = 0.0
     genes_per_token: int | None = 1
     width: int = 64
     depth: int = 3
@@ -100,13 +105,25 @@ class GeneConfig(TrainingConfig):
     def _check_around(self) -> None:
         if self.around not in ("mean", None):
             raise ValueError(f"around is 'mean' or None, not {self.around!r}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is from 0 to below 1, not {self.dropout!r}.")
         if self.around is None:
             if not self.with_mean or self.with_library_size:
                 raise ValueError(
                     "with_mean and with_library_size are settings of models around the mean: with around=None there is no mean, and the "
                     "library size is part of the condition if standardize=True."
                 )
+            if not self.with_embedding or self.dropout:
+                raise ValueError(
+                    "with_embedding and dropout are settings of models around the mean: with around=None embeddings are all that the "
+                    "network sees of an image."
+                )
             return
+        if not self.with_embedding and not (self.with_mean and self.dropout == 0 and not self.with_library_size):
+            raise ValueError(
+                "with_embedding=False leaves the predicted mean as all that the network sees: it needs with_mean=True, and neither "
+                "dropout nor with_library_size."
+            )
         if not self.standardize:
             raise ValueError(
                 "around='mean' needs standardize=True: a model of raw log2(1 + count), as in preset 'paper', has no mean to start from."

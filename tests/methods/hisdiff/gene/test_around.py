@@ -113,7 +113,35 @@ def test_conditions_are_optional_and_validation_sections_decide(sections):
     assert np.isfinite(predict(bare, sections[2], n_draws=1, keep_draws=1).draws[0]).all()
 
 
+def test_without_embeddings_the_network_sees_the_mean_alone(sections):
+    blind = replace(fit(sections[:2], config(with_embedding=False)).generator, kept=True)
+    for k, parameter in enumerate(blind.network.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator_for(0, k))
+    center = blind.means(sections[2], sections[2].spots)
+    told = blind.score_condition(sections[2], sections[2].spots, center, "cpu")
+    for parameter in blind.gene.network.conditioner.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.testing.assert_close(blind.score_condition(sections[2], sections[2].spots, center, "cpu"), told)
+    assert (blind.score_condition(sections[2], sections[2].spots, center[::-1], "cpu") - told).abs().max() > 1e-3
+
+
+def test_dropout_changes_what_is_learned_but_not_from_run_to_run(sections):
+    def weights(**options) -> np.ndarray:
+        network = fit(sections[:2], config(max_steps=2, validate_every=1, **options)).generator.network
+        return np.concatenate([p.detach().numpy().ravel() for p in network.parameters()])
+
+    dropped = weights(dropout=0.5)
+    np.testing.assert_array_equal(dropped, weights(dropout=0.5))
+    assert not np.array_equal(dropped, weights())
+
+
 def test_settings_that_contradict_each_other_are_named(sections):
+    with pytest.raises(ValueError, match="dropout are settings of models around the mean"):
+        config(around=None, dropout=0.1)
+    with pytest.raises(ValueError, match="dropout is from 0 to below 1"):
+        config(dropout=1.0)
+    with pytest.raises(ValueError, match="needs with_mean=True"):
+        config(with_embedding=False, with_mean=False)
     with pytest.raises(ValueError, match="raw log2.*has no mean to start from"):
         GeneConfig.from_dict({"preset": "paper", "around": "mean"})
     with pytest.raises(ValueError, match="sampler is one of.*not 'ddpm'"):

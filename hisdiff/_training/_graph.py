@@ -7,30 +7,25 @@ the same order, and the generator is put to the same seed, so the numbers are th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor
 
-    from hisdiff._training._loop import LossOutput
-
 T = TypeVar("T")
+Step = Callable[["Tensor", torch.Generator], T]
+"""All of a step that runs on the device, on the given rows; nothing in it may wait for the device."""
 
 _TRIALS = 3
 """Steps with a number of rows before it is recorded: compilers, caches and the optimiser's moments have to be there."""
-
-
-class Step(Protocol):
-    """All of a step that runs on the device, on the given rows; nothing in it may wait for the device."""
-
-    def __call__(self, rows: Tensor, generator: torch.Generator) -> LossOutput: ...
 
 
 class Recorder(Protocol):
@@ -89,16 +84,16 @@ class Card:
         return graph.replay, made
 
 
-class Replayed:
+class Replayed(Generic[T]):
     """Does steps by replaying them; where that cannot be, as they are, which is logged."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder, self._generator = recorder, recorder.generator()
         self._trials: dict[int, int] = {}
-        self._recorded: dict[int, tuple[Tensor, Callable[[], None], LossOutput]] = {}
+        self._recorded: dict[int, tuple[Tensor, Callable[[], None], T]] = {}
         self._given_up = False
 
-    def __call__(self, step: Step, rows: Tensor, seed: int) -> LossOutput:
+    def __call__(self, step: Step[T], rows: Tensor, seed: int) -> T:
         """Do a step, always the same one; the result is overwritten by the next call."""
         n = len(rows)
         if n not in self._recorded and not self._given_up:
@@ -114,7 +109,7 @@ class Replayed:
         replay()
         return made
 
-    def _tried(self, step: Step, rows: Tensor, seed: int, *, strictly: bool) -> LossOutput:
+    def _tried(self, step: Step[T], rows: Tensor, seed: int, *, strictly: bool) -> T:
         """Do a step as it is; one that waits for the device cannot be recorded, and is done again."""
         try:
             with self._recorder.aside(strictly=strictly):
@@ -125,7 +120,7 @@ class Replayed:
             self._give_up(error)
         return step(rows, self._generator.manual_seed(seed))
 
-    def _record(self, step: Step, rows: Tensor) -> None:
+    def _record(self, step: Step[T], rows: Tensor) -> None:
         place, generator = rows.clone(), self._generator
         try:
             replay, made = self._recorder.record(lambda: step(place, generator), generator)

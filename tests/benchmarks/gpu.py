@@ -27,6 +27,7 @@ import time
 import traceback
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -288,7 +289,8 @@ class Bench:
         s = self._section(preset, self.scale.spots)
         found: dict[str, Any] = {"flop": self._flop_of_a_step(preset, s)}
         card = self.device.type == "cuda"
-        ways = {"bf16": list(WAYS) if card else ["eager"], "tf32": ["graph"] if card else ["eager"]}
+        most = list(WAYS) if preset == "paper" else ["eager", "graph"]  # around the mean nothing is compiled
+        ways = {"bf16": most if card else ["eager"], "tf32": ["graph"] if card else ["eager"]}
         ways["no"] = ["eager", "graph"] if card else ["eager"]
         apart: dict[str, float] = {}
         for precision, each in ways.items():
@@ -434,13 +436,15 @@ class Bench:
         options["around"] = None
         return GeneConfig.from_dict({"preset": preset, "patience": None, **options})
 
+    @cache  # noqa: B019  # a bench lives as long as the process
     def _section(self, preset: str, n_spots: int) -> Section:
         return made_up(n_spots, self.scale.paper_genes if preset == "paper" else self.scale.genes, self.scale.dim, 0)
 
-    def _loss(self, preset: str, s: Section) -> tuple[GeneLoss, dict[str, torch.Tensor]]:
-        """Return a network with its starting weights and its loss, and what it is trained on."""
-        model = started_model(self._config(preset), s)
-        context = model.context(s, s.spots)
+    @cache  # noqa: B019
+    def _rows(self, preset: str, n_spots: int) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+        """Return anchors, and what a network is trained on."""
+        s = self._section(preset, n_spots)
+        context = started_model(self._config(preset), s).context(s, s.spots)
         arrays = {
             "own": context.own,
             "near": context.near.astype(np.int64),
@@ -448,8 +452,12 @@ class Bench:
             "log2_size": np.full(len(s.spots), s.log2_size, dtype=np.float32),
             "counts": s.counts.toarray(),
         }
-        data = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
-        return GeneLoss(model, Anchors(context.anchors)), data
+        return context.anchors, {n: torch.from_numpy(np.ascontiguousarray(values)) for n, values in arrays.items()}
+
+    def _loss(self, preset: str, s: Section) -> tuple[GeneLoss, dict[str, torch.Tensor]]:
+        """Return a network with its starting weights and its loss, and what it is trained on."""
+        anchors, data = self._rows(preset, len(s.spots))
+        return GeneLoss(started_model(self._config(preset), s), Anchors(anchors)), data
 
     def _gradient(self, preset: str, device: torch.device, s: Section) -> np.ndarray:
         module, data = self._loss(preset, s)

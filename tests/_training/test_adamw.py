@@ -32,6 +32,21 @@ def test_steps_are_those_of_torch_also_after_a_pause():
         assert torch.equal(a, c)
 
 
+def test_a_rate_that_is_looked_up_where_the_weights_are_makes_the_same_steps():
+    def moved(held) -> torch.Tensor:
+        weight = torch.nn.Parameter(torch.ones(5))
+        optimizer = AdamW([weight], learning_rate=1.0, weight_decay=0.1, fused=True)
+        optimizer._rate = held  # a tensor on a card, where a recorded step finds the rate that was set since
+        for rate in (1e-2, 5e-3):
+            optimizer.learning_rate = rate
+            assert optimizer.learning_rate == torch.tensor(rate)
+            weight.grad = torch.arange(5.0)
+            optimizer.step()
+        return weight.detach()
+
+    torch.testing.assert_close(moved(torch.tensor(1.0)), moved(1.0))
+
+
 def test_training_does_not_import_the_compiler_of_torch():
     code = """
 import sys, torch

@@ -7,7 +7,7 @@ import os
 import re
 import reprlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -25,6 +25,17 @@ def listing(names: Iterable[Any], max_names: int = 12) -> str:
     names = [repr(name.item() if isinstance(name, np.generic) else name) for name in names]
     more = f", ... ({len(names)} in all)" if len(names) > max_names else ""
     return "[" + ", ".join(names[:max_names]) + more + "]"
+
+
+@overload
+def names_of(given: None) -> None: ...
+@overload
+def names_of(given: str | Iterable[Any]) -> list[Any]: ...
+@overload
+def names_of(given: str | Iterable[Any] | None) -> list[Any] | None: ...
+def names_of(given: str | Iterable[Any] | None) -> list[Any] | None:
+    """Return the names that an argument gives: a string is one name; None for the usual ones."""
+    return None if given is None else [given] if isinstance(given, str) else list(given)
 
 
 def _hint(value: Any, options: Iterable[Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from hisdiff import _keys
-from hisdiff._check import listing, present
+from hisdiff._check import listing, names_of, present
 from hisdiff._log import logger
 from hisdiff._sdata._counts import check_counts
 from hisdiff._sdata._layers import layer_names
@@ -265,7 +265,7 @@ def _check_layer(table: AnnData, name: str) -> None:
 
 def _named(table: AnnData, genes: Sequence[str], layers: Sequence[str]) -> np.ndarray:
     """Return the columns of named genes, which all layers have to cover."""
-    genes = [genes] if isinstance(genes, str) else list(genes)
+    genes = names_of(genes)
     there = covered_genes(table, layers)
     where = table.var_names.get_indexer(genes)
     for gene, column in zip(genes, where):

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from hisdiff._check import listing
 from hisdiff.pl import _canvas
+from hisdiff.pl._style import CYCLE, MORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Colormap, Normalize
 
-# Okabe-Ito and more of equal weight; told apart with any colour vision as long as there are few.
-COLORS = (
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c6bb1", "#8c510a", "#80cdc1",
-)  # fmt: skip
+COLORS = CYCLE + MORE
 NEUTRAL = "#bdbdbd"
 NEUTRAL_NAMES = frozenset({"outside", "unclassified", "no", "none", "unknown", "other", "background", "nan"})
 """Categories that say what a location is not: grey, unless the user has given them a colour."""

@@ -18,7 +18,7 @@ from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff._stats._enrichment import running_sum
 from hisdiff.pl import _canvas
-from hisdiff.pl._style import styled
+from hisdiff.pl._style import BLUE, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,6 @@ SCORE = {"ora": "log2 odds ratio", "prerank": "normalised enrichment score"}
 FDR_LABEL = "-log10 FDR"
 LONGEST = 34
 """Characters of a line of a set's name."""
-LINE = "#0072b2"
 _SIGNIFICANT = 0.05
 _MAX_FDR = 6.0
 _LARGEST = 170.0
@@ -181,8 +180,8 @@ def gsea(
         _, axes = _canvas.new_figure(1, 1, figsize=(4.6, 3.2), layout="constrained")
         ax = axes[0, 0]
     place = np.arange(len(curve)) + 1
-    ax.plot(np.r_[0, place], np.r_[0, curve], color=LINE, linewidth=1.6, zorder=3)
-    ax.plot([place[peak]] * 2, [0, curve[peak]], color=LINE, linewidth=0.8, linestyle=":", zorder=2)
+    ax.plot(np.r_[0, place], np.r_[0, curve], color=BLUE, linewidth=1.6, zorder=3)
+    ax.plot([place[peak]] * 2, [0, curve[peak]], color=BLUE, linewidth=0.8, linestyle=":", zorder=2)
     ax.axhline(0, color="0.6", linewidth=0.8)
     low, high = min(curve.min(), 0), max(curve.max(), 0)
     room = 0.16 * (high - low)

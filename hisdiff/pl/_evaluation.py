@@ -19,7 +19,7 @@ from hisdiff._sdata._results import result_table
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_library_size
 from hisdiff.pl import _canvas
-from hisdiff.pl._style import styled
+from hisdiff.pl._style import BLUE, ORANGE, WARNING, styled
 from hisdiff.pl._values import LOG_COUNTS
 
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
-# Okabe-Ito: told apart with any colour vision.
-MEASURED, MEAN, DRAW = "0.2", "#0072b2", "#e69f00"
-NORMALIZED = "#e69f00"
+MEASURED, MEAN, DRAW = "0.2", BLUE, ORANGE
+NORMALIZED = ORANGE
 
 
 @documented
@@ -91,10 +90,10 @@ def evaluation(
     _moments(axes[1, 1], pair, "variance")
     if pair.in_sample:
         figure.suptitle(
-            "The model was trained on these spots: this does not estimate the accuracy on new tissue", color="#b2182b"
+            "The model was trained on these spots: this does not estimate the accuracy on new tissue", color=WARNING
         )
     elif pair.uses_counts:
-        figure.suptitle("Made from the counts of these spots: this does not measure accuracy", color="#b2182b")
+        figure.suptitle("Made from the counts of these spots: this does not measure accuracy", color=WARNING)
     return figure
 
 

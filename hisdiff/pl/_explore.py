@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from hisdiff._arguments import checked
-from hisdiff._check import listing, one_of
+from hisdiff._check import listing, names_of, one_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._expression import own_prediction
@@ -130,14 +130,14 @@ def view(
         raise ValueError(f"A page shows one section, and there are {sections}; choose one with shapes_key=.")
     if viewer == "napari" or (viewer is None and installed and path is None):
         return _napari(sdata, views)
-    names = (
-        best_genes(views[0].table, USUAL_GENES) if genes is None else [genes] if isinstance(genes, str) else list(genes)
-    )
+    names = best_genes(views[0].table, USUAL_GENES) if genes is None else names_of(genes)
     if len(names) > MAX_GENES:
         raise ValueError(f"A page holds up to {MAX_GENES} genes, not {len(names)}.")
-    named: list[str | None] | None = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
     scaling = {"cmap": cmap, "percentiles": _canvas.checked_percentiles(percentiles), "vmin": None, "vmax": None}
-    rows = {name: [panel for panel in row_of(views, name, named, scaling, None) if panel is not None] for name in names}
+    rows = {
+        name: [panel for panel in row_of(views, name, names_of(layers), scaling, None) if panel is not None]
+        for name in names
+    }
     box = next(iter(shown_boxes(views).values()))
     heading = title or views[0].section_name
     page = fill("view.html", title=heading, data=as_json({"title": heading, **_data(views, rows, box, cmap)}))

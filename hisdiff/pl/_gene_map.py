@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hisdiff._arguments import checked
+from hisdiff._check import names_of
 from hisdiff._docs import documented
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
@@ -109,12 +110,12 @@ def gene_map(
     >>> figure = hd.pl.gene_map(sdata, "TUM01", table_key=["table", "ridge_25um"], crop=(100, 100, 400, 400))
     >>> axes = hd.pl.gene_map(sdata, "array_row")
     """
-    names = [genes] if isinstance(genes, str) else list(genes)
+    names = names_of(genes)
     if not names:
         raise ValueError("There is no gene to show: genes is empty.")
     selection = Selection(None, image_key, shapes_key, mpp=mpp)
     views = views_of(data, selection, table_key, layers, coordinate_system=coordinate_system, spot_scale=spot_scale)
-    named: list[str | None] | None = None if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    named: list[str | None] | None = names_of(layers)
     if named == []:
         raise ValueError("There is no layer to show: layers is empty.")
     scaling = {"cmap": cmap, "percentiles": _canvas.checked_percentiles(percentiles), "vmin": vmin, "vmax": vmax}

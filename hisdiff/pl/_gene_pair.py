@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._arguments import checked
-from hisdiff._check import one_of
+from hisdiff._check import names_of, one_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, read_expression
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl import _canvas
 from hisdiff.pl._maps import shown_boxes
 from hisdiff.pl._rows import prefix_of
-from hisdiff.pl._style import styled
+from hisdiff.pl._style import BLUE, styled
 from hisdiff.pl._values import LOG_COUNTS, default_layers, describe
 from hisdiff.pl._view import views_of
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from hisdiff.pl._values import LayerInfo
     from hisdiff.pl._view import View
-
-POINT = "#0072b2"
 
 
 @documented
@@ -112,7 +110,7 @@ def gene_pair(
     figure, axes = _canvas.new_figure(len(found), 3, figsize=size, layout="constrained")
     for panels, (view, info, covered, values) in zip(axes, found):
         scatter, box, prefix = panels[0], boxes[id(view)], prefix_of(view, views)
-        scatter.scatter(*values.T, s=12, color=POINT, alpha=0.6, linewidths=0, rasterized=True)
+        scatter.scatter(*values.T, s=12, color=BLUE, alpha=0.6, linewidths=0, rasterized=True)
         scatter.set(
             xlim=(low[0] - pad[0], high[0] + pad[0]), ylim=(low[1] - pad[1], high[1] + pad[1]), xlabel=x, ylabel=y
         )
@@ -136,7 +134,7 @@ def _values_of(
 ) -> list[tuple[LayerInfo, np.ndarray, np.ndarray]]:
     """Return of each layer what it is, which locations of the view it covers, bool ``(n,)``, and its values there, ``(m, 2)``."""
     table = view.table
-    wanted = default_layers(table, view.what, draw=True) if layers is None else [layers] if isinstance(layers, str) else list(layers)  # fmt: skip
+    wanted = default_layers(table, view.what, draw=True) if layers is None else names_of(layers)
     infos = [describe(table, layer, view.what) for layer in wanted]
     found = read_expression(table, [layer or X for layer in wanted], genes=list(genes), normalize=normalize)
     covered = np.isin(view.place.rows, found[0].rows)

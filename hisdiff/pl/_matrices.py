@@ -10,10 +10,11 @@ import numpy as np
 from scipy import sparse
 
 from hisdiff import _keys
-from hisdiff._check import listing, present
+from hisdiff._check import listing, names_of, present
 from hisdiff._sdata._expression import X
 from hisdiff._sdata._genes import symbols_of
 from hisdiff._sdata._provenance import records
+from hisdiff.pl._style import CYCLE, MORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
     from hisdiff._json import Plain
 
-# Okabe-Ito and three more: told apart with any colour vision, and named in the legend besides.
-MODULE_COLORS = (
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000", "#8c6bb1", "#8c510a", "#80cdc1",
-)  # fmt: skip
+MODULE_COLORS = (*CYCLE, "#000000", *MORE)
 NO_MODULE = "#d9d9d9"
 NAMES = {"spearman": "Spearman's correlation", "pearson": "Pearson's correlation", "lee": "Lee's L"}
 
@@ -80,7 +78,7 @@ def has_matrix(table: AnnData) -> bool:
 def matrices_of(table: AnnData, keys: str | Sequence[str] | None) -> list[Matrix]:
     # A record without its matrix is of genes that were taken out.
     made = {k: r for k, r in records(table, _keys.COEXPRESSION).items() if _keys.coexpression(k) in table.varp}
-    wanted = list(made) if keys is None else [keys] if isinstance(keys, str) else list(keys)
+    wanted = list(made) if keys is None else names_of(keys)
     for key in wanted or [_keys.STEM]:
         if key not in made:
             added = "" if key == _keys.STEM else f", key_added={key!r}"
@@ -134,7 +132,7 @@ def scaling_of(record: Plain) -> str:
 def common_genes(results: Sequence[Matrix], genes: Sequence[str] | None) -> list[str]:
     shared = [gene for gene in results[0].genes if all(gene in set(result.genes) for result in results[1:])]
     if genes is not None:
-        genes = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+        genes = list(dict.fromkeys(names_of(genes)))
         aliases = results[0].aliases
         shared = [present(aliases.get(gene, gene), shared, "gene with coexpression:") for gene in genes]
     if len(shared) < 2:

@@ -18,7 +18,7 @@ from hisdiff._docs import documented
 from hisdiff._sdata._expression import table_of
 from hisdiff.pl import _canvas
 from hisdiff.pl._matrices import color_of, common_genes, has_matrix, label_of, matrices_of
-from hisdiff.pl._style import styled
+from hisdiff.pl._style import WARNING, styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from spatialdata import SpatialData
 
-NEGATIVE = "#b2182b"
 ANGLES = np.pi * np.array([1 / 2, -1 / 2, 0, 1, 1 / 4, 3 / 4, -1 / 4, -3 / 4, *(np.arange(8) / 4 + 1 / 8)])
 """On which side of its node a name may stand, the best first."""
 OFFSETS_PT = (0.0, 8.0, 14.0, 20.0, 28.0, 36.0, 46.0)
@@ -114,7 +113,7 @@ def coexpression_network(
     widths = Normalize(float(strength[best].min()) * 0.8, float(strength[best].max()))
     for i, j, edge in graph.edges(data=True):
         (x0, y0), (x1, y1) = place[i], place[j]
-        ax.plot([x0, x1], [y0, y1], color="0.7" if edge["sign"] > 0 else NEGATIVE, linewidth=0.4 + 1.8 * widths(edge["weight"]),
+        ax.plot([x0, x1], [y0, y1], color="0.7" if edge["sign"] > 0 else WARNING, linewidth=0.4 + 1.8 * widths(edge["weight"]),
                 linestyle="-" if edge["sign"] > 0 else "--", zorder=1, solid_capstyle="round")  # fmt: skip
     nodes = sorted(graph, key=lambda node: -graph.degree[node])
     degree = np.array([graph.degree[node] for node in nodes])
@@ -141,7 +140,7 @@ def coexpression_network(
     ]
     if any(edge["sign"] < 0 for _, _, edge in graph.edges(data=True)):
         handles.append(Line2D([], [], color="0.7", label="positive"))
-        handles.append(Line2D([], [], color=NEGATIVE, linestyle="--", label="negative"))
+        handles.append(Line2D([], [], color=WARNING, linestyle="--", label="negative"))
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), title="module")
     lost = _name_nodes(ax, points, sizes, [str(result.genes[node]) for node in nodes])
     if lost:

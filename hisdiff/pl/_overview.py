@@ -23,8 +23,8 @@ from hisdiff.pl import _canvas
 from hisdiff.pl._accuracy import expected_accuracy, is_unlike
 from hisdiff.pl._contents import INDENT, Line, contents
 from hisdiff.pl._marks import Footprints
-from hisdiff.pl._style import styled
-from hisdiff.pl._values import describe, is_measured, own_prediction, values_of
+from hisdiff.pl._style import BLUE, styled
+from hisdiff.pl._values import best_genes, describe, is_measured, own_prediction, values_of
 from hisdiff.pl._view import view_of
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ NAME_INCH, LONGEST_NAME = 2.5, 32
 """Width of the first column of the list, and the characters that fit into it."""
 MAX_RINGS = 3_000
 """Spots whose outlines are drawn on the image: more would hide it."""
-MAX_ROWS = 2_000
-"""Rows that tell which gene varies most."""
 OUTLINE_COLOR = "#1a1a1a"
-SPOT_COLOR = "#0072b2"
 
 
 @documented
@@ -173,7 +170,7 @@ def _panels(bound: Bound) -> list[Panel]:
     stem = _stem(table)
     if stem is not None:
         info = describe(table, stem, str(place.table_key))
-        column = _best_gene(table, stem)
+        column = int(table.var_names.get_loc(best_genes(table, 1, stem)[0]))
         gene = str(symbols_of(table)[column])
         values = values_of(place, {gene: column}, info)[gene]
         panels.append(
@@ -201,7 +198,7 @@ def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
         view = view_of(sdata, Selection(key, bound.place.image_key, mpp=mpp))
         gene = _gene_at_spots(spots)
         if gene is None or gene not in table.var_names:
-            gene = str(table.var_names[_most_varied(table.X)])
+            gene = best_genes(table, 1)[0]
         info = describe(table, None, key)
         values = values_of(view.place, {gene: int(table.var_names.get_loc(gene))}, info)[gene]
         return [Panel(f"{gene}, {key}", view.marks, values, info.unit)]
@@ -211,23 +208,13 @@ def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
 def _gene_at_spots(spots: AnnData | None) -> str | None:
     """Return the gene that is shown at the spots, None where nothing was predicted there."""
     stem = None if spots is None else _stem(spots)
-    return None if spots is None or stem is None else str(spots.var_names[_best_gene(spots, stem)])
+    return None if spots is None or stem is None else best_genes(spots, 1, stem)[0]
 
 
 def _stem(table: AnnData) -> str | None:
     """Return the prediction at spots that is shown: that of the default method where there is one."""
     made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
     return _keys.STEM if _keys.STEM in made else made[0] if made else None
-
-
-def _best_gene(table: AnnData, stem: str) -> int:
-    """Return the column of the gene with the best expected accuracy; where none is known, of that which varies most."""
-    accuracy = table.var[_keys.cv_pcc(stem)].to_numpy(dtype=float) if _keys.cv_pcc(stem) in table.var else np.array([])
-    return int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else _most_varied(table.layers[stem])
-
-
-def _most_varied(matrix: Any) -> int:
-    return int(np.nanargmax(np.asarray(matrix[:MAX_ROWS], dtype=float).std(axis=0)))
 
 
 def _expected(table: AnnData, stem: str, column: int, section: str) -> str:
@@ -270,7 +257,7 @@ def _draw(
         if section.tissue is not None:
             _outline(ax, section.tissue)
         if section.spots is not None and len(section.spots) <= MAX_RINGS:
-            _canvas.ring_locations(ax, section.spots, SPOT_COLOR).set_linewidth(0.6)
+            _canvas.ring_locations(ax, section.spots, BLUE).set_linewidth(0.6)
     _canvas.scale_bar(ax, box)
     ax.set_title(panel.title)
 

@@ -89,9 +89,9 @@ def figure_source(figure: Figure, dpi: int = 150) -> dict[str, Any]:
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)
     drawn = Image.open(buffer)
-    packed = {"png": buffer.getvalue(), "jpeg": _encoded(drawn.convert("RGB"), quality=90, subsampling=0)}
-    kind = min(packed, key=lambda kind: len(packed[kind]))
-    return {"source": _source(packed[kind], kind), "width": round(drawn.width / dpi * PX_PER_INCH)}
+    pictures = {"png": buffer.getvalue(), "jpeg": _encoded(drawn.convert("RGB"), quality=90, subsampling=0)}
+    kind = min(pictures, key=lambda kind: len(pictures[kind]))
+    return {"source": _source(pictures[kind], kind), "width": round(drawn.width / dpi * PX_PER_INCH)}
 
 
 def _encoded(picture: Picture, **settings: int) -> bytes:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
-from hisdiff._check import listing, present
+from hisdiff._check import listing, names_of, present
 from hisdiff._docs import documented
 from hisdiff._sdata._provenance import records
 from hisdiff._sdata._selection import Selection
@@ -113,10 +113,10 @@ def pathway_map(
     >>> hd.tl.coexpression(sdata, layer="X")
     >>> figure = hd.pl.pathway_map(sdata, ["M1", "M2"])
     """
-    terms = [pathways] if isinstance(pathways, str) else list(pathways)
+    terms = names_of(pathways)
     if not terms:
         raise ValueError("There is no gene set to show: pathways is empty.")
-    wanted = [keys] if isinstance(keys, str) else None if keys is None else list(keys)
+    wanted = names_of(keys)
     selection = Selection(None, image_key, shapes_key, mpp=mpp)
 
     def find(sdata: SpatialData) -> list[str]:

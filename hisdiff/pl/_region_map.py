@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
-from hisdiff._check import listing
+from hisdiff._check import listing, names_of
 from hisdiff._docs import documented
 from hisdiff._sdata._selection import Selection
 from hisdiff.pl._maps import MapStyle, draw_maps
@@ -98,7 +98,7 @@ def region_map(
     >>> hd.tl.marker_regions(sdata, ["TUM01", "TUM02", "TUM03"], layer="X")
     >>> axes = hd.pl.region_map(sdata)
     """
-    wanted = [keys] if isinstance(keys, str) else None if keys is None else list(keys)
+    wanted = names_of(keys)
     selection = Selection(None, image_key, shapes_key, mpp=mpp)
 
     def find(sdata: SpatialData) -> list[str]:

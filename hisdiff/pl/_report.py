@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
-from hisdiff._check import listing
+from hisdiff._check import listing, names_of
 from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._expression import only_prediction, own_prediction
@@ -139,21 +139,17 @@ def report(
         check_page(path)
     selection = Selection(table_key, image_key, mpp=mpp)
     place: dict[str, Any] = {"image_key": image_key, "mpp": mpp}
-    first = sections_figure(
-        sdata, table_key=table_key, **place
-    )  # what makes no page is wrong here, before anything is drawn
     tables = tables_of_section(sdata) if table_key is None else [table_key]
     views = _views(sdata, selection, tables)
     table = views[0].table if views else None
-    chosen = [genes] if isinstance(genes, str) else None if genes is None else list(genes)
+    chosen = names_of(genes)
     for gene in chosen or ():
-        if table is None or find_gene(table, gene) is None:
-            raise (
-                KeyError(f"There is no table with gene {gene!r}.")
-                if table is None
-                else unknown(table, gene, views[0].what)
-            )
-    parts = [Part("Contents", figures=[{"caption": "The sections of the object.", **figure_source(first)}])]
+        if table is None:
+            raise KeyError(f"There is no table with gene {gene!r}.")
+        if find_gene(table, gene) is None:
+            raise unknown(table, gene, views[0].what)
+    first = figure_source(sections_figure(sdata, table_key=table_key, **place))
+    parts = [Part("Contents", figures=[{"caption": "The sections of the object.", **first}])]
     parts[0].table("Elements", [(name.strip(), words) for name, words in contents(sdata)])
     if table is not None:
         names = [view.place.name for view in views if view.table is table]

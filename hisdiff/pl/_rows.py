@@ -11,6 +11,7 @@ from hisdiff._sdata._genes import find_gene
 from hisdiff.pl._accuracy import expected_accuracy, is_unlike
 from hisdiff.pl._coloring import codes_of, gradient, is_categorical, palette_of
 from hisdiff.pl._maps import Panel, Row
+from hisdiff.pl._style import WARNING
 from hisdiff.pl._values import default_layers, describe, shown_name, unknown, values_of
 from hisdiff.pl._view import of_source
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 LOW_ACCURACY = 0.1
 """Below this expected correlation a predicted map is marked: it shows little of the gene."""
 WARNING_SIGN = "\N{WARNING SIGN}"
-WARNING_COLOR = "#b2182b"
 
 
 def row_of(
@@ -163,11 +163,11 @@ def title_of(view: View, gene: str, column: int, info: LayerInfo, ringed: bool) 
     if not info.stem or info.is_spread:
         return {"label": title}
     if is_unlike(table, info.stem, view.place.name):
-        return {"label": f"{title}\naccuracy unknown: unlike the training tissue", "color": WARNING_COLOR}
+        return {"label": f"{title}\naccuracy unknown: unlike the training tissue", "color": WARNING}
     accuracy = expected_accuracy(table, info.stem, column)
     if not np.isfinite(accuracy):
         return {"label": title}
     expected = f"expected r = {accuracy:.2f}"
     if accuracy < LOW_ACCURACY:
-        return {"label": f"{WARNING_SIGN} {title} (weak: {expected})", "color": WARNING_COLOR}
+        return {"label": f"{WARNING_SIGN} {title} (weak: {expected})", "color": WARNING}
     return {"label": f"{title} ({expected})"}

@@ -15,6 +15,11 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 # Okabe-Ito: told apart with any colour vision.
 CYCLE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+BLUE, ORANGE = CYCLE[:2]
+MORE = ("#8c6bb1", "#8c510a", "#80cdc1")
+"""Of equal weight, where seven are not enough."""
+WARNING = "#b2182b"
+"""What a reader has to know before looking at a plot, and negative relations."""
 
 style: dict[str, Any] = {
     "axes.formatter.useoffset": False,  # a reader takes what stands at a tick for its value

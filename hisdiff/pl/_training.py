@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hisdiff._arguments import checked
-from hisdiff._check import listing, present
+from hisdiff._check import listing, names_of, present
 from hisdiff._docs import documented
 from hisdiff.pl import _canvas
-from hisdiff.pl._style import styled
+from hisdiff.pl._style import BLUE, WARNING, styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 HELD_OUT = "val_"
 CRITERION = "val_score"
 """Value on held-out tissue that decides which weights are kept: those of its lowest point."""
-# Okabe-Ito: told apart with any colour vision.
-TRAINING_COLOR, HELD_OUT_COLOR, BEST_COLOR = "0.45", "#0072b2", "#b2182b"
+TRAINING_COLOR, HELD_OUT_COLOR, BEST_COLOR = "0.45", BLUE, WARNING
 
 AXES = {
     "loss": "training loss",
@@ -75,7 +74,7 @@ def training(model: Model, *, names: str | Sequence[str] | None = None, ax: Axes
     """
     curves = _curves(model)
     panels = _panels(curves)
-    names = list(panels) if names is None else [names] if isinstance(names, str) else list(names)
+    names = list(panels) if names is None else names_of(names)
     if not names:
         raise ValueError("There is no value to show: names is empty.")
     for name in names:

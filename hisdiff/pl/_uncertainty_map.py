@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
+from hisdiff._check import names_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import own_prediction
 from hisdiff._sdata._genes import find_gene
@@ -14,8 +15,8 @@ from hisdiff.pl import _canvas
 from hisdiff.pl._accuracy import is_unlike
 from hisdiff.pl._coloring import gradient
 from hisdiff.pl._maps import MapStyle, Panel, Row, draw_maps
-from hisdiff.pl._rows import WARNING_COLOR, gene_row, prefix_of
-from hisdiff.pl._style import styled
+from hisdiff.pl._rows import gene_row, prefix_of
+from hisdiff.pl._style import WARNING, styled
 from hisdiff.pl._values import describe, mean_and_spread, unknown
 from hisdiff.pl._view import views_of
 
@@ -100,7 +101,7 @@ def uncertainty_map(
     >>> figure = hd.pl.uncertainty_map(sdata, ["TUM01", "IMM02"], "ridge")
     """
     selection = Selection(None, image_key, shapes_key, mpp=mpp)
-    stems = [layer] if layer is None or isinstance(layer, str) else list(layer)
+    stems = [None] if layer is None else names_of(layer)
     if not stems:
         raise ValueError("There is no prediction to show: layer is empty.")
     views = views_of(data, selection, table_key, layer)
@@ -108,7 +109,7 @@ def uncertainty_map(
     if genes is None:
         rows = [_row_of_places(views, stems, std_cmap, ends)]
     else:
-        names = [genes] if isinstance(genes, str) else list(genes)
+        names = names_of(genes)
         if not names:
             raise ValueError("There is no gene to show: genes is empty.")
         infos = [
@@ -147,6 +148,6 @@ def _row_of_places(
         label = f"{prefix_of(view, views)}what the model does not know{f' ({stem})' if len(stems) > 1 else ''}"
         title: dict[str, Any] = {"label": label}
         if is_unlike(view.table, stem, view.place.name):
-            title = {"label": f"{label}\n(section unlike the training tissue)", "color": WARNING_COLOR}
+            title = {"label": f"{label}\n(section unlike the training tissue)", "color": WARNING}
         row.append(Panel(view, values, scale, title))
     return row

@@ -72,9 +72,9 @@ def default_layers(table: AnnData, what: str, *, draw: bool = False) -> list[str
     return found
 
 
-def best_genes(table: AnnData, n: int) -> list[str]:
-    """Return the genes with the best expected accuracy; where none is known, those that vary most."""
-    stem = only_prediction(table) or own_prediction(table)
+def best_genes(table: AnnData, n: int, stem: str | None = None) -> list[str]:
+    """Return the genes that a prediction, None for the only one, is expected to get best; where that is not known, those that vary most."""
+    stem = stem or only_prediction(table) or own_prediction(table)
     for name in () if stem is None else (_keys.cv_pcc_norm(stem), _keys.cv_pcc(stem)):
         if name in table.var and np.isfinite(table.var[name].to_numpy(dtype=float)).any():
             best = table.var[name].astype(float).sort_values(ascending=False).dropna()

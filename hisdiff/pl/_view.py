@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from hisdiff import _keys
-from hisdiff._check import listing, present
+from hisdiff._check import listing, names_of, present
 from hisdiff._geometry import similarity_scale
 from hisdiff._sdata._affine import apply, inverse, scaling
 from hisdiff._sdata._bound import as_list
@@ -133,7 +133,7 @@ def views_of(
 
     Where no table is named, it is those that ``find`` returns of an object; if there are none, the one that has the ``layers``.
     """
-    named = [table_keys] if table_keys is None or isinstance(table_keys, str) else list(table_keys)
+    named = [None] if table_keys is None else names_of(table_keys)
     if not named:
         raise ValueError("There is no table to show: table_key is empty.")
     views = []

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
-from hisdiff._check import listing, one_of, positive, present
+from hisdiff._check import listing, names_of, one_of, positive, present
 from hisdiff._docs import documented
 from hisdiff._geometry._grid import bins_touching, by_block, outlines
 from hisdiff._geometry._shares import shares
@@ -195,7 +195,7 @@ def _layers(table: AnnData, layers: str | Sequence[str] | None, statistic: str, 
     if layers is None:
         names = [] if own is None else draw_layers(table, own)
     else:
-        names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+        names = list(dict.fromkeys(names_of(layers)))
     for name in names:
         present(name, layer_names(table), f"layer of table {what!r}")
     if table.X is None or table.n_vars == 0:

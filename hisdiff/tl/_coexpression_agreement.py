@@ -9,7 +9,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
-from hisdiff._check import one_of, positive, present, seed_of
+from hisdiff._check import names_of, one_of, positive, present, seed_of
 from hisdiff._docs import documented
 from hisdiff._sdata._expression import X, draw_layers, panel_columns, read_expression, table_of
 from hisdiff._sdata._layers import layer_names
@@ -150,7 +150,7 @@ def layer_views(table: AnnData, layers: str | Sequence[str] | None) -> list[tupl
     made = [name for name in records(table, _keys.PREDICTIONS) if name in table.layers]
     if layers is None and not made:
         raise KeyError("The table has no prediction to compare; make one with hd.tl.predict(sdata), or name layers=.")
-    wanted = made if layers is None else [layers] if isinstance(layers, str) else list(layers)
+    wanted = made if layers is None else names_of(layers)
     if not wanted:
         raise ValueError("There is no layer: layers is empty.")
     views = []

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
-from hisdiff._check import positive
+from hisdiff._check import names_of, positive
 from hisdiff._docs import documented
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
@@ -112,7 +112,7 @@ def marker_regions(
     >>> bool(sdata.tables["table"].obs["hisdiff_region"].any())
     True
     """
-    genes = [markers] if isinstance(markers, str) else list(markers)
+    genes = names_of(markers)
     if not genes:
         raise ValueError("markers is empty; name the genes of the programme.")
     if positive(n_required, "n_required", integer=True) > len(genes):

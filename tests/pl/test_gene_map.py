@@ -6,7 +6,8 @@ from matplotlib.colors import to_hex
 
 import hisdiff as hd
 from hisdiff._sdata._layers import layer_names
-from hisdiff.pl._rows import WARNING_COLOR, WARNING_SIGN
+from hisdiff.pl._rows import WARNING_SIGN
+from hisdiff.pl._style import WARNING
 
 N_SPOTS = 36
 MPP = 2.0
@@ -135,8 +136,8 @@ def test_weak_gene_is_marked_only_where_it_is_predicted(sdata):
     measured, predicted = panels(hd.pl.gene_map(sdata, "B01"))
     assert title_of(measured) == "B01, measured"
     assert title_of(predicted) == f"{WARNING_SIGN} B01, predicted (weak: expected r = 0.05)"
-    assert to_hex(predicted._left_title.get_color()) == WARNING_COLOR
-    assert to_hex(measured._left_title.get_color()) != WARNING_COLOR
+    assert to_hex(predicted._left_title.get_color()) == WARNING
+    assert to_hex(measured._left_title.get_color()) != WARNING
 
 
 def test_unknown_accuracy_is_not_made_up(sdata):

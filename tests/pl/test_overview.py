@@ -35,8 +35,9 @@ def test_object_with_everything(predicted):
     assert measured.get_title(loc="left") == "measured, all genes"
     totals = predicted.tables["table"].X.sum(axis=1)
     np.testing.assert_allclose(measured.collections[0].get_array(), np.log2(1 + np.ravel(totals)), rtol=1e-5)
-    accuracy = predicted.tables["table"].var["ridge_cv_pcc"]
-    assert best.get_title(loc="left").startswith(f"{accuracy.idxmax()}, predicted by ridge\n")
+    accuracy = predicted.tables["table"].var["ridge_cv_pcc_norm"]
+    said = f"{accuracy.idxmax()}, predicted by ridge\nbest of all: expected r = {accuracy.max():.2f}\n"
+    assert best.get_title(loc="left").startswith(said), "the gene is the best by the figure that is shown"
     for said in (
         "0.5 µm per pixel",
         "texture",
@@ -56,7 +57,7 @@ def test_object_with_spots_only():
 def test_a_grid_is_shown_with_the_gene_of_the_spots(predicted):
     hd.tl.predict(predicted, resolution_um=50)
     figure = hd.pl.overview(predicted)
-    gene = predicted.tables["table"].var["ridge_cv_pcc"].idxmax()
+    gene = predicted.tables["table"].var["ridge_cv_pcc_norm"].idxmax()
     assert titles(figure)[3] == f"{gene}, ridge_50um"
     raster = maps(figure)[3].images[1]
     assert np.isfinite(raster.get_array().compressed()).sum() == predicted.tables["ridge_50um"].n_obs

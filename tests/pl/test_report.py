@@ -1,5 +1,6 @@
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import spatialdata as sd
@@ -59,6 +60,7 @@ def test_an_image_alone_has_a_page_and_an_unknown_gene_has_none(sdata, make_sect
         hd.pl.report(sdata, genes="XYZ")
     with pytest.raises(KeyError, match="no table with gene 'A00'"):
         hd.pl.report(alone, genes="A00")
+    assert not plt.get_fignums(), "an error leaves no figure behind"
 
 
 def test_the_command_writes_a_page_beside_each_store_and_leaves_the_store_alone(sdata, tmp_path, capsys):

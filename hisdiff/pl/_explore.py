@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,11 @@ def tables_of_section(sdata: SpatialData) -> list[str] | None:
 def _napari(sdata: SpatialData, views: Sequence[View]) -> Any:
     from napari_spatialdata import Interactive
 
+    if _cannot_read_genes():
+        logger.warning(
+            "napari shows the maps, but the napari-spatialdata that is installed cannot colour by gene with this anndata (columns of obs and "
+            "obsm work): install 'anndata<0.13' beside it, or use hd.pl.view(sdata, genes, viewer='html')."
+        )
     viewer = Interactive(sdata, headless=True)
     place = views[0].place
     system = next(iter(place.image_frame.transformations))
@@ -163,6 +169,15 @@ def _napari(sdata: SpatialData, views: Sequence[View]) -> Any:
         viewer.add_element(element, system, view_element_system=True)
         _loaded(viewer)
     return viewer
+
+
+def _cannot_read_genes() -> bool:
+    """Whether napari-spatialdata reads genes by a private method that anndata has no longer: from 0.13 on, with releases up to 0.7.2."""
+    import napari_spatialdata
+    from anndata import AnnData
+
+    model = getattr(napari_spatialdata, "_model", None)
+    return model is not None and not hasattr(AnnData, "_get_X") and "._get_X(" in inspect.getsource(model)
 
 
 def _loaded(viewer: Any) -> None:

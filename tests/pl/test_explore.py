@@ -10,6 +10,7 @@ import zlib
 import browser
 import numpy as np
 import pytest
+from anndata import AnnData
 
 import hisdiff as hd
 
@@ -76,7 +77,7 @@ def test_a_page_is_written_where_it_is_asked_for_and_holds_no_more_than_it_can(s
         hd.pl.view(sdata, "A00", viewer="napari")
 
 
-def test_napari_gets_the_object_where_it_is_installed(sdata, monkeypatch):
+def test_napari_gets_the_object_where_it_is_installed(sdata, monkeypatch, caplog):
     calls = []
     state = types.SimpleNamespace(loading=False)
 
@@ -106,6 +107,13 @@ def test_napari_gets_the_object_where_it_is_installed(sdata, monkeypatch):
     assert len(calls) == 4
     hd.pl.view(sdata, "A00", viewer="html")
     assert len(calls) == 4
+    assert "anndata<0.13" not in caplog.text
+    source = "column = self.adata._get_X(layer=layer)"  # of a release that needs what anndata 0.13 has no longer
+    monkeypatch.setattr("inspect.getsource", lambda _: source)
+    module._model = types.ModuleType("napari_spatialdata._model")
+    monkeypatch.delattr(AnnData, "_get_X", raising=False)
+    hd.pl.view(sdata)
+    assert "anndata<0.13" in caplog.text
 
 
 @pytest.mark.slow

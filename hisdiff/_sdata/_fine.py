@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from hisdiff import _keys
 from hisdiff._log import logger
 from hisdiff._sdata._annotation import annotating, annotation
+from hisdiff._sdata._genes import var_of
 from hisdiff._sdata._provenance import mark_made_here, set_record
 from hisdiff._sdata._store import put
 from hisdiff._section import needed
@@ -52,7 +53,7 @@ def fine_table(
         obs[_keys.SPOT_DISTANCE] = distance.astype(np.float32)
     for name, values in prediction.obs.items():
         obs[f"{stem}_{name}"] = values
-    table = ad.AnnData(prediction.mean, obs=obs, var=pd.DataFrame(index=pd.Index(prediction.genes.astype(str))))
+    table = ad.AnnData(prediction.mean, obs=obs, var=var_of(prediction.genes, place.table))
     table.layers[_keys.FINE_STD] = prediction.std
     for i, draw in enumerate(prediction.draws if prediction.draws is not None else ()):
         table.layers[_keys.fine_draw(i)] = draw

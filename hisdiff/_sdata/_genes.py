@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from hisdiff._check import listing
 
@@ -65,7 +66,7 @@ def gene_names(table: AnnData, like: Names | None = None) -> np.ndarray:
     if like is None:
         return names
     wanted = set(like)
-    others = [column for column in table.var if str(column).lower() in _ALTERNATIVES]
+    others = [column for column in table.var if _is_name(column)]
     best, most = names, len(wanted.intersection(names))
     for candidate in (names, *(table.var[column].astype(str).to_numpy() for column in others)):
         for other in (candidate, _as_versioned(candidate, wanted)):
@@ -89,7 +90,7 @@ def unversioned(name: str) -> str:
 
 def find_gene(table: AnnData, name: str) -> int | None:
     """Return the column of a gene by its name in the index of ``var`` or in a column with the other kind of name, else None."""
-    others = [column for column in table.var if str(column).lower() in _ALTERNATIVES]
+    others = [column for column in table.var if _is_name(column)]
     plain = unversioned(name)
     for names in (table.var_names, *(table.var[column].astype(str) for column in others)):
         found = np.flatnonzero(np.asarray(names, dtype=str) == name)
@@ -102,6 +103,34 @@ def find_gene(table: AnnData, name: str) -> int | None:
         if len(found):
             return int(found[0])
     return None
+
+
+def columns_of(table: AnnData, genes: Names) -> np.ndarray:
+    """Return the column of each gene, found as :func:`find_gene` finds it, int64 ``(len(genes),)``; -1 where there is none."""
+    genes = [str(gene) for gene in genes]
+    where = rows_of(genes, table.var_names.to_numpy().astype(str))
+    lacking = np.flatnonzero(where < 0)
+    if len(lacking):  # one look at the other columns for all of them
+        asked = [genes[i] for i in lacking]
+        where[lacking] = rows_of(asked, gene_names(table, like=asked))
+    return where
+
+
+def var_of(genes: Names, like: AnnData | None) -> pd.DataFrame:
+    """Return ``var`` of a table of genes, with the other kinds of name that they have in the table ``like``; empty where it lacks one."""
+    index = pd.Index([str(gene) for gene in genes], dtype=str)
+    if like is None:
+        return pd.DataFrame(index=index)
+    where = columns_of(like, index)
+    others = {column: like.var[column].astype(str).to_numpy() for column in like.var if _is_name(column)}
+    return pd.DataFrame(
+        {column: np.where(where < 0, "", names[where]) for column, names in others.items()}, index=index
+    )
+
+
+def _is_name(column: object) -> bool:
+    """Whether a column of ``var`` has the other kind of name by what it is called."""
+    return str(column).lower() in _ALTERNATIVES
 
 
 def symbols_of(table: AnnData) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -117,7 +118,11 @@ def _components(counts: np.ndarray, n: int, seed: int) -> np.ndarray:
     from anndata import AnnData
 
     table = AnnData(np.maximum(np.nan_to_num(counts), 0))
-    sc.pp.normalize_total(table)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Some cells have zero counts", UserWarning
+        )  # bins of glass, which stay at zero
+        sc.pp.normalize_total(table)
     sc.pp.log1p(table)
     sc.pp.scale(table)
     table.X = np.nan_to_num(table.X)  # a gene that is the same everywhere

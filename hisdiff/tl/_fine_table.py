@@ -9,6 +9,7 @@ import numpy as np
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._log import logger
+from hisdiff._sdata._genes import columns_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._provenance import check_slots_free, checked_name, made_here, mark_slots, records
 
@@ -75,7 +76,9 @@ def values_of(table: AnnData, genes: Names | None, layer: str | None) -> np.ndar
         present(layer, layer_names(table), "layer")
     values = table.X if layer is None else table.layers[layer]
     if genes is not None:
-        where = [table.var_names.get_loc(present(gene, table.var_names, "gene")) for gene in genes]
+        where = columns_of(table, genes)
+        for gene in np.asarray(genes)[where < 0]:
+            present(str(gene), table.var_names, "gene")
         values = values[:, where]
     return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
 

@@ -12,6 +12,7 @@ from scipy.stats import false_discovery_control, norm
 from hisdiff import _keys
 from hisdiff._check import listing
 from hisdiff._log import logger
+from hisdiff._sdata._genes import columns_of
 from hisdiff._sdata._provenance import records
 from hisdiff._stats._coexpression import unit_columns
 from hisdiff._stats._enrichment import first_component, group_scores
@@ -40,7 +41,7 @@ def gene_lists(
                 f"of var {listing(table.var.columns)} or obs {listing(table.obs.columns)}, or a mapping from name to genes."
             )
     if isinstance(by, Mapping):
-        return _named_lists(by, panel), panel
+        return _named_lists(table, by, panel), panel
     if not isinstance(by, str):
         raise TypeError(f"by is a column of var or obs, or a mapping from name to genes, not {type(by).__name__}.")
     if by in table.var:
@@ -72,8 +73,9 @@ def rankings(table: AnnData, layers: Sequence[Expression], by: Any) -> pd.DataFr
         return _mean(layers, True, lambda units: (units.T @ target)[:, None], [by])
     if by in table.var and _numeric(table.var[by]):
         return _given(table.var[by], panel, by)
-    if by in panel:
-        gene = int(np.flatnonzero(panel == by)[0])
+    named = _in_panel(table, [by], panel)
+    if named:
+        gene = int(np.flatnonzero(panel == named[0])[0])
         frame = _mean(layers, True, lambda units: (units.T @ units[:, gene])[:, None], [by])
         frame.iloc[gene] = np.nan
         return frame
@@ -149,7 +151,15 @@ def _column_lists(table: AnnData, by: str, universe: np.ndarray) -> dict[str, li
     return lists
 
 
-def _named_lists(by: Mapping[str, Sequence[str]], panel: np.ndarray) -> dict[str, list[str]]:
+def _in_panel(table: AnnData, genes: Sequence[str], panel: np.ndarray) -> list[str]:
+    """Return the names in the table of those genes that are in the panel; genes may have the other kind of name."""
+    columns = columns_of(table, genes)
+    modelled = set(panel)
+    names = table.var_names[columns[columns >= 0]].astype(str)
+    return [name for name in dict.fromkeys(names) if name in modelled]
+
+
+def _named_lists(table: AnnData, by: Mapping[str, Sequence[str]], panel: np.ndarray) -> dict[str, list[str]]:
     if not by:
         raise ValueError("There is no list of genes: by is empty.")
     lists = {}
@@ -157,7 +167,7 @@ def _named_lists(by: Mapping[str, Sequence[str]], panel: np.ndarray) -> dict[str
         if isinstance(genes, str):
             raise TypeError(f"by[{name!r}] has to be a list of genes, not one text.")
         asked = list(dict.fromkeys(genes))
-        lists[str(name)] = [gene for gene in asked if gene in set(panel)]
+        lists[str(name)] = _in_panel(table, asked, panel)
         if not lists[str(name)]:
             raise ValueError(f"None of the {len(asked)} genes of by[{name!r}] is among the {len(panel)} modelled ones.")
         if len(lists[str(name)]) < len(asked):

@@ -12,6 +12,7 @@ from hisdiff._arguments import checked
 from hisdiff._check import listing, positive
 from hisdiff._docs import documented
 from hisdiff._log import logger
+from hisdiff._sdata._genes import columns_of
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
 from hisdiff._stats._regions import block_means
 from hisdiff.tl._fine_table import grid_of, table_of, values_of, write_obs
@@ -166,7 +167,7 @@ def _scores(table: AnnData, markers: Mapping[str, Sequence[str]], layer: str | N
     for name, genes in markers.items():
         if isinstance(genes, str):
             raise TypeError(f"The markers of {name!r} are a sequence of genes, not the string {genes!r}.")
-        there = [gene for gene in genes if gene in table.var_names]
+        there = [gene for gene, column in zip(genes, columns_of(table, genes)) if column >= 0]
         if not there:
             raise KeyError(f"None of the markers of {name!r} is in the table: {listing(genes, 6)}.")
         if len(there) < len(genes):

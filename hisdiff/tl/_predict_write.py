@@ -11,7 +11,7 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._log import logger
 from hisdiff._prediction._cohort_model import UNCERTAINTY
-from hisdiff._sdata._genes import gene_names, rows_of
+from hisdiff._sdata._genes import gene_names, rows_of, var_of
 from hisdiff._sdata._panel import panel_table
 from hisdiff._sdata._provenance import set_record
 from hisdiff._sdata._store import put, unsaved
@@ -90,7 +90,7 @@ def _as_anndata(bound: Bound, prediction: Prediction, stem: str) -> AnnData:
     result = ad.AnnData(
         prediction.mean,
         obs=pd.DataFrame(prediction.obs, index=table.obs_names[rows]),
-        var=pd.DataFrame(index=pd.Index(prediction.genes.astype(str))),
+        var=var_of(prediction.genes, table),
         obsm={_keys.SPATIAL: np.asarray(table.obsm[_keys.SPATIAL])[rows]} if _keys.SPATIAL in table.obsm else None,
     )
     result.layers[stem], result.layers[_keys.std(stem)] = prediction.mean, prediction.std

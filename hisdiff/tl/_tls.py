@@ -16,6 +16,7 @@ from hisdiff._log import logger
 from hisdiff._runtime import Runtime
 from hisdiff._sdata._area import areas_of, tables_places, write_columns
 from hisdiff._sdata._expression import X, covered_genes, read_expression
+from hisdiff._sdata._genes import columns_of
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots, set_record
 from hisdiff._sdata._selection import Selection
 from hisdiff.tl._segmentation import SegmentOptions, label_section
@@ -148,15 +149,17 @@ def tls_score(
 def _present_markers(
     table: AnnData, layer: str | None, programmes: Mapping[str, Sequence[str]]
 ) -> dict[str, list[str]]:
-    there = set(table.var_names[covered_genes(table, [layer or X])])
+    wanted = list(dict.fromkeys(gene for markers in programmes.values() for gene in markers))
+    covered = covered_genes(table, [layer or X])
+    there = {gene for gene, column in zip(wanted, columns_of(table, wanted)) if column >= 0 and covered[column]}
     known = {name: [gene for gene in markers if gene in there] for name, markers in programmes.items()}
     bare = [name for name, markers in known.items() if not markers]
     if bare:
         raise ValueError(
-            f"No marker of {listing(bare)} is among the {len(there)} genes of {layer or X!r}, such as {listing(sorted(there), 3)}; name "
-            f"others with programmes=."
+            f"No marker of {listing(bare)} is among the {covered.sum()} genes of {layer or X!r}, such as "
+            f"{listing(table.var_names[covered], 3)}; name others with programmes=."
         )
-    left_out = sorted({gene for markers in programmes.values() for gene in markers} - there)
+    left_out = sorted(set(wanted) - there)
     if left_out:
         logger.warning("markers that %r lacks are left out: %s", layer or X, listing(left_out))
     return known

@@ -17,7 +17,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._annotation import regions_of
 from hisdiff._sdata._bound import as_list
 from hisdiff._sdata._counts import read_counts
-from hisdiff._sdata._genes import rows_of, shared_genes
+from hisdiff._sdata._genes import columns_of, rows_of, shared_genes
 from hisdiff._sdata._locate import check_sdata, on_tissue, resolve_table
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
 from hisdiff._section import needed
@@ -109,9 +109,9 @@ def select_genes(
             check_slots_free(table, "var", [key_added])
     names = shared_genes(tables)
     if genes is not None:
-        chosen = _given([*_strings(genes, "genes"), *_strings(also, "also")], names, "genes")
+        chosen = _given([*_strings(genes, "genes"), *_strings(also, "also")], tables, names, "genes")
     else:
-        added = _given(also, names, "also") if len(also) else []
+        added = _given(also, tables, names, "also") if len(also) else []
         best = _choose([_counts(table, layer) for table in tables], names, n_hvg, n_top, reference_compat)
         chosen = sorted({*best, *added})
     if not inplace:
@@ -130,9 +130,10 @@ def chosen_on(groups: Sequence[Sequence[Bound]], genes: Sequence[str] | None = N
     genes
         Genes that every section has to have, or None.
     """
-    names = shared_genes([group[0].table for group in groups])
+    tables = [group[0].table for group in groups]
+    names = shared_genes(tables)
     if genes is not None:
-        return _given(genes, names, "genes")
+        return _given(genes, tables, names, "genes")
     return _chosen(groups, names, reference_compat=False)
 
 
@@ -194,15 +195,18 @@ def _strings(genes: Sequence[str], what: str) -> Sequence[str]:
     return genes
 
 
-def _given(genes: Sequence[str], names: Sequence[np.ndarray], what: str) -> list[str]:
-    chosen = sorted(set(_strings(genes, what)))
-    if not chosen:
+def _given(genes: Sequence[str], tables: Sequence[AnnData], names: Sequence[np.ndarray], what: str) -> list[str]:
+    """Return genes by the names that the tables share, sorted, after checking that all sections have them."""
+    asked = sorted(set(_strings(genes, what)))
+    if not asked:
         raise ValueError(f"{what} is empty; name at least one gene, or leave it out to select them.")
+    columns = columns_of(tables[0], asked)  # symbols in tables of Ensembl ids, too
+    chosen = [gene if column < 0 else str(names[0][column]) for gene, column in zip(asked, columns)]
     for own in names:
-        missing = np.asarray(chosen)[rows_of(chosen, own) < 0]
+        missing = np.asarray(asked)[rows_of(chosen, own) < 0]
         if len(missing):
-            raise KeyError(f"{len(missing)} of {len(chosen)} genes are missing in a section: {listing(missing)}.")
-    return chosen
+            raise KeyError(f"{len(missing)} of {len(asked)} genes are missing in a section: {listing(missing)}.")
+    return sorted(set(chosen))
 
 
 def _choose(

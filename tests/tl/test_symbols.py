@@ -56,3 +56,12 @@ def test_a_gene_by_both_of_its_names_is_named_twice(both):
         hd.tl.coexpression(ids, ["A00", "B01", ids.tables["table"].var_names[0]], layer="X")
     with pytest.raises(KeyError, match="no gene 'A99'"):
         hd.tl.coexpression(ids, ["A00", "A99"], layer="X")
+
+
+def test_genes_are_selected_by_symbols_and_an_unknown_one_is_named_as_it_was_asked_for(both):
+    ids = both[1]
+    hd.pp.select_genes(ids, genes=["B01"], also=["A00"])
+    var = ids.tables["table"].var
+    assert sorted(var["gene_symbols"][var["hisdiff_selected"]]) == ["A00", "B01"]
+    with pytest.raises(KeyError, match="1 of 2 genes are missing in a section: .'A99'"):
+        hd.pp.select_genes(ids, also=["A00", "A99"])

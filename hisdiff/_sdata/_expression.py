@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from hisdiff._json import Plain
+
 MAX_BYTES = 4 * 1024**3
 # Values of a block of genes that is turned into log2(1 + count) at once.
 _BLOCK_VALUES = 2**24
@@ -171,6 +173,30 @@ def only_prediction(table: AnnData) -> str | None:
     """Return the default prediction in layers: the only one, or that of the default method; else None."""
     made = [key for key in records(table, _keys.PREDICTIONS) if key in table.layers]
     return made[0] if len(made) == 1 else _keys.STEM if _keys.STEM in made else None
+
+
+def judged_prediction(table: AnnData, layer: str | None) -> tuple[str, Plain]:
+    """Return name and record of the prediction, None for the default one, that is compared with the counts of the same spots."""
+    own, made = own_prediction(table), records(table, _keys.PREDICTIONS)
+    if own is not None and layer in (None, own):
+        raise ValueError(
+            f"The table has prediction {own!r} alone, with nothing measured to compare it with; predictions at spots are compared: "
+            f"hd.tl.predict(sdata) without resolution_um= and at=."
+        )
+    known = [name for name in made if name in layer_names(table)]
+    if layer is None and only_prediction(table) is None and known:
+        raise KeyError(f"There are several predictions, {listing(known)}; choose one with layer=.")
+    layer = layer or only_prediction(table) or _keys.STEM
+    if layer not in known:
+        raise KeyError(
+            f"There is no prediction {layer!r}; available: {listing(known)}. Make it with hd.tl.predict(sdata)."
+        )
+    if made[layer]["units"] != _keys.LOG2:
+        raise ValueError(
+            f"Prediction {layer!r} is in units {made[layer]['units']!r}; it is compared with counts on log2(1 + count): predict with "
+            f"units='log2'."
+        )
+    return layer, made[layer]
 
 
 def related_layer(table: AnnData, layer: Any, what: str) -> Any:

@@ -121,7 +121,7 @@ def var_of(genes: Names, like: AnnData | None) -> pd.DataFrame:
     index = pd.Index([str(gene) for gene in genes], dtype=str)
     if like is None:
         return pd.DataFrame(index=index)
-    where = columns_of(like, index)
+    where = columns_of(like, index.to_numpy())
     others = {column: like.var[column].astype(str).to_numpy() for column in like.var if _is_name(column)}
     return pd.DataFrame(
         {column: np.where(where < 0, "", names[where]) for column, names in others.items()}, index=index

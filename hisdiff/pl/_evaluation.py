@@ -10,11 +10,10 @@ import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
-from hisdiff._check import listing
 from hisdiff._docs import documented
 from hisdiff._sdata._counts import truth_counts
-from hisdiff._sdata._expression import only_prediction
-from hisdiff._sdata._provenance import in_sample_of, records
+from hisdiff._sdata._expression import judged_prediction
+from hisdiff._sdata._provenance import in_sample_of
 from hisdiff._sdata._results import result_table
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_library_size
@@ -115,16 +114,7 @@ def pair_of(data: SpatialData | AnnData, layer: str | None, truth: str | None, t
         if table_key is None:
             raise KeyError("The object has no table with a prediction; make one with hd.tl.predict(sdata).")
         table = data.tables[table_key]
-    made = records(table, _keys.PREDICTIONS)
-    layer = layer or only_prediction(table) or _keys.STEM
-    if layer not in made or layer not in table.layers:
-        raise KeyError(
-            f"There is no prediction {layer!r}; available: {listing(made)}. Make it with hd.tl.predict(sdata)."
-        )
-    if made[layer]["units"] != _keys.LOG2:
-        raise ValueError(
-            f"Prediction {layer!r} is in units {made[layer]['units']!r}; it is compared on {LOG_COUNTS}: predict with units='log2'."
-        )
+    layer, record = judged_prediction(table, layer)
     counts = truth_counts(table, truth)
     columns = np.flatnonzero(table.var[_keys.modelled(layer)].to_numpy(dtype=bool))
     mean = np.asarray(table.layers[layer])[:, columns]
@@ -132,9 +122,7 @@ def pair_of(data: SpatialData | AnnData, layer: str | None, truth: str | None, t
     draw_key = _keys.draw(layer, 0)
     draw = np.asarray(table.layers[draw_key])[np.ix_(rows, columns)] if draw_key in table.layers else None
     measured = np.log2(1 + counts[rows][:, columns].toarray())
-    return _Pair(
-        measured, mean[rows], draw, bool(in_sample_of(made[layer])), bool(made[layer].get("uses_section_counts"))
-    )
+    return _Pair(measured, mean[rows], draw, bool(in_sample_of(record)), bool(record.get("uses_section_counts")))
 
 
 def _of_frame(frame: pd.DataFrame) -> Figure:

@@ -14,11 +14,11 @@ from hisdiff._docs import documented
 from hisdiff._log import logger
 from hisdiff._sdata._bound import as_list
 from hisdiff._sdata._counts import read_counts, truth_counts
-from hisdiff._sdata._expression import draw_layers, only_prediction
+from hisdiff._sdata._expression import draw_layers, judged_prediction
 from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import layout_of
 from hisdiff._sdata._layers import layer_names
-from hisdiff._sdata._provenance import in_sample_of, panel_of, records
+from hisdiff._sdata._provenance import in_sample_of, panel_of
 from hisdiff._sdata._results import X, result_table
 from hisdiff._stats._accuracy import known_mean, mae, mse, spearman
 from hisdiff._stats._gene_modules import GeneModules
@@ -105,8 +105,9 @@ def evaluate(
     if normalize is not None:
         one_of(normalize, ("library_size",), "normalize")
     table = _table(data, table_key, layer)
-    layer = _only(table) if layer is None else layer
-    record = _record(table, layer)
+    asked, (layer, record) = layer, judged_prediction(table, layer)
+    if asked is None:
+        logger.info("evaluating the prediction %r", layer)
     counts, names = _truth(data, table, truth)
     genes = table.var_names[table.var[_keys.modelled(layer)].to_numpy(dtype=bool)].astype(str).to_numpy()
     columns = rows_of(genes, names)
@@ -213,30 +214,6 @@ def _table(data: SpatialData | AnnData, table_key: str | None, layer: str | None
     if key is None:
         raise KeyError("The object has no table with a prediction; make one with hd.tl.predict(sdata).")
     return data.tables[key]
-
-
-def _only(table: AnnData) -> str:
-    """Return the default prediction."""
-    chosen = only_prediction(table)
-    known = [name for name in records(table, _keys.PREDICTIONS) if name in layer_names(table)]
-    if chosen is None and known:
-        raise KeyError(f"There are several predictions, {listing(known)}; choose one with layer=.")
-    chosen = chosen or _keys.STEM
-    logger.info("evaluating the prediction %r", chosen)
-    return chosen
-
-
-def _record(table: AnnData, layer: str) -> Plain:
-    known = records(table, _keys.PREDICTIONS)
-    if layer not in known or layer not in table.layers:
-        raise KeyError(
-            f"There is no prediction {layer!r}; available: {listing(known)}. Make it with hd.tl.predict(sdata)."
-        )
-    if known[layer]["units"] != _keys.LOG2:
-        raise ValueError(
-            f"Prediction {layer!r} is in units {known[layer]['units']!r}; metrics are computed on log2(1 + count): predict with units='log2'."
-        )
-    return known[layer]
 
 
 def _truth(data: SpatialData | AnnData, table: AnnData, truth: str | None) -> tuple[csr_matrix, np.ndarray]:

@@ -91,9 +91,15 @@ def test_truth_can_be_a_layer_or_another_table_in_any_order(predicted) -> None:
 def test_the_only_prediction_is_meant_where_none_is_named(predicted) -> None:
     test, train = predicted
     assert hd.tl.evaluate(test).attrs["method"] == "ridge"
-    hd.tl.predict(test, hd.tl.fit(train, method="ridge"), key_added="other")
-    with pytest.raises(KeyError, match=r"several predictions, \['ridge', 'other'\].*layer="):
-        hd.tl.evaluate(test)
+    model = hd.tl.fit(train, method="ridge")
+    hd.tl.predict(test, model, key_added="other")
+    for compare in (hd.tl.evaluate, hd.pl.evaluation):
+        with pytest.raises(KeyError, match=r"several predictions, \['ridge', 'other'\].*layer="):
+            compare(test)
+    hd.tl.predict(test, model, resolution_um=50)
+    for compare in (hd.tl.evaluate, hd.pl.evaluation):
+        with pytest.raises(ValueError, match="prediction 'ridge' alone, with nothing measured"):
+            compare(test, table_key="ridge_50um")
 
 
 def test_an_anndata_is_enough(predicted) -> None:

@@ -220,11 +220,10 @@ class _Run:
         self.wrapped = accelerator.prepare(_Loss(module))
         # Gradients in fp16 are scaled up by as much as does not overflow; the factor starts high and finds its place.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=products.half is torch.float16)
-        recorded = (
-            getattr(module, "recordable", False) and self.device.type == "cuda" and accelerator.num_processes == 1
-        )
-        # The scale of gradients in fp16 depends on what the host sees of them.
-        self.replayed = Replayed(Card(self.device)) if recorded and not self.scaler.is_enabled() else None
+        # In fp16 the host looks at every step's gradients, and between processes they are added up.
+        alone = accelerator.num_processes == 1 and not self.scaler.is_enabled()
+        recorded = self.device.type == "cuda" and alone and getattr(module, "recordable", False)
+        self.replayed: Replayed[LossOutput] | None = Replayed(Card(self.device)) if recorded else None
         identity = _identity(config, seed, n_rows, module)
         self.whole = True  # whether weights, optimiser and step are of the same moment
         self.state = TrainingState(module, self.optimizer, config.ema, self.device, identity)

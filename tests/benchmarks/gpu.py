@@ -90,7 +90,7 @@ SAME = {"no": 1e-4, "tf32": 2e-2, "bf16": 2e-2}
 """How far draws may be from those of the CPU, relative, by precision."""
 WAYS = {"eager": (False, False), "graph": (True, False), "compiled": (False, True), "compiled_graph": (True, True)}
 """Ways to take a step: whether it is replayed, and whether parts of the network are compiled."""
-LONG = {"preset": "dit", "max_steps": 6000, "validate_every": 200, "patience": 6, "learning_rate": 3e-4, "ema": 0.995}
+LONG = {"preset": "dit", "max_steps": 6000, "validate_every": 100, "patience": 10, "learning_rate": 3e-4, "ema": 0.995}
 METHODS = {
     "ridge": "ridge:baseline",
     "fast": "hisdiff:fast",

@@ -50,7 +50,7 @@ def tissue(data: Path) -> dict[str, Any]:
     hd.pp.select_genes(made[:-1])
     table = made[0].tables["table"]
     panel = table.var_names[table.var["hisdiff_selected"]]
-    opened = [bound.section.with_panel(panel) for bound in open_sections(made)]
+    opened = [bound.section.with_panel(panel) for bound in open_sections(made, needs=("counts", "features"))]
     return {"sections": opened, "test": [len(opened) - 1]}
 
 

@@ -221,7 +221,7 @@ class _Run:
         # Gradients in fp16 are scaled up by as much as does not overflow; the factor starts high and finds its place.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=products.half is torch.float16)
         # In fp16 the host looks at every step's gradients, and between processes they are added up.
-        alone = accelerator.num_processes == 1 and not self.scaler.is_enabled()
+        alone = accelerator.num_processes == 1 and products.half is not torch.float16
         recorded = self.device.type == "cuda" and alone and getattr(module, "recordable", False)
         self.replayed: Replayed[LossOutput] | None = Replayed(Card(self.device)) if recorded else None
         identity = _identity(config, seed, n_rows, module)

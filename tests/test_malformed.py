@@ -188,7 +188,7 @@ def arguments_of(space: str, name: str, sdata: SpatialData, home: Path) -> dict[
         "pl.gene_map": {"sdata": sdata, "genes": "A00", "layers": "ridge"},
         "pl.uncertainty_map": {"sdata": sdata, "genes": "A00", "layer": "ridge"},
         "pl.gene_pair": {"sdata": sdata, "x": "A00", "y": "B01", "layers": "ridge"},
-        "pl.pathway_map": {"sdata": sdata, "pathways": "s"},
+        "pl.pathway_map": {"data": sdata, "pathways": "s"},
         "pl.training": {"model": hd.models.load(home / "model")},
         "pl.comparison": {"table": pd.DataFrame()},
         "pl.evaluation": {"data": sdata, "layer": "ridge"},
@@ -261,9 +261,10 @@ def verdict(call: Any, sdata: SpatialData, home: Path) -> str | None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_malformed_calls_are_refused_by_name_and_change_nothing(make_section, tmp_path, caplog):
+def test_malformed_calls_are_refused_by_name_and_change_nothing(make_section, tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 
+    monkeypatch.chdir(tmp_path)  # a path may be any text, and then something is written there
     os.mkfifo(tmp_path / "FIFO")
     (tmp_path / "FOLDER").mkdir()
     (tmp_path / "TEXT").write_text("no such format\n")

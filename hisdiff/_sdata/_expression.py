@@ -20,11 +20,10 @@ from hisdiff._sdata._provenance import holds_predictions, records
 from hisdiff._sdata._results import X, result_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anndata import AnnData
 
-    from hisdiff._json import Plain
 
 MAX_BYTES = 4 * 1024**3
 # Values of a block of genes that is turned into log2(1 + count) at once.
@@ -175,7 +174,7 @@ def only_prediction(table: AnnData) -> str | None:
     return made[0] if len(made) == 1 else _keys.STEM if _keys.STEM in made else None
 
 
-def judged_prediction(table: AnnData, layer: str | None) -> tuple[str, Plain]:
+def judged_prediction(table: AnnData, layer: str | None) -> tuple[str, Mapping[str, Any]]:
     """Return name and record of the prediction, None for the default one, that is compared with the counts of the same spots."""
     own, made = own_prediction(table), records(table, _keys.PREDICTIONS)
     if own is not None and layer in (None, own):

@@ -181,3 +181,7 @@ def _tqdm() -> Any:
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
     return tqdm
+
+
+if _in_notebook():  # before another library imports it, with a warning in red where ipywidgets are not installed
+    _tqdm()

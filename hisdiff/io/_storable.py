@@ -28,8 +28,11 @@ def storable_table(adata: AnnData) -> None:
     changed = []
     for slot in ("obs", "var"):
         frame = getattr(adata, slot)
-        columns = {name: _column(frame[name]) for name in frame.columns}
-        new = {name: column for name, column in columns.items() if column is not frame[name]}
+        new = {}
+        for name, column in frame.items():  # held, since pandas 3 makes another Series of each look-up
+            stored = _column(column)
+            if stored is not column:
+                new[name] = stored
         changed += [f"{slot}[{name!r}]" for name, column in new.items() if not pd.api.types.is_numeric_dtype(column)]
         if new:
             setattr(adata, slot, frame.assign(**new))

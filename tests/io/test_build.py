@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
 from spatialdata.transformations import get_transformation
 
 from hisdiff.io import _build, _names, _scale
+from hisdiff.io._storable import storable_table
 
 
 def test_halving_takes_the_mean_of_two_by_two_pixels_and_drops_an_odd_line() -> None:
@@ -52,3 +55,14 @@ def test_names_are_made_fit_for_spatialdata() -> None:
     assert _names.element_name("_hidden") == "hidden"
     assert _names.element_name("C2") == "C2"
     assert _names.element_name("Table") == "Table_section"  # there is a table of that name
+
+
+def test_columns_that_a_store_holds_are_left_alone_without_a_word_and_others_are_named(caplog):
+    obs = pd.DataFrame({"text": ["a", "b"], "kind": pd.Categorical(["x", "y"]), "flag": [True, False], "n": [1, 2]})
+    table = AnnData(np.ones((2, 1), np.float32), obs=obs.set_index(pd.Index(["s1", "s2"])))
+    storable_table(table)
+    assert not caplog.messages
+    table.obs["mixed"] = [1, "one"]
+    storable_table(table)
+    assert caplog.messages == ["Columns whose values a store cannot hold became text: [\"obs['mixed']\"]."]
+    assert list(table.obs["mixed"]) == ["1", "one"]

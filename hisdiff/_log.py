@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 import warnings
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hisdiff._settings import settings  # sets the level of the logger
@@ -19,6 +20,7 @@ ESTIMATE_S, LONG_S = 1.0, 5.0
 """Seconds after which it is logged how long a step takes, and from which on a step is long."""
 MANY = 20
 """Units from which on the first one is left out of the estimate: it holds what is made once."""
+_PART: ContextVar[bool] = ContextVar("whether this is a part of a step that is followed", default=False)
 
 
 class _UnconfiguredHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -55,6 +57,16 @@ def libraries_silent() -> Iterator[None]:
         logging.disable(before)
 
 
+@contextlib.contextmanager
+def part_of_a_step() -> Iterator[None]:
+    """Show no bars, and no estimates, of what belongs to a step that is followed as a whole."""
+    token = _PART.set(True)
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
 class Progress:
     """A bar on a terminal and in a notebook; elsewhere one line in the log, as soon as it is clear that a step takes long.
 
@@ -73,12 +85,12 @@ class Progress:
     ) -> None:
         self.iterable, self.desc, self.unit = iterable, desc, unit
         self.total = total if total is not None or not hasattr(iterable, "__len__") else len(iterable)
-        off = None if enabled is None else not enabled
+        off = True if _PART.get() else None if enabled is None else not enabled
         if off is None and _in_notebook():
             off = False  # the standard error of a notebook is no terminal
         self.bar = _tqdm()(desc=desc, total=self.total, initial=initial, disable=off, leave=keep)
         self.initial, self.first = initial, True
-        self.start, self.done, self.announced = time.monotonic(), 0, not self.bar.disable
+        self.start, self.done, self.announced = time.monotonic(), 0, _PART.get() or not self.bar.disable
 
     def __enter__(self) -> Progress:
         return self

@@ -23,7 +23,7 @@ from hisdiff._log import progress as progress_bar
 from hisdiff._workers import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from hisdiff._json import Plain
 
@@ -68,7 +68,7 @@ def run(
     desc: str = "tiles",
     progress: bool | None = None,
     unit: str = "tiles",
-    needs_bytes: int = 0,
+    each: Callable[..., Iterator[tuple[int, Mapping[str, np.ndarray]]]] = spread,
 ) -> Plain:
     """Fill arrays tile by tile.
 
@@ -89,8 +89,8 @@ def run(
         is one (:func:`hisdiff._workers.spread`).
     desc, progress, unit
         Text of the progress bar, whether to show it (None: the package's setting), and what a tile is called.
-    needs_bytes
-        Memory that a tile needs on a worker.
+    each
+        Called with ``work``, the tiles to do and ``desc``; yields positions among these and what ``work`` made, as they are done.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def run(
     if folder is None:
         arrays = {name: np.full(o.shape, o.fill, dtype=o.dtype) for name, o in outputs.items()}
         with progress_bar(None, desc=desc, total=len(regions), enabled=progress, unit=unit) as bar:
-            for k, parts in spread(work, range(len(regions)), desc, needs_bytes=needs_bytes):
+            for k, parts in each(work, range(len(regions)), desc):
                 _fill(arrays, regions[k], parts, k)
                 bar.update()
         return arrays
@@ -130,7 +130,7 @@ def run(
         logger.info("%s: resuming from %d of %d finished in %s", desc, len(finished), len(regions), place)
     with progress_bar(None, desc=desc, total=len(regions), initial=len(finished), enabled=progress, unit=unit) as bar:
         todo = [k for k in range(len(regions)) if k not in finished]
-        for number, parts in spread(work, todo, desc, needs_bytes=needs_bytes):
+        for number, parts in each(work, todo, desc):
             k = todo[number]
             try:
                 _fill(stored, regions[k], parts, k)

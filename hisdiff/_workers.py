@@ -1,4 +1,4 @@
-"""Do many pieces of work at once: on the workers of an active ``dask.distributed`` client, else here, one after another.
+"""Do many pieces of work at once: on the workers of an active ``dask.distributed`` client, else here, on threads or one after another.
 
 What is done is a pure function of its item, so results are the same bytes wherever they were computed and in whatever order they
 come back. Only results travel back: whoever called writes them, alone.
@@ -16,15 +16,16 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hisdiff._cores import on_threads, on_worker, one_core
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
 from hisdiff._settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,53 +40,6 @@ _ANSWER_S = 15.0
 # Pause between two looks for parts, and for workers; how long none may be there (they may be waiting in a queue).
 _PAUSE_S, _LOOK_S, _LOST_S = 0.01, 5.0, 300.0
 _THREAD = threading.local()
-
-
-def cpu_share() -> int:
-    """Return how many cores this process may use: its affinity, the quota of its control group, what Slurm gave; at least one.
-
-    A task on a worker has one: the others of its process are for other tasks.
-    """
-    if _on_worker():
-        return 1
-    shares = [float(os.cpu_count() or 1)]
-    if hasattr(os, "sched_getaffinity"):
-        shares.append(len(os.sched_getaffinity(0)))
-    with contextlib.suppress(KeyError, ValueError):
-        shares.append(int(os.environ["SLURM_CPUS_PER_TASK"]))
-    shares += _quotas()
-    return max(1, int(min(shares)))
-
-
-def _quotas() -> list[float]:
-    """Return the limits of the control group in cores (versions 2 and 1); none where there is no limit."""
-    found = []
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = _text("/sys/fs/cgroup/cpu.max").split()
-        found.append(float(quota) / float(period))  # "max" is no number
-    with contextlib.suppress(OSError, ValueError):
-        folder = "/sys/fs/cgroup/cpu"
-        quota, period = (_text(f"{folder}/cpu.cfs_{name}_us") for name in ("quota", "period"))
-        found.append(float(quota) / float(period))
-    return [share for share in found if share > 0]
-
-
-def free_memory() -> int:
-    """Return how many bytes this process may still take: what the machine has free, and what its control group leaves."""
-    import psutil
-
-    free = [psutil.virtual_memory().available]
-    for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number
-            free.append(int(_text(f"/sys/fs/cgroup/{most}")) - int(_text(f"/sys/fs/cgroup/{used}")))
-    return max(0, min(free))
-
-
-def _text(file: str) -> str:
-    return Path(file).read_text(encoding="ascii")
 
 
 class LazyItems(Sequence[R]):
@@ -107,6 +61,7 @@ def spread(
     what: str,
     *,
     needs_bytes: int = 0,
+    threads: bool = False,
 ) -> Iterator[tuple[int, R]]:
     """Yield the number of each item and what ``work`` makes of it, as they are done.
 
@@ -119,7 +74,9 @@ def spread(
     what
         What is done, for messages, such as ``"the grid of 'C5'"``.
     needs_bytes
-        Memory that a worker needs for one item, beside its libraries.
+        Memory that a worker or a thread needs for one item, beside its libraries.
+    threads
+        Whether several threads may call ``work`` at once. Here it is then done on as many as there are cores, each item on one core.
 
     Raises
     ------
@@ -129,11 +86,13 @@ def spread(
         Before any work, if there is no worker, or one has another version or may not use enough memory.
     """
     client = active_client() if len(items) > 1 else None
-    if client is None:
+    if client is not None:
+        yield from _on_workers(client, work, items, what, needs_bytes)
+    elif threads:
+        yield from on_threads(work, items, needs_bytes=needs_bytes)
+    else:
         for number, item in enumerate(items):
             yield number, work(item)
-        return
-    yield from _on_workers(client, work, items, what, needs_bytes)
 
 
 def active_client() -> Any | None:
@@ -141,24 +100,12 @@ def active_client() -> Any | None:
     distributed = sys.modules.get("distributed")
     if distributed is None:
         return None
-    if _on_worker():
+    if on_worker():
         return None
     try:
         return distributed.default_client()
     except ValueError:
         return None
-
-
-def _on_worker() -> bool:
-    """Whether this is a task on a worker."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return False
-    try:
-        distributed.get_worker()
-    except ValueError:
-        return False
-    return True
 
 
 def check_stores(what: str, stores: Iterable[Path | None]) -> None:
@@ -282,7 +229,8 @@ def _do(payload: bytes, digest: str, item: Any) -> Any:
         ):  # workers may also be threads of the client's process, whose settings hold already
             settings.precision, settings.device, settings.progress = client.precision, client.device, False
             dask.config.set(scheduler="synchronous")
-    return _THREAD.work(item)
+    with one_core():
+        return _THREAD.work(item)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import spatialdata as sd
 
@@ -167,39 +166,3 @@ def test_workers_that_all_leave_and_do_not_come_back_are_an_error_and_not_waited
         cluster.scale(0)
         with pytest.raises(ConnectionError, match="All workers of .* were lost in naps"):
             list(parts)
-
-
-def test_the_share_of_cores_is_what_the_process_may_use(monkeypatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    files = {"/sys/fs/cgroup/cpu.max": "max 100000"}
-
-    def text(file: str) -> str:
-        if file not in files:
-            raise FileNotFoundError(file)
-        return files[file]
-
-    monkeypatch.setattr(_workers, "_text", text)
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    assert _workers.cpu_share() == 8
-    files["/sys/fs/cgroup/cpu.max"] = "350000 100000"
-    assert _workers.cpu_share() == 3
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
-    assert _workers.cpu_share() == 2
-    files["/sys/fs/cgroup/cpu.max"] = "5000 100000"
-    assert _workers.cpu_share() == 1
-    assert np.isfinite(_workers.cpu_share())
-
-
-def test_a_panel_that_does_not_fit_the_memory_of_the_container_is_refused_with_the_figures(
-    make_section, color_encoder, monkeypatch
-) -> None:
-    section = make_section(side=5)
-    hd.pp.select_genes(section)
-    hd.pp.embed(section, color_encoder)
-    files = {"/sys/fs/cgroup/memory.max": "10000", "/sys/fs/cgroup/memory.current": "8000"}
-    monkeypatch.setattr(_workers, "_text", lambda file: files.get(file, "max"))
-    with pytest.raises(
-        ValueError, match=r"Fitting 12 genes on 25 spots takes at least 3.6e-06 GB .* 2e-06 GB are free.*about 6 fit"
-    ):
-        hd.tl.fit(section, method="ridge")

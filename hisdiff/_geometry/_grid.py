@@ -20,6 +20,8 @@ BLOCK = 64
 
 # Segments of a quarter of a disc: its area is right to one in two thousand.
 _QUARTER_SEGMENTS = 32
+# Of the disc that lies inside such a polygon, radius over that of the disc.
+_INSCRIBED = np.cos(np.pi / (4 * _QUARTER_SEGMENTS))
 
 
 def bins_within(tissue: Polygon | MultiPolygon, resolution_um: float) -> np.ndarray:
@@ -79,11 +81,29 @@ def overlap(footprints: Locations, ij: np.ndarray, resolution_um: float) -> spar
     columns = _rows_in(bins, ij)
     which, columns = which[columns >= 0], columns[columns >= 0]
     corner = ij[columns][:, ::-1] * resolution_um
-    boxes = shapely.box(corner[:, 0], corner[:, 1], corner[:, 0] + resolution_um, corner[:, 1] + resolution_um)
-    share = shapely.area(shapely.intersection(shapes[which], boxes)) / resolution_um**2
+    share, cut = _shares_known(footprints, which, corner, resolution_um)
+    boxes = shapely.box(*corner[cut].T, *(corner[cut] + resolution_um).T)
+    share[cut] = shapely.area(shapely.intersection(shapes[which[cut]], boxes)) / resolution_um**2
     result = sparse.csr_matrix((share, (which, columns)), shape=(len(shapes), len(ij)))
     result.eliminate_zeros()
     return result
+
+
+def _shares_known(
+    footprints: Locations, which: np.ndarray, corner: np.ndarray, resolution_um: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of bins that lie wholly inside or outside discs, and the rows of pairs that have to be cut out."""
+    share = np.zeros(len(which))
+    if not _are_discs(footprints):
+        return share, np.arange(len(which))
+    low = corner - footprints.xy_um[which]
+    high = low + resolution_um
+    nearest, farthest = np.maximum(np.maximum(low, -high), 0), np.maximum(np.abs(low), np.abs(high))
+    near, far = np.hypot(*nearest.T), np.hypot(*farthest.T)
+    radius = footprints.radius_um[which]
+    inside = far <= radius * _INSCRIBED
+    share[inside] = 1
+    return share, np.flatnonzero(~inside & (near < radius))
 
 
 def _candidates(footprints: Locations, resolution_um: float) -> tuple[np.ndarray, np.ndarray]:
@@ -116,10 +136,13 @@ def outlines(footprints: Locations) -> np.ndarray:
         half = footprints.bin_um / 2
         x, y = footprints.xy_um.T
         return shapely.box(x - half, y - half, x + half, y + half)
-    shape = footprints.footprint
-    if isinstance(shape, np.ndarray) and shape.dtype == object:
-        return shape
-    return discs(footprints.xy_um, footprints.radius_um)
+    if _are_discs(footprints):
+        return discs(footprints.xy_um, footprints.radius_um)
+    return np.asarray(footprints.footprint)
+
+
+def _are_discs(footprints: Locations) -> bool:
+    return footprints.bin_um is None and np.asarray(footprints.footprint).dtype != object
 
 
 def discs(xy: np.ndarray, radius: float | np.ndarray) -> np.ndarray:

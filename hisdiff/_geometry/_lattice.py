@@ -43,26 +43,38 @@ def inside(outline: Polygon | MultiPolygon, x: np.ndarray, y: np.ndarray) -> np.
     return shapely.contains_xy(outline, x + _NUDGE_UM[0], y + _NUDGE_UM[1])
 
 
-def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
-    """Return the rows of the ``k`` nearest points of each query, nearest first.
+class Nearest:
+    """Points among which the nearest ones of places are looked up.
 
     Ties are broken by position, from above and from the left, so that the order of points has no influence.
-
-    Returns
-    -------
-    int64 ``(n, k)``, filled with -1 where there are fewer than ``k`` points.
     """
-    found = np.full((len(queries), k), -1, dtype=np.int64)
-    use = min(k, len(points))
-    if use == 0 or len(queries) == 0:
+
+    def __init__(self, points: np.ndarray) -> None:
+        self._row = np.lexsort(np.transpose(points))
+        self._tree = cKDTree(points[self._row]) if len(points) else None
+
+    def __call__(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Return the rows of the ``k`` nearest points of each query, nearest first.
+
+        Returns
+        -------
+        int64 ``(n, k)``, filled with -1 where there are fewer than ``k`` points.
+        """
+        found = np.full((len(queries), k), -1, dtype=np.int64)
+        use = min(k, len(self._row))
+        if self._tree is None or len(queries) == 0:
+            return found
+        # A few more than requested, since several points may have the distance of the last one.
+        extra = min(use + 8, len(self._row))
+        distance, index = self._tree.query(queries, k=np.arange(1, extra + 1))
+        order = np.lexsort((index, np.round(distance, 6)), axis=1)
+        found[:, :use] = self._row[np.take_along_axis(index, order, axis=1)[:, :use]]
         return found
-    # A few more than requested, since several points may have the distance of the last one.
-    extra = min(use + 8, len(points))
-    row = np.lexsort(np.transpose(points))
-    distance, index = cKDTree(points[row]).query(queries, k=np.arange(1, extra + 1))
-    order = np.lexsort((index, np.round(distance, 6)), axis=1)
-    found[:, :use] = row[np.take_along_axis(index, order, axis=1)[:, :use]]
-    return found
+
+
+def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
+    """Return the rows of the ``k`` nearest points of each query; see :class:`Nearest`."""
+    return Nearest(points)(queries, k)
 
 
 def pitch_of(points: np.ndarray) -> float:

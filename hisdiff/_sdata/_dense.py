@@ -15,7 +15,7 @@ from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._lazy import in_memory
 from hisdiff._section import needed
 from hisdiff.encoders._anchored import anchored
-from hisdiff.encoders._base import dense_spec_of
+from hisdiff.encoders._base import dense_spec_of, is_reentrant
 from hisdiff.encoders._embed import tissue_lattice
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.encoders._registry import is_named, require_dense
@@ -75,6 +75,11 @@ class DenseFeatures:
     def std(self) -> np.ndarray:
         """Standard deviation over the lattice, float32 ``(D,)``."""
         return self._statistics[1]
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether several threads may ask at once."""
+        return is_reentrant(self.encoder)
 
     def raster(self, box_um: Box, resolution_um: float) -> np.ndarray:
         """Return float32 ``(rows, columns, D)``, one vector for each bin of a box whose sides are whole bins."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from scipy.spatial import cKDTree
 
 from hisdiff import _keys
 from hisdiff._geometry._patches import is_wide
+from hisdiff._kept import Kept
 from hisdiff._section import FeatureSpec, Locations, needed
+from hisdiff.encoders._base import is_reentrant
 from hisdiff.encoders._embed import embed_footprints
 from hisdiff.encoders._known import KnownEncoder
 
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 
 # Locations closer than this (um) are the same place.
 _SAME_PLACE_UM = 1e-3
-# Sets of new locations whose embeddings are remembered: those of a tile, and the anchors around them.
-_MAX_RECENT = 2
+# Sets of new locations whose embeddings are remembered: those that some threads work on, and the anchors around them.
+_RECENT = 12
+_RECENT_BYTES = 2**30
 
 
 class StoredFeatures:
@@ -63,7 +67,16 @@ class StoredFeatures:
         self.spec, self.mean, self.std, self.fingerprint, self.precision = spec, mean, std, fingerprint, precision
         self.encoder = KnownEncoder(spec) if encoder is None else encoder
         self._spots, self._values, self._image = spots, values, image
-        self._recent: dict[bytes, np.ndarray] = {}
+        self._recent = Kept(_RECENT_BYTES, _RECENT)
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether several threads may ask at once."""
+        return is_reentrant(self.encoder.encoder)
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(needed(self._spots).xy_um)
 
     def at(self, locations: Locations) -> np.ndarray:
         """Return raw embeddings, float32 ``(n, D)``."""
@@ -72,7 +85,7 @@ class StoredFeatures:
         out = np.empty((len(locations), self.spec.dim), dtype=np.float32)
         todo = np.ones(len(locations), dtype=bool)
         if self._values is not None and self._spots is not None and len(self._spots):
-            distance, row = cKDTree(self._spots.xy_um).query(locations.xy_um)
+            distance, row = self._tree.query(locations.xy_um)
             todo = distance > _SAME_PLACE_UM
             # The embedding of a wide footprint is the mean over several patches, so it is not determined by the centre alone.
             wide, spot_is_wide = is_wide(locations), is_wide(self._spots)
@@ -85,12 +98,7 @@ class StoredFeatures:
     def _recently(self, locations: Locations) -> np.ndarray:
         """Return embeddings of new locations; the members of a model ask for the same ones, and for the same anchors."""
         key = locations.xy_um.tobytes() + locations.radius_um.tobytes()
-        if key not in self._recent:
-            computed = self._compute(locations)
-            while len(self._recent) >= _MAX_RECENT:
-                self._recent.pop(next(iter(self._recent)))
-            self._recent[key] = computed
-        return self._recent[key]
+        return self._recent.get(key, lambda: self._compute(locations))
 
     def _compute(self, locations: Locations) -> np.ndarray:
         if self._image is None:

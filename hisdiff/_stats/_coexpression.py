@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import false_discovery_control
 
+from hisdiff._cores import cpu_share
 from hisdiff._log import progress
-from hisdiff._workers import cpu_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from hisdiff._stats._accuracy import gene_blocks, same_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 LEVEL = 0.9
 """Nominal coverage of the package's intervals."""
@@ -102,24 +107,38 @@ def coverage(measured: np.ndarray, mean: np.ndarray, std: np.ndarray, factor: np
     factor
         Of the interval, one number or ``(G,)``.
     """
+    return np.concatenate([part(factor) for part in _by_genes(measured, mean, std)])
+
+
+def coverage_of(measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Callable[[np.ndarray | float], np.ndarray]:
+    """Return :func:`coverage` as a function of the factor, for many of them: what does not depend on it is computed once."""
+    parts = list(_by_genes(measured, mean, std))
+    return lambda factor: np.concatenate([part(factor) for part in parts])
+
+
+def _by_genes(
+    measured: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> Iterator[Callable[[np.ndarray | float], np.ndarray]]:
+    """Yield the coverage of blocks of genes as a function of the factor of all of them."""
     same_shape(measured, mean)
     same_shape(measured, std)
-    factor = np.broadcast_to(np.asarray(factor, dtype=np.float64), measured.shape[1:])
-    result = np.empty(measured.shape[1])
     for genes in gene_blocks(*measured.shape):
-        spread = np.maximum(factor[genes] * std[:, genes] / _Z, _MIN_STD)
         counts = np.exp2(np.asarray(measured[:, genes], dtype=np.float64)) - 1
-        result[genes] = inside(counts, mean[:, genes], spread).mean(axis=0)
-    return result
+        # log2(1 + c -+ 1/2); everything below half a count is a zero.
+        with np.errstate(divide="ignore"):
+            lower = np.where(counts < 0.5, -np.inf, np.log2(np.maximum(counts + 0.5, 0)))
+        ends = lower - mean[:, genes], np.log2(counts + 1.5) - mean[:, genes]
+
+        def part(factor: np.ndarray | float, genes=genes, ends=ends) -> np.ndarray:
+            own = np.broadcast_to(np.asarray(factor, dtype=np.float64), measured.shape[1:])[genes]
+            return _inside(*ends, np.maximum(own * std[:, genes] / _Z, _MIN_STD)).mean(axis=0)
+
+        yield part
 
 
-def inside(counts: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """Return the probability that the randomised PIT of a count lies in the central 90 %, under max(0, N(mean, spread^2))."""
-    # log2(1 + c -+ 1/2); everything below half a count is a zero.
-    with np.errstate(divide="ignore"):
-        lower = np.where(counts < 0.5, -np.inf, np.log2(np.maximum(counts + 0.5, 0)))
-    below = ndtr((lower - mean) / spread)
-    above = ndtr((np.log2(counts + 1.5) - mean) / spread)
+def _inside(lower: np.ndarray, upper: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return the probability that the randomised PIT of a count lies in the central 90 %, under max(0, N(0, spread^2)) from its ends."""
+    below, above = ndtr(lower / spread), ndtr(upper / spread)
     tail = (1 - LEVEL) / 2
     width = above - below
     share = (np.clip(above, tail, 1 - tail) - np.clip(below, tail, 1 - tail)) / np.where(width > 0, width, 1)

@@ -10,7 +10,7 @@ import numpy as np
 from hisdiff._keys import LOG2
 from hisdiff._section import needed
 from hisdiff._stats._accuracy import pearson
-from hisdiff._stats._proper import LEVEL, coverage
+from hisdiff._stats._proper import LEVEL, coverage_of
 from hisdiff._stats._structure import normalize_library_size
 
 if TYPE_CHECKING:
@@ -227,11 +227,12 @@ def interval_factor(measured: np.ndarray, mean: np.ndarray, std: np.ndarray) -> 
         measured, mean, std = measured[rows], mean[rows], std[rows]
     if len(measured) == 0 or measured.shape[1] == 0:
         return np.ones(measured.shape[1])
-    pooled = _crossing(lambda factor: coverage(measured, mean, std, factor[0]).mean(keepdims=True), 1)[0]
+    covered = coverage_of(measured, mean, std)
+    pooled = _crossing(lambda factor: covered(factor[0]).mean(keepdims=True), 1)[0]
     if np.isnan(pooled):
         # No factor brings all genes together to the level: they are covered too often, or nothing is certain enough.
-        pooled = _LOWEST if coverage(measured, mean, std, _LOWEST).mean() >= LEVEL else _HIGHEST
-    apart = np.log(_crossing(lambda factors: coverage(measured, mean, std, factors), measured.shape[1]) / pooled)
+        pooled = _LOWEST if covered(_LOWEST).mean() >= LEVEL else _HIGHEST
+    apart = np.log(_crossing(covered, measured.shape[1]) / pooled)
     crosses = np.isfinite(apart)
     noise = _LOG_VARIANCE / len(measured)
     spread = max(float(np.mean(apart[crosses] ** 2)) - noise, 0) if crosses.any() else 0.0

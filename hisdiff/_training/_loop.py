@@ -150,7 +150,7 @@ def train(
     n_rows = _n_rows(data)
     n_steps = config.steps(n_rows)
     wanted = resolve_device(device)
-    accelerator = _accelerator(wanted)
+    accelerator = accelerator_on(wanted)
     # Under a launcher every process has a device of its own.
     products = Products.of(config.precision, wanted if accelerator.num_processes == 1 else accelerator.device)
     run = _Run(module, data, config, seed, accelerator, products, n_rows)
@@ -340,7 +340,8 @@ def _n_rows(data: Mapping[str, Tensor]) -> int:
     return next(iter(lengths.values()))
 
 
-def _accelerator(device: torch.device) -> Any:
+def accelerator_on(device: torch.device) -> Any:
+    """Return what processes that train together meet in; a single one is alone in it."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from hisdiff._geometry import nearest, pitch_of
+from hisdiff._geometry import Nearest, pitch_of
 from hisdiff._section import library_size_of, needed
 from hisdiff._stats._pca import column_scale, principal_axes
 from hisdiff._training._context import N_GLOBAL, N_NEIGHBORS, Context, Scaling, anchors_of, context_of, scaled
@@ -62,13 +62,13 @@ class Projection:
 
     def features(self, section: Section, locations: Locations) -> np.ndarray:
         """Return float64 ``(n, 3 k)``: components of the own embedding, of the mean over 9 anchors and over 49."""
-        anchors, around = self._anchors(section)
+        anchors, near, around = self._anchors(section)
         own = (
             around
             if anchors is locations
             else self._project(needed(section.features).at(locations), needed(section.features))
         )
-        wide = nearest(locations.xy_um, anchors.xy_um, N_GLOBAL)
+        wide = near(locations.xy_um, N_GLOBAL)
         # The mean of projections is the projection of the mean, and far smaller to take.
         context = Context(own, around, wide[:, :N_NEIGHBORS], wide)
         return np.concatenate([own, context.mean_over(context.near), context.mean_over(context.wide)], axis=1)
@@ -77,13 +77,14 @@ class Projection:
         """Keep the first ``k`` components."""
         return replace(self, axes=self.axes[:, :k])
 
-    def _anchors(self, section: Section) -> tuple[Locations, np.ndarray]:
+    def _anchors(self, section: Section) -> tuple[Locations, Nearest, np.ndarray]:
         """Return the anchors of a section and their components ``(m, k)``; a slide has many, and every tile asks for them."""
         known = _ANCHORS.setdefault(needed(section.features), WeakKeyDictionary())
         of = (section.spots, section.tissue)
         if self not in known or any(a is not b for a, b in zip(known[self][0], of)):
             anchors = anchors_of(section, self.pitch_um)
-            known[self] = of, anchors, self._project(needed(section.features).at(anchors), needed(section.features))
+            around = self._project(needed(section.features).at(anchors), needed(section.features))
+            known[self] = of, anchors, Nearest(anchors.xy_um), around
         return known[self][1:]
 
     def _project(self, embeddings: np.ndarray, source: FeatureSource) -> np.ndarray:

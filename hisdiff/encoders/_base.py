@@ -52,8 +52,8 @@ class EncoderSpec:
 class Encoder(Protocol):
     """Protocol of encoders of image patches. Any object with these two members can be passed as ``encoder=``.
 
-    It may also have ``batch_size``, ``to(device)`` and ``precision`` (of its products: ``"float32"``, ``"bf16"``), which is
-    kept in the record of what it embeds.
+    It may also have ``batch_size``, ``to(device)``, ``precision`` (of its products: ``"float32"``, ``"bf16"``), which is
+    kept in the record of what it embeds, and ``reentrant``, True where several threads may call it at once, each on one core.
 
     Examples
     --------
@@ -131,6 +131,11 @@ class DenseEncoder(Encoder, Protocol):
 def precision_of(encoder: Encoder) -> str:
     """Return the precision in which an encoder computes, or ``"unknown"`` where it does not tell."""
     return str(getattr(encoder, "precision", "unknown"))
+
+
+def is_reentrant(encoder: Encoder) -> bool:
+    """Whether several threads may call an encoder at once."""
+    return bool(getattr(encoder, "reentrant", False))
 
 
 def dense_spec_of(encoder: Encoder) -> FeatureSpec | None:

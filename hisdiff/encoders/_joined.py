@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hisdiff.encoders._anchored import anchored
-from hisdiff.encoders._base import DenseSpec, EncoderSpec, dense_spec_of, precision_of
+from hisdiff.encoders._base import DenseSpec, EncoderSpec, dense_spec_of, is_reentrant, precision_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,7 @@ class JoinedEncoder:
         )
         self.batch_size = min(getattr(member, "batch_size", 32) for member in members)
         self.precision = JOIN.join(dict.fromkeys(precision_of(member) for member in members))
+        self.reentrant = all(is_reentrant(member) for member in members)
         self.dense_spec = self._joined_dense_spec()
         self._images: WeakKeyDictionary[ImageSource, dict[float, ImageSource]] = WeakKeyDictionary()
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff.encoders._cores import on_cores
+from hisdiff._cores import on_cores
 from hisdiff.encoders._texture_dense import dense_spec, encode_dense
-from hisdiff.encoders._texture_filters import FORMS, Form, describe, pyramid, window_moments
+from hisdiff.encoders._texture_filters import FORMS, Form, Moments, describe, pyramid, window_moments
 
 if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource
@@ -20,6 +20,7 @@ class TextureEncoder:
 
     batch_size = 16
     precision = "float32"
+    reentrant = True
 
     def __init__(self, form: Form = FORMS[0]) -> None:
         self.form = form
@@ -37,8 +38,8 @@ class TextureEncoder:
     def _embed(self, patch: np.ndarray) -> np.ndarray:
         parts = []
         for level, (windows, densities) in enumerate(zip(self.form.windows_px, pyramid(patch))):
-            parts += [describe(m) for m in window_moments(densities, [side >> level for side in windows])]
-        return np.concatenate(parts).astype(np.float32)
+            parts += window_moments(densities, [side >> level for side in windows])
+        return describe(Moments(*map(np.stack, zip(*parts)))).ravel().astype(np.float32)
 
     @property
     def dense_spec(self) -> DenseSpec:

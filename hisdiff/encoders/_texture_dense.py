@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hisdiff._cores import on_cores
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import DenseSpec
-from hisdiff.encoders._cores import on_cores
 from hisdiff.encoders._texture_filters import _C, _DX, _DY, _FLOOR, _S, _SCALARS, bordered, pyramid, responses
 
 if TYPE_CHECKING:

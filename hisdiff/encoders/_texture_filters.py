@@ -47,7 +47,7 @@ _FEATURES = 2 * _S + 2 * len(_PAIRS[0]) + 2 * _C
 
 
 class Moments(NamedTuple):
-    """Second moments of the responses over a window.
+    """Second moments of the responses over a window, or over several, stacked.
 
     Attributes
     ----------
@@ -221,22 +221,23 @@ def responses(densities: np.ndarray) -> np.ndarray:
 
 
 def describe(moments: Moments) -> np.ndarray:
-    """Turn second moments of responses into features that do not change when the image is turned."""
-    mean = moments.scalars[_S, :_S]
-    covariance = moments.scalars[:_S, :_S] - np.outer(mean, mean)
-    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-10))
-    correlation = covariance / (np.outer(deviation, deviation) + 1e-6)
+    """Turn second moments of responses over some windows into features ``(n, F)`` that do not change when the image is turned."""
+    mean = moments.scalars[:, _S, :_S]
+    covariance = moments.scalars[:, :_S, :_S] - mean[:, :, None] * mean[:, None]
+    deviation = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 1e-10))
+    correlation = covariance / (deviation[:, :, None] * deviation[:, None] + 1e-6)
     # Structure tensor of each stain: its trace is energy, its eigenvalues' difference over the trace is anisotropy.
-    xx, yy, xy = moments.tensor
+    xx, yy, xy = np.moveaxis(moments.tensor, 1, 0)
     energy = xx + yy
     anisotropy = np.hypot(xx - yy, 2 * xy) / (energy + 1e-6)
     return np.concatenate(
         [
             mean,
             np.log(deviation + _FLOOR),
-            correlation[_PAIRS],
-            covariance[_PAIRS],
+            correlation[:, *_PAIRS],
+            covariance[:, *_PAIRS],
             np.log(energy + 1e-6),
             anisotropy,
-        ]
+        ],
+        axis=1,
     )

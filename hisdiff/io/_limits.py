@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from hisdiff._workers import free_memory
+from hisdiff._cores import free_memory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -31,6 +31,10 @@ class Field(Protocol):
         Whether the section's own counts are in it already, so that nothing is left to bring into agreement with them.
     dispersion
         Of counts around predictions; None where that is not known.
+
+    Notes
+    -----
+    Tiles are predicted one after another, unless the field says ``reentrant = True``: several threads may then ask it at once.
     """
 
     genes: np.ndarray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dask.array as da
@@ -24,7 +25,7 @@ from hisdiff._sdata._selection import Selection
 from hisdiff._sdata._store import check_room, put, working_folder
 from hisdiff._sdata._tissue import tissue_key, write_tissue
 from hisdiff._section import needed
-from hisdiff._workers import check_stores
+from hisdiff._workers import check_stores, spread
 from hisdiff.encoders._base import dense_spec_of, precision_of
 from hisdiff.encoders._patch import PatchEncoder
 from hisdiff.encoders._registry import require_dense
@@ -228,6 +229,7 @@ def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
         "resolution_um": window.resolution_um,
         "encoder": source.spec.to_dict(),
     }
+    needs = _TILE_FACTOR * max(_nbytes(job.output, region["embedding"]) for region in regions)
     arrays = _stream.run(
         folder,
         plan,
@@ -236,7 +238,7 @@ def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
         work,
         desc=f"embedding a grid with {source.spec.encoder!r}",
         progress=runtime.progress,
-        needs_bytes=_TILE_FACTOR * max(_nbytes(job.output, region["embedding"]) for region in regions),
+        each=partial(spread, needs_bytes=needs, threads=source.reentrant),
     )
     names = [f"{source.spec.encoder}_{i}" for i in range(source.spec.dim)]
     values = arrays["embedding"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -23,17 +23,20 @@ from hisdiff._section import Locations, Prediction, needed
 from hisdiff._stats._counting import log_moments
 from hisdiff._stream import Output, run
 from hisdiff._training._calibration import Dispersion
+from hisdiff.tl._tiles import each_tile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from hisdiff._prediction._agreement import Blend, Factors
     from hisdiff._section import Section
     from hisdiff.methods._protocols import Field
 
-# Values of one array of a tile: some hundred MB for the dozen arrays that are alive at a time.
-_TILE_VALUES = 8e6
+R = TypeVar("R")
+
+# Values of one array of a tile: two hundred MB for the dozen arrays that are alive at a time.
+_TILE_VALUES, _ALIVE = 4e6, 12
 # Values of a chunk on disk: some 4 MB, so that one gene of a large table is read quickly.
 _CHUNK_VALUES = 2**20
 # Purpose of the noise of factors; those of a method's own draws are small numbers.
@@ -76,11 +79,15 @@ class FinePredictor:
 
     def locations(self, where: Locations) -> Prediction:
         """Predict locations with a footprint, as the sums over the bins in it, by area."""
-        ij = bins_of(where, self.resolution_um)
-        bins = Locations.bins(ij, self.resolution_um)
+        bins = bins_of(where, self.resolution_um)
         if where.z_um is not None:  # one level: see _sdata._at
-            bins = replace(bins, z_um=np.full(len(ij), where.z_um[0]))
-        return self._summarize(bins, overlap(where, ij, self.resolution_um))
+            bins = replace(bins, z_um=np.full(len(bins), where.z_um[0]))
+        return self._summarize(bins, overlap(where, needed(bins.array_ij), self.resolution_um))
+
+    def n_draws(self, *, of_shapes: bool) -> int:
+        """Return how many draws are made: where mean and spread are known in closed form, no more than are kept."""
+        exact = _closed_form(self.field, of_shapes=of_shapes, calibrated=self.agreement is not None)
+        return self.field.n_draws if exact is None else self.keep_draws
 
     def _summarize(self, bins: Locations, share: Any) -> Prediction:
         area = self.resolution_um**2 / self.field.footprint_um2
@@ -94,8 +101,7 @@ class FinePredictor:
 
         obs = {} if share is not None else self._uncertainty(bins)
         exact = _closed_form(self.field, of_shapes=share is not None, calibrated=self.agreement is not None)
-        # Where mean and spread are known in closed form, no more draws are made than are kept.
-        n_draws = self.field.n_draws if exact is None else self.keep_draws
+        n_draws = self.n_draws(of_shapes=share is not None)
         draws = DrawAccumulator(self.units, self.keep_draws)
         for index, rates in zip(range(n_draws), self.field.draws(bins)):
             draws.add_counts(finished(rates, self.draw_factors[index] if self.draw_factors else None))
@@ -207,22 +213,44 @@ def _footprint_sums(spots: Locations, field: Field, resolution_um: float, n_draw
     """Return what is predicted in the footprints of spots: expectation and draws, ``(1 + draws, n, G)``."""
     area = resolution_um**2 / field.footprint_um2
     sums = np.full((1 + n_draws, len(spots), len(field.genes)), np.nan, dtype=np.float32)
-    for rows in groups_of(spots, resolution_um, len(field.genes)):
-        some = spots.take(rows)
-        ij = bins_of(some, resolution_um)
-        share = overlap(some, ij, resolution_um) * area
-        bins = Locations.bins(ij, resolution_um)
+    groups = list(groups_of(spots, resolution_um, len(field.genes)))
+
+    def work(k: int) -> np.ndarray:
+        some = spots.take(groups[k])
+        bins = bins_of(some, resolution_um)
+        share = overlap(some, needed(bins.array_ij), resolution_um) * area
+        out = np.full((1 + n_draws, len(some), len(field.genes)), np.nan, dtype=np.float32)
         expected = field.mean(bins)
         if expected is not None:
-            sums[0, rows] = share @ expected
+            out[0] = share @ expected
         for draw, rates in zip(range(n_draws), field.draws(bins)):
-            sums[1 + draw, rows] = share @ rates
+            out[1 + draw] = share @ rates
+        return out
+
+    how = {"draws": n_draws > 0, "forget": False}  # bins around the spots need the same
+    for k, of_group in _of_groups(field, spots, groups, resolution_um, work, "predicting spots", **how):
+        sums[:, groups[k]] = of_group
     return sums
 
 
-def bins_of(where: Locations, resolution_um: float) -> np.ndarray:
-    """Return the bins that any of the footprints touches, int64 ``(n, 2)`` in the order of blocks."""
-    return by_block(bins_touching(where, resolution_um))
+def _of_groups(
+    field: Field,
+    where: Locations,
+    groups: Sequence[np.ndarray],
+    resolution_um: float,
+    work: Callable[[int], R],
+    what: str,
+    **how: Any,
+) -> Iterator[tuple[int, R]]:
+    """Yield the number of each group of locations and what ``work`` makes of it, as they are done."""
+    bins = lambda rows: bins_of(where.take(rows), resolution_um)  # noqa: E731
+    needs = int(_ALIVE * 4 * _TILE_VALUES)
+    yield from each_tile(field, groups, bins, work, range(len(groups)), what, needs_bytes=needs, **how)
+
+
+def bins_of(where: Locations, resolution_um: float) -> Locations:
+    """Return the bins that any of the footprints touches, in the order of blocks."""
+    return Locations.bins(by_block(bins_touching(where, resolution_um)), resolution_um)
 
 
 def groups_of(where: Locations, resolution_um: float, n_genes: int) -> Iterator[np.ndarray]:
@@ -278,10 +306,14 @@ def predict_bins(
         return {"mean": part.mean, "std": part.std, **kept, **extra}
 
     regions = [{name: (rows, slice(0, output.shape[1])) for name, output in outputs.items()} for rows in tiles]
-    # A dozen arrays of a tile's size are alive at a time.
-    needs = int(12 * 4 * n_genes * max((rows.stop - rows.start for rows in tiles), default=0))
+    needs = int(_ALIVE * 4 * n_genes * max((rows.stop - rows.start for rows in tiles), default=0))
+
+    def each(work: Callable[[int], R], todo: Sequence[int], what: str) -> Iterator[tuple[int, R]]:
+        how = {"draws": predictor.n_draws(of_shapes=False) > 0, "needs_bytes": needs, "show": show}
+        return each_tile(predictor.field, tiles, lambda rows: where.take(rows), work, todo, what, **how)
+
     desc = f"predicting {len(where):,} bins"
-    made = run(folder, plan, outputs, regions, work, desc=desc, progress=show, unit="tiles", needs_bytes=needs)
+    made = run(folder, plan, outputs, regions, work, desc=desc, progress=show, unit="tiles", each=each)
     draws = [made[fine_draw(i)] for i in range(predictor.keep_draws)]
     obs = {UNCERTAINTY: np.asarray(made[UNCERTAINTY])[:, 0]} if has_uncertainty else {}
     return Prediction(made["mean"], made["std"], predictor.field.genes, predictor.units, draws or None, obs)
@@ -294,11 +326,19 @@ def predict_locations(predictor: FinePredictor, where: Locations, *, show: bool 
     std = mean.copy()
     kept = np.full((predictor.keep_draws, len(where), n_genes), np.nan, dtype=np.float32)
     groups = list(groups_of(where, predictor.resolution_um, n_genes))
-    for rows in progress(groups, desc=f"predicting {len(where):,} locations", enabled=show, unit="groups"):
-        part = predictor.locations(where.take(rows))
-        mean[rows], std[rows] = part.mean, part.std
-        if part.draws is not None:
-            kept[:, rows] = part.draws
+    desc, draws = f"predicting {len(where):,} locations", predictor.n_draws(of_shapes=True) > 0
+
+    def work(k: int) -> Prediction:
+        return predictor.locations(where.take(groups[k]))
+
+    with progress(desc=desc, total=len(groups), enabled=show, unit="groups") as bar:
+        for k, part in _of_groups(
+            predictor.field, where, groups, predictor.resolution_um, work, desc, draws=draws, show=show
+        ):
+            mean[groups[k]], std[groups[k]] = part.mean, part.std
+            if part.draws is not None:
+                kept[:, groups[k]] = part.draws
+            bar.update()
     return Prediction(mean, std, predictor.field.genes, predictor.units, kept if len(kept) else None)
 
 

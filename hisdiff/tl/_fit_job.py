@@ -10,6 +10,7 @@ import numpy as np
 
 from hisdiff import _keys
 from hisdiff._check import listing
+from hisdiff._cores import free_memory
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record
@@ -18,7 +19,6 @@ from hisdiff._sdata._locate import on_tissue
 from hisdiff._section import needed
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._ood import EmbeddingDistribution
-from hisdiff._workers import free_memory
 from hisdiff.models._cohort import Cohort, spot_hashes
 from hisdiff.models._model import Model
 from hisdiff.pp._genes import select_on

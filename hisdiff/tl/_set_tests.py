@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
+from hisdiff._cores import cpu_share
 from hisdiff._log import libraries_silent
-from hisdiff._workers import cpu_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -84,6 +84,8 @@ def section(name: str, seed: int, n: int, n_genes: int, dim: int) -> Section:
 class Smooth:
     """Features of any place, and of any bins: six smooth fields, mixed."""
 
+    reentrant = True
+
     def __init__(self, seed: int, dim: int, side_um: float) -> None:
         self._fields = Fields(np.zeros((2, 2)), seed, dim).field_of
         self._mixing = np.random.default_rng(0).normal(size=(N_FIELDS, dim))

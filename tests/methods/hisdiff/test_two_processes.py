@@ -21,10 +21,13 @@ SCRIPT = """
 import sys, torch
 sys.path[:0] = {folders!r}
 from accelerate.state import PartialState
+from hisdiff.methods.hisdiff.factor import _closed
 from test_two_processes import fit, outcome
+cross_fit, calls = _closed.cross_fit, []
+_closed.cross_fit = lambda *args, **how: calls.append(1) or cross_fit(*args, **how)
 fitted = fit()
 state = PartialState()
-torch.save((state.num_processes, *outcome(fitted)), {out!r} + str(state.process_index))
+torch.save((state.num_processes, len(calls), *outcome(fitted)), {out!r} + str(state.process_index))
 """
 
 
@@ -43,7 +46,7 @@ def outcome(fitted: FittedHisDiff) -> tuple[torch.Tensor, torch.Tensor, list[flo
 
 @pytest.mark.slow
 def test_dit_on_two_processes_learns_what_one_learns(tmp_path) -> None:
-    """They share the spots of a batch but draw other noise: the loss is that of one process within a tenth."""
+    """They share the spots of a batch but draw other noise: the loss is that of one process within a tenth. One fits the mean."""
     script, here = tmp_path / "run.py", Path(__file__).parent
     folders = [str(here), str(here.parents[1] / "helpers")]
     script.write_text(SCRIPT.format(folders=folders, out=str(tmp_path / "rank")))
@@ -51,9 +54,11 @@ def test_dit_on_two_processes_learns_what_one_learns(tmp_path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, str(script)], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    (n, weights, mean, losses), (_, other, *_) = (torch.load(tmp_path / f"rank{i}", weights_only=True) for i in (0, 1))
-    assert n == 2
+    found = [torch.load(tmp_path / f"rank{i}", weights_only=True) for i in (0, 1)]
+    (n, n_means, weights, mean, losses), (_, n_other_means, other, other_mean, _) = found
+    assert (n, n_means, n_other_means) == (2, 1, 0)
     assert torch.equal(weights, other)
+    assert torch.equal(mean, other_mean)
     _, alone, alone_losses = outcome(fit())
     assert min(losses) < 0.97 * losses[0]
     np.testing.assert_allclose(losses, alone_losses, rtol=0.1)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hisdiff._training._laws import Laws, fit_laws
+from hisdiff._training._once import is_shared, once
 from hisdiff._training._size_gauge import SizeGauge
 from hisdiff._training._spots import TrainingSpots
-from hisdiff._training._spread import Axes
-from hisdiff.methods.hisdiff.factor._mean import cross_fit
+from hisdiff._training._spread import Axes, Spread
+from hisdiff._training._transfer import Transfer
+from hisdiff.methods.hisdiff.factor._mean import ConditionalMean, cross_fit
 from hisdiff.methods.hisdiff.factor._model import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Self
 
+    from hisdiff._json import State
     from hisdiff._prediction._cohort_model import Parts
     from hisdiff._section import Section
     from hisdiff.methods._base import FitRun
-    from hisdiff.methods.hisdiff.factor._mean import ConditionalMean
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
 
 
@@ -56,8 +59,14 @@ class ClosedForm:
 
     @classmethod
     def fit(cls, sections: Sequence[Section], config: FactorConfig, run: FitRun) -> ClosedForm:
-        """Fit on sections."""
+        """Fit on sections; of several processes the first one computes."""
         spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
+        if is_shared():
+            return cls.from_state(spots, *once(lambda: cls._computed(spots, config, run).state(), run.device))
+        return cls._computed(spots, config, run)
+
+    @classmethod
+    def _computed(cls, spots: TrainingSpots, config: FactorConfig, run: FitRun) -> ClosedForm:
         axes = Axes.of(spots)
         mean, apart, explained, features = cross_fit(
             spots,
@@ -81,6 +90,34 @@ class ClosedForm:
         residual_sd = np.maximum(left.std(axis=0, dtype=np.float64), 1e-3)
         summary = Summary.fit(held_out[laws.rows], residual_sd, config.n_condition)
         return cls(spots, mean, explained, gauge, held_out, laws, summary)
+
+    def state(self) -> State:
+        """Return arrays and plain settings, of all but the spots."""
+        laws, summary = self.laws, self.summary
+        arrays, mean = self.mean.state()
+        spread, of_spread = laws.spread.state()
+        transfer, of_transfer = laws.transfer.state()
+        arrays = arrays | {f"spread/{name}": array for name, array in spread.items()}
+        arrays |= {f"transfer/{name}": array for name, array in transfer.items()}
+        arrays |= {"held_out": self.held_out, "center": summary.center, "axes": summary.axes}
+        arrays |= {"rows": laws.rows, "scores": laws.scores, "values": laws.values, "variance": laws.variance}
+        plain = {"mean": mean, "spread": of_spread, "transfer": of_transfer, "explained": self.explained}
+        return arrays, plain | {"gauge": asdict(self.gauge)}
+
+    @classmethod
+    def from_state(cls, spots: TrainingSpots, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Self:
+        """Rebuild what ``state`` described."""
+
+        def part(name: str) -> dict[str, np.ndarray]:
+            return {n.removeprefix(f"{name}/"): a for n, a in arrays.items() if n.startswith(f"{name}/")}
+
+        mean = ConditionalMean.from_state(arrays, settings["mean"])
+        spread = Spread.from_state(part("spread"), settings["spread"])
+        transfer = Transfer.from_state(part("transfer"), settings["transfer"])
+        laws = Laws(spread, transfer, *(arrays[name] for name in ("rows", "scores", "values", "variance")))
+        summary = Summary(arrays["center"], arrays["axes"])
+        gauge = SizeGauge(**settings["gauge"])
+        return cls(spots, mean, settings["explained"], gauge, arrays["held_out"], laws, summary)
 
     @property
     def parts(self) -> Parts:

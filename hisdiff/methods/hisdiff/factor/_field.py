@@ -20,19 +20,25 @@ that means over footprints have the variance that was found at spots. The two wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
-from scipy import sparse
 
+from hisdiff._cores import one_core
+from hisdiff._device import resolve_device
+from hisdiff._log import part_of_a_step
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._prediction._superpixels import Footprints, bin_parts, dense_rasters
 from hisdiff._section import Locations, needed
 from hisdiff._stats._counting import count_mean, count_rate, latent, rate_moments
+from hisdiff.methods.hisdiff.factor._nodes import Nodes, NodeValues, all_nodes, around, nodes_around
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from scipy import sparse
 
     from hisdiff._prediction._section_effects import Open, Places
     from hisdiff._section import Section
@@ -45,8 +51,6 @@ _NODE_UM = 70.0
 _MAX_NODE_RADIUS_UM = 50.0
 # Spots that tell the level of a section; a hundredth of their spread is left to chance.
 _MAX_SPOTS = 10_000
-# Nodes that are remembered: some hundred MB.
-_MAX_NODES = 20_000
 # Octaves by which a bin may differ from the footprint around it.
 _MAX_RATIO = 5.0
 # A count that is treated as zero.
@@ -56,6 +60,7 @@ _CHUNK = 8192
 # Octaves, sd.
 _MAX_SPECKLE = 1.5
 _SCORES, _SPECIFIC, _SMOOTH_SCORES = 0, 1, 3
+_OUTLINE = Lock()  # a prepared outline is for one thread at a time
 
 
 @dataclass
@@ -131,10 +136,13 @@ class TwoScaleField:
         self._shift = log2_size - model.gauge.log2_size
         spots = section.spots
         self._align, self._level = 0.0, None  # without spots, how much a section has of each gene is not known
-        if spots is not None and len(spots):
-            means = model.means(section, spots.take(slice(None, None, -(-len(spots) // _MAX_SPOTS))))
-            self._align = model.gauge.shift(means)
-            self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _MIN)
+        needed(section.dense).mean.sum()  # what several threads would compute, each for itself
+        with one_core():
+            self._effects = model.effects(section)
+            if spots is not None and len(spots):
+                means = model.means(section, spots.take(slice(None, None, -(-len(spots) // _MAX_SPOTS))))
+                self._align = model.gauge.shift(means)
+                self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _MIN)
         self._node_radius_um = min(radius_um, _MAX_NODE_RADIUS_UM)
         self._spacing_um = 2 * radius_um
         # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
@@ -146,11 +154,35 @@ class TwoScaleField:
         # Scores of single bins vary more than those of footprints; the scatter of single genes is a factor of its own.
         self._shared = np.square(model.spread.factors.loadings).sum(axis=0) * self._inflation**2
         self._lift = np.log(2) / 2 * np.square(self._speckle)  # log2 of the mean of exp2(speckle)
-        self._nodes: dict[tuple[int, int], int] = {}
-        self._known: list[np.ndarray] = []
-        self._features: list[np.ndarray] = []
-        self._effects = model.effects(section)
-        self._last: _Bins | None = None
+        self.nodes = Nodes()
+        self._last: dict[int, _Bins] = {}  # by thread
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_last": {}}
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether several threads may ask at once, each on one core, once what is known at nodes is there."""
+        sources = needed(self._section.features), needed(self._section.dense)
+        on_cpu = resolve_device(self._device).type == "cpu"
+        return on_cpu and all(getattr(source, "reentrant", False) for source in sources)
+
+    def nodes_around(self, bins: Locations, *, draws: bool) -> np.ndarray:
+        """Return the nodes that predictions of bins are interpolated from, ``(n, 2)``; ``draws`` need some more."""
+        nodes = nodes_around(bins.xy_um, _NODE_UM)
+        if not draws:
+            return nodes
+        points = nodes_around(bins.xy_um, self._radius_um)[:, ::-1] * self._radius_um
+        return all_nodes([nodes, nodes_around(points, _NODE_UM)])
+
+    def compute(self, nodes: np.ndarray) -> NodeValues:
+        """Return the values at nodes ``(n, 2)`` that lie together; ``nodes.learn`` takes them over."""
+        footprints = Locations(self._inside(nodes[:, ::-1] * _NODE_UM), self._node_radius_um)
+        with part_of_a_step():
+            center = self._model.means(self._section, footprints)
+            features = self._model.spread.features.at(self._section, footprints)
+        local = np.log2(self._local_means(footprints))
+        return NodeValues(*(values.astype(np.float32) for values in (center, local, features)))
 
     def mean(self, bins: Locations) -> np.ndarray:
         """Return the expectation, residuals taken as normal; see ``Field``."""
@@ -207,7 +239,7 @@ class TwoScaleField:
         of, spread = self._prepare(bins), self._model.spread
         noise = SmoothNoise(self._seed, bins.xy_um, self._speckle_um)
         # Smooth noise and a smooth condition give smooth scores: they are made at points half a spot's width apart.
-        places, blend = _around(bins.xy_um, self._radius_um)
+        places, blend = around(bins.xy_um, self._radius_um)
         points = places[:, ::-1] * self._radius_um
         center, _ = self._spots_model(points)
         at_points = SmoothNoise(self._seed, points, self._spacing_um)
@@ -230,20 +262,20 @@ class TwoScaleField:
             yield out
 
     def _prepare(self, bins: Locations) -> _Bins:
-        if self._last is not None and self._last.bins is bins:  # mean and draws of the same bins cost one pass
-            return self._last
+        last = self._last.get(get_ident())
+        if last is not None and last.bins is bins:  # mean and draws of the same bins cost one pass
+            return last
         center, footprint = self._spots_model(bins.xy_um)
         ratio = np.empty(center.shape, dtype=np.float32)
         for rows, parts, vectors in bin_parts(needed(self._section.dense), bins, 2 * self._local.bin_um):
             rates = self._local(needed(self._section.dense), vectors).reshape(len(rows), parts, -1).mean(axis=1)
             ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
         ratio = np.clip(ratio, -_MAX_RATIO, _MAX_RATIO)
-        nodes, blend = _around(bins.xy_um, _NODE_UM)
-        self._at_nodes(nodes)
-        features = np.stack([self._features[self._nodes[key]] for key in map(tuple, nodes.tolist())]).astype(np.float64)
+        nodes, blend = around(bins.xy_um, _NODE_UM)
+        features = self._at_nodes(nodes).features.astype(np.float64)
         places = self._effects.places(nodes[:, ::-1] * _NODE_UM, features)
-        self._last = _Bins(bins, center, ratio, self._effects.at(features), places, blend)
-        return self._last
+        made = self._last[get_ident()] = _Bins(bins, center, ratio, self._effects.at(features), places, blend)
+        return made
 
     def _correction(self, center: np.ndarray, footprint: np.ndarray) -> np.ndarray | float:
         """Return log2 of F / M, from the mean log2(1 + count) of footprints and log2 of their mean local rate."""
@@ -254,34 +286,25 @@ class TwoScaleField:
 
     def _spots_model(self, xy_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean log2(1 + count) of a footprint at places and log2 of the mean local rate in it, float32 ``(n, G)``."""
-        nodes, blend = _around(xy_um, _NODE_UM)
+        nodes, blend = around(xy_um, _NODE_UM)
         known = self._at_nodes(nodes)
-        center = count_mean(blend @ known[:, 0], self._align)
-        return center.astype(np.float32), (blend @ known[:, 1]).astype(np.float32)
+        center = count_mean(blend @ known.center, self._align)
+        return center.astype(np.float32), (blend @ known.local).astype(np.float32)
 
-    def _at_nodes(self, nodes: np.ndarray) -> np.ndarray:
-        """Return what ``_spots_model`` interpolates, at nodes ``(n, 2)``: float32 ``(n, 2, G)``."""
-        if len(self._nodes) > _MAX_NODES:
-            self._nodes, self._known, self._features = {}, [], []
-        new = [key for key in map(tuple, nodes.tolist()) if key not in self._nodes]
-        if new:
-            footprints = Locations(self._inside(np.array(new)[:, ::-1] * _NODE_UM), self._node_radius_um)
-            center = self._model.means(self._section, footprints)
-            features = self._model.spread.features.at(self._section, footprints).astype(np.float32)
-            local = np.log2(self._local_means(footprints))
-            for key, values, of_node in zip(new, np.stack([center, local], axis=1).astype(np.float32), features):
-                self._nodes[key] = len(self._known)
-                self._known.append(values)
-                self._features.append(of_node)
-        return np.stack([self._known[self._nodes[key]] for key in map(tuple, nodes.tolist())])
+    def _at_nodes(self, nodes: np.ndarray) -> NodeValues:
+        """Return what is interpolated, at nodes ``(n, 2)``; computed where it is not known."""
+        for group in self.nodes.groups([nodes]):
+            self.nodes.learn(group, self.compute(group))
+        return self.nodes.at(nodes)
 
     def _inside(self, xy_um: np.ndarray) -> np.ndarray:
         """Return the points of the tissue that are nearest to points."""
         tissue = self._section.tissue
         if tissue is None:
             return xy_um
-        shapely.prepare(tissue)
-        outside = np.flatnonzero(~shapely.contains_xy(tissue, *xy_um.T))
+        with _OUTLINE:
+            shapely.prepare(tissue)
+            outside = np.flatnonzero(~shapely.contains_xy(tissue, *xy_um.T))
         xy = xy_um.copy()
         lines = shapely.shortest_line(tissue, shapely.points(xy_um[outside]))
         if len(outside):
@@ -296,18 +319,6 @@ class TwoScaleField:
         for rows, vectors in dense_rasters(needed(self._section.dense), under.ij, self._local.bin_um):
             total += share[:, rows] @ self._local(needed(self._section.dense), vectors)
         return total
-
-
-def _around(xy_um: np.ndarray, spacing_um: float) -> tuple[np.ndarray, sparse.csr_matrix]:
-    """Return the nodes of a lattice around places, (row, column), and the bilinear weights of each, csr ``(n, nodes)``."""
-    place = xy_um[:, ::-1] / spacing_um
-    first = np.floor(place).astype(np.int64)
-    part = place - first
-    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    weights = np.where(corners, part[:, None], 1 - part[:, None]).prod(axis=2)
-    nodes, index = np.unique((first[:, None] + corners).reshape(-1, 2), axis=0, return_inverse=True)
-    rows = np.repeat(np.arange(len(xy_um)), len(corners))
-    return nodes, sparse.csr_matrix((weights.ravel(), (rows, index.ravel())), shape=(len(xy_um), len(nodes)))
 
 
 def _chunks(n: int) -> list[slice]:

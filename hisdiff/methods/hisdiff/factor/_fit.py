@@ -14,10 +14,11 @@ from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._log import logger
 from hisdiff._nn._initialize import initialize
 from hisdiff._training._loop import generator_for, train
+from hisdiff._training._once import is_shared, once
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
 from hisdiff.methods.hisdiff.factor._closed import ClosedForm
 from hisdiff.methods.hisdiff.factor._flow import FactorFlow
-from hisdiff.methods.hisdiff.factor._local import fit_local
+from hisdiff.methods.hisdiff.factor._local import LocalRates, fit_local
 from hisdiff.methods.hisdiff.factor._model import FactorModel, new_flow
 from hisdiff.methods.hisdiff.factor._watched import Watched, of_network
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from hisdiff._json import State
     from hisdiff._section import Section
+    from hisdiff._training._spots import TrainingSpots
     from hisdiff.methods._base import FitRun
     from hisdiff.methods.hisdiff.factor._watched import Prepared
     from hisdiff.methods.hisdiff.factor.config import FactorConfig
@@ -52,11 +55,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
     flow = initialize(
         new_flow(config, len(spread.factors.loadings), summary.axes.shape[1], member_folds), generator_for(run.seed, -1)
     )
-    local = None
-    if config.fine:
-        local = fit_local(
-            spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=run.seed
-        )
+    local = _local_rates(spots, held_out, config, run) if config.fine else None
     model = FactorModel(config=config, mean=closed.mean, summary=summary, flow=flow, local=local, **closed.parts)
     by_member = replace(closed, spots=replace(spots, fold=fold))
     watched = Watched.of(model, by_member, run.validation, member_folds.numpy(), partial(_drawn, config))
@@ -94,6 +93,23 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
         calibration=watched.calibration(),
         history=[] if result is None else result.history,
     )
+
+
+def _local_rates(spots: TrainingSpots, held_out: np.ndarray, config: FactorConfig, run: FitRun) -> LocalRates | None:
+    """Fit the rates of bins; of several processes the first one does."""
+
+    def fitted() -> LocalRates | None:
+        sizes = {"n_components": config.n_components, "linear": config.linear, "gammas": config.gammas}
+        return fit_local(spots, held_out, **sizes, seed=run.seed)
+
+    def state() -> State:
+        local = fitted()
+        return ({}, {}) if local is None else local.state()
+
+    if not is_shared():
+        return fitted()
+    arrays, plain = once(state, run.device)
+    return LocalRates.from_state(arrays, plain) if arrays else None
 
 
 def _drawn(config: FactorConfig, flow: nn.Module, part: Prepared) -> torch.Tensor:

@@ -85,12 +85,13 @@ class LocalRates:
     def __call__(self, dense: DenseSource, vectors: np.ndarray) -> np.ndarray:
         """Return the rates of bins with raw dense vectors ``(n, D)``, float32 ``(n, G)``, 1 for the mean and positive."""
         out = np.empty((len(vectors), self.components.shape[1]), dtype=np.float32)
-        used = [(kernel, w @ self.components) for kernel, w in zip(self.kernels, self.weights) if w.any()]
+        used = [(kernel, w) for kernel, w in zip(self.kernels, self.weights) if w.any()]
         for start in range(0, len(vectors), _CHUNK):
             rows = slice(start, start + _CHUNK)
             values = self.inputs.of(dense, vectors[rows])
-            total = sum((kernel(values, self.landmarks) @ w for kernel, w in used), np.zeros(self.components.shape[1]))
-            out[rows] = np.maximum(1 + total, _FLOOR)
+            start = np.zeros(len(self.components))
+            scores = sum((kernel(values, self.landmarks) @ w for kernel, w in used), start)
+            out[rows] = np.maximum(1 + scores @ self.components, _FLOOR)
         return out
 
     def state(self) -> State:

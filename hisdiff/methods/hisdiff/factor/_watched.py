@@ -12,7 +12,7 @@ from hisdiff._prediction._cohort_model import moments
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._prediction._section_effects import SectionEffects
 from hisdiff._section import needed
-from hisdiff._stats._counting import count, latent
+from hisdiff._stats._counting import count_at, latent, levels_of
 from hisdiff._stats._gene_modules import GeneModules, evenly
 from hisdiff._stats._proper import crps, energy_score
 from hisdiff._training._calibration import Calibration
@@ -123,7 +123,7 @@ class Prepared:
     condition, start
         ``(D n, C)`` summaries of the means, and ``(D n, K)``.
     level, counting
-        ``(D n, G)``: centre, what sections differ in and gene-specific noise; and normal noise of counting.
+        ``(D n, G)``: centre, what sections differ in and gene-specific noise; and levels of the noise of counting.
     measured
         ``(n, 8)`` modules, less their mean.
     shift
@@ -153,7 +153,7 @@ class Prepared:
             own = around + effects.draw(places, _OWN_SEED, draw)
             own += spread.factors.specific * noise.normal(draw, 1, kept, n_genes)
             level.append(own.astype(np.float32))
-            counting.append(noise.normal(draw, 2, kept, n_genes))
+            counting.append(levels_of(noise.normal(draw, 2, kept, n_genes)))
         measured = tissue.measured[rows] @ modules
         return cls(
             part.member,
@@ -169,7 +169,7 @@ class Prepared:
     def modules(self, scores: np.ndarray, loadings: np.ndarray, modules: np.ndarray) -> np.ndarray:
         """Return modules of draws with scores ``(D n, K)``, less the mean of each draw, ``(D, n, 8)``."""
         level = np.maximum(self.level + scores @ loadings, 0)
-        drawn = (count(level, self.counting, self.shift) @ modules).reshape(N_DRAWS, len(self.measured), -1)
+        drawn = (count_at(level, self.counting, self.shift) @ modules).reshape(N_DRAWS, len(self.measured), -1)
         return drawn - drawn.mean(axis=1, keepdims=True)
 
 

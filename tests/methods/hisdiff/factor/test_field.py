@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from field_sections import RADIUS_UM, field_section
+from field_sections import RADIUS_UM, Plane, field_section
 
+from hisdiff import _cores
 from hisdiff._geometry._grid import bins_within, overlap
 from hisdiff._section import Locations
 from hisdiff._stats._accuracy import pearson
 from hisdiff.methods.hisdiff import FactorConfig, HisDiff
+from hisdiff.methods.hisdiff.factor import _nodes
 from hisdiff.methods.hisdiff.factor._field import TwoScaleField
+from hisdiff.tl import _fine, _tiles
 
 TINY = FactorConfig(
     n_components=3, gammas=(0.6,), penalties=(1.0, 10.0), n_factors=2, n_condition=2, n_members=2, width=16, depth=1,
@@ -124,3 +129,51 @@ def test_spread_finer_than_spots_is_that_of_many_draws_and_no_seed_changes_it():
         ratio = np.asarray(many.layers["std"]).mean(axis=0) / drawn.std(axis=0, ddof=1).mean(axis=0)
         assert np.median(ratio) == pytest.approx(1, abs=0.35), how  # draws of counts have wide tails
         assert ("hisdiff_uncertainty" in many.obs) == (how is not alone)
+
+
+class Thorough(Plane):
+    """A plane whose features several threads may ask for; it counts the places that were."""
+
+    reentrant = True
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.asked: list[np.ndarray] = []
+
+    def at(self, locations: Locations) -> np.ndarray:
+        self.asked.append(locations.xy_um)
+        return super().at(locations)
+
+
+def test_bytes_do_not_depend_on_cores_nor_on_where_a_run_was_stopped_and_no_node_is_computed_twice(
+    fitted, target, bins, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(_fine, "_TILE_VALUES", 1.0)
+    monkeypatch.setattr(_nodes, "_SIDE", 4)
+    monkeypatch.setattr(_tiles, "_BAND", 2)
+
+    def predicted(cores: int, folder=None, stop_after=None) -> tuple[list[np.ndarray], np.ndarray]:
+        monkeypatch.setattr(_cores, "cpu_share", lambda: cores)
+        plane = Thorough(7)
+        section = replace(target, features=plane, dense=plane)
+        made = field(fitted, section)
+        how = {"calibrate": "shrink", "units": "counts", "keep_draws": 1, "seed": 0, "of_shapes": False}
+        predictor = _fine.fine_predictor(section, made, BIN_UM, **how)
+        if stop_after is not None:
+            left = iter(range(stop_after))
+            monkeypatch.setattr(predictor.field, "uncertainty", lambda bins: next(left) * np.ones(len(bins)))
+        of = _fine.predict_bins(predictor, bins, folder, {}, show=False)
+        nodes = np.concatenate([xy for xy in plane.asked if len(xy) != len(section.spots)])
+        return [np.asarray(values) for values in (of.mean, of.std, of.draws[0])], nodes
+
+    one, nodes = predicted(1)
+    three, _ = predicted(3)
+    for a, b in zip(one, three):
+        np.testing.assert_array_equal(a, b)
+    each, times = np.unique(np.round(nodes, 3), axis=0, return_counts=True)
+    assert len(each) > 100
+    assert (times == times[0]).all()
+    with pytest.raises(RuntimeError):
+        predicted(3, tmp_path / "run", stop_after=3)
+    for a, b in zip(one, predicted(3, tmp_path / "run")[0]):
+        np.testing.assert_array_equal(a, b)

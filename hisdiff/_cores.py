@@ -1,0 +1,187 @@
+"""How many cores and how much memory this process may use, and work on many things at once, one core for each.
+
+Libraries hand the products of one matrix to several threads, which gains nothing for small ones, and rounds differently with their
+number. Here each piece of work keeps to one core, so that its bytes do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_THREAD = threading.local()
+
+
+def cpu_share() -> int:
+    """Return how many cores this process may use: its affinity, the quota of its control group, what Slurm gave; at least one.
+
+    A task on a worker, or on one of several threads, has one: the others of its process are for other tasks.
+    """
+    if on_worker() or getattr(_THREAD, "is_one_of_several", False):
+        return 1
+    shares = [float(os.cpu_count() or 1)]
+    if hasattr(os, "sched_getaffinity"):
+        shares.append(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(KeyError, ValueError):
+        shares.append(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    shares += _quotas()
+    return max(1, int(min(shares)))
+
+
+def _quotas() -> list[float]:
+    """Return the limits of the control group in cores (versions 2 and 1); none where there is no limit."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = _text("/sys/fs/cgroup/cpu.max").split()
+        found.append(float(quota) / float(period))  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):
+        folder = "/sys/fs/cgroup/cpu"
+        quota, period = (_text(f"{folder}/cpu.cfs_{name}_us") for name in ("quota", "period"))
+        found.append(float(quota) / float(period))
+    return [share for share in found if share > 0]
+
+
+def free_memory() -> int:
+    """Return how many bytes this process may still take: what the machine has free, and what its control group leaves."""
+    import psutil
+
+    free = [psutil.virtual_memory().available]
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            free.append(int(_text(f"/sys/fs/cgroup/{most}")) - int(_text(f"/sys/fs/cgroup/{used}")))
+    return max(0, min(free))
+
+
+def _text(file: str) -> str:
+    return Path(file).read_text(encoding="ascii")
+
+
+def on_worker() -> bool:
+    """Whether this is a task on a worker."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def on_cores(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Return ``work(item)`` of each item, one item a thread; for what takes milliseconds."""
+    n_threads = min(cpu_share(), len(items))
+    with _libraries().limit(limits=1, user_api="blas"):
+        if n_threads <= 1:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(n_threads) as pool:
+            return list(pool.map(work, items))
+
+
+def on_threads(work: Callable[[T], R], items: Sequence[T], *, needs_bytes: int = 0) -> Iterator[tuple[int, R]]:
+    """Yield the number of each item and ``work(item)`` as they are done; for what takes seconds.
+
+    As many threads are used as there are cores, and as fit into half of the memory that is free.
+
+    Parameters
+    ----------
+    work
+        What several threads may call at once. What it does on several cores by itself stays on one here.
+    items
+        What it is called with. One more than there are threads is under way, so that none waits while a result is written.
+    needs_bytes
+        Memory that an item needs.
+    """
+    n_threads = min(cpu_share(), len(items), max(1, free_memory() // (2 * max(needs_bytes, 1))))
+    if n_threads <= 1:
+        for number, item in enumerate(items):
+            with one_core():
+                result = work(item)
+            yield number, result
+        return
+    waiting = iter(enumerate(items))
+    with one_core(), ThreadPoolExecutor(n_threads, initializer=_join_others) as pool:
+        running = {pool.submit(work, item): number for number, item in itertools.islice(waiting, n_threads + 1)}
+        try:
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    number, result = running.pop(future), future.result()
+                    for next_number, item in itertools.islice(waiting, 1):
+                        running[pool.submit(work, item)] = next_number
+                    yield number, result
+        finally:  # an error or an interruption does not wait for what nobody needs
+            for future in running:
+                future.cancel()
+
+
+def _join_others() -> None:
+    """Make this thread one of several."""
+    _THREAD.is_one_of_several = True
+
+
+class _OneCore:
+    """Keeps libraries to one core as long as anybody wants it."""
+
+    def __init__(self) -> None:
+        self._lock, self._wanted, self._stack = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._wanted:
+                self._stack.enter_context(_libraries().limit(limits=1, user_api="blas"))
+                self._stack.enter_context(_torch_on_one_core())
+            self._wanted += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if not self._wanted:
+                self._stack.close()
+
+
+_ONE_CORE = _OneCore()
+
+
+def one_core() -> contextlib.AbstractContextManager[None]:
+    """Keep matrix products of this process to one core each, inside a ``with`` block; blocks of several threads may overlap."""
+    return _ONE_CORE
+
+
+@contextlib.contextmanager
+def _torch_on_one_core() -> Iterator[None]:
+    """Threads that start later take the number over."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 1
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Return what sets the threads of matrix products; to look for the libraries takes longer than to embed a patch."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

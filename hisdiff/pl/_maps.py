@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hisdiff.pl._view import View
 
 LETTERS_PER_INCH = 13
+NO_BREAK = "\N{NO-BREAK SPACE}"
 RING_COLOR = "#00d5ff"  # neither in the stain nor in the colour maps
 
 
@@ -129,9 +131,10 @@ def _draw(ax: Axes, panel: Panel, box: Box, style: MapStyle) -> Any:
 
 
 def _wrapped(title: str, box: Box) -> str:
-    """Return a title in lines that fit over a map of a box."""
+    """Return a title in lines that fit over a map of a box; a short remark in brackets stays in one piece."""
     width = int(LETTERS_PER_INCH * _canvas.map_width(box))
-    return "\n".join(textwrap.fill(line, width) for line in title.split("\n"))
+    whole = re.sub(r"\([^()]{,30}\)", lambda remark: remark[0].replace(" ", NO_BREAK), title)
+    return "\n".join(textwrap.fill(line, width) for line in whole.split("\n")).replace(NO_BREAK, " ")
 
 
 def _scales(row: Row) -> list[Scale]:

@@ -137,7 +137,7 @@ def _join_others() -> None:
     _THREAD.is_one_of_several = True
 
 
-class _OneCore:
+class _OneCore(contextlib.ContextDecorator):
     """Keeps libraries to one core as long as anybody wants it."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class _OneCore:
         with self._lock:
             if not self._wanted:
                 self._stack.enter_context(_libraries().limit(limits=1, user_api="blas"))
-                self._stack.enter_context(_torch_on_one_core())
+                self._stack.enter_context(_torch_on(1))
             self._wanted += 1
 
     def __exit__(self, *_: object) -> None:
@@ -160,18 +160,34 @@ class _OneCore:
 _ONE_CORE = _OneCore()
 
 
-def one_core() -> contextlib.AbstractContextManager[None]:
-    """Keep matrix products of this process to one core each, inside a ``with`` block; blocks of several threads may overlap."""
+def one_core() -> _OneCore:
+    """Keep matrix products of this process to one core each, in a ``with`` block or a decorated function; blocks of threads may overlap."""
     return _ONE_CORE
 
 
 @contextlib.contextmanager
-def _torch_on_one_core() -> Iterator[None]:
+def own_cores() -> Iterator[None]:
+    """Keep matrix products to the cores of this process, inside a ``with`` block.
+
+    Libraries start a thread for each core of the machine, also in a container that may use a few of them, and then wait for each other.
+    """
+    share = cpu_share()
+    with contextlib.ExitStack() as stack:
+        if any(library["num_threads"] > share for library in _libraries().info() if library["user_api"] == "blas"):
+            stack.enter_context(_libraries().limit(limits=share, user_api="blas"))
+        torch = sys.modules.get("torch")
+        if torch and torch.get_num_threads() > share:
+            stack.enter_context(_torch_on(share))
+        yield
+
+
+@contextlib.contextmanager
+def _torch_on(cores: int) -> Iterator[None]:
     """Threads that start later take the number over."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 1
     if torch:
-        torch.set_num_threads(1)
+        torch.set_num_threads(cores)
     try:
         yield
     finally:

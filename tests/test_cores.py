@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import hisdiff as hd
 from hisdiff import _cores, _log
@@ -74,6 +74,22 @@ def test_threads_have_one_core_each_and_leave_the_libraries_as_they_were(monkeyp
     monkeypatch.setattr(_cores, "free_memory", lambda: 100)
     here = threading.get_ident()
     assert all(of == here for _, of in _cores.on_threads(lambda _: threading.get_ident(), range(3), needs_bytes=40))
+
+
+def test_a_fit_takes_no_more_threads_than_the_container_has_cores_and_gives_them_back(monkeypatch) -> None:
+    torch = pytest.importorskip("torch")
+    with threadpool_limits(4, user_api="blas"):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(4)
+        try:
+            for share, used in ((2, 2), (8, 4)):
+                monkeypatch.setattr(_cores, "cpu_share", lambda share=share: share)
+                with _cores.own_cores():
+                    assert {*blas_threads(), torch.get_num_threads()} == {used}
+                    assert {*_cores.one_core()(blas_threads)()} == {1}
+                assert {*blas_threads(), torch.get_num_threads()} == {4}
+        finally:
+            torch.set_num_threads(threads)
 
 
 def test_an_error_on_a_thread_ends_the_rest(monkeypatch) -> None:

@@ -1,7 +1,7 @@
 """Products, solutions and eigenvectors of large dense matrices, on a CUDA card where a method runs on one.
 
 On a card all is computed in float64; what comes back has the precision of what was given, as on the CPU. What is small stays with
-numpy: to send it to the card takes longer.
+numpy: to send it to the card takes longer. Small solutions and eigenvectors stay on one core as well, since several wait for each other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from hisdiff._cores import one_core
 from hisdiff._device import resolve_device
 from hisdiff._log import logger
 
@@ -44,7 +45,8 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the solution x of ``a @ x = b`` for symmetric, positive definite a."""
     flop = 1 / 3 * len(a) ** 3 + 2.0 * len(a) ** 2 * b.shape[1]
-    return _run(flop, _solve, lambda x, y: (_torch().linalg.solve(x, y),), a, b)
+    here = _solve if flop > _LEAST_FLOP else one_core()(_solve)
+    return _run(flop, here, lambda x, y: (_torch().linalg.solve(x, y),), a, b)
 
 
 def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -57,7 +59,9 @@ def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def eigh(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues of a symmetric matrix, increasing, and its eigenvectors as columns."""
-    return _run(9.0 * len(a) ** 3, np.linalg.eigh, lambda x: tuple(_torch().linalg.eigh(x)), a)
+    flop = 9.0 * len(a) ** 3
+    here = np.linalg.eigh if flop > _LEAST_FLOP else one_core()(np.linalg.eigh)
+    return _run(flop, here, lambda x: tuple(_torch().linalg.eigh(x)), a)
 
 
 def _run(flop: float, here: Callable[..., Any], there: Callable[..., Any], *matrices: np.ndarray) -> Any:

@@ -7,6 +7,7 @@ the same order, and the generator is put to the same seed, so the numbers are th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Step = Callable[["Tensor", torch.Generator], T]
-"""All of a step that runs on the device, on the given rows; nothing in it may wait for the device."""
+"""A step on the given rows. What is recorded is work of the device, so that nothing in it may need a value on the host (``.item()``)."""
 
 _TRIALS = 3
 """Steps with a number of rows before it is recorded: compilers, caches and the optimiser's moments have to be there."""
@@ -65,10 +66,10 @@ class Card:
         try:
             with torch.cuda.stream(self._stream):
                 if strictly:
-                    torch.cuda.set_sync_debug_mode("error")
+                    _set_sync_debug_mode("error")
                 yield
         finally:
-            torch.cuda.set_sync_debug_mode(before)
+            _set_sync_debug_mode(before)
             usual.wait_stream(self._stream)
 
     def record(self, work: Callable[[], T], generator: torch.Generator) -> tuple[Callable[[], None], T]:
@@ -82,6 +83,13 @@ class Card:
             torch.cuda.set_stream(usual)  # a recording that fails leaves its own
         self._pool = graph.pool()
         return graph.replay, made
+
+
+def _set_sync_debug_mode(mode: int | str) -> None:
+    """Say what happens where the host waits for the card, without torch's note that it does not notice all of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class Replayed(Generic[T]):

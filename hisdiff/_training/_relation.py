@@ -23,6 +23,7 @@ import numpy as np
 from scipy.linalg import eigh, solve_triangular
 from scipy.spatial.distance import cdist
 
+from hisdiff._cores import one_core
 from hisdiff._stats import _dense as dense
 from hisdiff._stats._kernel import Kernel
 from hisdiff._training._folds import MANY_FOLDS
@@ -260,6 +261,7 @@ def _judged(groups: list[tuple[int, np.ndarray]], places: np.ndarray, *, many: b
     return judged
 
 
+@one_core()  # several wait for each other at matrices as small as these
 def _evidence(left: _Left, own: np.ndarray, known: np.ndarray, residuals: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Return the log likelihood of residuals ``(n, r)`` for each noise, kappa and scale, ``(noises, kappas, scales, r)``.
 

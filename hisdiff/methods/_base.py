@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hisdiff._check import one_of, positive, seed_of
+from hisdiff._cores import own_cores
 from hisdiff._keys import COUNTS, LOG2
 from hisdiff._prediction._field import PatchField
 from hisdiff._prediction._point import point_prediction
@@ -126,7 +127,7 @@ class BaseMethod:
     ) -> Any:
         """Fit on sections that share one panel; the arguments are those of :class:`FitRun`."""
         run = FitRun(validation, seed, device, progress, checkpoint, resume)
-        with dense_on(device):
+        with own_cores(), dense_on(device):
             return self.fit_with(sections, config, run)
 
     def fit_with(self, sections: Sequence[Section], config: Any, run: FitRun) -> Any:
@@ -178,7 +179,7 @@ class BaseFitted:
     ) -> Prediction:
         """Predict at locations of a section, in the order of ``genes``; the arguments are those of :class:`PredictRun`."""
         run = PredictRun(n_draws, keep_draws, n_steps, units, library_size, seed, device, progress)
-        with dense_on(device):
+        with own_cores(), dense_on(device):
             return self.predict_with(section, locations, run)
 
     def field(

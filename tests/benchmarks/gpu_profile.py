@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,9 @@ class Window:
         if self.card:
             torch.cuda.synchronize()
         if self.calls == 2:
-            self.profile.start()
+            with warnings.catch_warnings():  # that events of one cycle are kept, and there is one
+                warnings.filterwarnings("ignore", message=".*Profiler clears events")
+                self.profile.start()
             self.seconds = -time.perf_counter()
         if self.calls == 3:
             self.seconds += time.perf_counter()

@@ -39,6 +39,7 @@ def compile_forward(network: nn.Module, backend: str = "inductor") -> None:
 
 
 def _or_as_it_is(part: nn.Module, parts: list[nn.Module]) -> Any:
+    """Return the compiled forward pass of a part that, where it fails, leaves all parts uncompiled and does the usual one."""
     compiled: Any = part._compiled_call_impl
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -46,7 +47,7 @@ def _or_as_it_is(part: nn.Module, parts: list[nn.Module]) -> Any:
             return compiled(*args, **kwargs)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # noqa: BLE001  # of compilers, drivers and missing headers; its own errors come again
+        except Exception as error:  # noqa: BLE001  # compilers, drivers and missing headers have many; the network's own come again below
             if part._compiled_call_impl is not None:
                 logger.warning("the network is not compiled: %s", str(error).strip().split("\n")[0][:200])
             for each in parts:

@@ -165,10 +165,11 @@ def fit_relation(
         kernel = Kernel(_LINEAR, gamma)
         whitening = kernel.whitening(features[rows])
         values = kernel(features, features[rows]) @ whitening
+        others = _products_of_others(values, fold)
         evidence = np.zeros((len(_SMOOTH) if many else 1, len(_KAPPAS), len(_SCALES), len(unit)))
         for left in judged:
             own = left.rows
-            covariance = _open_covariance(kernel, features[own], values[own], values[fold != left.fold])
+            covariance = _open_covariance(kernel, features[own], values[own], others[left.fold])
             evidence += _evidence(left, *covariance, within[own], unit)
         evidence = np.logaddexp.reduce(evidence, axis=0)  # over kinds of noise
         for kappa, of_scales in zip(_KAPPAS, evidence):
@@ -181,16 +182,17 @@ def fit_relation(
     _, kernel, kappa, relative = best
     whitening = kernel.whitening(features[rows])
     values = kernel(features, features[rows]) @ whitening
+    others = _products_of_others(values, fold)
     eigenvalues, turn = np.linalg.eigh(values.T @ values)
     sizes = [len(own) for _, own in groups]
-    inside = [_amount(kernel, features[own], values[own], values[fold != f], kappa) for f, own in groups]
+    inside = [_amount(kernel, features[own], values[own], others[f], kappa) for f, own in groups]
     amount = max(float(np.average(inside, weights=sizes)), 1e-12)
     share = np.minimum(relative * unit * amount, _MAX_SHARE)
     relation = Relation(
         kernel, features[rows], whitening @ turn, _NOISE / (np.maximum(eigenvalues, 0) + _NOISE), kappa,
         of_all(section, fold) * share * noise / amount,
     )  # fmt: skip
-    usual = [_usual(kernel, features[own], values[own], values[fold != f]) for f, own in groups]
+    usual = [_usual(kernel, features[own], values[own], others[f]) for f, own in groups]
     return RelationFit(relation, share, float(np.average(usual, weights=sizes)), many)
 
 
@@ -216,11 +218,18 @@ def _means_over(section: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.stack([values[section == s].mean(axis=0) for s in range(section.max() + 1)])[section]
 
 
+def _products_of_others(values: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return the sum of products of the features ``(n, q)`` of all spots outside each fold, ``(folds, q, q)``."""
+    of_folds = [values[fold == f] for f in range(fold.max() + 1)]
+    products = np.stack([own.T @ own for own in of_folds])
+    return products.sum(axis=0) - products
+
+
 def _open_covariance(
-    kernel: Kernel, features: np.ndarray, values: np.ndarray, training: np.ndarray
+    kernel: Kernel, features: np.ndarray, values: np.ndarray, others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return k between left-out spots, and what of it other spots know, ``(n, n)`` each."""
-    return kernel(features, features), values @ _told(values, training)
+    return kernel(features, features), values @ _told(values, others)
 
 
 class _Left(NamedTuple):
@@ -285,24 +294,23 @@ def _evidence(left: _Left, own: np.ndarray, known: np.ndarray, residuals: np.nda
 
 
 def _amount(
-    kernel: Kernel, features: np.ndarray, values: np.ndarray, training: np.ndarray, kappa: float
+    kernel: Kernel, features: np.ndarray, values: np.ndarray, others: np.ndarray, kappa: float
 ) -> float:  # fmt: skip
     """Return the variance of what is open inside a left-out section, on average over its spots."""
     step = max(1, -(-len(features) // _MAX_SPOTS))
-    own, known = _open_covariance(kernel, features[::step], values[::step], training)
+    own, known = _open_covariance(kernel, features[::step], values[::step], others)
     return float(np.trace(_centered((1 + kappa) * own - known))) / len(own)
 
 
-def _usual(kernel: Kernel, features: np.ndarray, values: np.ndarray, training: np.ndarray) -> float:
+def _usual(kernel: Kernel, features: np.ndarray, values: np.ndarray, others: np.ndarray) -> float:
     """Return the variance of what is open of the cohort's relation in a left-out section, on average over its spots."""
-    known = np.einsum("nq,qn->n", values, _told(values, training))
+    known = np.einsum("nq,qn->n", values, _told(values, others))
     return float(np.mean(kernel.diagonal(features) - known))
 
 
-def _told(values: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Return ``A (A + noise)^-1 values^T``, ``(q, n)``, with A the sum of products of the features of other spots."""
-    products = training.T @ training
-    return dense.solve(products + _NOISE * np.eye(len(products)), products @ values.T)
+def _told(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return ``A (A + noise)^-1 values^T``, ``(q, n)``, with A ``(q, q)`` the sum of products of the features of other spots."""
+    return dense.solve(others + _NOISE * np.eye(len(others)), others @ values.T)
 
 
 def _posterior(evidence: np.ndarray) -> np.ndarray:

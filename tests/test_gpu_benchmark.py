@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parent / "benchmarks" / "gpu.py"
 # What a machine with a GPU need not have.
 ABSENT = ("spatialdata", "anndata", "scanpy", "squidpy", "zarr", "dask", "xarray", "geopandas", "shapely", "skimage")
 RUN = f"""
-import runpy, sys
+import os, runpy, sys
 from importlib import metadata
 sys.modules.update(dict.fromkeys({ABSENT}, None))
 found = metadata.MetadataPathFinder.find_distributions
@@ -23,6 +23,7 @@ metadata.MetadataPathFinder.find_distributions = lambda *context: (
     known for known in found(*context) if known.name != "hisdiff" or known.version == "0"
 )
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as for a script
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

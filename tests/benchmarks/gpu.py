@@ -16,169 +16,49 @@ counts in products and attention. Steps of training are taken as they are (``eag
 compiled parts (``compiled``), and both; losses of all are to agree.
 """
 
-# ruff: noqa: E402  # stand-ins for what is missing have to come before the package
 from __future__ import annotations
 
 import argparse
 import json
 import platform
-import sys
-import tempfile
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import gpu_alone  # noqa: F401  # lets the package be imported, so it comes first
 import numpy as np
 import torch
-from scipy import sparse
-
-ROOT = Path(__file__).parents[2]
-if "hisdiff" not in sys.modules and (ROOT / "hisdiff" / "__init__.py").is_file():
-    sys.path.insert(0, str(ROOT))
-sys.path.append(str(Path(__file__).parent))
-
-
-class _Missing(ModuleType):
-    """Stands for shapely where it is missing: outlines of tissue are read with it, and there are none here."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-try:
-    import shapely  # noqa: F401
-except ModuleNotFoundError:
-    sys.modules["shapely"] = _Missing("shapely")
-
-try:
-    metadata.version("hisdiff")
-except metadata.PackageNotFoundError:  # a checkout that is not installed says nothing of its version
-    about = Path(tempfile.mkdtemp()) / "hisdiff-0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: hisdiff\nVersion: 0\n")
-    sys.path.append(str(about.parent))
-
-from gpu_accuracy import Entry, Split, measure, one_closed_form, split_in
+from gpu_accuracy import METHODS, Entry, Split, measure, one_closed_form, split_in
+from gpu_networks import MINIATURE, Networks, Scale, made_up, random_model, section_of
 from gpu_profile import Window, ceilings
 
 from hisdiff._device import Products, resolve_device
-from hisdiff._diffusion._gaussian import loss_terms
 from hisdiff._nn._compile import compile_forward
-from hisdiff._nn._initialize import initialize
 from hisdiff._prediction._device_noise import DeviceNoise
 from hisdiff._prediction._noise import BlockNoise
-from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
 from hisdiff._settings import settings
-from hisdiff._training._loop import generator_for, train
-from hisdiff.methods.hisdiff import FactorConfig, GeneConfig, HisDiff
-from hisdiff.methods.hisdiff.gene._loss import Anchors, GeneLoss
-from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
-from hisdiff.methods.hisdiff.gene._scale import GeneScale
+from hisdiff._training._loop import train
+from hisdiff.methods.hisdiff import FactorConfig, HisDiff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PITCH_UM = 200.0
+    from hisdiff._section import Section
+
 SAME = {"no": 1e-4, "tf32": 2e-2, "bf16": 2e-2}
 """How far draws may be from those of the CPU, relative, by precision."""
 WAYS = {"eager": (False, False), "graph": (True, False), "compiled": (False, True), "compiled_graph": (True, True)}
 """Ways to take a step: whether it is replayed, and whether parts of the network are compiled."""
-LONG = {"preset": "dit", "max_steps": 6000, "validate_every": 100, "patience": 10, "learning_rate": 3e-4, "ema": 0.995}
-METHODS = {
-    "ridge": "ridge:baseline",
-    "fast": "hisdiff:fast",
-    "dit": "hisdiff:dit",
-    "dit long": "hisdiff:" + json.dumps(LONG),
-    "dit of the mean": "hisdiff:" + json.dumps({**LONG, "with_embedding": False}),
-    "dit dropout": "hisdiff:" + json.dumps({**LONG, "dropout": 0.5, "weight_decay": 0.1}),
-}
-"""Methods of the part ``accuracy``, as ``Entry.parse`` reads them."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large everything is; the steps that are timed come after as many that are not."""
-
-    spots: int = 4000
-    genes: int = 300
-    paper_genes: int = 200
-    dim: int = 1024
-    draws: int = 16
-    product: int = 8192
-    same_spots: int = 64
-    steps: int = 30
-    steps_whole: int = 5
-    profiled: int = 8
-    dit_draw_steps: int = 20
-    paper_draw_steps: int = 8
-    patches: int = 512
-    vit: str = "vit_large_patch16_224"
-    paper: tuple[tuple[str, Any], ...] = ()
-    fast: tuple[tuple[str, Any], ...] = (("n_landmarks", 1000),)
-
-
-MINIATURE = Scale(
-    spots=40, genes=12, paper_genes=9, dim=24, draws=2, product=64, same_spots=12, steps=2, steps_whole=2,
-    profiled=4, paper_draw_steps=3, patches=2,
-    vit="vit_tiny_patch16_224", paper=(("width", 24), ("depth", 2), ("heads", 3)),
-    fast=(("max_steps", 4), ("validate_every", 2), ("n_members", 1), ("width", 8), ("n_factors", 2), ("penalties", (1.5,)), ("gammas", (0.3,))),
-)  # fmt: skip
-
-
-class Features:
-    """Embeddings of places that are known."""
-
-    def __init__(self, xy_um: np.ndarray, values: np.ndarray, scale: tuple[np.ndarray, np.ndarray] | None) -> None:
-        self.spec = FeatureSpec("given", "1", values.shape[1], 0.5, 112.0)
-        self.mean, self.std = (values.mean(axis=0), values.std(axis=0) + 1e-6) if scale is None else scale
-        self._row = {tuple(place): row for row, place in enumerate(np.round(xy_um).astype(int).tolist())}
-        self._values = values.astype(np.float32)
-
-    def at(self, locations: Locations) -> np.ndarray:
-        return self._values[[self._row[tuple(place)] for place in np.round(locations.xy_um).astype(int).tolist()]]
-
-
-def made_up(n_spots: int, n_genes: int, dim: int, seed: int) -> Section:
-    """Spots on a square, whose counts follow the first values of their embedding."""
-    rng = np.random.default_rng(seed)
-    side = int(np.ceil(np.sqrt(n_spots)))
-    xy = PITCH_UM * np.stack(np.divmod(np.arange(n_spots), side)[::-1], axis=1).astype(float)
-    embedding = rng.standard_normal((n_spots, dim)).astype(np.float32)
-    loadings = np.random.default_rng(0).normal(0, 0.4, (min(8, dim), n_genes))
-    rate = np.random.default_rng(1).gamma(1, 8, n_genes) * np.exp(embedding[:, : len(loadings)] @ loadings)
-    counts = sparse.csr_matrix(rng.poisson(np.minimum(rate, 2000)).astype(np.float32))
-    genes = np.array([f"gene{i}" for i in range(n_genes)])
-    return section_of(f"s{seed}", counts, embedding, xy, genes)
-
-
-def section_of(
-    name: str,
-    counts: Any,
-    embedding: np.ndarray,
-    xy_um: np.ndarray,
-    genes: np.ndarray,
-    scale: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Section:
-    """Return a section of plain arrays; ``scale`` is mean and sd of the embedding, those of the spots where it is None."""
-    counts = sparse.csr_matrix(counts, dtype=np.float32)
-    spots = Locations(np.asarray(xy_um, dtype=float), 50.0)
-    size = library_size_of(counts)
-    return Section(name, genes, counts, spots, features=Features(spots.xy_um, embedding, scale), library_size=size)
 
 
 class Bench:
     """Runs parts one after the other and keeps what they found."""
 
     def __init__(self, device: torch.device, scale: Scale, file: Path | None, minutes: float) -> None:
-        self.device, self.scale, self.file = device, scale, file
+        self.device, self.scale, self.file, self.networks = device, scale, file, Networks(scale)
         self.until = time.monotonic() + 60 * minutes
         if device.type == "cuda":
             torch.cuda.init()
@@ -270,8 +150,8 @@ class Bench:
         """Compare draws, and the gradient of the loss for given noise, with those of the CPU."""
         found: dict[str, Any] = {}
         for preset in ("dit", "paper"):
-            s = self._section(preset, self.scale.same_spots)
-            config = replace(self._config(preset), depth=2)
+            s = self.networks.section(preset, self.scale.same_spots)
+            config = replace(self.networks.config(preset), depth=2)
             model = random_model(config, s)
             asked: dict[str, Any] = {"log2_size": s.log2_size, "n_draws": 1, "n_steps": 20, "seed": 0}
             cpu = next(replace(model, config=replace(config, precision="no")).draws(s, s.spots, device="cpu", **asked))
@@ -279,7 +159,9 @@ class Bench:
                 own = replace(model, config=replace(config, precision=precision))
                 apart = relative(next(own.draws(s, s.spots, device=str(self.device), **asked)), cpu)
                 found[f"{preset}_draws_{precision}"] = {"apart": apart, "same": apart <= bound}
-            gradients = [self._gradient(preset, torch.device(device), s) for device in ("cpu", str(self.device))]
+            gradients = [
+                self.networks.gradient(preset, torch.device(device), s) for device in ("cpu", str(self.device))
+            ]
             apart = relative(gradients[1], gradients[0])
             found[f"{preset}_gradient_no"] = {"apart": apart, "same": apart <= SAME["no"]}
         found["same"] = all(part.get("same", True) for part in found.values())
@@ -287,8 +169,8 @@ class Bench:
 
     def training(self, preset: str) -> dict[str, Any]:
         """Time steps of training: in bf16 in all ways, in the others in the usual one."""
-        s = self._section(preset, self.scale.spots)
-        found: dict[str, Any] = {"flop": self._flop_of_a_step(preset, s)}
+        s = self.networks.section(preset, self.scale.spots)
+        found: dict[str, Any] = {"flop": self.networks.flop_of_a_step(preset, s)}
         card = self.device.type == "cuda"
         most = list(WAYS) if preset == "paper" else ["eager", "graph"]  # around the mean nothing is compiled
         ways = {"bf16": most if card else ["eager"], "tf32": ["graph"] if card else ["eager"]}
@@ -310,9 +192,9 @@ class Bench:
 
     def kernels(self) -> dict[str, Any]:
         """Look at the kernels of a step of ``paper`` in bf16, and at what its shapes allow."""
-        s, config = self._section("paper", self.scale.spots), self._config("paper")
+        s, config = self.networks.section("paper", self.scale.spots), self.networks.config("paper")
         rows, half = min(config.batch_size, self.scale.spots), self.scale.profiled
-        found: dict[str, Any] = {"flop": self._flop_of_a_step("paper", s)}
+        found: dict[str, Any] = {"flop": self.networks.flop_of_a_step("paper", s)}
         found["at_peak_ms"] = found["flop"] / self.peak["bf16"] / 1e9 if self.peak else None
         found["shapes"] = ceilings(self.seconds, self.device, rows, len(s.genes), config.width, config.heads)
         for way in WAYS if self.device.type == "cuda" else ("eager",):
@@ -346,14 +228,14 @@ class Bench:
 
     def sampling(self, preset: str) -> dict[str, Any]:
         """Time draws; those of ``paper`` with few steps, scaled to all of them."""
-        s = self._section(preset, self.scale.spots)
-        config = self._config(preset)
+        s = self.networks.section(preset, self.scale.spots)
+        config = self.networks.config(preset)
         model = random_model(config, s)
         n_draws = self.scale.draws if preset == "dit" else 1
         n_steps = config.n_steps if preset == "dit" else self.scale.paper_draw_steps
         asked: dict[str, Any] = {"log2_size": s.log2_size, "n_steps": n_steps, "seed": 0, "device": str(self.device)}
         asks = 2 if config.sampler == "heun" else 1  # of the network in a step
-        flop = asks * self._flop_of_a_row(model) * len(s.spots) * n_steps
+        flop = asks * self.networks.flop_of_a_row(model) * len(s.spots) * n_steps
         found: dict[str, Any] = {
             "spots": len(s.spots),
             "genes": len(s.genes),
@@ -431,61 +313,15 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------------ helpers
 
-    def _config(self, preset: str) -> GeneConfig:
-        """Return the settings of a preset; the network alone, without a mean that it starts from."""
-        options = dict(self.scale.paper) if preset == "paper" else {"n_steps": self.scale.dit_draw_steps}
-        options["around"] = None
-        return GeneConfig.from_dict({"preset": preset, "patience": None, **options})
-
-    @cache  # noqa: B019  # a bench lives as long as the process
-    def _section(self, preset: str, n_spots: int) -> Section:
-        return made_up(n_spots, self.scale.paper_genes if preset == "paper" else self.scale.genes, self.scale.dim, 0)
-
-    @cache  # noqa: B019
-    def _rows(self, preset: str, n_spots: int) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
-        """Return anchors, and what a network is trained on."""
-        s = self._section(preset, n_spots)
-        context = started_model(self._config(preset), s).context(s, s.spots)
-        arrays = {
-            "own": context.own,
-            "near": context.near.astype(np.int64),
-            "wide": context.wide.astype(np.int64),
-            "log2_size": np.full(len(s.spots), s.log2_size, dtype=np.float32),
-            "counts": s.counts.toarray(),
-        }
-        return context.anchors, {n: torch.from_numpy(np.ascontiguousarray(values)) for n, values in arrays.items()}
-
-    def _loss(self, preset: str, s: Section) -> tuple[GeneLoss, dict[str, torch.Tensor]]:
-        """Return a network with its starting weights and its loss, and what it is trained on."""
-        anchors, data = self._rows(preset, len(s.spots))
-        return GeneLoss(started_model(self._config(preset), s), Anchors(anchors)), data
-
-    def _gradient(self, preset: str, device: torch.device, s: Section) -> np.ndarray:
-        module, data = self._loss(preset, s)
-        module.to(device)
-        batch = {name: tensor.to(device) for name, tensor in data.items()}
-        for k, parameter in enumerate(module.parameters()):
-            parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator_for(0, k)).to(device)
-        rng = np.random.default_rng(0)
-        x0, noise = (torch.from_numpy(a).float().to(device) for a in rng.standard_normal((2, *batch["counts"].shape)))
-        t = torch.arange(len(x0), device=device) * 15 % 1000
-        told = None if module.network.conditioner.size is None else batch["log2_size"] - module.log2_size
-        condition = module.network.conditioner.at(
-            batch["own"], module.anchors.on(device), batch["near"], batch["wide"], told
-        )
-        terms = loss_terms(module.network.denoiser, condition, x0, t, noise, diffusion=module.diffusion)
-        sum(term.mean() for term in terms if term is not None).backward()
-        return np.concatenate([p.grad.cpu().numpy().ravel() for p in module.parameters() if p.grad is not None])
-
     def _trained(
         self, preset: str, precision: str, n_steps: int, s: Section, way: str, *, every: int, look: Any = None
     ) -> tuple[list[float], float]:
         """Train in one of the ways; return the losses and the seconds."""
-        module, data = self._loss(preset, s)
+        module, data = self.networks.loss(preset, s)
         module.recordable, compiled = WAYS[way]
         if compiled:
             compile_forward(module.network.denoiser)
-        config = replace(self._config(preset).with_steps(n_steps), precision=precision, validate_every=every)
+        config = replace(self.networks.config(preset).with_steps(n_steps), precision=precision, validate_every=every)
         start = time.perf_counter()
         result = train(module, data, config, seed=0, validate=look, device=str(self.device), progress_bar=False)
         # The result is on the CPU, so that the card has been waited for.
@@ -501,46 +337,9 @@ class Bench:
         share = self._share(flop * rate, precision)
         return {"steps_per_s": rate, "share_of_peak": share, "first_run_s": begun, "losses": runs[1][0]}
 
-    def _flop_of_a_step(self, preset: str, s: Section) -> float:
-        from torch.utils.flop_counter import FlopCounterMode
-
-        module, data = self._loss(preset, s)
-        config = self._config(preset)
-        few = 8  # of the rows of a batch, to which operations are proportional
-        batch = {name: tensor[:few] for name, tensor in data.items()}
-        with FlopCounterMode(display=False) as counter:
-            module.loss(batch, generator_for(0, 0)).total.backward()
-        return counter.get_total_flops() * min(config.batch_size, len(data["counts"])) / len(batch["counts"])
-
-    def _flop_of_a_row(self, model: GeneModel) -> float:
-        from torch.utils.flop_counter import FlopCounterMode
-
-        x, told = torch.zeros(2, model.sizes.n_genes), torch.zeros(2, model.config.width)
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            model.network.cpu().denoiser.denoise(x, told)
-        return counter.get_total_flops() / 2
-
     def _share(self, flops: float, precision: str) -> float | None:
         peak = self.peak.get(precision)
         return None if not peak else flops / 1e12 / peak
-
-
-def started_model(config: GeneConfig, s: Section) -> GeneModel:
-    """Return a model with its starting weights."""
-    sizes = Sizes.of(config, len(s.genes), s.features.spec.dim)
-    network = initialize(GeneNetwork.of(config, sizes), generator_for(0, -1))
-    scale = GeneScale.identity(sizes.embedding_dim, sizes.n_genes)
-    if config.standardize:
-        scale = GeneScale.fit(s.features.at(s.spots), s.counts.toarray(), np.full(len(s.spots), s.log2_size))
-    return GeneModel(config, sizes, network, scale, log2_size=s.log2_size, pitch_um=None)
-
-
-def random_model(config: GeneConfig, s: Section) -> GeneModel:
-    """Return a model with random weights everywhere, so that nothing is zero."""
-    model = started_model(config, s)
-    for k, parameter in enumerate(model.network.parameters()):
-        torch.nn.init.normal_(parameter, std=0.02, generator=generator_for(0, k))
-    return model
 
 
 def relative(found: np.ndarray, wanted: np.ndarray) -> float:

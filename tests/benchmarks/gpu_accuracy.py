@@ -33,6 +33,18 @@ TOLD = (
 )  # fmt: skip
 
 
+LONG = {"preset": "dit", "max_steps": 6000, "validate_every": 100, "patience": 10, "learning_rate": 3e-4, "ema": 0.995}
+METHODS = {
+    "ridge": "ridge:baseline",
+    "fast": "hisdiff:fast",
+    "dit": "hisdiff:dit",
+    "dit long": "hisdiff:" + json.dumps(LONG),
+    "dit of the mean": "hisdiff:" + json.dumps({**LONG, "with_embedding": False}),
+    "dit dropout": "hisdiff:" + json.dumps({**LONG, "dropout": 0.5, "weight_decay": 0.1}),
+}
+"""Methods of the part ``accuracy``, as ``Entry.parse`` reads them."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Sections to learn from and sections that are left out.

@@ -35,7 +35,7 @@ _KINDS = (
 
 
 class Window:
-    """A look at left-out tissue that looks at the profiler instead, from its second call to its third."""
+    """Profiles the steps between two looks at left-out tissue: as ``validate`` of a training, from its second call to its third."""
 
     def __init__(self, device: torch.device) -> None:
         self.card = device.type == "cuda"

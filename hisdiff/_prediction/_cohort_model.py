@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 import numpy as np
 
 from hisdiff._keys import COUNTS, LOG2
+from hisdiff._log import progress
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._prediction._section_effects import Places, SectionEffects
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from hisdiff._json import State
+    from hisdiff._log import Progress
     from hisdiff._section import Locations, Section
 
 _CHUNK = 4096
@@ -140,20 +142,22 @@ class CohortModel:
         features = np.concatenate([self.spread.features.at(section, part) for part in _parts(spots)])
         return greedy(self.spread, features, None if self.given is None else self.given.features, n)
 
-    def means(self, section: Section, locations: Locations) -> np.ndarray:
-        """Return means, float32 ``(n, G)``, at the cohort's library size, not aligned."""
+    def means(self, section: Section, locations: Locations, bar: Progress | None = None) -> np.ndarray:
+        """Return means, float32 ``(n, G)``, at the cohort's library size, not aligned; ``bar`` counts blocks."""
         out = np.empty((len(locations), len(self.spread.scale)), dtype=np.float32)
         for rows in self._blocks(len(locations)):
             out[rows] = self.mean(section, locations.take(rows))
+            if bar is not None:
+                bar.update()
         return out
 
     def _blocks(self, n: int) -> list[slice]:
         """Return blocks of locations, smaller ones where there are many genes."""
         return _chunks(n, min(_CHUNK, max(_LEAST, _VALUES // max(len(self.spread.scale), 1))))
 
-    def aligned(self, section: Section, locations: Locations) -> np.ndarray:
+    def aligned(self, section: Section, locations: Locations, bar: Progress | None = None) -> np.ndarray:
         """Return means ``(n, G)``, brought to the cohort's library size by what those at the section's spots amount to."""
-        means = self.means(section, locations)
+        means = self.means(section, locations, bar)
         spots = section.spots
         whole = means if spots is None or spots is locations or not len(spots) else self.means(section, spots)
         return self.gauge.align(means, whole)
@@ -185,30 +189,39 @@ class CohortModel:
         seed: int,
         n_steps: int | None = None,
         device: str | None = None,
+        show: bool | None = None,
     ) -> Prediction:
-        """Predict: mean and spread are those of infinitely many draws, in closed form; those that are kept are made."""
-        effects = self.effects(section)
-        base = self.aligned(section, locations)
-        features = np.concatenate([self.spread.features.at(section, part) for part in _parts(locations)])
-        shift = self.log2_size_of(section, library_size) - self.gauge.log2_size
-        mean, std = np.empty((2, *base.shape), dtype=np.float32)
-        uncertainty = np.empty(len(base), dtype=np.float32)
-        center = np.empty(base.shape, dtype=np.float32)
-        for rows in self._blocks(len(base)):
-            opened = effects.at(features[rows])
-            center[rows] = base[rows] + opened.mean
-            variance = opened.variance + self.spread.factors.variance
-            mean[rows], std[rows] = moments(center[rows], variance, shift, units)
-            if keep_draws:
-                base[rows] += latent(center[rows], np.sqrt(variance)) - center[rows]
-            uncertainty[rows] = opened.uncertainty
-        kept = DrawAccumulator(units, keep_draws)
-        condition = self.score_condition(section, locations, center, device) if keep_draws else None
-        places = effects.places(locations.xy_um, features) if keep_draws else None
-        for draw in range(keep_draws):
-            kept.add(
-                self._draw(effects, locations, needed(places), base, condition, shift, draw, seed, n_steps, device)
-            )
+        """Predict: mean and spread are those of infinitely many draws, in closed form; those that are kept are made.
+
+        ``show`` says whether there is a bar, None for the package's setting.
+        """
+        effects, blocks = self.effects(section), self._blocks(len(locations))
+        # Means, spreads, and each draw that is kept go over all blocks once.
+        total = (2 + keep_draws) * len(blocks)
+        with progress(desc=f"predicting {len(locations):,} locations", total=total, enabled=show, unit="blocks") as bar:
+            base = self.aligned(section, locations, bar)
+            features = np.concatenate([self.spread.features.at(section, part) for part in _parts(locations)])
+            shift = self.log2_size_of(section, library_size) - self.gauge.log2_size
+            mean, std = np.empty((2, *base.shape), dtype=np.float32)
+            uncertainty = np.empty(len(base), dtype=np.float32)
+            center = np.empty(base.shape, dtype=np.float32)
+            for rows in blocks:
+                opened = effects.at(features[rows])
+                center[rows] = base[rows] + opened.mean
+                variance = opened.variance + self.spread.factors.variance
+                mean[rows], std[rows] = moments(center[rows], variance, shift, units)
+                if keep_draws:
+                    base[rows] += latent(center[rows], np.sqrt(variance)) - center[rows]
+                uncertainty[rows] = opened.uncertainty
+                bar.update()
+            kept = DrawAccumulator(units, keep_draws)
+            condition = self.score_condition(section, locations, center, device) if keep_draws else None
+            places = effects.places(locations.xy_um, features) if keep_draws else None
+            for draw in range(keep_draws):
+                kept.add(
+                    self._draw(effects, locations, needed(places), base, condition, shift, draw, seed, n_steps, device)
+                )
+                bar.update(len(blocks))
         draws = kept.result(genes).draws if keep_draws else None
         return Prediction(mean, std, genes, units, draws, {UNCERTAINTY: uncertainty}, n_draws)
 

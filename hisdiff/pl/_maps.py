@@ -141,10 +141,20 @@ def _scales(row: Row) -> list[Scale]:
     return list({id(panel.scale): panel.scale for panel in row if panel is not None}.values())
 
 
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
 def shown_boxes(views: Sequence[View], crop: Sequence[float] | None = None) -> dict[int, Box]:
     """Return what is shown in each view: tables of one section the same part, all sections at the same scale."""
     if crop is not None:
-        return {id(view): view.crop_um(crop) for view in views}
+        cropped = {id(view): view.crop_um(crop) for view in views}
+        if not any(_overlap(cropped[id(view)], view.bounds) for view in views):
+            spans = ", ".join(f"{value / views[0].unit_um:g}" for value in views[0].bounds)
+            raise ValueError(
+                f"crop={tuple(crop)} shows nothing: the image of {views[0].section_name!r} spans ({spans})."
+            )
+        return cropped
     regions: dict[Any, set[Any]] = {}
     for view in views:
         regions.setdefault((view.section, view.what), set()).add(view.place.region)

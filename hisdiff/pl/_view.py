@@ -87,10 +87,15 @@ class View:
         return self.what if self.bin_um is None else f"{self.bin_um:g} µm bins"
 
     @property
+    def bounds(self) -> Box:
+        """The bounds of the image, in um of the coordinate system that is drawn."""
+        bounds = self.image.bounds_um
+        return bounds if self.turn is None else _bounds(self.turn, bounds)
+
+    @property
     def box(self) -> Box:
         """What is shown: the locations with a margin."""
-        bounds = self.image.bounds_um
-        return self.marks.box(bounds if self.turn is None else _bounds(self.turn, bounds))
+        return self.marks.box(self.bounds)
 
     def crop_um(self, crop: Sequence[float]) -> Box:
         """Return a box in units of the coordinate system in um."""

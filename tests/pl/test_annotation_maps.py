@@ -85,6 +85,7 @@ def test_columns_of_any_kind_are_shown_or_refused_in_words(sdata):
     for arguments, message in (
         ({"genes": "nothing"}, r"obs\['nothing'\] has no finite number"),
         ({"genes": "A00", "crop": (300, 0, 100, 50)}, "x0 below x1"),
+        ({"genes": "A00", "crop": (9000, 0, 9100, 50)}, r"shows nothing: the image of 's1' spans \(0, 0, 800, 800\)"),
         ({"genes": "A00", "spot_scale": -1.0}, "spot_scale"),
         ({"genes": "A00", "figsize": (0.0, 3.0)}, "A side of figsize"),
     ):

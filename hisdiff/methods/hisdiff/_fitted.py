@@ -93,6 +93,7 @@ class FittedHisDiff(BaseFitted):
                 seed=run.seed,
                 n_steps=run.n_steps,
                 device=run.device,
+                show=run.progress,
             )
         draws = DrawAccumulator(run.units, run.keep_draws)
         made = model.draws(

@@ -93,6 +93,7 @@ class FittedRidge(BaseFitted):
             keep_draws=run.keep_draws,
             units=run.units,
             seed=run.seed,
+            show=run.progress,
         )
 
     def adapted(self, section: Section, rows: np.ndarray) -> FittedRidge:

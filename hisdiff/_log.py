@@ -142,6 +142,12 @@ class Progress:
         bar.refresh()
 
 
+def announce(what: str, seconds: float) -> None:
+    """Log what a step will do that cannot be followed, and about how long it takes, where that is long."""
+    if seconds > LONG_S:
+        logger.info("%s: about %s", what, duration(seconds))
+
+
 def duration(seconds: float) -> str:
     """Return about how long something takes, in words."""
     if seconds < 90:

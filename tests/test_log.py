@@ -21,6 +21,12 @@ def test_a_step_that_ends_early_fills_its_bar_and_says_why(capsys):
     assert "stopped early: best at step 25" in last
 
 
+def test_a_step_that_cannot_be_followed_is_announced_where_it_is_long(caplog):
+    _log.announce("clustering 9 bins", 4.0)
+    _log.announce("clustering 900 bins", 40.0)
+    assert caplog.messages == ["clustering 900 bins: about 40 s"]
+
+
 def test_without_a_bar_a_long_step_is_told_once_with_its_size_and_time(monkeypatch, caplog):
     monkeypatch.setattr(_log, "ESTIMATE_S", 0.0)
     clock = iter(range(0, 1000, 2))

@@ -12,7 +12,8 @@ import spatialdata as sd
 from scipy import sparse
 
 from hisdiff._arguments import checked
-from hisdiff._log import logger
+from hisdiff._check import listing
+from hisdiff._log import announce, logger
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import check_sdata
 from hisdiff._sdata._store import put_back
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 _SLOTS = ("obsm", "varm", "obsp", "varp")
+# What is compressed and written in a second.
+_BYTES_PER_S = 1e8
 
 
 @checked
@@ -76,8 +79,22 @@ def save(sdata: SpatialData) -> None:
     if not keys:
         logger.info("nothing was changed since it was stored in %s", store)
         return
+    announce(
+        f"writing {listing(keys)} to {store}",
+        sum(_nbytes(sdata.tables[key]) for key in keys if key in sdata.tables) / _BYTES_PER_S,
+    )
     put_back(sdata, keys)
     logger.info("wrote %s to %s", ", ".join(map(repr, keys)), store)
+
+
+def _nbytes(table: AnnData) -> int:
+    """Return about how many bytes a table takes, by its matrices."""
+    matrices = [table.X, *(table.layers[name] for name in layer_names(table))]
+    return sum(
+        2 * matrix.data.nbytes if sparse.issparse(matrix) else 4 * int(np.prod(matrix.shape))
+        for matrix in matrices
+        if matrix is not None
+    )
 
 
 def _same(one: AnnData, other: AnnData) -> bool:

@@ -12,6 +12,7 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._check import one_of, positive, seed_of
 from hisdiff._docs import documented
+from hisdiff._log import announce
 from hisdiff._sdata._expression import check_not_logged
 from hisdiff._stats._regions import by_size, merged, smoothed
 from hisdiff.tl._fine_table import grid_of, values_of, write_obs
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hisdiff._section import Names
 
 _ALGORITHMS = ("kmeans", "minibatch", "gmm")
+# Seconds on a core for each bin and gene.
+_VALUE_S = 1e-7
 
 
 @documented
@@ -102,6 +105,7 @@ def cluster_cells(
     counts = values_of(table, genes, layer)
     if len(counts) < n_clusters:
         raise ValueError(f"There are {len(counts)} bins, fewer than n_clusters={n_clusters}.")
+    announce(f"clustering {len(counts):,} bins by {counts.shape[1]:,} genes", counts.size * _VALUE_S)
     components = smoothed(_components(counts, n_components, seed), ij, smooth_um / side_um)
     labels = by_size(merged(_clusters(components, n_clusters, algorithm, seed), ij, min_bins))
     names = [str(i) for i in range(labels.max() + 1)]

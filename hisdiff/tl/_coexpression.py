@@ -12,7 +12,7 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._docs import documented
-from hisdiff._log import logger
+from hisdiff._log import announce, logger
 from hisdiff._sdata._expression import MAX_BYTES, read_expression, related_layer, stem_of, table_of
 from hisdiff._sdata._graph import spatial_weights
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots, set_record
@@ -33,6 +33,8 @@ METHODS = ("spearman", "pearson", "lee")
 MODULES = ("leiden", "hierarchical")
 MAX_GENES = 10_000
 """A matrix of so many genes takes 400 MB."""
+# Seconds on two cores for each value that is read and ranked, and for each product.
+_RANK_S, _PRODUCT_S = 4e-8, 2e-11
 
 
 @documented
@@ -153,6 +155,11 @@ def coexpression(
 
     statistic = _statistic(method, table, layers[0].rows)
     ranked, keep = method == "spearman", n_perms is not None or len(layers) == 1
+    n_genes, n_values = len(layers[0].genes), len(layers) * len(layers[0].rows) * len(layers[0].genes)
+    announce(
+        f"correlating {n_genes:,} genes at {len(layers[0].rows):,} locations",
+        n_values * (_RANK_S + n_genes * _PRODUCT_S),
+    )
     units, matrix = _average(layers, statistic, ranked=ranked, keep=keep)
     constant = np.diag(matrix) <= 0
     if constant.all():

@@ -11,7 +11,7 @@ from hisdiff import _keys
 from hisdiff._arguments import checked
 from hisdiff._check import listing, one_of, positive, seed_of
 from hisdiff._docs import documented
-from hisdiff._log import logger
+from hisdiff._log import announce, logger
 from hisdiff._sdata._expression import read_expression, related_layer, table_of
 from hisdiff._sdata._genes import gene_names
 from hisdiff._sdata._provenance import check_slots_free, checked_name, mark_slots
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from hisdiff._sdata._expression import Expression
 
 METHODS = ("ora", "prerank", *SCORES)
+# Seconds on a core for each location and gene that is scored.
+_VALUE_S = 1e-7
 COLUMNS = ("group", "term", "method", "size", "total", "overlap", "score", "p", "fdr", "genes", "members")
 
 
@@ -166,6 +168,8 @@ def enrich(
         frame = prerank(ranked, panel, found, n_perms, seed)
     else:
         found = in_panel(sets, panel, min_size, max_size)
+        n_values = len(layers) * len(layers[0].rows) * len(panel)
+        announce(f"scoring {len(found):,} gene sets at {len(layers[0].rows):,} locations", n_values * _VALUE_S)
         each = [pathway_scores(expression.values(), found, method) for expression in layers]
         scores = _over_rows(np.mean(each, axis=0), layers[0], table, list(found))
         members = [";".join(panel[rows]) for rows in found.values()]

@@ -257,7 +257,7 @@ def _check_workers(client: Any, what: str, stores: Sequence[Path], needs_bytes: 
         answers = client.sync(client._run, _about, stores, on_error="return", callback_timeout=_ANSWER_S)
     except (OSError, TimeoutError, CommClosedError, AttributeError, RuntimeError) as error:
         raise ConnectionError(
-            f"The scheduler {_address(client)} does not answer ({error}), on whose workers {what} was to be computed; close the client "
+            f"The scheduler {_address(client)} does not answer ({str(error) or type(error).__name__}), on whose workers {what} was to be computed; close the client "
             "(or leave its `with` block) to compute it here."
         ) from error
     if not answers:

@@ -108,11 +108,11 @@ def _shares_known(
 
 def _candidates(footprints: Locations, resolution_um: float) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of a footprint's row and a bin ``(n, 2)`` of its bounding box."""
-    bounds = shapely.bounds(outlines(footprints)).reshape(-1, 4) / resolution_um
-    first = np.floor(bounds[:, :2] + 1e-9).astype(np.int64)
-    size = np.maximum(np.ceil(bounds[:, 2:] - 1e-9).astype(np.int64) - first, 1)
+    sides = bounds(footprints) / resolution_um
+    first = np.floor(sides[:, :2] + 1e-9).astype(np.int64)
+    size = np.maximum(np.ceil(sides[:, 2:] - 1e-9).astype(np.int64) - first, 1)
     count = size.prod(axis=1)
-    which = np.repeat(np.arange(len(bounds)), count)
+    which = np.repeat(np.arange(len(sides)), count)
     place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     row, column = np.divmod(place, size[which, 0])
     return which, np.stack([first[which, 1] + row, first[which, 0] + column], axis=1)
@@ -139,6 +139,14 @@ def outlines(footprints: Locations) -> np.ndarray:
     if _are_discs(footprints):
         return discs(footprints.xy_um, footprints.radius_um)
     return np.asarray(footprints.footprint)
+
+
+def bounds(footprints: Locations) -> np.ndarray:
+    """Return the box around each footprint, ``(n, 4)`` as (x0, y0, x1, y1) in um."""
+    if footprints.bin_um is None and not _are_discs(footprints):
+        return shapely.bounds(footprints.footprint).reshape(-1, 4)
+    reach = footprints.radius_um[:, None] if footprints.bin_um is None else footprints.bin_um / 2
+    return np.concatenate([footprints.xy_um - reach, footprints.xy_um + reach], axis=1)
 
 
 def _are_discs(footprints: Locations) -> bool:

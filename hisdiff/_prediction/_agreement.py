@@ -31,7 +31,7 @@ from scipy.spatial import cKDTree
 from scipy.special import gammaincinv, ndtr
 
 from hisdiff._geometry import pitch_of
-from hisdiff._geometry._grid import outlines, overlap
+from hisdiff._geometry._grid import bounds, outlines, overlap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,7 @@ class Agreement:
     ) -> None:
         self.spots, self.counts, self.dispersion, self.exact = spots, counts, dispersion, exact
         self._lacking = np.zeros(counts.shape[1], dtype=bool) if lacking is None else lacking
-        self._outlines = outlines(spots)
+        self._bounds = bounds(spots)
         self._tree = cKDTree(spots.xy_um)
         pitch = pitch_of(spots.xy_um)
         self._pitch = pitch if np.isfinite(pitch) else 4 * float(np.median(spots.radius_um))
@@ -149,7 +149,8 @@ class Agreement:
 
     def closer_than(self, distance_um: float) -> np.ndarray:
         """Return the rows of spots whose footprints are closer to another's than a distance."""
-        one, other = shapely.STRtree(self._outlines).query(self._outlines, predicate="dwithin", distance=distance_um)
+        shapes = outlines(self.spots)
+        one, other = shapely.STRtree(shapes).query(shapes, predicate="dwithin", distance=distance_um)
         return np.unique(one[one != other])
 
     def footprints(self, bins: Locations, rows: np.ndarray) -> sparse.csr_matrix:
@@ -160,7 +161,9 @@ class Agreement:
 
     def near(self, bins: Locations) -> np.ndarray:
         """Return the spots whose footprint may touch a box around bins."""
-        return np.flatnonzero(shapely.intersects(self._outlines, shapely.box(*_box_of(bins))))
+        x0, y0, x1, y1 = _box_of(bins)
+        left, top, right, bottom = self._bounds.T
+        return np.flatnonzero((left <= x1) & (right >= x0) & (top <= y1) & (bottom >= y0))
 
     def blend(self, bins: Locations) -> Blend:
         """Return how the factors of spots act at bins."""
@@ -195,7 +198,7 @@ class Agreement:
     def _to_edge(self, xy: np.ndarray, nearest: np.ndarray, distance: np.ndarray) -> np.ndarray:
         shape = self.spots.footprint
         if isinstance(shape, np.ndarray) and shape.dtype == object:
-            return shapely.distance(shapely.points(xy)[:, None], self._outlines[nearest])
+            return shapely.distance(shapely.points(xy)[:, None], shape[nearest])
         return np.maximum(distance - self.spots.radius_um[nearest], 0)
 
 

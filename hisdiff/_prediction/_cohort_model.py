@@ -12,7 +12,7 @@ from hisdiff._keys import COUNTS, LOG2
 from hisdiff._log import progress
 from hisdiff._prediction._draws import DrawAccumulator
 from hisdiff._prediction._noise import BlockNoise
-from hisdiff._prediction._section_effects import Places, SectionEffects
+from hisdiff._prediction._section_effects import MAX_REFERENCES, Places, SectionEffects
 from hisdiff._section import Prediction, needed
 from hisdiff._stats._counting import count, count_moments, latent, rate_moments
 from hisdiff._training._given import Given, Posterior, posterior_of
@@ -167,7 +167,8 @@ class CohortModel:
         spots = section.spots
         if self.posterior is not None or spots is None or not len(spots):
             return SectionEffects(self.spread, self.spread.relation.landmarks, self.posterior)
-        return SectionEffects(self.spread, self.spread.features.at(section, spots))
+        some = spots.take(slice(None, None, max(1, -(-len(spots) // MAX_REFERENCES))))
+        return SectionEffects(self.spread, self.spread.features.at(section, some))
 
     def log2_size_of(self, section: Section, library_size: float | None) -> float:
         """Return log2 of the library size to predict at: as asked, as the given spots say, the section's own, the usual."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from hisdiff._training._given import Posterior
     from hisdiff._training._spread import Spread
 
-# Places of a section from whose mean its relation is measured.
-_MAX_REFERENCES = 300
+MAX_REFERENCES = 300
+"""Places of a section from whose mean its relation is measured."""
 # What the numbers of a draw are for.
 _LEVELS = 7
 _UNCOVERED = 5
@@ -88,7 +88,7 @@ class SectionEffects:
         if posterior is not None:
             reference = posterior.relation.features
         else:
-            reference = reference[:: max(1, -(-len(reference) // _MAX_REFERENCES))]
+            reference = reference[:: max(1, -(-len(reference) // MAX_REFERENCES))]
         relation = spread.relation
         self._reference = reference
         self._center = relation.basis(reference).mean(axis=0)

@@ -179,7 +179,7 @@ def fine_predictor(
     measured = np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() > 0)
     if not len(measured):
         return plain
-    spots, counts = section.spots.take(measured), counts[measured]
+    spots, counts = section.spots.take(measured), counts if len(measured) == counts.shape[0] else counts[measured]
     agreement = Agreement(spots, counts, dispersion, exact=calibrate == "exact", lacking=lacking)
     if calibrate == "exact" and (n_close := len(agreement.closer_than(resolution_um))):
         logger.warning(
@@ -204,6 +204,8 @@ def _on_panel(section: Section, genes: np.ndarray) -> tuple[csr_matrix, np.ndarr
     counts = needed(section.counts)
     where = {gene: i for i, gene in enumerate(section.genes)}
     columns = np.array([where.get(gene, -1) for gene in genes])
+    if np.array_equal(columns, np.arange(counts.shape[1])):
+        return csr_matrix(counts), columns < 0
     there = np.flatnonzero(columns >= 0)
     place = csr_matrix((np.ones(len(there), counts.dtype), (columns[there], there)), (counts.shape[1], len(genes)))
     return csr_matrix(counts @ place), columns < 0

@@ -13,7 +13,7 @@ from hisdiff import _keys
 from hisdiff._check import listing, names_of, present
 from hisdiff._log import logger
 from hisdiff._sdata._counts import check_counts
-from hisdiff._sdata._genes import columns_of
+from hisdiff._sdata._genes import columns_of, how_to_add
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import in_memory
 from hisdiff._sdata._provenance import holds_predictions, records
@@ -298,7 +298,9 @@ def _named(table: AnnData, genes: Sequence[str], layers: Sequence[str]) -> np.nd
         if column < 0:
             present(gene, table.var_names, "gene")
         if not there[column]:
-            raise ValueError(f"Gene {gene!r} is not among the {there.sum()} modelled genes of {listing(layers)}.")
+            raise ValueError(
+                f"Gene {gene!r} is not among the {there.sum()} modelled genes of {listing(layers)}; {how_to_add(gene)}."
+            )
     repeated = sorted({gene for gene, column in zip(genes, where) if (where == column).sum() > 1})
     if repeated:
         raise ValueError(f"Genes are named more than once: {listing(repeated)}.")

@@ -133,6 +133,11 @@ def _is_name(column: object) -> bool:
     return str(column).lower() in _ALTERNATIVES
 
 
+def how_to_add(gene: str) -> str:
+    """Return what a message says of a gene that is not in the panel of a model."""
+    return f"hd.pp.select_genes(sections, also=[{gene!r}]) adds it for the next fit"
+
+
 def symbols_of(table: AnnData) -> np.ndarray:
     """Return what a reader calls each gene: its symbol, in a table of Ensembl ids that has symbols; else its name."""
     names = table.var_names.to_numpy().astype(str)

@@ -12,7 +12,7 @@ from scipy import sparse
 from hisdiff import _keys
 from hisdiff._check import listing, present
 from hisdiff._sdata._expression import X, draw_layers, is_logged, only_prediction, own_prediction
-from hisdiff._sdata._genes import symbols_of
+from hisdiff._sdata._genes import how_to_add, symbols_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._lazy import read_columns
 from hisdiff._sdata._provenance import holds_predictions, panel_of, records
@@ -159,10 +159,7 @@ def unknown(table: AnnData, name: str, what: str) -> KeyError:
     except KeyError as error:
         message = str(error.args[0]).replace("; available", f" in table {what!r}; available", 1)
         if own_prediction(table) is not None or panel_of(table) is not None:
-            message += (
-                f" The table has the {table.n_vars} genes of the model's panel; hd.pp.select_genes(sections, also=[{name!r}]) adds a "
-                f"gene for the next fit."
-            )
+            message += f" The table has the {table.n_vars} genes of the model's panel; {how_to_add(name)}."
         return KeyError(message)
     raise AssertionError(name)
 
@@ -187,10 +184,7 @@ def _why_empty(table: AnnData, info: LayerInfo, gene: str, column: int) -> str:
     if modelled and info.is_spread and record.get("n_draws") == 1:
         return f"{info.stem!r} holds one value per location, of a method without draws or of a single draw, which has no spread"
     if flag in table.var and not modelled:
-        return (
-            f"it is not in the model's panel (var[{flag!r}]); hd.pp.select_genes(sections, also=[{gene!r}]) adds it "
-            f"for the next fit"
-        )
+        return f"it is not in the model's panel (var[{flag!r}]); {how_to_add(gene)}"
     return "all are NaN"
 
 

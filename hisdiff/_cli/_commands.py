@@ -197,7 +197,8 @@ def report(
     from hisdiff import pl
 
     def reported(path: Path) -> Plain:
-        page = pl.report(open_input(path), genes=None if genes is None else genes.split(","), title=path.stem)
+        named = None if genes is None else [gene.strip() for gene in genes.split(",")]
+        page = pl.report(open_input(path), genes=named, title=path.stem)
         written = page.save((out or path.parent) / f"{path.stem}.html")
         logger.info("wrote %s", written)
         return {"page": str(written)}

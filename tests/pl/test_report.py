@@ -66,7 +66,7 @@ def test_an_image_alone_has_a_page_and_an_unknown_gene_has_none(sdata, make_sect
 def test_the_command_writes_a_page_beside_each_store_and_leaves_the_store_alone(sdata, tmp_path, capsys):
     sdata.write(tmp_path / "one.zarr")
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "one.zarr").rglob("*"))
-    assert main(["report", str(tmp_path / "one.zarr"), "--genes", "A00,B01", "--json"]) == 0
+    assert main(["report", str(tmp_path / "one.zarr"), "--genes", "A00, B01", "--json"]) == 0
     assert (tmp_path / "one.html").read_text(encoding="utf8").startswith("<!doctype html>")
     assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "one.zarr").rglob("*"))
     assert main(["report", str(tmp_path / "none.zarr")]) == 1

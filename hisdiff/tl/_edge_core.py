@@ -149,8 +149,9 @@ def edge_core(
 
 def _flag(table: AnnData, region: str) -> np.ndarray:
     flag = table.obs[present(region, list(table.obs), "column of obs")]
-    if flag.dtype != bool:
+    if not pd.api.types.is_bool_dtype(flag.dtype) or flag.isna().any():
         raise ValueError(f"obs[{region!r}] is {flag.dtype}, not bool: it has to say which locations are in the region.")
+    flag = flag.astype(bool)  # nullable flags, and categories of them, as a store may hand back
     if not flag.any():
         raise ValueError(f"No location is in the region: obs[{region!r}] is all False (obs: {listing(table.obs)}).")
     return flag.to_numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import hisdiff as hd
@@ -109,7 +110,7 @@ def test_edge_is_the_ring_of_its_width_and_genes_are_compared_between_spots(fine
 def test_edge_of_a_region_of_spots_and_parts_that_are_too_small(sdata) -> None:
     table = sdata.tables["table"]
     column, row = np.arange(64) % 8, np.arange(64) // 8
-    table.obs["part"] = (column < 5) | ((column == 7) & (row == 7))
+    table.obs["part"] = pd.array((column < 5) | ((column == 7) & (row == 7)), dtype="boolean")
     hd.tl.edge_core(sdata, "part", width_um=90)
     kind = table.obs["hisdiff_edge_core"].to_numpy()
     assert kind[63] == "outside"

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def is_unlike(table: AnnData, stem: str, section: str) -> bool:
-    """Whether a section is unlike the cohort of the model, so that accuracy on left-out training tissue is none of its own.
+    """Whether a section is unlike the cohort of the model, so that the accuracy on left-out training tissue does not hold for it.
 
-    Where tables of several sections were put together, SpatialData keeps what they agree on: if nothing, none is taken for alike.
+    SpatialData keeps of concatenated tables only the records that they agree on. Without a record, sections of such a table count as unlike.
     """
     transfer = records(table, _keys.PREDICTIONS).get(stem, {}).get("transfer")
     if hasattr(transfer, "get"):

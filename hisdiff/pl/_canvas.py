@@ -60,7 +60,7 @@ def map_panels(
 ) -> tuple[Figure, np.ndarray]:
     """Return a figure for maps of a box and its ``(n_rows, n_cols)`` axes, with room for the colour bars of a row.
 
-    Of a single column, maps stand side by side, a few in a row. ``figsize`` in inches replaces the usual size.
+    A single column of maps is laid out in rows of a few maps. ``figsize`` in inches replaces the usual size.
     """
     aspect, width = (box[3] - box[1]) / (box[2] - box[0]), map_width(box)
     height = width * aspect + 0.65  # the title above and the scale bar below
@@ -76,7 +76,7 @@ def map_panels(
 
 
 def map_width(box: Box) -> float:
-    """Return the width of a map of a box, in inches: a narrow, tall section does not become a mile of figure."""
+    """Return the width of a map of a box, in inches; it is smaller for a tall section, whose figure would be too high."""
     return MAP_INCH * min(1.0, 1.5 * (box[2] - box[0]) / (box[3] - box[1]))
 
 

@@ -159,7 +159,7 @@ def _draw(ax: Axes, table: pd.DataFrame, methods: Sequence[str], name: str, *, l
 
 
 def _not_narrower(ax: Axes) -> None:
-    """Widen an axis that is narrower than a small part of its values: finer differences are none, and would take long numbers."""
+    """Widen an axis that is narrower than a small part of its values: smaller differences mean nothing, and need long numbers."""
     low, high = ax.get_xlim()
     short = _NARROWEST * max(abs(low), abs(high)) - (high - low)
     if short > 0:

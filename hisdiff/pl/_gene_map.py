@@ -50,7 +50,7 @@ def gene_map(
 ) -> Axes | Figure:
     """Show genes, or columns of ``obs``, on the tissue: measured beside predicted, spots beside bins, section beside section.
 
-    One row per gene or column, and in it one panel for each section, table and layer; of a single panel per row, rows stand
+    One row per gene or column, and in it one panel for each section, table and layer. If every row has a single panel, they stand
     side by side. The panels of a row share one colour scale (bins of a finer table have their own: their counts are smaller),
     and all sections are drawn at one scale. Spots and shapes are drawn at their true size over the image, which is read at the
     resolution of the screen; the bins of a finer prediction, and any other labels, as one half-transparent raster.

@@ -84,7 +84,7 @@ def draw_maps(rows: list[Row], style: MapStyle, ax: Axes | None = None) -> Axes 
 
     Everything that can be wrong is wrong before: an error leaves no empty figure.
     """
-    if all(sum(panel is not None for panel in row) == 1 for row in rows):  # gaps align nothing
+    if all(sum(panel is not None for panel in row) == 1 for row in rows):  # there is nothing to align
         rows = [[panel for panel in row if panel is not None] for row in rows]
     n_cols = max(len(row) for row in rows)
     single = len(rows) == n_cols == 1

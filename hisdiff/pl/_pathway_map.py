@@ -61,8 +61,8 @@ def pathway_map(
 ) -> Axes | Figure:
     """Show scores of gene sets, gene modules or programmes on the tissue.
 
-    One row per set, and in it one panel for each section, table and result, such as measured beside predicted; of a single
-    panel per row, rows stand side by side. The panels of a row that have the same kind of score share one colour scale.
+    One row per set, and in it one panel for each section, table and result, such as measured beside predicted. If every row has a
+    single panel, they stand side by side. The panels of a row that have the same kind of score share one colour scale.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ WARNING = "#b2182b"
 """What a reader has to know before looking at a plot, and negative relations."""
 
 style: dict[str, Any] = {
-    "axes.formatter.useoffset": False,  # a reader takes what stands at a tick for its value
+    "axes.formatter.useoffset": False,  # a number at a tick is its value, not what to add to another
     "axes.prop_cycle": cycler(color=CYCLE),
     "axes.spines.right": False,
     "axes.spines.top": False,

@@ -11,7 +11,8 @@ from scipy.special import gammaln, ndtr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _STEP = 1 / 16
 _TOP = 14.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,13 +128,16 @@ def _by_genes(
         # log2(1 + c -+ 1/2); everything below half a count is a zero.
         with np.errstate(divide="ignore"):
             lower = np.where(counts < 0.5, -np.inf, np.log2(np.maximum(counts + 0.5, 0)))
-        ends = lower - mean[:, genes], np.log2(counts + 1.5) - mean[:, genes]
+        low, high = lower - mean[:, genes], np.log2(counts + 1.5) - mean[:, genes]
+        yield partial(_covered, low, high, std, genes)
 
-        def part(factor: np.ndarray | float, genes=genes, ends=ends) -> np.ndarray:
-            own = np.broadcast_to(np.asarray(factor, dtype=np.float64), measured.shape[1:])[genes]
-            return _inside(*ends, np.maximum(own * std[:, genes] / _Z, _MIN_STD)).mean(axis=0)
 
-        yield part
+def _covered(
+    lower: np.ndarray, upper: np.ndarray, std: np.ndarray, genes: slice, factor: np.ndarray | float
+) -> np.ndarray:
+    """Return the coverage of a block of genes, whose ends are given around the mean, by intervals of a factor of all genes."""
+    own = np.broadcast_to(np.asarray(factor, dtype=np.float64), std.shape[1:])[genes]
+    return _inside(lower, upper, np.maximum(own * std[:, genes] / _Z, _MIN_STD)).mean(axis=0)
 
 
 def _inside(lower: np.ndarray, upper: np.ndarray, spread: np.ndarray) -> np.ndarray:

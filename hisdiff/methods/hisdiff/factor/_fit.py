@@ -99,8 +99,9 @@ def _local_rates(spots: TrainingSpots, held_out: np.ndarray, config: FactorConfi
     """Fit the rates of bins; of several processes the first one does."""
 
     def fitted() -> LocalRates | None:
-        sizes = {"n_components": config.n_components, "linear": config.linear, "gammas": config.gammas}
-        return fit_local(spots, held_out, **sizes, seed=run.seed)
+        return fit_local(
+            spots, held_out, n_components=config.n_components, linear=config.linear, gammas=config.gammas, seed=run.seed
+        )
 
     def state() -> State:
         local = fitted()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
+from hisdiff._cores import on_cores
 from hisdiff._kept import Kept
 from hisdiff._sdata._grid import stored_embedding, stored_statistics
 from hisdiff._sdata._image import fingerprint
@@ -140,9 +141,11 @@ class DenseFeatures:
         tissue = self._tissue if self._tissue is not None else shapely.box(*self._image.bounds_um)
         half = _POINT_UM / 2
         points = tissue_lattice(tissue)
-        vectors = np.stack(
-            [self._compute((x - half, y - half, x + half, y + half), _POINT_UM)[0, 0] for x, y in points]
-        ).astype(np.float64)
+
+        def at(point: np.ndarray) -> np.ndarray:
+            return self._compute((*(point - half).tolist(), *(point + half).tolist()), _POINT_UM)[0, 0]
+
+        vectors = np.stack(on_cores(at, points) if self.reentrant else list(map(at, points))).astype(np.float64)
         std = vectors.std(axis=0) if len(points) > 1 else np.ones(vectors.shape[1])
         return vectors.mean(axis=0).astype(np.float32), std.astype(np.float32)
 

@@ -56,7 +56,7 @@ def one(job: str, folder: Path, workers: int, resolution_um: float) -> dict[str,
         if workers:
             cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
             client = stack.enter_context(Client(cluster))
-            client.run(lambda: __import__("hisdiff").tl.predict)
+            client.run(lambda path: __import__("hisdiff").models.load(path) and None, folder / "model")
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
         if job == "embed":
             hd.pp.embed(sdata)

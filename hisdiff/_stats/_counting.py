@@ -28,6 +28,7 @@ _COARSE, _SD_STEP, _MAX_SD = 1 / 8, 1 / 8, 4.0
 _DEEPEST, _CLEAR = -2.5, 4.0
 # Nodes that are enough for what has no bend.
 _FEW = 9
+_MIN_SD = 1e-6
 # log2 of counts that are treated as zero.
 _FAINT = 1e-6
 # Values of a block.
@@ -111,7 +112,13 @@ def latent(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
 def _rectified() -> tuple[np.ndarray, np.ndarray]:
     """Return centres and the mean of ``max(center + normal, 0)`` for each."""
     center = np.linspace(_DEEPEST, _CLEAR, 400)
-    return center, center * ndtr(center) + np.exp(-np.square(center) / 2) / np.sqrt(2 * np.pi)
+    return center, mean_above_zero(center, 1.0)
+
+
+def mean_above_zero(center: np.ndarray, sd: np.ndarray | float) -> np.ndarray:
+    """Return the mean of ``max(level, 0)`` of normal levels; the inverse of ``latent``."""
+    sd = np.maximum(sd, _MIN_SD)
+    return center * ndtr(center / sd) + sd * np.exp(-np.square(center / sd) / 2) / np.sqrt(2 * np.pi)
 
 
 @_in_cache

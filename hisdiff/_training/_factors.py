@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hisdiff._stats._counting import count_moments, counting_variance
+from hisdiff._stats._counting import count_moments, counting_variance, latent, mean_above_zero
 from hisdiff._stats._pca import leading
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _ROWS, _SOME = 1024, 500
 # By how much variances are raised at most for what cutting at zero expression takes away.
 _MAX_RAISE, _TURNS = 4.0, 12
+# Spots that tell how large scores are, and how much smaller they may become.
+_MANY, _SIZES = 2000, (0.5, 1.0)
 _MIN = 1e-12
 
 
@@ -111,6 +113,42 @@ def raised(factors: Factors, held_out: np.ndarray, other: np.ndarray, wanted: np
         found = count_moments(center, np.sqrt(other + ratio * own)).variance.mean(axis=0)
         ratio = np.clip(ratio + (wanted - found) / own, 1, _MAX_RAISE)
     return Factors(factors.loadings * np.sqrt(ratio), factors.specific * np.sqrt(ratio))
+
+
+def sized(
+    scores: np.ndarray, factors: Factors, found: Factors, held_out: np.ndarray, other: np.ndarray, scale: np.ndarray
+) -> np.ndarray:
+    """Make scores smaller by as much as raised loadings overdo it for them.
+
+    Normal scores lose variance where there is little expression, for which loadings are raised. A state of one kind of cells varies little
+    where these are few: its scores lose less, and with raised loadings genes would vary together by more than they do.
+
+    Parameters
+    ----------
+    scores
+        ``(n, K)`` of the training spots, of variance 1.
+    factors, found
+        Raised, and as found in residuals.
+    held_out
+        ``(n, G)``, predicted out of fold.
+    other
+        ``(G,)`` variance that levels have beside that of factors.
+    scale
+        ``(G,)`` sd of each gene.
+    """
+    rows = slice(None, None, -(-len(scores) // _MANY))
+    some = scores[rows]
+    center = latent(held_out[rows], np.sqrt(other + factors.variance))
+    sd = np.sqrt(other + np.square(factors.specific))
+    # A unit along each factor is what a score of 1 has been found to stand for.
+    along = found.loadings / np.square(scale)
+    along /= np.maximum((along * found.loadings).sum(axis=1, keepdims=True), _MIN)
+    size, without = np.ones(scores.shape[1]), mean_above_zero(center, sd) @ along.T
+    for _ in range(_TURNS):
+        moved = mean_above_zero(center + (size * some) @ factors.loadings, sd) @ along.T - without
+        slope = (some * moved).mean(axis=0) / np.maximum(np.square(some).mean(axis=0), _MIN)
+        size = np.clip(size / np.maximum(slope, _MIN), *_SIZES)
+    return size * scores
 
 
 def _counting(held_out: np.ndarray, scores: np.ndarray, loadings: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from hisdiff._stats._accuracy import gene_blocks
 from hisdiff._stats._counting import count_rate
 from hisdiff._stats._pca import right_axes
-from hisdiff._training._factors import Factors, fit_factors, raised
+from hisdiff._training._factors import Factors, fit_factors, raised, sized
 from hisdiff._training._features import Features
 from hisdiff._training._level import Levels, fit_levels
 from hisdiff._training._relation import Relation, fit_relation
@@ -250,7 +250,8 @@ def fit_spread(
         rest = factors.loadings / axes.scale - along @ axes.axes
         of_means = part * np.square(along).sum(axis=0), part * np.square(rest).sum(axis=0)
     levels = fit_levels(directions, shared, own, noise, axes.scale, n_spots, of_means)
-    factors = raised(factors, held_out[rows], related, whole)
+    found, factors = factors, raised(factors, held_out[rows], related, whole)
+    scores = sized(scores, factors, found, held_out[rows], related, axes.scale)
     spread = Spread(
         features,
         directions,

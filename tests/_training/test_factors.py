@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hisdiff._stats._counting import count_moments, count_rate
-from hisdiff._training._factors import Factors, fit_factors, raised
+from hisdiff._stats._counting import count, count_moments, count_rate, latent
+from hisdiff._training._factors import Factors, fit_factors, raised, sized
 
 
 def test_planted_factors_are_found():
@@ -41,6 +41,32 @@ def test_genes_that_are_on_in_some_spots_only_vary_as_measured():
     )
     assert (before < 0.92 * within.var(axis=0)).all()
     np.testing.assert_allclose(after, within.var(axis=0), rtol=0.03)
+
+
+def test_genes_vary_together_as_measured_by_scores_of_a_state_that_few_spots_can_have():
+    rng = np.random.default_rng(0)
+    n, genes = 4000, 40
+    able = rng.random(n) < 0.5  # in the others there is hardly any expression that could differ
+    held_out = np.where(able[:, None], 3.0, 0.05) * np.ones(genes)
+    state = np.where(able, 0.8 * rng.choice([-1.0, 1.0], n), 0)
+    within = count(np.maximum(held_out + state[:, None], 0), rng.standard_normal((n, genes))) - held_out
+    within -= within.mean(axis=0)
+    other = np.zeros(genes)
+    found, scores = fit_factors(within, held_out, 1)
+    factors = raised(found, held_out, other, within.var(axis=0))
+
+    def drawn(scores: np.ndarray) -> float:
+        """Return the sd of the mean of all genes in a draw with such scores."""
+        level = latent(held_out, np.sqrt(factors.variance) * np.ones((n, 1))) + scores @ factors.loadings
+        level += factors.specific * rng.standard_normal((n, genes))
+        return (count(np.maximum(level, 0), rng.standard_normal((n, genes))) - held_out).mean(axis=1).std()
+
+    measured = within.mean(axis=1).std()
+    assert drawn(rng.standard_normal((n, 1))) == pytest.approx(
+        measured, rel=0.08
+    )  # for normal scores loadings were raised
+    assert drawn(scores) > 1.3 * measured
+    assert drawn(sized(scores, factors, found, held_out, other, np.ones(genes))) == pytest.approx(measured, rel=0.05)
 
 
 def test_state_and_back():

@@ -213,7 +213,7 @@ def fit_spread(
 
     Returns
     -------
-    The parts; rows of the spots that the factors were learned from; and the scores of those, ``(k, n_factors)``.
+    The parts; rows of the spots that the factors were learned from; and the scores of those, ``(k, n_factors)``, as a flow is to draw them.
     """
     deep = np.flatnonzero(spots.weight >= _DEEP * spots.weight.max())
     section = np.unique(spots.section[deep], return_inverse=True)[1]

@@ -50,7 +50,7 @@ def _in_cache(function: Callable[P, R]) -> Callable[P, R]:
         if np.ndim(first) != 2 or np.size(first) <= _CACHED:
             return function(*arrays, **how)
         n, height = len(first), max(1, _CACHED // first.shape[1])
-        parts = [
+        parts: list[Any] = [
             function(*(a[start : start + height] if np.ndim(a) == 2 and len(a) == n else a for a in arrays), **how)
             for start in range(0, n, height)
         ]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Largest enlargement that reading does without being asked twice: a patch enlarged more shows nothing new.
 MAX_ENLARGEMENT = 4.0
 
+# Of a pixel.
+_OFF = 1e-6
+
 
 def levels_of(element: Any) -> list[DataArray]:
     """Return the pyramid levels of an image element, finest first."""
@@ -83,7 +86,9 @@ class PyramidImage:
         height, width = pixels.shape[:2]
         # Rounding may put the border slightly outside the image, which Pillow refuses.
         box = max(left - px, 0.0), max(top - py, 0.0), min(right - px, width), min(bottom - py, height)
-        if box == (0, 0, width, height) and size == (width, height):
+        # Rounding may also put the sides of whole pixels beside them, by less than any resampling shows.
+        off = max(abs(side - whole) for side, whole in zip(box, (0, 0, width, height)))
+        if off < _OFF and size == (width, height):
             return pixels
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box=box))
 

@@ -46,6 +46,7 @@ from hisdiff._stats._resample import paired_bootstrap, with_counting_noise
 from hisdiff._stats._spatial import knn_weights, moran
 from hisdiff._stats._structure import coexpression_agreement, normalize_library_size
 from hisdiff._training._calibration import Dispersion
+from hisdiff.methods.hisdiff.factor import _local
 
 TESTS = ("toy", "2x2", "3x3", "unknown", "split", "thinned")
 SECTIONS = ("C2", "C3", "C4", "C5")
@@ -250,10 +251,15 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument(
+        "--window", type=float, help="sd of the window of rates that vary slowly, in bins; 0: of the bin alone"
+    )
     parser.add_argument("--toy-um", type=float, default=1600.0, help="side of the toy sections")
     parser.add_argument("--json", type=Path, help="where to write all metrics; those of other tests are kept")
     args = parser.parse_args()
     hd.settings.verbosity = "error"
+    if args.window is not None:
+        _local._WINDOW = args.window
     results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {"rows": [], "differences": []}
     real = [test for test in args.tests if test != "toy"]
     if real and args.data is None:

@@ -133,6 +133,7 @@ class TwoScaleField:
         self.footprint_um2 = float(np.pi * radius_um**2)
         self._model, self._local, self._section, self._radius_um = model, local, section, radius_um
         self._n_steps, self._seed, self._device = n_steps, seed, device
+        self._seen = local.sees(needed(section.dense))
         self._shift = log2_size - model.gauge.log2_size
         spots = section.spots
         self._align, self._level = 0.0, None  # without spots, how much a section has of each gene is not known
@@ -267,8 +268,8 @@ class TwoScaleField:
             return last
         center, footprint = self._spots_model(bins.xy_um)
         ratio = np.empty(center.shape, dtype=np.float32)
-        for rows, parts, vectors in bin_parts(needed(self._section.dense), bins, 2 * self._local.bin_um):
-            rates = self._local(needed(self._section.dense), vectors).reshape(len(rows), parts, -1).mean(axis=1)
+        for rows, parts, seen in bin_parts(self._seen, bins, 2 * self._local.bin_um):
+            rates = self._local(seen).reshape(len(rows), parts, -1).mean(axis=1)
             ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
         ratio = np.clip(ratio, -_MAX_RATIO, _MAX_RATIO)
         nodes, blend = around(bins.xy_um, _NODE_UM)
@@ -316,8 +317,8 @@ class TwoScaleField:
         under = Footprints.of(footprints, self._local.bin_um)
         share = under.share.tocsc()
         total = np.zeros((len(footprints), len(self.genes)))
-        for rows, vectors in dense_rasters(needed(self._section.dense), under.ij, self._local.bin_um):
-            total += share[:, rows] @ self._local(needed(self._section.dense), vectors)
+        for rows, seen in dense_rasters(self._seen, under.ij, self._local.bin_um):
+            total += share[:, rows] @ self._local(seen)
         return total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -26,6 +26,46 @@ _SPREAD = 0.7
 _SHARED_UM = 55.0
 # Points along the radius of a disc over which a mean is taken.
 _ACROSS = 6
+
+
+class StdPart(NamedTuple):
+    """A part of the standard deviation of bins, as their sums over shapes need it.
+
+    Attributes
+    ----------
+    std
+        ``(n, G)``.
+    distance_um
+        Over which it varies; None where it is the same all over a shape.
+    decided
+        ``(n, G)``, the part of the variance of means over footprints that counts of spots decide; 0 for what ``std`` is already without.
+    of_footprint
+        Variance of a mean over a footprint, relative to that of bins.
+    """
+
+    std: np.ndarray
+    distance_um: float | None
+    decided: np.ndarray | float = 0.0
+    of_footprint: float = 1.0
+
+    def variance_of_sums(self, xy_um: np.ndarray, share: sparse.csr_matrix, weights: sparse.csr_matrix) -> np.ndarray:
+        """Return the variance of sums over shapes, ``(m, G)``.
+
+        Parameters
+        ----------
+        xy_um
+            ``(n, 2)`` centres of the bins.
+        share, weights
+            csr ``(m, n)``, the part of each bin in each shape, and the same with sums of 1.
+        """
+        total = np.square(share @ self.std)
+        if self.distance_um is None:
+            return total
+        # What varies inside a shape averages out in its sum.
+        kept = np.square(SmoothNoise(0, xy_um, self.distance_um).deviation(weights))[:, None]
+        if np.ndim(self.decided):
+            kept = np.maximum(kept - (weights @ self.decided) * np.minimum(kept, self.of_footprint), 0)
+        return total * kept
 
 
 class Pointwise(Protocol):

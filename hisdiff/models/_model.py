@@ -118,12 +118,13 @@ class Model:
         known = getattr(self.fitted, "cohort_model", None)
         return 0 if known is None else known.n_given
 
-    def record_of(self, n_draws: int) -> dict[str, float]:
+    def record_of(self, n_draws: int, *, closed_form: bool | None = None) -> dict[str, float]:
         """Return for the record how many draws there are, and the relative standard error of their standard deviations.
 
         It is zero where they are known in closed form, and that of normal draws otherwise; a single draw has no spread.
+        ``closed_form`` says which of the two; None for what the method does at spots.
         """
-        if getattr(self.fitted, "cohort_model", None) is not None:
+        if closed_form or (closed_form is None and getattr(self.fitted, "cohort_model", None) is not None):
             return {"n_draws": int(n_draws), "std_error": 0.0}
         error = {} if n_draws < 2 else {"std_error": float(1 / np.sqrt(2 * (n_draws - 1)))}
         return {"n_draws": int(n_draws), **error}

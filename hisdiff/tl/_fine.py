@@ -17,7 +17,6 @@ from hisdiff._log import logger, progress
 from hisdiff._prediction._agreement import Agreement
 from hisdiff._prediction._cohort_model import UNCERTAINTY
 from hisdiff._prediction._draws import DrawAccumulator
-from hisdiff._prediction._field import SmoothNoise
 from hisdiff._prediction._noise import BlockNoise
 from hisdiff._section import Locations, Prediction, needed
 from hisdiff._stats._counting import log_moments
@@ -72,6 +71,10 @@ class FinePredictor:
     mean_factors: Factors | None = None
     draw_factors: tuple[Factors, ...] = ()
     expected: np.ndarray | None = None
+
+    def is_closed_form(self, *, of_shapes: bool) -> bool:
+        """Whether the spread of bins, or of shapes, is known without draws."""
+        return _closed_form(self.field, of_shapes=of_shapes, calibrated=self.agreement is not None) is not None
 
     def bins(self, ij: np.ndarray) -> Prediction:
         """Predict bins ``(n, 2)``, (row, column)."""
@@ -134,12 +137,8 @@ class FinePredictor:
         if share is None:
             return agree(field.std(bins, *certainty))
         weights = normalize(share.tocsr(), norm="l1", axis=1)
-        variance = np.zeros((share.shape[0], len(field.genes)), dtype=np.float32)
-        for part, distance in field.std_parts(bins, *certainty):
-            # What varies inside a shape averages out in its sum.
-            kept = 1.0 if distance is None else SmoothNoise(0, bins.xy_um, distance).deviation(weights)[:, None]
-            variance += np.square(kept * (share @ agree(part)))
-        return np.sqrt(variance)
+        parts = [part._replace(std=agree(part.std)) for part in field.std_parts(bins, *certainty)]
+        return np.sqrt(sum(part.variance_of_sums(bins.xy_um, share, weights) for part in parts), dtype=np.float32)
 
     def _uncertainty(self, bins: Locations) -> dict[str, np.ndarray]:
         """Return the uncertainty at bins, where the method gives one."""
@@ -151,8 +150,7 @@ def _closed_form(field: Field, *, of_shapes: bool, calibrated: bool) -> Callable
     """Return the function that gives the sd of draws in closed form; None where it has to be taken from draws."""
     if of_shapes and not hasattr(field, "std_parts"):
         return None
-    # How much of a shape counts decide depends on where it lies.
-    if calibrated and (of_shapes or not getattr(field, "std_follows_counts", False)):
+    if calibrated and not getattr(field, "std_follows_counts", False):
         return None
     return getattr(field, "std", None)
 

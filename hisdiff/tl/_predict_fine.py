@@ -59,7 +59,9 @@ def predict_finer(
     with working_folder(place.sdata, fine.table_key) if streamed else nullcontext() as folder:
         field = _field(bound.section, model, options, runtime)
         predictor = _predictor(bound.section, field, fine.resolution_um, options, runtime, of_shapes=not fine.is_grid)
-        record = {**record, **model.record_of(field.n_draws), **_facts(record, fine, field, predictor, options)}
+        closed = predictor.is_closed_form(of_shapes=not fine.is_grid)
+        told = model.record_of(field.n_draws, closed_form=closed)
+        record = {**record, **told, **_facts(record, fine, field, predictor, options)}
         prediction = _predicted(bound.section, fine, predictor, record, runtime, folder)
         table = _table(bound, fine, prediction, record, stem, model)
         if inplace:

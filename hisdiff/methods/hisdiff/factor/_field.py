@@ -29,7 +29,7 @@ import shapely
 from hisdiff._cores import one_core
 from hisdiff._device import resolve_device
 from hisdiff._log import part_of_a_step
-from hisdiff._prediction._field import SmoothNoise
+from hisdiff._prediction._field import SmoothNoise, StdPart
 from hisdiff._prediction._superpixels import Footprints, bin_parts, dense_rasters
 from hisdiff._section import Locations, needed
 from hisdiff._stats._counting import count_mean, count_rate, latent, rate_moments
@@ -150,8 +150,8 @@ class TwoScaleField:
         self._inflation = SmoothNoise.variance_of_mean(radius_um, self._spacing_um) ** -0.5
         # Single genes scatter over a third of a spot's width: so finely that draws scatter around the truth as measured.
         self._speckle_um = 2 * local.bin_um
-        narrow = SmoothNoise.variance_of_mean(radius_um, self._speckle_um)
-        self._speckle = np.minimum(model.spread.factors.specific / np.sqrt(narrow), _MAX_SPECKLE)
+        self._narrow = SmoothNoise.variance_of_mean(radius_um, self._speckle_um)
+        self._speckle = np.minimum(model.spread.factors.specific / np.sqrt(self._narrow), _MAX_SPECKLE)
         # Scores of single bins vary more than those of footprints; the scatter of single genes is a factor of its own.
         self._shared = np.square(model.spread.factors.loadings).sum(axis=0) * self._inflation**2
         self._lift = np.log(2) / 2 * np.square(self._speckle)  # log2 of the mean of exp2(speckle)
@@ -195,30 +195,33 @@ class TwoScaleField:
         ``followed`` and ``left``, ``(n, G)``, are what counts of spots say of the bins (``Certainty``): what all of a footprint
         shares is less uncertain by the first, and everything a little more by the second.
         """
-        return np.sqrt(sum(self._variances(bins, followed, left)))
+        shared, mean_square, scatter = self._variances(bins, followed, left)
+        return np.sqrt(shared + mean_square * (left + (1 + left) * scatter))
 
     def std_parts(
         self, bins: Locations, followed: np.ndarray | float = 0.0, left: np.ndarray | float = 0.0
-    ) -> list[tuple[np.ndarray, float | None]]:
-        """Return parts of the standard deviation, and over which distance each varies, in um; None: not inside a shape."""
-        shared, scatter = self._variances(bins, followed, left)
+    ) -> list[StdPart]:
+        """Return parts of the standard deviation, for sums over shapes; see ``std``."""
+        shared, mean_square, scatter = self._variances(bins, followed, left)
         of = self._prepare(bins)
         known = of.blend @ of.open.variance
         part = known / (known + self._shared)
+        # Counts decide the mean of a footprint, the scatter of single genes in it as well.
+        decided = 1 - np.square(1 - followed)
         return [
-            (np.sqrt(shared * part), None),
-            (np.sqrt(shared * (1 - part)), self._spacing_um),
-            (np.sqrt(scatter), self._speckle_um),
+            StdPart(np.sqrt(shared * part), None),
+            StdPart(np.sqrt(shared * (1 - part)), self._spacing_um),
+            StdPart(np.sqrt(mean_square * left), self._spacing_um),
+            StdPart(np.sqrt(mean_square * (1 + left) * scatter), self._speckle_um, decided, self._narrow),
         ]
 
     def _variances(
         self, bins: Locations, followed: np.ndarray | float, left: np.ndarray | float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the variance of what genes share, the section's own in it, and that of the scatter of single genes."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the variance of what genes share, the section's own in it, mean squares, and the scatter of single genes relative to these."""
         mean, variance = self._moments(bins, self._shared)
         variance *= np.square(1 - followed)
-        scatter = np.exp(np.square(np.log(2) * self._speckle)) * (1 + left) - 1
-        return variance, (variance + np.square(mean)) * scatter
+        return variance, variance + np.square(mean), np.exp(np.square(np.log(2) * self._speckle)) - 1
 
     def uncertainty(self, bins: Locations) -> np.ndarray:
         """Return what is not known of the relation to the image, float32 ``(n,)``; see ``Field``."""

@@ -119,8 +119,8 @@ def test_spread_finer_than_spots_is_that_of_many_draws_and_no_seed_changes_it():
     training = hd.datasets.toy(seed=3, n_sections=2, size_um=600, n_genes=60)
     model = hd.tl.fit(training, config={"max_steps": 5, "validate_every": 5})
     test = hd.datasets.toy(seed=4, size_um=600, n_genes=60)
-    alone = {"at": "toy", "calibrate": "none"}
-    for how in ({"resolution_um": 50}, {"resolution_um": 50, "units": "log2"}, alone):
+    at = {"at": "toy", "calibrate": "none"}, {"at": "toy"}
+    for how in ({"resolution_um": 50}, {"resolution_um": 50, "units": "log2"}, *at):
         ask = {**how, "inplace": False}
         many = hd.tl.predict(test, model, n_draws=24, keep_draws=24, rng=1, **ask)
         other = hd.tl.predict(test, model, rng=2, **ask)
@@ -128,7 +128,19 @@ def test_spread_finer_than_spots_is_that_of_many_draws_and_no_seed_changes_it():
         drawn = np.stack([many.layers[f"draw{i}"] for i in range(24)])
         ratio = np.asarray(many.layers["std"]).mean(axis=0) / drawn.std(axis=0, ddof=1).mean(axis=0)
         assert np.median(ratio) == pytest.approx(1, abs=0.35), how  # draws of counts have wide tails
-        assert ("hisdiff_uncertainty" in many.obs) == (how is not alone)
+        assert ("hisdiff_uncertainty" in many.obs) == ("at" not in how)
+        assert many.uns["hisdiff"]["predictions"]["hisdiff"]["std_error"] == 0
+
+
+def test_a_spread_that_comes_from_draws_says_how_uncertain_it_is():
+    import hisdiff as hd
+
+    sdata = hd.datasets.toy(size_um=400, n_genes=60)
+    model = hd.tl.fit(sdata, method="ridge")
+    for calibrate, expected in (("none", 0), ("shrink", 1 / np.sqrt(2 * 3))):
+        made = hd.tl.predict(sdata, model, resolution_um=100, calibrate=calibrate, n_draws=4, inplace=False)
+        (record,) = made.uns["hisdiff"]["predictions"].values()
+        assert record["std_error"] == pytest.approx(expected)
 
 
 class Thorough(Plane):

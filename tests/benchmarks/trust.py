@@ -18,10 +18,10 @@ correlation over spots of the sd of two seeds, median over genes. ES: energy sco
 all its counts; `cohort`: that of the cohort, where nothing is known; `alone`: the baseline fitted on these spots only.
 
 `planted`: cohorts of a known law (levels and relations of sections drawn anew), two to eight sections in training, the same figures on
-others of the cohort; `ridge` whatever the methods, since features are the law's own.
+others of the cohort; `ridge` whatever the methods, since features are the law's own. standard error: of the ratio, over cohorts.
 
 `regions`: synthetic sections, four in training; the part of quarters of new sections whose mean lies in the interval of 90 % of the means
-of draws, with the same of single spots.
+of draws, with the same of single spots. standard error: over sections, whose quarters share a level.
 
 `suggest`: mean squared error over all other spots with suggested and with random spots, and how much of the relation to the image they leave open.
 """
@@ -280,20 +280,31 @@ def suggest(source: Source, entry: Entry, n_choices: int) -> list[dict[str, Any]
 def planted(source: Source, entry: Entry, n_choices: int) -> list[dict[str, Any]]:
     rows = []
     for size in (2, 3, 4, 8):
-        found = []
+        cohorts = []
         for seed in range(n_choices):
             sections = planted_cohort(100 * size + seed, size + 6)
             fitted = Ridge().fit(sections[:size], RidgeConfig(scalings=("standardized",), n_components=(6,)))
+            found = []
             for section in sections[size:]:
-                made = fitted.predict(section, section.spots, n_draws=N_DRAWS, keep_draws=N_DRAWS, seed=len(found))
+                number = 6 * seed + len(found)
+                made = fitted.predict(section, section.spots, n_draws=N_DRAWS, keep_draws=N_DRAWS, seed=number)
                 measured = np.log2(1 + section.counts.toarray())
                 told = Told(measured, made.mean, made.std, made.draws, made.obs["uncertainty"])
                 found.append((*told.apart, told.scores()["coverage"]))
-        away, apart, covered = (float(v) for v in np.mean(found, axis=0))
-        rows.append(
-            show({"sections": size, "|X - y|": away, "|X - X'|": apart, "ratio": apart / away, "coverage": covered})
-        )
+            cohorts.append(np.mean(found, axis=0))
+        away, apart, covered = (float(v) for v in np.mean(cohorts, axis=0))
+        row = {"sections": size, "|X - y|": away, "|X - X'|": apart, "ratio": apart / away}
+        rows.append(show(row | {"standard error": ratio_error(np.array(cohorts)), "coverage": covered}))
     return rows
+
+
+def ratio_error(cohorts: np.ndarray) -> float:
+    """Return the standard error of the ratio of the means of the second and the first column, rows left out in turn (jackknife)."""
+    if len(cohorts) < 2:
+        return float("nan")
+    rest = cohorts.sum(axis=0) - cohorts
+    ratios = rest[:, 1] / rest[:, 0]
+    return float(np.sqrt((len(ratios) - 1) * ratios.var()))
 
 
 def regions(source: Source, entry: Entry, n_choices: int) -> list[dict[str, Any]]:
@@ -307,10 +318,12 @@ def regions(source: Source, entry: Entry, n_choices: int) -> list[dict[str, Any]
         draws = np.stack([np.asarray(table.layers[f"{KEY}_draw{i}"]) for i in range(N_REGION_DRAWS)])
         measured, xy = np.log2(1 + table.X.toarray()), np.asarray(table.obsm["spatial"])
         quarter = (xy > np.median(xy, axis=0)) @ [2, 1]
-        for q in range(4):
-            inside.append(within(draws[:, quarter == q].mean(axis=1), measured[quarter == q].mean(axis=0)))
+        quarters = [quarter == q for q in range(4)]
+        inside.append(np.mean([within(draws[:, q].mean(axis=1), measured[q].mean(axis=0)) for q in quarters]))
         alone.append(within(draws, measured))
-    return [show({"sections": len(new), "regions": float(np.mean(inside)), "spots": float(np.mean(alone))})]
+    error = float(np.std(inside, ddof=1) / np.sqrt(len(inside)))
+    row = {"sections": len(new), "regions": float(np.mean(inside)), "standard error": error}
+    return [show(row | {"spots": float(np.mean(alone))})]
 
 
 def within(draws: np.ndarray, measured: np.ndarray) -> float:

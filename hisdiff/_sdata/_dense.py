@@ -145,7 +145,7 @@ class DenseFeatures:
         def at(point: np.ndarray) -> np.ndarray:
             return self._compute((*(point - half).tolist(), *(point + half).tolist()), _POINT_UM)[0, 0]
 
-        vectors = np.stack(on_cores(at, points) if self.reentrant else list(map(at, points))).astype(np.float64)
+        vectors = np.stack(on_cores(at, list(points)) if self.reentrant else list(map(at, points))).astype(np.float64)
         std = vectors.std(axis=0) if len(points) > 1 else np.ones(vectors.shape[1])
         return vectors.mean(axis=0).astype(np.float32), std.astype(np.float32)
 

@@ -309,8 +309,10 @@ def predict_bins(
     needs = int(_ALIVE * 4 * n_genes * max((rows.stop - rows.start for rows in tiles), default=0))
 
     def each(work: Callable[[int], R], todo: Sequence[int], what: str) -> Iterator[tuple[int, R]]:
-        how = {"draws": predictor.n_draws(of_shapes=False) > 0, "needs_bytes": needs, "show": show}
-        return each_tile(predictor.field, tiles, lambda rows: where.take(rows), work, todo, what, **how)
+        return each_tile(
+            predictor.field, tiles, lambda rows: where.take(rows), work, todo, what,
+            draws=predictor.n_draws(of_shapes=False) > 0, needs_bytes=needs, show=show,
+        )  # fmt: skip
 
     desc = f"predicting {len(where):,} bins"
     made = run(folder, plan, outputs, regions, work, desc=desc, progress=show, unit="tiles", each=each)

@@ -194,12 +194,13 @@ class CohortModel:
     ) -> Prediction:
         """Predict: mean and spread are those of infinitely many draws, in closed form; those that are kept are made.
 
-        ``show`` says whether there is a bar, None for the package's setting.
+        ``show`` says whether there is a bar, None for the package's setting; False is silent.
         """
         effects, blocks = self.effects(section), self._blocks(len(locations))
         # Means, spreads, and each draw that is kept go over all blocks once.
         total = (2 + keep_draws) * len(blocks)
         with progress(desc=f"predicting {len(locations):,} locations", total=total, enabled=show, unit="blocks") as bar:
+            bar.announced |= show is False  # the step that this is a part of is announced itself
             base = self.aligned(section, locations, bar)
             features = np.concatenate([self.spread.features.at(section, part) for part in _parts(locations)])
             shift = self.log2_size_of(section, library_size) - self.gauge.log2_size

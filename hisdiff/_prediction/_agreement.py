@@ -273,21 +273,23 @@ class Blend:
         spread: sparse.csr_matrix,
         rows: np.ndarray,
     ) -> None:
-        self._inside, self._between, self._whole, self._alike = inside, between, whole, alike
-        self._spread, self._rows = spread, rows
+        # Of the spots that act here: a product with all of them would first copy their factors in double precision.
+        self._near = np.unique(np.concatenate([inside.indices, between.indices, alike.indices]))
+        self._inside, self._between, self._alike = (of[:, self._near] for of in (inside, between, alike))
+        self._whole, self._spread, self._rows = whole, spread, rows
 
     def certainty(self, of_spots: Callable[[np.ndarray], Certainty]) -> Certainty:
         """Return the same at bins, ``(n, G)``: between footprints counts act through their factors only."""
-        rows = np.union1d(self._inside.indices, self._between.indices)
-        known, inside, between = of_spots(rows), self._inside[:, rows], self._between[:, rows]
+        known, inside, between = of_spots(self._near), self._inside, self._between
         return Certainty(inside @ known.followed, inside.power(2) @ known.left + between.power(2) @ known.left)
 
     def __call__(self, counts: np.ndarray, factors: Factors) -> np.ndarray:
         """Return counts of bins ``(n, G)`` in agreement, float32."""
-        factor = self._inside @ factors.inside + self._between @ factors.between
+        near = self._near
+        factor = self._inside @ factors.inside[near] + self._between @ factors.between[near]
         factor += self._whole[:, None] * factors.whole
         if factors.noise is not None:
-            factor *= 1 + self._alike @ factors.noise - np.asarray(self._alike.sum(axis=1)).reshape(-1, 1)
+            factor *= 1 + self._alike @ factors.noise[near] - np.asarray(self._alike.sum(axis=1)).reshape(-1, 1)
         result = counts * factor
         if factors.missing is not None:
             result += self._spread @ factors.missing[self._rows]

@@ -29,7 +29,7 @@ for name, window in (("before", 0.0), ("after", _local._WINDOW)):  # without a w
 
 figure, axes = plt.subplots(len(GENES), 3, figsize=(13, 10), layout="compressed")
 for row, gene in zip(axes, GENES):
-    test.pl.render_images("C5_image", scale="scale0").pl.show(coordinate_systems="um", ax=row[0], title="")
+    test.pl.render_images("C5_image", scale="scale1").pl.show(coordinate_systems="um", ax=row[0], title="")
     row[0].set(xlim=CROP[::2], ylim=CROP[:0:-2])
     row[0].set_title("H&E, section C5", loc="left", fontsize="medium")
     row[0].axis("off")

@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back until a step is finished, so that a checkpoint is never half a step; twice means at once."""
+    """Hold Ctrl-C back until a step is finished, so that a checkpoint is never half a step; twice means at once.
+
+    Where it is ignored, as in jobs that a script started in the background, it stays ignored.
+    """
     pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
         yield pressed.is_set
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
-        if pressed.is_set() or not callable(before):
+        if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
 

@@ -20,6 +20,14 @@ OPTIONS = TrainingConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C interrupts here, also where these tests are a job in the background, in which it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Line(torch.nn.Module):
     """Least squares with noise on the input, so that randomness matters."""
 
@@ -162,6 +170,11 @@ class Stopping(Line):
         if self.calls == self.at:
             os.kill(os.getpid(), signal.SIGINT)
         return super().loss(batch, generator)
+
+
+def test_interrupt_that_is_ignored_stays_ignored(data):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    train(Stopping(5), data, OPTIONS, seed=3, device="cpu")
 
 
 def test_interrupt_waits_for_the_step_to_finish_and_the_handler_is_put_back(data, tmp_path):

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from least_squares import Line, line_data
 
 from hisdiff._training import _loop
 from hisdiff._training._config import TrainingConfig
 from hisdiff._training._graph import Replayed
-from hisdiff._training._loop import LossOutput, _Run, generator_for, train
+from hisdiff._training._loop import LossOutput, _Run, train
 
 N = 21
 OPTIONS = TrainingConfig(max_steps=30, batch_size=6, learning_rate=0.05, ema=0.9, validate_every=10)
@@ -48,23 +49,13 @@ class StandIn:
         return replay, made
 
 
-class Line(torch.nn.Module):
+class RecordableLine(Line):
     recordable = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(3))
-
-    def loss(self, batch, generator):
-        x = batch["x"] + 0.1 * torch.randn(batch["x"].shape, generator=generator)
-        error = (x @ self.weight - batch["y"]).square().mean()
-        return LossOutput(error, {"mse": error})
 
 
 @pytest.fixture
 def data() -> dict[str, torch.Tensor]:
-    x = torch.randn((N, 3), generator=generator_for(5, 0))
-    return {"x": x, "y": x @ torch.tensor([1.0, -2.0, 0.5])}
+    return line_data(N)
 
 
 @pytest.fixture
@@ -84,7 +75,7 @@ def as_on_a_card(monkeypatch):
 
 
 def trained(data):
-    return train(Line(), data, OPTIONS, seed=3, device="cpu", progress_bar=False)
+    return train(RecordableLine(), data, OPTIONS, seed=3, device="cpu", progress_bar=False)
 
 
 @pytest.mark.parametrize("fails", [None, "trial", "record"])
@@ -108,7 +99,7 @@ def test_replayed_steps_give_the_numbers_of_plain_ones(data, as_on_a_card, fails
 
 
 def test_memory_that_runs_out_in_a_trial_is_no_reason_to_go_on(data, as_on_a_card):
-    class Large(Line):
+    class Large(RecordableLine):
         def loss(self, batch, generator):
             raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -5,16 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from least_squares import Line, P, line_data
 
 from hisdiff import _device
 from hisdiff._device import Products
 from hisdiff._training._batches import Epochs
 from hisdiff._training._config import TrainingConfig
-from hisdiff._training._loop import LossOutput, Validation, generator_for, train
+from hisdiff._training._loop import LossOutput, Validation, train
 from hisdiff._training._state import TrainingState
 from hisdiff.methods.hisdiff import GeneConfig
 
-N, P = 64, 3
+N = 64
 OPTIONS = TrainingConfig(
     max_steps=40, batch_size=16, learning_rate=0.05, ema=0.9, validate_every=10, checkpoint_every=7
 )
@@ -28,23 +29,9 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-class Line(torch.nn.Module):
-    """Least squares with noise on the input, so that randomness matters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(P))
-
-    def loss(self, batch, generator):
-        x = batch["x"] + 0.1 * torch.randn(batch["x"].shape, generator=generator)
-        error = (x @ self.weight - batch["y"]).square().mean()
-        return LossOutput(error, {"mse": error})
-
-
 @pytest.fixture
 def data() -> dict[str, torch.Tensor]:
-    x = torch.randn((N, P), generator=generator_for(5, 0))
-    return {"x": x, "y": x @ torch.tensor([1.0, -2.0, 0.5])}
+    return line_data(N)
 
 
 def run(data, options=OPTIONS, **kw):

@@ -48,6 +48,8 @@ _ALTERNATIVES = (
 )
 _SYMBOLS = tuple(name for name in _ALTERNATIVES if "id" not in name and name != "ensembl")
 """Those of them in which symbols stand."""
+SYMBOLS = "gene_symbols"
+"""The column that is written where a table has none."""
 _ENSEMBL = re.compile(r"ENS[A-Z]*[GT]\d{6,}(\.\d+)?")
 _VERSIONED = re.compile(r"(ENS[A-Z]*[GT]\d{6,})\.\d+")
 """An Ensembl id with the number of its version, which changes from release to release."""
@@ -126,6 +128,23 @@ def var_of(genes: Names, like: AnnData | None) -> pd.DataFrame:
     return pd.DataFrame(
         {column: np.where(where < 0, "", names[where]) for column, names in others.items()}, index=index
     )
+
+
+def symbols_for(table: AnnData, panel: Names) -> tuple[str, ...] | None:
+    """Return the symbols of a panel of Ensembl ids; None where it is of other names, or the table has no symbols."""
+    if not all(_ENSEMBL.fullmatch(str(gene)) for gene in panel):
+        return None
+    symbols = symbols_of(table)[columns_of(table, panel)]
+    return tuple(map(str, symbols)) if (symbols != np.asarray(panel)).any() else None
+
+
+def add_symbols(table: AnnData, panel: Names, symbols: Sequence[str] | None) -> None:
+    """Write the symbols that a model knows of its panel into ``var`` of a table that was made here and has none."""
+    names = table.var_names.to_numpy().astype(str)
+    if symbols is None or (symbols_of(table) != names).any():
+        return
+    known = dict(zip(map(str, panel), symbols))
+    table.var[SYMBOLS] = [known.get(name, "") for name in names]
 
 
 def _is_name(column: object) -> bool:

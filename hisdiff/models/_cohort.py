@@ -40,6 +40,8 @@ class Cohort:
         Median of the sections' library sizes (the geometric mean of the middle two); NaN if unknown.
     spots
         uint64, one hash for each spot, by which sections are recognised, whole or cropped.
+    symbols
+        ``(G,)`` what readers call the genes of a panel of Ensembl ids; None where the panel is of symbols, or they are unknown.
     """
 
     sections: tuple[str, ...]
@@ -52,6 +54,7 @@ class Cohort:
     library_size: float
     spots: np.ndarray = field(repr=False)
     expression: np.ndarray | None = field(default=None, repr=False)
+    symbols: tuple[str, ...] | None = field(default=None, repr=False)
 
     def missing_factor(self, there: np.ndarray) -> float:
         """Return how many times larger the library size of the panel is than that of its genes that are ``there``, ``(G,)`` bool."""

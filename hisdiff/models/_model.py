@@ -258,6 +258,8 @@ class Model:
             values = cohort.pop(name)
             if values is not None:
                 arrays[f"cohort.{name}"] = values
+        if self.cohort.symbols is None:
+            cohort.pop("symbols")
         metadata = {
             "format": _FORMAT,
             "id": getattr(self, "id", ""),

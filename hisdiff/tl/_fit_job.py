@@ -14,7 +14,7 @@ from hisdiff._cores import free_memory
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record
-from hisdiff._sdata._genes import gene_names, rows_of, shared_genes
+from hisdiff._sdata._genes import gene_names, rows_of, shared_genes, symbols_for
 from hisdiff._sdata._locate import on_tissue
 from hisdiff._section import needed
 from hisdiff._stats._gene_modules import GeneModules
@@ -198,6 +198,7 @@ def _cohort(training: Sequence[Bound]) -> Cohort:
         radius_um=float(np.median(np.concatenate([some.radius_um for some in spots]))),
         library_size=2.0 ** _median([section.log2_size for section in sections]),
         expression=np.mean([_shares(some) for some in counts if some.sum() > 0], axis=0),
+        symbols=symbols_for(training[0].table, sections[0].genes),
         spots=np.unique(np.concatenate([spot_hashes(some, sections[0].genes) for some in counts])),
     )
 

@@ -13,6 +13,7 @@ import shapely
 from hisdiff import _keys
 from hisdiff._log import logger
 from hisdiff._sdata._fine import fine_table, write_fine
+from hisdiff._sdata._genes import add_symbols
 from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._store import check_room, working_folder
 from hisdiff._section import needed
@@ -152,6 +153,7 @@ def _table(
 ) -> AnnData:
     spots = bound.section.spots if bound.section.counts is not None else None
     table = fine_table(bound.place, fine.region, fine.instances, fine.where, prediction, record, stem, spots)
+    add_symbols(table, model.genes, model.cohort.symbols)
     if model.calibration is not None:
         table.var[_keys.cv_pcc(stem)] = np.asarray(model.calibration.cv_pcc, dtype=float)
         if model.calibration.cv_pcc_norm is not None:

@@ -11,7 +11,7 @@ import pandas as pd
 from hisdiff import _keys
 from hisdiff._log import logger
 from hisdiff._prediction._cohort_model import UNCERTAINTY
-from hisdiff._sdata._genes import gene_names, rows_of, var_of
+from hisdiff._sdata._genes import add_symbols, gene_names, rows_of, var_of
 from hisdiff._sdata._panel import panel_table
 from hisdiff._sdata._provenance import set_record
 from hisdiff._sdata._store import put, unsaved
@@ -81,6 +81,8 @@ def write_into_table(bounds: Sequence[Bound], predictions: Sequence[Prediction],
             table = bounds[0].table
     columns = rows_of(origin.model.genes, gene_names(table, like=origin.model.genes))
     _write(table, bounds, predictions, columns, origin, unsaved(place.sdata))
+    if on_lattice:
+        add_symbols(table, origin.model.genes, origin.model.cohort.symbols)
     if on_lattice and table.uns[_keys.STEM].setdefault(_keys.IN_X, origin.stem) == origin.stem:
         table.X = table.layers[origin.stem].copy()
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import spatialdata as sd
 
 import hisdiff as hd
 
@@ -48,6 +49,24 @@ def test_regions_types_relations_and_plots_take_symbols(both):
     pairs = [hd.pl.gene_pair(sdata, "A00", "B01", layers="X").axes[0].collections[0].get_offsets() for sdata in both]
     np.testing.assert_array_equal(*pairs)
     hd.tl.cluster_cells(ids, 2, genes=["A00", "B01"])
+
+
+def test_a_section_with_only_an_image_has_the_symbols_that_the_model_knows(colored_sections, color_encoder, tmp_path):
+    known, other = colored_sections[0], colored_sections[1]
+    table = known.tables["table"]
+    symbols = table.var_names.to_numpy(str)
+    table.var["gene_symbols"] = symbols
+    table.var_names = [f"ENSG{i:011d}" for i in range(table.n_vars)]
+    hd.tl.fit(known, method="ridge", save=tmp_path / "model")
+    model = hd.models.load(tmp_path / "model")
+    assert [symbols[int(gene[4:])] for gene in model.genes] == list(model.cohort.symbols)
+    image = sd.SpatialData(images={"he": next(iter(other.images.values()))})
+    hd.pp.embed(image, color_encoder)
+    hd.tl.predict(image, model=model)
+    hd.tl.predict(image, model=model, resolution_um=50)
+    for key in ("lattice", "ridge_50um"):
+        assert list(image.tables[key].var["gene_symbols"]) == list(model.cohort.symbols), key
+    assert hd.pl.gene_map(image, model.cohort.symbols[0])
 
 
 def test_a_gene_by_both_of_its_names_is_named_twice(both):

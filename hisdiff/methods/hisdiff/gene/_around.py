@@ -9,18 +9,16 @@ Gaussian factor model.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hisdiff._device import Chunks, Products, resolve_device
+from hisdiff._device import Products, resolve_device
 from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._diffusion._schedule import Schedule
-from hisdiff._log import logger
 from hisdiff._nn._mlp import seeded_dropout
 from hisdiff._nn._weights import load_weights, weights_of
 from hisdiff._prediction._cohort_model import CohortModel, Parts
@@ -28,6 +26,7 @@ from hisdiff._training._loop import LossOutput
 from hisdiff.methods.hisdiff.factor._flow import gaussian_velocity
 from hisdiff.methods.hisdiff.factor._mean import ConditionalMean
 from hisdiff.methods.hisdiff.factor._model import Summary
+from hisdiff.methods.hisdiff.gene._drawing import Drawing
 from hisdiff.methods.hisdiff.gene._model import FLOW_SCALE, GeneModel
 
 if TYPE_CHECKING:
@@ -144,6 +143,21 @@ class AroundLoss(nn.Module):
         return LossOutput(error, {"velocity": error})
 
 
+class Told(NamedTuple):
+    """What the network is told of locations, for all draws.
+
+    Attributes
+    ----------
+    values
+        ``(n, width)``.
+    drawing
+        Makes draws at them.
+    """
+
+    values: Tensor
+    drawing: Drawing
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AroundModel(CohortModel):
     """Expression as conditional mean, what sections differ in, scores drawn by the published network, and counts.
@@ -177,8 +191,8 @@ class AroundModel(CohortModel):
         """What the model was fitted with."""
         return self.gene.config
 
-    def score_condition(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Tensor:
-        """Return the condition at locations, ``(n, width)``."""
+    def score_condition(self, section: Section, locations: Locations, center: np.ndarray, device: str | None) -> Told:
+        """Return the condition at locations."""
         where = resolve_device(device)
         network = self.network.to(where).eval()
         condition = None
@@ -186,33 +200,28 @@ class AroundModel(CohortModel):
             inside = self.gene.scale.inside(self.log2_size_of(section, None))
             condition = self.gene.condition(section, locations, inside, where)
         with torch.inference_mode():
-            return network.with_mean(condition, torch.from_numpy(self.summary(center)).to(where))
+            values = network.with_mean(condition, torch.from_numpy(self.summary(center)).to(where))
+        products = Products.of(self.config.precision, where, emulated=False)
+        return Told(values, Drawing(self.gene.chunk_rows(where), products))
 
     def scores(
-        self, condition: Tensor, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
+        self, condition: Told, start: np.ndarray, draw: int, *, n_steps: int | None, device: str | None
     ) -> np.ndarray:
         """Carry standard normal ``(n, K)`` to the scores of one draw under conditions."""
         if not self.kept:
             return start.astype(np.float32)
-        config, where = self.config, condition.device
-        products = Products.of(config.precision, where, emulated=False)
-        begin = torch.from_numpy(start.astype(np.float32)).to(where)
+        values, config = condition.values, self.config
+        begin = torch.from_numpy(start.astype(np.float32)).to(values.device)
+        steps = config.n_steps if n_steps is None else n_steps
 
         def sample(products: Products, rows: np.ndarray) -> np.ndarray:
-            some = torch.from_numpy(rows).to(where)
-            steps = config.n_steps if n_steps is None else n_steps
+            some = torch.from_numpy(rows).to(values.device)
             made = self.network.sample(
-                condition[some], begin[some], n_steps=steps, sampler=config.sampler, products=products
+                values[some], begin[some], n_steps=steps, sampler=config.sampler, products=products
             )
-            return made.float().cpu().numpy()
+            return made.cpu().numpy()
 
-        chunks = Chunks(len(start), self.gene.chunk_rows(where))
-        with products.allowed():
-            made = np.concatenate(list(chunks.each(partial(sample, products))))
-            if products.half is torch.float16 and not np.isfinite(made).all():
-                logger.warning("draws overflow in fp16; going on in float32")
-                made = np.concatenate(list(chunks.each(partial(sample, replace(products, half=None)))))
-        return made
+        return condition.drawing(len(values), sample)
 
     def state(self) -> State:
         """Return arrays and plain settings."""

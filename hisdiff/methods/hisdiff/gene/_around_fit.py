@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +19,13 @@ from hisdiff.methods.hisdiff.factor._closed import ClosedForm
 from hisdiff.methods.hisdiff.factor._watched import N_DRAWS, Watched, of_network
 from hisdiff.methods.hisdiff.factor.config import FactorConfig
 from hisdiff.methods.hisdiff.gene._around import AroundLoss, AroundModel
+from hisdiff.methods.hisdiff.gene._drawing import Drawing
 from hisdiff.methods.hisdiff.gene._model import GeneModel, GeneNetwork, Sizes
 from hisdiff.methods.hisdiff.gene._rows import Rows
 from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -53,7 +54,12 @@ def fit_around_mean(sections: Sequence[Section], config: GeneConfig, run: FitRun
     seen = data if not run.validation else judged.tensors(model.gene)[0]
     of_judged = anchors if not run.validation else judged.tensors(model.gene)[1]
     data["summary"] = torch.from_numpy(model.summary(closed.held_out))
-    watched = replace(watched, draw=partial(_drawn, config, seen, of_judged))
+
+    @cache
+    def drawing_on(device: torch.device) -> Drawing:
+        return Drawing(model.gene.chunk_rows(device), Products.of(config.precision, device, emulated=False))
+
+    watched = replace(watched, draw=partial(_drawn, config, drawing_on, seen, of_judged))
     scores = torch.zeros(len(spots.section), closed.laws.scores.shape[1])
     scores[rows] = torch.from_numpy(closed.laws.scores.astype(np.float32))
     data["scores"] = scores
@@ -114,7 +120,14 @@ def _new_model(closed: ClosedForm, config: GeneConfig, seed: int) -> AroundModel
     return model
 
 
-def _drawn(config: GeneConfig, data: dict[str, Tensor], anchors: Anchors, module: nn.Module, part: Prepared) -> Tensor:
+def _drawn(
+    config: GeneConfig,
+    drawing_on: Callable[[torch.device], Drawing],
+    data: dict[str, Tensor],
+    anchors: Anchors,
+    module: nn.Module,
+    part: Prepared,
+) -> Tensor:
     """Return scores of draws of a part, ``(D n, K)``."""
     assert isinstance(module, AroundLoss)
     device = module.network.view.device
@@ -122,7 +135,16 @@ def _drawn(config: GeneConfig, data: dict[str, Tensor], anchors: Anchors, module
     batch["summary"] = part.condition[: len(part.rows)].to(device)
     with torch.no_grad():
         condition = module.condition(batch, anchors).repeat(N_DRAWS, 1)
-    products = Products.of(config.precision, device, emulated=False)
-    return module.network.sample(
-        condition, part.start.to(device), n_steps=config.n_steps, sampler=config.sampler, products=products
-    )
+    start = part.start.to(device)
+
+    def sample(products: Products, rows: np.ndarray) -> np.ndarray:
+        some = torch.from_numpy(rows).to(device)
+        return (
+            module.network.sample(
+                condition[some], start[some], n_steps=config.n_steps, sampler=config.sampler, products=products
+            )
+            .cpu()
+            .numpy()
+        )
+
+    return torch.from_numpy(drawing_on(device)(len(start), sample))

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from hisdiff._device import Chunks, Products, resolve_device, rows_that_fit
+from hisdiff._device import Products, resolve_device, rows_that_fit
 from hisdiff._diffusion._samplers import FLOW_SAMPLERS, SAMPLERS, denoiser
 from hisdiff._diffusion._schedule import Schedule, linear_betas
-from hisdiff._log import logger
 from hisdiff._nn._compile import compile_forward, compiles
 from hisdiff._nn._conditioner import Conditioner
 from hisdiff._nn._denoisers import DENOISERS
@@ -21,6 +20,7 @@ from hisdiff._nn._weights import load_weights, weights_of
 from hisdiff._prediction._device_noise import noise_on
 from hisdiff._prediction._field import SmoothNoise
 from hisdiff._training._context import context_of
+from hisdiff.methods.hisdiff.gene._drawing import Drawing
 from hisdiff.methods.hisdiff.gene._reference import PUBLISHED_FUSION_HEADS
 from hisdiff.methods.hisdiff.gene._scale import GeneScale
 
@@ -166,15 +166,9 @@ class GeneModel:
         condition = self.condition(section, locations, inside, where)
         noise = noise_on(SmoothNoise.at(seed, locations), where)  # a draw of neighbouring bins is one tissue
         products = Products.of(self.config.precision, where, emulated=False)
-        chunks = Chunks(len(locations), self.chunk_rows(where))
+        drawing = Drawing(self.chunk_rows(where), products)
         for draw in range(n_draws):
-            sample = partial(self._sample, network, condition, schedule, noise, draw)
-            with products.allowed():
-                x = np.concatenate(list(chunks.each(partial(sample, products))))
-                if products.half is torch.float16 and not np.isfinite(x).all():
-                    logger.warning("draws overflow in fp16; going on in float32")
-                    products = replace(products, half=None)
-                    x = np.concatenate(list(chunks.each(partial(sample, products))))
+            x = drawing(len(locations), partial(self._sample, network, condition, schedule, noise, draw))
             yield rescaled(x * scale + center, log2_size - inside)
 
     @torch.inference_mode()

@@ -10,9 +10,12 @@ import pytest
 import torch
 from scipy import sparse
 
+from hisdiff._device import Products
 from hisdiff._section import FeatureSpec, Locations, Section, library_size_of
 from hisdiff._training._loop import generator_for
 from hisdiff.methods.hisdiff import FactorConfig, FittedHisDiff, GeneConfig, HisDiff
+from hisdiff.methods.hisdiff.gene._around import AroundNetwork, Told
+from hisdiff.methods.hisdiff.gene._drawing import Drawing
 
 G, D = 14, 4
 TINY = {"width": 16, "depth": 1, "heads": 2, "n_steps": 3, "max_steps": 6, "validate_every": 3, "batch_size": 16}
@@ -83,12 +86,12 @@ def test_the_condition_and_the_noise_decide_the_scores(fitted, sections):
         torch.nn.init.normal_(parameter, std=0.3, generator=generator_for(0, k))
     try:
         told = model.score_condition(sections[2], sections[2].spots, model.means(sections[2], sections[2].spots), "cpu")
-        start = np.random.default_rng(0).normal(size=(len(told), len(model.spread.factors.loadings)))
+        start = np.random.default_rng(0).normal(size=(len(told.values), len(model.spread.factors.loadings)))
         whole = model.scores(told, start, 0, n_steps=3, device="cpu")
-        np.testing.assert_allclose(
-            model.scores(told[5:7], start[5:7], 0, n_steps=3, device="cpu"), whole[5:7], atol=1e-4
-        )
-        assert np.abs(model.scores(told.flip(0), start, 0, n_steps=3, device="cpu") - whole).max() > 1e-3
+        some = Told(told.values[5:7], Drawing(8, Products(torch.device("cpu"))))
+        np.testing.assert_allclose(model.scores(some, start[5:7], 0, n_steps=3, device="cpu"), whole[5:7], atol=1e-4)
+        turned = told._replace(values=told.values.flip(0))
+        assert np.abs(model.scores(turned, start, 0, n_steps=3, device="cpu") - whole).max() > 1e-3
         fitted = replace(fitted, generator=model)
         arrays, plain = fitted.state()
         again = FittedHisDiff.from_state(arrays, json.loads(json.dumps(plain)), fitted.genes)
@@ -121,8 +124,27 @@ def test_without_embeddings_the_network_sees_the_mean_alone(sections):
     told = blind.score_condition(sections[2], sections[2].spots, center, "cpu")
     for parameter in blind.gene.network.conditioner.parameters():
         torch.nn.init.zeros_(parameter)
-    torch.testing.assert_close(blind.score_condition(sections[2], sections[2].spots, center, "cpu"), told)
-    assert (blind.score_condition(sections[2], sections[2].spots, center[::-1], "cpu") - told).abs().max() > 1e-3
+    torch.testing.assert_close(blind.score_condition(sections[2], sections[2].spots, center, "cpu").values, told.values)
+    other = blind.score_condition(sections[2], sections[2].spots, center[::-1], "cpu")
+    assert (other.values - told.values).abs().max() > 1e-3
+
+
+def test_what_one_draw_finds_out_of_memory_the_next_ones_know(sections, fitted, monkeypatch, caplog):
+    fitted = replace(fitted, generator=replace(fitted.generator, kept=True))
+    whole = predict(fitted, sections[2])
+    sample = AroundNetwork.sample
+
+    def little_memory(self, condition, *args, **options):
+        if len(condition) > 20:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return sample(self, condition, *args, **options)
+
+    monkeypatch.setattr(AroundNetwork, "sample", little_memory)
+    with caplog.at_level("WARNING", logger="hisdiff"):
+        np.testing.assert_allclose(
+            np.stack(list(predict(fitted, sections[2]).draws)), np.stack(list(whole.draws)), atol=1e-4
+        )
+    assert caplog.text.count("out of memory on the device") == 2  # 64, 32, 16 locations, in the first of four draws
 
 
 def test_dropout_changes_what_is_learned_but_not_from_run_to_run(sections):

@@ -11,7 +11,7 @@ from hisdiff.encoders._base import Encoder, EncoderSpec, dense_spec_of
 from hisdiff.encoders._joined import JOIN, JoinedEncoder
 from hisdiff.encoders._recipes import RECIPES
 from hisdiff.encoders._texture import TextureEncoder
-from hisdiff.encoders._texture_filters import FORMS
+from hisdiff.encoders._texture_forms import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

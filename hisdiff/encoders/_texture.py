@@ -8,7 +8,8 @@ import numpy as np
 
 from hisdiff._cores import on_cores
 from hisdiff.encoders._texture_dense import dense_spec, encode_dense
-from hisdiff.encoders._texture_filters import FORMS, Form, Moments, describe, pyramid, window_moments
+from hisdiff.encoders._texture_filters import Moments, describe, pyramid, window_moments
+from hisdiff.encoders._texture_forms import FORMS, Form
 
 if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource

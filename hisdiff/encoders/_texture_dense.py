@@ -15,20 +15,19 @@ import numpy as np
 from hisdiff._cores import on_cores
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import DenseSpec
-from hisdiff.encoders._texture_filters import _C, _DX, _DY, _FLOOR, _S, _SCALARS, bordered, pyramid, responses
+from hisdiff.encoders._texture_filters import FLOOR, pyramid
+from hisdiff.encoders._texture_forms import SCALARS, STAINS
 
 if TYPE_CHECKING:
     from hisdiff._section import Box, ImageSource
-    from hisdiff.encoders._texture_filters import Form
+    from hisdiff.encoders._texture_forms import Form
 
 _REACH = 3.0
 """Standard deviations at which the window ends."""
 _TILE = 1024
 """Largest side of what one thread works on, in pixels."""
-_STRIP = 32
 
-_MOMENTS = 2 * _S + 3 * _C
-_LEVEL_DIM = 2 * _S + 2 * _C
+_LEVEL_DIM = 2 * SCALARS + 2 * STAINS
 
 
 def dense_spec(form: Form) -> DenseSpec:
@@ -95,6 +94,8 @@ def _runs(centers_px: np.ndarray) -> list[slice]:
 
 def _encode_tile(form: Form, image: ImageSource, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
     """Describe the bins with given centres in pixels, float32 ``(len(ys), len(xs), D)``."""
+    from hisdiff.encoders._texture_kernels import blended, block_means  # numba takes half a second to import
+
     windows = _Windows.of(form)
     block = windows.block
     # Whole blocks, so that a place lies in the same block and the same pixel of every level whatever is asked for.
@@ -103,13 +104,12 @@ def _encode_tile(form: Form, image: ImageSource, ys: np.ndarray, xs: np.ndarray)
     rgb = image.read((left * form.mpp, top * form.mpp, right * form.mpp, bottom * form.mpp), form.mpp)
     out = np.empty((len(ys), len(xs), _LEVEL_DIM * len(windows.sigmas)), dtype=np.float32)
     for index, (sigma, densities) in enumerate(zip(windows.sigmas, pyramid(rgb))):
-        moments = block_moments(densities, block >> index)
+        blocks = block_means(densities, block >> index)
         # Reduction keeps every other pixel and not the mean of two, so that blocks of coarse levels lie further up and left.
         offset = (block - (1 << index)) / 2 + 0.5
-        rows = _weights(ys - top - offset, moments.shape[1], sigma, block)
-        columns = _weights(xs - left - offset, moments.shape[2], sigma, block)
-        features = _describe(rows @ moments @ columns.T)
-        out[:, :, index * _LEVEL_DIM : (index + 1) * _LEVEL_DIM] = np.moveaxis(features, 0, -1)
+        rows = _weights(ys - top - offset, len(blocks), sigma, block)
+        columns = _weights(xs - left - offset, blocks.shape[1], sigma, block)
+        out[:, :, index * _LEVEL_DIM : (index + 1) * _LEVEL_DIM] = _describe(blended(blocks, *rows, *columns))
     return out
 
 
@@ -118,60 +118,29 @@ def _whole_blocks(centers_px: np.ndarray, windows: _Windows) -> tuple[int, int]:
     return int(first) * windows.block - windows.halo, int(last) * windows.block + windows.halo
 
 
-def _weights(centers_px: np.ndarray, n_blocks: int, sigma_px: float, block: int) -> np.ndarray:
-    """Return the share of each block in the window around each centre, float64 ``(len(centres_px), n_blocks)``."""
-    z = (np.arange(n_blocks) * block - centers_px[:, None]) / sigma_px
+def _weights(centers_px: np.ndarray, n_blocks: int, sigma_px: float, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first block in the window around each centre, ``(n,)``, and the shares of that and the next ones, float64 ``(n, k)``."""
+    reach = _REACH * sigma_px
+    k = int(2 * reach / block) + 1
+    first = np.clip(np.ceil((centers_px - reach) / block), 0, n_blocks - k).astype(np.int64)
+    z = ((first[:, None] + np.arange(k)) * block - centers_px[:, None]) / sigma_px
     weights = np.where(np.abs(z) <= _REACH, np.exp(-0.5 * z**2), 0.0)
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def block_moments(densities: np.ndarray, side: int) -> np.ndarray:
-    """Return mean moments of responses over blocks of ``side`` pixels, float64 ``(M, y // side, x // side)``.
-
-    In this order: the means of the scalar responses, their mean squares, and of each stain the mean squares of the two
-    derivatives and their mean product.
-    """
-    _, height, width = densities.shape
-    padded = bordered(densities)
-    out = np.empty((_MOMENTS, height // side, width // side))
-    for start in range(0, height, _STRIP):
-        rows = min(_STRIP, height - start)
-        response = responses(padded[:, start : start + rows + 4])
-        dx, dy, scalars = response[_DX], response[_DY], response[_SCALARS]
-        into = out[:, start // side : (start + rows) // side]
-        into[:_S] = _block_means(scalars, side)
-        into[_S : 2 * _S] = _block_means(scalars * scalars, side)
-        into[2 * _S : 2 * _S + _C] = _block_means(dx * dx, side)
-        into[2 * _S + _C : 2 * _S + 2 * _C] = _block_means(dy * dy, side)
-        into[2 * _S + 2 * _C :] = _block_means(dx * dy, side)
-    return out
-
-
-def _block_means(values: np.ndarray, side: int) -> np.ndarray:
-    """Return means over square blocks, ``(n, y, x)`` to ``(n, y // side, x // side)``."""
-    if side == 1:
-        return values
-    n, height, width = values.shape
-    means = values.reshape(n, height // side, side, width).sum(axis=2)
-    # Sides are powers of two; a sum over a few neighbours takes numpy several times as long as halving.
-    for _ in range(side.bit_length() - 1):
-        means = means[..., ::2] + means[..., 1::2]
-    means *= means.dtype.type(1 / side**2)
-    return means
+    return first, weights / weights.sum(axis=1, keepdims=True)
 
 
 def _describe(moments: np.ndarray) -> np.ndarray:
-    """Turn moments, ``(M, y, x)``, into features ``(D, y, x)`` that do not change when the image is turned."""
-    mean = moments[:_S]
-    variance = moments[_S : 2 * _S] - mean**2
+    """Turn moments, ``(y, x, M)``, into features ``(y, x, D)`` that do not change when the image is turned."""
+    mean = moments[..., :SCALARS]
+    variance = moments[..., SCALARS : 2 * SCALARS] - mean**2
     # The structure tensor of each stain: its trace is energy, its eigenvalues' difference over the trace anisotropy.
-    xx, yy, xy = moments[2 * _S :].reshape(3, _C, *moments.shape[1:])
+    xx, yy, xy = np.split(moments[..., 2 * SCALARS :], 3, axis=-1)
     energy = xx + yy
     return np.concatenate(
         [
             mean,
-            np.log(np.sqrt(np.maximum(variance, 1e-10)) + _FLOOR),
+            np.log(np.sqrt(np.maximum(variance, 1e-10)) + FLOOR),
             np.log(energy + 1e-6),
             np.hypot(xx - yy, 2 * xy) / (energy + 1e-6),
-        ]
+        ],
+        axis=-1,
     )

@@ -6,7 +6,9 @@ import pytest
 from hisdiff import encoders
 from hisdiff.encoders import _texture_filters
 from hisdiff.encoders._texture import TextureEncoder
-from hisdiff.encoders._texture_filters import FORMS, pyramid, responses, window_moments
+from hisdiff.encoders._texture_filters import pyramid, window_moments
+from hisdiff.encoders._texture_forms import FORMS, KINDS, SCALARS
+from hisdiff.encoders._texture_kernels import block_means
 
 SPEC = FORMS[0].spec
 PX = SPEC.input_px
@@ -73,17 +75,30 @@ def test_haematoxylin_and_eosin_are_told_apart():
         np.testing.assert_allclose(level[2], density.mean(), atol=0.01)
 
 
+def responses(densities: np.ndarray) -> np.ndarray:
+    """Return the responses ``(kinds, C, y, x)`` of densities whose border is repeated, in float64."""
+    padded = np.pad(densities.astype(float), ((0, 0), (2, 2), (2, 2)), mode="edge")
+    smooth = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    smooth = (smooth[:, :, :-2] + 2 * smooth[:, :, 1:-1] + smooth[:, :, 2:]) / 16
+    dy, dx = ((smooth[:, 2:, 1:-1] - smooth[:, :-2, 1:-1]) / 2, (smooth[:, 1:-1, 2:] - smooth[:, 1:-1, :-2]) / 2)
+    yy, xx = np.diff(smooth, 2, axis=1)[:, :, 1:-1], np.diff(smooth, 2, axis=2)[:, 1:-1]
+    xy = (smooth[:, 2:, 2:] + smooth[:, :-2, :-2] - smooth[:, 2:, :-2] - smooth[:, :-2, 2:]) / 2
+    bright, dark = np.maximum(xx + yy, 0), np.maximum(-xx - yy, 0)
+    return np.stack([dx, dy, densities, np.hypot(dx, dy), bright, dark, np.hypot(xx - yy, xy)])
+
+
 def test_derivatives_are_exact_on_polynomials():
     y, x = np.mgrid[0:12, 0:12].astype(np.float32)
-    names = _texture_filters._KINDS
 
     def respond(image: np.ndarray) -> dict[str, np.ndarray]:
-        out = responses(np.repeat(image[None], 3, axis=0))
-        return dict(zip(names, out[:-1].reshape(len(names), 3, 8, 8)[:, 0]))
+        """Return the scalars, and squares of the derivatives, of pixels that see no border."""
+        out = np.moveaxis(block_means(np.repeat(image[None], 3, axis=0), 1)[2:-2, 2:-2], -1, 0)[::3]
+        return dict(zip((*KINDS[2:], *(f"{kind} squared" for kind in KINDS[2:]), "dx2", "dy2", "dxdy"), out))
 
     slope = respond(3 * x + 4 * y)
-    np.testing.assert_allclose(slope["dx"], 3, rtol=1e-5)
-    np.testing.assert_allclose(slope["dy"], 4, rtol=1e-5)
+    np.testing.assert_allclose(slope["dx2"], 9, rtol=1e-5)
+    np.testing.assert_allclose(slope["dy2"], 16, rtol=1e-5)
+    np.testing.assert_allclose(slope["dxdy"], 12, rtol=1e-5)
     np.testing.assert_allclose(slope["slope"], 5, rtol=1e-5)
     np.testing.assert_allclose(slope["line"], 0, atol=1e-4)
     bowl = respond(x**2 + y**2)
@@ -94,19 +109,42 @@ def test_derivatives_are_exact_on_polynomials():
     np.testing.assert_allclose(saddle["line"], 2, rtol=1e-4)
 
 
-def test_moments_of_windows_are_means_of_products():
-    rng = np.random.default_rng(0)
-    densities = rng.normal(size=(3, 70, 70)).astype(np.float32)
-    padded = np.pad(densities, ((0, 0), (2, 2), (2, 2)), mode="edge")
-    whole = responses(padded)
-    for side, moments in zip((20, 70), window_moments(densities, [20, 70])):
+@pytest.mark.parametrize("sides", [[70], [24], [10, 20, 70]])
+def test_moments_of_windows_are_means_of_products(sides):
+    densities = np.random.default_rng(0).normal(size=(3, 70, 70)).astype(np.float32)
+    whole = responses(densities)
+    for side, moments in zip(sides, window_moments(densities, sides), strict=True):
         margin = (70 - side) // 2
-        inside = whole[:, margin : margin + side, margin : margin + side].reshape(len(whole), -1).astype(float)
-        products = inside @ inside.T / side**2
-        scalars, dx, dy = (getattr(_texture_filters, name) for name in ("_SCALARS", "_DX", "_DY"))
-        np.testing.assert_allclose(moments.scalars, products[scalars.start :, scalars.start :], rtol=1e-4, atol=1e-5)
-        tensor = [np.diag(products[a, b]) for a, b in ((dx, dx), (dy, dy), (dx, dy))]
-        np.testing.assert_allclose(moments.tensor, tensor, rtol=1e-4, atol=1e-5)
+        inside = whole[..., margin : margin + side, margin : margin + side].reshape(*whole.shape[:2], -1)
+        dx, dy = inside[:2]
+        scalars = np.vstack([inside[2:].reshape(SCALARS, -1), np.ones(side**2)])
+        np.testing.assert_allclose(moments.scalars, scalars @ scalars.T / side**2, rtol=1e-4, atol=1e-6)
+        tensor = [(dx * dx).mean(axis=1), (dy * dy).mean(axis=1), (dx * dy).mean(axis=1)]
+        np.testing.assert_allclose(moments.tensor, tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "width"), [(1, 21), (4, 40), (8, 1048)])
+def test_moments_of_blocks_are_means_over_pixels(side, width):
+    densities = np.random.default_rng(0).normal(size=(3, 16, width)).astype(np.float32)  # wider than a chunk
+    whole = responses(densities)
+    scalars, dx, dy = whole[2:].reshape(SCALARS, 16, width), *whole[:2]
+    pixels = np.concatenate([scalars, scalars**2, dx * dx, dy * dy, dx * dy])
+    blocks = pixels.reshape(len(pixels), 16 // side, side, width // side, side).mean(axis=(2, 4))
+    np.testing.assert_allclose(block_means(densities, side), np.moveaxis(blocks, 0, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_reduction_is_binomial_and_keeps_every_other_pixel():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (35, 24, 3), dtype=np.uint8)
+    levels = pyramid(image)
+    fine, coarse = next(levels), next(levels)
+    smooth = np.pad(fine.astype(float), ((0, 0), (2, 2), (2, 2)), mode="edge")
+    for axis in (1, 2):
+        weighed = zip(
+            (1, 4, 6, 4, 1), np.moveaxis(np.lib.stride_tricks.sliding_window_view(smooth, 5, axis=axis), -1, 0)
+        )
+        smooth = sum(weight * part for weight, part in weighed) / 16
+    np.testing.assert_allclose(coarse, smooth[:, ::2, ::2], rtol=1e-4, atol=1e-6)
 
 
 def test_texture_is_the_encoder_that_needs_nothing():

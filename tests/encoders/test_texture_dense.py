@@ -12,7 +12,7 @@ from hisdiff._sdata._image import PyramidImage
 from hisdiff.encoders import _texture_dense as dense
 from hisdiff.encoders._anchored import anchored
 from hisdiff.encoders._base import dense_spec_of
-from hisdiff.encoders._texture_filters import FORMS, responses
+from hisdiff.encoders._texture_forms import FORMS
 
 Array = partial(ArrayImage, mpp=0.7)
 
@@ -89,23 +89,12 @@ def test_what_is_out_of_reach_does_not_count(image):
 def test_the_windows_have_the_size_that_is_stated():
     centers = np.array([400.3])
     windows = dense._Windows.of(FORMS[0])
-    blocks = np.arange(100) * windows.block
     for sigma, side_um in zip(windows.sigmas, FORMS[0].dense_um):
-        weights = dense._weights(centers, 100, sigma, windows.block)[0]
+        first, weights = dense._weights(centers, 100, sigma, windows.block)
+        blocks = (first[0] + np.arange(weights.shape[1])) * windows.block
         spread = np.sqrt(np.sum(weights * (blocks - centers) ** 2)) * 0.7
         assert spread == pytest.approx(side_um / np.sqrt(12), rel=0.03)
         assert np.sum(weights * blocks) == pytest.approx(centers[0], abs=0.1)
-
-
-def test_block_moments_are_means_over_pixels():
-    densities = np.random.default_rng(0).uniform(0, 1, (3, 48, 40)).astype(np.float32)
-    moments = dense.block_moments(densities, 8)
-    response = responses(densities)  # without the outer two pixels
-    inside = response[:, 6:14, 14:22].reshape(len(response), -1)  # block (1, 2)
-    scalars = inside[dense._SCALARS]
-    dx, dy = inside[dense._DX], inside[dense._DY]
-    expected = [scalars.mean(1), (scalars**2).mean(1), (dx**2).mean(1), (dy**2).mean(1), (dx * dy).mean(1)]
-    np.testing.assert_allclose(moments[:, 1, 2], np.concatenate(expected), rtol=1e-5, atol=1e-7)
 
 
 def test_the_dense_spec_says_what_decides_the_values(color_encoder):

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -103,9 +104,42 @@ def active_client() -> Any | None:
     if on_worker():
         return None
     try:
-        return distributed.default_client()
+        client = distributed.default_client()
     except ValueError:
+        _LAST.tell_if_lost()
         return None
+    _LAST.remember(client)
+    return client
+
+
+class _LastClient:
+    """The client that was active last. Where its scheduler goes away, distributed closes it and has no active one from then on."""
+
+    def __init__(self) -> None:
+        self._client: Callable[[], Any | None] = lambda: None
+        self._address = ""
+
+    def remember(self, client: Any) -> None:
+        """Take over the active client, for as long as somebody holds it."""
+        if client is not self._client():
+            self._client, self._address = weakref.ref(client), _address(client)
+
+    def tell_if_lost(self) -> None:
+        """Warn once where the client is closed and its loop still runs, which ``client.close()`` would have stopped."""
+        client = self._client()
+        loop = getattr(client, "_loop_runner", None)
+        if client is None or client.status != "closed":
+            return
+        self._client = lambda: None
+        if loop is not None and loop.is_started():
+            logger.warning(
+                "the client of scheduler %s lost it and is closed: hisdiff computes in this process from now on; make a new client to "
+                "compute on workers",
+                self._address,
+            )
+
+
+_LAST = _LastClient()
 
 
 def check_stores(what: str, stores: Iterable[Path | None]) -> None:

@@ -147,6 +147,29 @@ def test_a_scheduler_that_has_gone_is_named(tmp_path) -> None:
         assert client is not None
 
 
+@pytest.mark.parametrize("by", ["scheduler", "user"])
+def test_a_client_that_lost_its_scheduler_between_two_calls_is_named_once(by, caplog) -> None:
+    cluster = distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0")
+    client = distributed.Client(cluster.scheduler_address, timeout=0.5)
+    with cluster:
+        assert dict(_workers.spread(abs, range(3), "numbers")) == {0: 0, 1: 1, 2: 2}
+        address = client.scheduler.addr
+        if by == "user":
+            client.close()
+    stop = time.monotonic() + 10
+    while client.status != "closed" and time.monotonic() < stop:
+        time.sleep(0.05)
+    for _ in range(2):
+        assert dict(_workers.spread(abs, range(3), "numbers")) == {0: 0, 1: 1, 2: 2}
+    told = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "hisdiff" and "lost it" in record.getMessage()
+    ]
+    assert len(told) == (by == "scheduler")
+    assert all(address in message for message in told)
+
+
 class Sleeps:
     """Takes a while."""
 

@@ -124,6 +124,10 @@ class _LastClient:
         if client is not self._client():
             self._client, self._address = weakref.ref(client), _address(client)
 
+    def address_of(self, client: Any) -> str:
+        """Return the address of a client's scheduler, also when the client has lost it."""
+        return self._address if client is self._client() else _address(client)
+
     def tell_if_lost(self) -> None:
         """Warn once where the client is closed and its loop still runs, which ``client.close()`` would have stopped."""
         client = self._client()
@@ -287,6 +291,11 @@ def _check_workers(client: Any, what: str, stores: Sequence[Path], needs_bytes: 
     """Return the number of threads of all workers, after checking that they can do the work."""
     from distributed.comm import CommClosedError
 
+    if client.status == "closed":  # and still active, in its `with` block
+        raise ConnectionError(
+            f"The client of scheduler {_LAST.address_of(client)}, on whose workers {what} was to be computed, lost it and is closed; make a "
+            "new client, or leave the `with` block of this one to compute it here."
+        )
     try:
         answers = client.sync(client._run, _about, stores, on_error="return", callback_timeout=_ANSWER_S)
     except (OSError, TimeoutError, CommClosedError, AttributeError, RuntimeError) as error:
@@ -336,9 +345,13 @@ def _check_answer(address: str, answer: _Worker | BaseException) -> None:
         if there != here:
             raise ValueError(f"Worker {address} has {package} {there}, this process {here}; install the same on all.")
     if answer.lacks:
-        raise ValueError(
-            f"Worker {address} does not see the store {answer.lacks[0]}; put it on a disk that all workers share, by the same path."
+        store = answer.lacks[0]
+        remedy = (
+            "put it on a disk that all workers share, by the same path."
+            if store.is_absolute()
+            else f"workers run in other folders: open it by its whole path, {store.absolute()}."
         )
+        raise ValueError(f"Worker {address} does not see the store {store}; {remedy}")
 
 
 def _address(client: Any) -> str:

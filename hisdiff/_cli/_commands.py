@@ -14,6 +14,8 @@ from hisdiff._cli._inputs import FAILURES, attempt, finish, message_of, open_inp
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from spatialdata import SpatialData
 
     from hisdiff._json import Plain
@@ -74,10 +76,12 @@ def fit(
 
     def fitted() -> Plain:
         settings = _mapping(config) if config.lstrip().startswith("{") else config
-        if resume and (known := _kept_model(save, method, settings, seed)) is not None:
+        known = _kept_model(save, method, settings, seed) if resume else None
+        sections = [open_input(path) for path in stores]
+        if known is not None:
+            _check_data(known, save, sections, layer)
             logger.info("%s holds this model; without --resume it is fitted again", save)
             return {"status": "unchanged", "model": known.id, "path": str(save)}
-        sections = [open_input(path) for path in stores]
         model = tl.fit(
             sections, method=method, config=settings, layer=layer, resume=resume, rng=seed, device=device, save=save
         )
@@ -283,12 +287,26 @@ def _kept_model(folder: Path, method: str, config: str | Plain, seed: int) -> Mo
         for name, value in asked.items()
         if there.get(name) != value
     ]
+    _refuse(folder, "another configuration", different)
+    return known
+
+
+def _check_data(known: Model, folder: Path, sections: Sequence[SpatialData], layer: str | None) -> None:
+    """Raise where the model of a folder was not fitted on sections as they are."""
+    from hisdiff._sdata._read import open_sections
+    from hisdiff._sdata._selection import Selection
+    from hisdiff.tl._fit_job import other_data
+
+    bounds = open_sections(sections, Selection(layer=layer), needs=("counts",))
+    _refuse(folder, "other data", other_data(known, bounds))
+
+
+def _refuse(folder: Path, what: str, different: Sequence[str]) -> None:
     if different:
         raise ValueError(
-            f"--resume: {folder} holds a model of another configuration ({'; '.join(different[:3])}). Leave --resume out to replace it, or "
+            f"--resume: {folder} holds a model of {what} ({'; '.join(different[:3])}). Leave --resume out to replace it, or "
             "name another folder with --save."
         )
-    return known
 
 
 def _is_done(sdata: SpatialData, stem: str, where: float | str | None, asked: Plain) -> bool:

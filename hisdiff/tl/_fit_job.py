@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hisdiff._runtime import Runtime
     from hisdiff._sdata._bound import Bound
-    from hisdiff._section import Names, Section
+    from hisdiff._section import FeatureSpec, Names, Section
     from hisdiff.methods._protocols import Method
 
 _LEAST_BYTES = 12
@@ -98,6 +98,29 @@ class FitJob:
             modules=GeneModules.of_counts([needed(bound.section.counts) for bound in training]),
             seed=self.runtime.seed,
         )
+
+
+def other_data(model: Model, bounds: Sequence[Bound]) -> list[str]:
+    """Return in what the sections that a model was fitted on differ from opened ones, in words; nothing is computed."""
+    panel, known, different = model.genes.tolist(), model.cohort, []
+    for bound in bounds:
+        if _keys.SELECTED in bound.table.var:
+            selected = gene_names(bound.table, like=panel)[bound.table.var[_keys.SELECTED].to_numpy(dtype=bool)]
+            if set(selected) != set(panel):
+                different.append(f"{len(panel)} genes, {len(selected)} others are selected in {bound.place.name!r}")
+    sections = [_on_panel(bound, panel, frozenset({"features"})).section for bound in bounds]
+    spots = np.unique(np.concatenate([spot_hashes(needed(of.counts), of.genes) for of in sections]))
+    if len(known.spots) and not np.array_equal(spots, known.spots):
+        again = np.isin(spots, known.spots).sum()
+        different.append(f"{len(known.spots)} spots with counts, of which {again} are among the {len(spots)} given")
+    for found in {of.features.spec for of in sections if of.features is not None} - {known.features}:
+        if known.features is not None:
+            different.append(f"embedding {_named(known.features)}, the sections have {_named(found)}")
+    return different
+
+
+def _named(spec: FeatureSpec) -> str:
+    return f"{spec.encoder} {spec.revision}, patch {spec.patch_um:g} um"
 
 
 def selected_panel(groups: Sequence[list[Bound]], *, as_published: bool = False) -> list[str]:
@@ -174,9 +197,7 @@ def _check_memory(bounds: Sequence[Bound], n_genes: int) -> None:
 def _check_embeddings(bounds: Sequence[Bound]) -> None:
     specs = {b.section.name: b.section.features.spec for b in bounds if b.section.features is not None}
     if len(set(specs.values())) > 1:
-        listed = "; ".join(
-            f"{name}: {spec.encoder} {spec.revision}, patch {spec.patch_um:g} um" for name, spec in specs.items()
-        )
+        listed = "; ".join(f"{name}: {_named(spec)}" for name, spec in specs.items())
         raise ValueError(
             f"The sections were embedded differently ({listed}); embed all of them with one call of hd.pp.embed."
         )

@@ -109,3 +109,13 @@ def test_a_model_is_adapted_and_one_of_another_configuration_is_not_taken_for_it
     assert json.loads(capsys.readouterr().out)["results"][0]["status"] == "unchanged"
     assert main([*again, "--seed", "5"]) == 1
     assert "holds a model of another configuration (seed 0, asked for is 5)" in capsys.readouterr().err
+    other = hd.datasets.toy(seed=4, size_um=500)
+    other.tables["table"].var["hisdiff_selected"] = True
+    hd.pp.embed(other, patch_um=200)
+    other.write(cohort / "other.zarr")
+    again[1] = str(cohort / "other.zarr")
+    assert main(again) == 1
+    told = capsys.readouterr().err
+    assert "model holds a model of other data (" in told
+    assert "spots with counts, of which 0 are among the" in told
+    assert "embedding texture 1, patch 313.6 um, the sections have texture 1, patch 200 um" in told

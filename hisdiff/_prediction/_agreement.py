@@ -29,14 +29,13 @@ import shapely
 from scipy import sparse
 from scipy.spatial import cKDTree
 from scipy.special import gammaincinv, ndtr
+from sklearn.preprocessing import normalize
 
 from hisdiff._geometry import pitch_of
-from hisdiff._geometry._grid import bounds, outlines, overlap
+from hisdiff._geometry._grid import bins_touching, bounds, outlines, overlap
+from hisdiff._section import Locations, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hisdiff._section import Locations
     from hisdiff._training._calibration import Dispersion
 
 MODES = ("shrink", "exact", "none")
@@ -119,8 +118,12 @@ class Agreement:
             return Factors(inside, between, whole, missing)
         return Factors(inside, of_mean.between, of_mean.whole, missing, between / of_mean.between)
 
-    def certainty(self, predicted: np.ndarray, some: np.ndarray) -> Certainty:
-        """Return how far counts decide what is expected in the footprints ``some``, ``(k,)``, where sums ``(n, G)`` are predicted."""
+    def certainty(self, predicted: np.ndarray, pooled: np.ndarray, bins: Locations, blend: Blend) -> Certainty:
+        """Return how far counts decide what is expected at bins.
+
+        ``predicted`` are sums over footprints, ``(n, G)``; ``pooled`` is the part of each gene in the factor that all share.
+        """
+        acts, some = blend.acts()
         followed, left = np.zeros((2, len(some), predicted.shape[1]), dtype=np.float32)
         for rows in self._blocks(len(some)):
             known, y, m = self._known(predicted, some[rows])
@@ -132,7 +135,19 @@ class Agreement:
             followed[rows] = np.where(known, shared * m / (shared * m + self.dispersion.gene), 0)
             # The relative variance of a Gamma variable is one over its shape.
             left[rows] = np.where(known, 1 / (y + self.dispersion.gene), 0) + 1 / (counted + self.dispersion.spot)
-        return Certainty(followed, left)
+        ij = bins_touching(self.spots.take(some), needed(bins.bin_um))
+        under = normalize(overlap(self.spots.take(some), ij, needed(bins.bin_um)), norm="l1", axis=1)
+        xy_um = Locations.bins(ij, needed(bins.bin_um)).xy_um
+        return Certainty(followed, left, pooled, acts, xy_um, under)
+
+    def pooled(self, predicted: np.ndarray) -> np.ndarray:
+        """Return the part of each gene in the factor that all genes of a spot share, ``(G,)``, on average over spots; its sum is 1 at most."""
+        total = np.zeros(predicted.shape[1])
+        for rows in self._blocks(len(predicted)):
+            known, y, m = self._known(predicted, rows)
+            weighed = m / (1 + m / self.dispersion.gene)
+            total += (weighed / (weighed.sum(axis=1, keepdims=True) + self.dispersion.spot)).sum(axis=0)
+        return total / max(len(predicted), 1) * (not self.exact)
 
     def _blocks(self, n: int) -> list[slice]:
         """Return blocks of ``n`` spots that are worked on at once."""
@@ -224,18 +239,28 @@ def _box_of(bins: Locations) -> tuple[float, float, float, float]:
 
 
 class Certainty(NamedTuple):
-    """What counts of spots leave of what is not known of their footprints.
+    """What counts of spots leave of what is not known at bins.
 
     Attributes
     ----------
     followed
-        ``(n, G)`` part, from 0 to 1, by which a footprint's expectation follows its count rather than the prediction.
+        ``(k, G)`` part, from 0 to 1, by which a spot's expectation follows its count rather than the prediction.
     left
-        ``(n, G)`` relative variance that the noise of the count leaves.
+        ``(k, G)`` relative variance that the noise of the count leaves.
+    pooled
+        ``(G,)`` part of each gene in the factor that all genes of a spot share.
+    acts
+        csr ``(n, k)``: how far what is undone in a footprint is undone at a bin, 1 inside it.
+    xy_um, under
+        ``(b, 2)`` places in the footprints, and csr ``(k, b)`` weights of each, with sums of 1.
     """
 
     followed: np.ndarray
     left: np.ndarray
+    pooled: np.ndarray
+    acts: sparse.csr_matrix
+    xy_um: np.ndarray
+    under: sparse.csr_matrix
 
 
 @dataclass(frozen=True)
@@ -278,10 +303,9 @@ class Blend:
         self._inside, self._between, self._alike = (of[:, self._near] for of in (inside, between, alike))
         self._whole, self._spread, self._rows = whole, spread, rows
 
-    def certainty(self, of_spots: Callable[[np.ndarray], Certainty]) -> Certainty:
-        """Return the same at bins, ``(n, G)``: between footprints counts act through their factors only."""
-        known, inside, between = of_spots(self._near), self._inside, self._between
-        return Certainty(inside @ known.followed, inside.power(2) @ known.left + between.power(2) @ known.left)
+    def acts(self) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Return how far what the factors of a draw undo is undone at bins, csr ``(n, k)``, and the rows of the spots."""
+        return self._inside + self._alike, self._near
 
     def __call__(self, counts: np.ndarray, factors: Factors) -> np.ndarray:
         """Return counts of bins ``(n, G)`` in agreement, float32."""

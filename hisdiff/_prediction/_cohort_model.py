@@ -17,6 +17,7 @@ from hisdiff._section import Prediction, needed
 from hisdiff._stats._counting import count, count_moments, latent, rate_moments
 from hisdiff._training._given import Given, Posterior, posterior_of
 from hisdiff._training._size_gauge import SizeGauge
+from hisdiff._training._smooth import mixed
 from hisdiff._training._spread import Spread
 from hisdiff._training._suggest import greedy
 from hisdiff._training._transfer import Transfer
@@ -244,7 +245,8 @@ class CohortModel:
         noise, smooth = BlockNoise.at(seed, locations), places.noise(seed, self.spread.smooth_um)
         factors, rows = self.spread.factors, np.arange(len(base))
         k, n_genes = factors.loadings.shape
-        start = self.spread.mixed(noise.normal(draw, _SCORES, rows, k), smooth.normal(draw, _SMOOTH_SCORES, rows, k))
+        white, wide = noise.normal(draw, _SCORES, rows, k), smooth.normal(draw, _SMOOTH_SCORES, rows, k)
+        start = mixed(white, wide, self.spread.smooth)
         scores = self.scores(condition, start, draw, n_steps=n_steps, device=device)
         out = np.empty((len(base), n_genes), dtype=np.float32)
         for part in self._blocks(len(base)):

@@ -35,37 +35,12 @@ class StdPart(NamedTuple):
     ----------
     std
         ``(n, G)``.
-    distance_um
-        Over which it varies; None where it is the same all over a shape.
-    decided
-        ``(n, G)``, the part of the variance of means over footprints that counts of spots decide; 0 for what ``std`` is already without.
-    of_footprint
-        Variance of a mean over a footprint, relative to that of bins.
+    kept
+        ``(m, G)``, variance of means over shapes relative to that of their bins; 1 for what is the same all over a shape.
     """
 
     std: np.ndarray
-    distance_um: float | None
-    decided: np.ndarray | float = 0.0
-    of_footprint: float = 1.0
-
-    def variance_of_sums(self, xy_um: np.ndarray, share: sparse.csr_matrix, weights: sparse.csr_matrix) -> np.ndarray:
-        """Return the variance of sums over shapes, ``(m, G)``.
-
-        Parameters
-        ----------
-        xy_um
-            ``(n, 2)`` centres of the bins.
-        share, weights
-            csr ``(m, n)``, the part of each bin in each shape, and the same with sums of 1.
-        """
-        total = np.square(share @ self.std)
-        if self.distance_um is None:
-            return total
-        # What varies inside a shape averages out in its sum.
-        kept = np.square(SmoothNoise(0, xy_um, self.distance_um).deviation(weights))[:, None]
-        if np.ndim(self.decided):
-            kept = np.maximum(kept - (weights @ self.decided) * np.minimum(kept, self.of_footprint), 0)
-        return total * kept
+    kept: np.ndarray | float = 1.0
 
 
 class Pointwise(Protocol):
@@ -148,6 +123,11 @@ class SmoothNoise:
         ``(n, 2)`` places.
     spacing_um
         Of the nodes.
+
+    Attributes
+    ----------
+    blend
+        csr ``(n, nodes)``, weights of the white noise at nodes.
     """
 
     def __init__(self, seed: int, xy_um: np.ndarray, spacing_um: float) -> None:
@@ -167,7 +147,7 @@ class SmoothNoise:
         flat, index = np.unique((nodes - corner) @ [width, 1], return_inverse=True)
         used = np.stack(np.divmod(flat, width), axis=1) + corner
         row = np.repeat(np.arange(len(place)), len(around))
-        self._blend = sparse.csr_matrix((weights.ravel(), (row, index.ravel())), shape=(len(place), len(used)))
+        self.blend = sparse.csr_matrix((weights.ravel(), (row, index.ravel())), shape=(len(place), len(used)))
         self._noise = BlockNoise.for_grid(seed, used)
 
     @classmethod
@@ -184,13 +164,13 @@ class SmoothNoise:
 
     def parts(self, rows: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray, BlockNoise]:
         """Return the weights of rows, csr ``(len(rows), k)``, and the ``(k,)`` rows of the white noise that they blend."""
-        blend = self._blend[rows]
+        blend = self.blend[rows]
         nodes = np.unique(blend.indices)
         return blend[:, nodes], nodes, self._noise
 
     def deviation(self, blend: sparse.csr_matrix) -> np.ndarray:
         """Return the standard deviation of weighted means of the noise, ``(n,)`` for weights csr ``(n, places)``."""
-        return np.sqrt(np.asarray((blend @ self._blend).power(2).sum(axis=1)).ravel())
+        return np.sqrt(np.asarray((blend @ self.blend).power(2).sum(axis=1)).ravel())
 
     @classmethod
     def variance_of_mean(cls, radius_um: float, spacing_um: float) -> float:
@@ -199,5 +179,5 @@ class SmoothNoise:
         x, y = np.meshgrid(reach, reach)
         disc = np.stack([x, y], axis=-1)[x**2 + y**2 <= radius_um**2]
         offsets = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(-1, 2) * spacing_um / 4
-        blends = [cls(0, disc + offset, spacing_um)._blend for offset in offsets]
+        blends = [cls(0, disc + offset, spacing_um).blend for offset in offsets]
         return float(np.mean([np.square(np.asarray(blend.mean(axis=0))).sum() for blend in blends]))

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Rows that are worked on at once, and those that tell how much a gene varies on average.
 _ROWS, _SOME = 1024, 500
-# By how much variances are raised at most for what cutting at zero expression takes away.
-_MAX_RAISE, _TURNS = 4.0, 12
+# By how much variances of genes are scaled at most until counts vary as measured.
+_RATIOS, _TURNS = (0.1, 4.0), 12
 # Spots that tell how large scores are, and how much smaller they may become.
 _MANY, _SIZES = 2000, (0.5, 1.0)
 _MIN = 1e-12
@@ -93,10 +93,11 @@ def fit_factors(within: np.ndarray, held_out: np.ndarray, n_factors: int) -> tup
     return Factors(loadings, np.sqrt(np.maximum(rest, 0))), scores
 
 
-def raised(factors: Factors, held_out: np.ndarray, other: np.ndarray, wanted: np.ndarray) -> Factors:
-    """Raise the variances of genes until counts vary as measured.
+def matched(factors: Factors, held_out: np.ndarray, other: np.ndarray, wanted: np.ndarray) -> Factors:
+    """Scale the variances of genes until counts vary as measured.
 
-    Expression does not go below none. Where a normal level would, which is so for lowly expressed genes, part of its variance is lost.
+    Expression does not go below none. Where a normal level would, which is so for lowly expressed genes, part of its variance is lost. And
+    what components of expression vary by is that of all genes together: some genes have less of ``other``, some more.
 
     Parameters
     ----------
@@ -109,16 +110,16 @@ def raised(factors: Factors, held_out: np.ndarray, other: np.ndarray, wanted: np
     """
     center = held_out[:: -(-len(held_out) // _SOME)]
     own, ratio = np.maximum(factors.variance, _MIN), np.ones(len(wanted))
-    for _ in range(_TURNS):  # from below: what is added to a level adds no more than that to counts
+    for _ in range(_TURNS):  # steadily: what is added to a level adds no more than that to counts
         found = count_moments(center, np.sqrt(other + ratio * own)).variance.mean(axis=0)
-        ratio = np.clip(ratio + (wanted - found) / own, 1, _MAX_RAISE)
+        ratio = np.clip(ratio + (wanted - found) / own, *_RATIOS)
     return Factors(factors.loadings * np.sqrt(ratio), factors.specific * np.sqrt(ratio))
 
 
 def sized(
     scores: np.ndarray, factors: Factors, found: Factors, held_out: np.ndarray, other: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    """Make scores smaller by as much as raised loadings overdo it for them.
+    """Make scores smaller by as much as scaled loadings overdo it for them.
 
     Normal scores lose variance where there is little expression, for which loadings are raised. A state of one kind of cells varies little
     where these are few: its scores lose less, and with raised loadings genes would vary together by more than they do.
@@ -128,7 +129,7 @@ def sized(
     scores
         ``(n, K)`` of the training spots, of variance 1.
     factors, found
-        Raised, and as found in residuals.
+        Scaled, and as found in residuals.
     held_out
         ``(n, G)``, predicted out of fold.
     other

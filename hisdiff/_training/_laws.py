@@ -83,5 +83,6 @@ def fit_laws(
     variance = np.empty(spots.targets.shape, dtype=np.float32)
     for start in range(0, len(inside), _ROWS):
         part = slice(start, start + _ROWS)
-        variance[part] = spread.levels.variance + spread.relation_variance(inside[part], more * seen[part]) / fewer
+        open_ = spread.relation_variance(inside[part], more * seen[part], 1 / fewer)
+        variance[part] = spread.levels.variance + open_
     return Laws(spread, transfer, rows, scores, inside, variance)

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 # Noise of a component over its scale, for the cohort's own part.
 _NOISE = 1.0
 _LINEAR = 0.1
-_GAMMAS = (0.5, 1.0, 2.0)
-_KAPPAS = (0.0, 0.03, 0.1, 0.3, 1.0)
-_SCALES = (0.1, 0.3, 1.0, 3.0)
+_GAMMAS = (0.125, 0.5, 2.0)
+_KAPPAS = (0.0, 0.1, 0.3, 1.0, 3.0)
+_SCALES = tuple(10 ** np.arange(-1, 1.01, 0.25))
 _LANDMARKS = 500
 # Spots of a left-out section that are enough to tell the scales.
 _MAX_SPOTS = 600
@@ -48,8 +48,6 @@ _SMOOTH = (_INDEPENDENT, (0.5, 1.5), (0.9, 1.5), (0.5, 3.0))
 _MAX_SECTIONS, _MAX_SMOOTH_SPOTS = 12, 400
 # Of a component's noise: even what is not predicted at all may differ between sections with the image.
 _MIN_SCALE = 0.003
-# Of a component's variance that may be open relation; the rest is left to chance.
-_MAX_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -187,17 +185,18 @@ def fit_relation(
     sizes = [len(own) for _, own in groups]
     inside = [_amount(kernel, features[own], values[own], others[f], kappa) for f, own in groups]
     amount = max(float(np.average(inside, weights=sizes)), 1e-12)
-    share = np.minimum(relative * unit * amount, _MAX_SHARE)
+    odds = relative * unit * amount  # of the relation against what is left to chance
+    share = odds / (1 + odds)
     relation = Relation(
-        kernel, features[rows], whitening @ turn, _NOISE / (np.maximum(eigenvalues, 0) + _NOISE), kappa,
-        of_all(section, fold) * share * noise / amount,
+        kernel, features[rows], whitening @ turn, _NOISE / (np.maximum(eigenvalues, 0) + _NOISE),
+        of_all(section, fold) * kappa, share * noise / amount,
     )  # fmt: skip
     usual = [_usual(kernel, features[own], values[own], others[f]) for f, own in groups]
     return RelationFit(relation, share, float(np.average(usual, weights=sizes)), many)
 
 
 def of_all(section: np.ndarray, fold: np.ndarray) -> float:
-    """Return the variance of what is open with all sections in the mean, over that with those of a fold left out.
+    """Return the variance of a section's own relation with all sections in the mean, over that with those of a fold left out.
 
     The relation of a new section differs from the mean of S others by a variance of 1 + 1 / S, in units of that of one section.
     """

@@ -25,6 +25,11 @@ def correlation(distance: np.ndarray) -> np.ndarray:
     return np.exp(-np.square(distance) * _FALL)
 
 
+def mixed(white: np.ndarray, smooth: np.ndarray, share: float) -> np.ndarray:
+    """Return noise of variance 1, ``(n, K)``, of which a share varies smoothly in space."""
+    return np.sqrt(1 - share) * white + np.sqrt(share) * smooth
+
+
 def smoothness(spots: TrainingSpots, rows: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Return which part of the variance of scores is shared by neighbors, and over which distance in um.
 

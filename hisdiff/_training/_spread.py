@@ -16,7 +16,7 @@ import numpy as np
 from hisdiff._stats._accuracy import gene_blocks
 from hisdiff._stats._counting import count_rate
 from hisdiff._stats._pca import right_axes
-from hisdiff._training._factors import Factors, fit_factors, raised, sized
+from hisdiff._training._factors import Factors, fit_factors, matched, sized
 from hisdiff._training._features import Features
 from hisdiff._training._level import Levels, fit_levels
 from hisdiff._training._relation import Relation, fit_relation
@@ -141,15 +141,16 @@ class Spread:
     smooth: float
     smooth_um: float
 
-    def relation_variance(self, features: np.ndarray, more: np.ndarray | float = 0.0) -> np.ndarray:
-        """Return what is open of the relation at features ``(n, p)`` of a section that was not seen, ``(n, G)``."""
-        own = self.relation.kappa * self.relation.kernel.diagonal(features)
+    def relation_variance(
+        self, features: np.ndarray, more: np.ndarray | float = 0.0, own_factor: float = 1.0
+    ) -> np.ndarray:
+        """Return what is open of the relation at features ``(n, p)`` of a section that was not seen, ``(n, G)``.
+
+        With ``more`` of the cohort's relation open, and a factor on the variance of the section's own.
+        """
+        own = own_factor * self.relation.kappa * self.relation.kernel.diagonal(features)
         amount = self.relation.uncertainty(features) + own + more
         return amount[:, None] * (self.relation.scale @ np.square(self.directions))
-
-    def mixed(self, white: np.ndarray, smooth: np.ndarray) -> np.ndarray:
-        """Return scores, ``(n, K)`` of variance 1, of which a part varies smoothly in space."""
-        return np.sqrt(1 - self.smooth) * white + np.sqrt(self.smooth) * smooth
 
     def state(self) -> State:
         """Return arrays and plain settings."""
@@ -250,7 +251,7 @@ def fit_spread(
         rest = factors.loadings / axes.scale - along @ axes.axes
         of_means = part * np.square(along).sum(axis=0), part * np.square(rest).sum(axis=0)
     levels = fit_levels(directions, shared, own, noise, axes.scale, n_spots, of_means)
-    found, factors = factors, raised(factors, held_out[rows], related, whole)
+    found, factors = factors, matched(factors, held_out[rows], related, whole)
     scores = sized(scores, factors, found, held_out[rows], related, axes.scale)
     spread = Spread(
         features,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -55,8 +54,8 @@ class FinePredictor:
         Expected expression anywhere in the section.
     agreement, mean_factors, draw_factors
         How bins are brought into agreement with measured spots; None where they are not.
-    expected
-        ``(n, G)`` predicted in the footprints of measured spots.
+    expected, pooled
+        ``(n, G)`` predicted in the footprints of measured spots, and ``(G,)`` part of each gene in the factor that all share.
     resolution_um
         Side of a bin.
     units, keep_draws
@@ -71,6 +70,7 @@ class FinePredictor:
     mean_factors: Factors | None = None
     draw_factors: tuple[Factors, ...] = ()
     expected: np.ndarray | None = None
+    pooled: np.ndarray | None = None
 
     def is_closed_form(self, *, of_shapes: bool) -> bool:
         """Whether the spread of bins, or of shapes, is known without draws."""
@@ -128,17 +128,19 @@ class FinePredictor:
         In agreement with measured spots where there are any.
         """
         field: Any = self.field  # one that knows it in closed form
-        certainty: tuple[np.ndarray, ...] = ()
-        agree = lambda spread: np.asarray(spread, dtype=np.float32)  # noqa: E731
+        known, agree = None, lambda spread: np.asarray(spread, dtype=np.float32)
         if blend is not None and self.agreement is not None and self.mean_factors is not None:
-            certainty = blend.certainty(partial(self.agreement.certainty, needed(self.expected)))
+            known = self.agreement.certainty(needed(self.expected), needed(self.pooled), bins, blend)
             factors = replace(self.mean_factors, missing=None)
             agree = lambda spread: blend(spread.astype(np.float32), factors)  # noqa: E731
-        if share is None:
-            return agree(field.std(bins, *certainty))
-        weights = normalize(share.tocsr(), norm="l1", axis=1)
-        parts = [part._replace(std=agree(part.std)) for part in field.std_parts(bins, *certainty)]
-        return np.sqrt(sum(part.variance_of_sums(bins.xy_um, share, weights) for part in parts), dtype=np.float32)
+        if not hasattr(field, "std_parts"):
+            return agree(field.std(bins))
+        weights = None if share is None else normalize(share.tocsr(), norm="l1", axis=1)
+        total = np.zeros(1, dtype=np.float32)
+        for part in field.std_parts(bins, known, weights):
+            std = agree(part.std)
+            total = total + part.kept * np.square(std if share is None else share @ std)
+        return np.sqrt(total, dtype=np.float32)
 
     def _uncertainty(self, bins: Locations) -> dict[str, np.ndarray]:
         """Return the uncertainty at bins, where the method gives one."""
@@ -150,7 +152,7 @@ def _closed_form(field: Field, *, of_shapes: bool, calibrated: bool) -> Callable
     """Return the function that gives the sd of draws in closed form; None where it has to be taken from draws."""
     if of_shapes and not hasattr(field, "std_parts"):
         return None
-    if calibrated and not getattr(field, "std_follows_counts", False):
+    if calibrated and not hasattr(field, "given_counts"):
         return None
     return getattr(field, "std", None)
 
@@ -178,6 +180,8 @@ def fine_predictor(
     if not len(measured):
         return plain
     spots, counts = section.spots.take(measured), counts if len(measured) == counts.shape[0] else counts[measured]
+    if hasattr(field, "given_counts"):
+        field = field.given_counts(measured)
     agreement = Agreement(spots, counts, dispersion, exact=calibrate == "exact", lacking=lacking)
     if calibrate == "exact" and (n_close := len(agreement.closer_than(resolution_um))):
         logger.warning(
@@ -194,7 +198,9 @@ def fine_predictor(
     for draw, predicted in enumerate(sums[1:]):
         normal = None if calibrate == "exact" else noise.normal(draw, _FACTORS, measured, 1 + counts.shape[1])
         factors.append(agreement.factors(predicted, normal, of_mean))
-    return FinePredictor(field, resolution_um, units, keep_draws, agreement, of_mean, tuple(factors), mean)
+    return FinePredictor(
+        field, resolution_um, units, keep_draws, agreement, of_mean, tuple(factors), mean, agreement.pooled(mean)
+    )
 
 
 def _on_panel(section: Section, genes: np.ndarray) -> tuple[csr_matrix, np.ndarray]:

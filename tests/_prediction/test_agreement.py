@@ -5,6 +5,8 @@ from scipy.special import ndtri
 
 from hisdiff._geometry._grid import bins_touching
 from hisdiff._prediction._agreement import Agreement
+from hisdiff._prediction._field import SmoothNoise
+from hisdiff._prediction._following import Following
 from hisdiff._section import Locations
 from hisdiff._training._calibration import Dispersion
 
@@ -91,6 +93,27 @@ def test_sparse_counts_of_some_genes_are_those_of_an_array_with_gaps():
     sparse = Agreement(SPOTS, csr_matrix(counts * ~lacking), dispersion, exact=False, lacking=lacking)
     whole = Agreement(SPOTS, np.where(lacking, np.nan, counts), dispersion, exact=False)
     np.testing.assert_array_equal(sparse.factors(predicted).inside, whole.factors(predicted).inside)
-    one = np.array([1])
-    for part, same in zip(sparse.certainty(predicted, one), whole.certainty(predicted, np.arange(2))):
-        np.testing.assert_array_equal(part[0], same[1])
+    bins = Locations.bins(np.array([[10, column] for column in range(8, 33)]), BIN_UM)
+    told = [of.certainty(predicted, of.pooled(predicted), bins, of.blend(bins)) for of in (sparse, whole)]
+    for part, same in zip(*told):
+        np.testing.assert_array_equal(*(of if isinstance(of, np.ndarray) else of.toarray() for of in (part, same)))
+
+
+def test_what_counts_leave_of_the_noise_of_draws_is_its_variance_in_many_of_them():
+    rng = np.random.default_rng(0)
+    loadings, followed, spacing_um = rng.normal(size=(2, 3)), np.array([0.0, 0.4, 0.95]), 60.0
+    bins = Locations.bins(np.array([[10, column] for column in range(8, 33)]), BIN_UM)
+    made = agreement([[9.0, 4.0, 2.0], [3.0, 0.0, 5.0]])
+    known = made.certainty(np.full((2, 3), 3.0), np.array([0.5, 0.3, 0.1]), bins, made.blend(bins))
+    known = known._replace(followed=np.tile(followed, (2, 1)))
+    blend = SmoothNoise(0, np.concatenate([bins.xy_um, known.xy_um]), spacing_um).blend
+    noise = blend @ rng.standard_normal((blend.shape[1], 2 * 4000))
+    scores, of_spots = noise[: len(bins)].reshape(-1, 4000, 2), (known.under @ noise[len(bins) :]).reshape(2, 4000, 2)
+    pooled = (of_spots @ (loadings @ known.pooled))[..., None]
+    undone = followed * (of_spots @ loadings) + (1 - followed) * pooled
+    left = scores @ loadings - np.tensordot(known.acts.toarray(), undone, axes=1)
+    shapes = csr_matrix(np.repeat(np.eye(5) / 5, 5, axis=1))
+    for weights, values in ((None, left), (shapes, np.tensordot(shapes.toarray(), left, axes=1))):
+        view = Following(bins.xy_um, known, weights)
+        told = view.noise(spacing_um).variance_of(loadings, view.followed, known.pooled)
+        np.testing.assert_allclose(told, values.var(axis=1), rtol=0.12, atol=0.01)

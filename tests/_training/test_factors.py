@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hisdiff._stats._counting import count, count_moments, count_rate, latent
-from hisdiff._training._factors import Factors, fit_factors, raised, sized
+from hisdiff._training._factors import Factors, fit_factors, matched, sized
 
 
 def test_planted_factors_are_found():
@@ -37,7 +37,7 @@ def test_genes_that_are_on_in_some_spots_only_vary_as_measured():
     factors, _ = fit_factors(within - held_out, held_out, 2)
     before, after = (
         count_moments(held_out[:1], np.sqrt(of.variance)).variance[0]
-        for of in (factors, raised(factors, held_out, np.zeros(4), within.var(axis=0)))
+        for of in (factors, matched(factors, held_out, np.zeros(4), within.var(axis=0)))
     )
     assert (before < 0.92 * within.var(axis=0)).all()
     np.testing.assert_allclose(after, within.var(axis=0), rtol=0.03)
@@ -53,7 +53,7 @@ def test_genes_vary_together_as_measured_by_scores_of_a_state_that_few_spots_can
     within -= within.mean(axis=0)
     other = np.zeros(genes)
     found, scores = fit_factors(within, held_out, 1)
-    factors = raised(found, held_out, other, within.var(axis=0))
+    factors = matched(found, held_out, other, within.var(axis=0))
 
     def drawn(scores: np.ndarray) -> float:
         """Return the sd of the mean of all genes in a draw with such scores."""

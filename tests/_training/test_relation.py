@@ -49,7 +49,13 @@ def test_smooth_states_are_not_taken_for_a_relation_where_many_sections_tell():
 def test_a_relation_is_found_beside_smooth_states():
     told = fitted(lambda section: section, own_slopes=1.0, states=0.3)
     explained = 1 / (1 + 0.09 + 0.16)  # of the variance, less what a section's mean takes of each
-    assert told.share == pytest.approx(explained, abs=0.25)
+    assert told.share.mean() == pytest.approx(explained, abs=0.25)
+
+
+@pytest.mark.parametrize("own_slopes", [0.3, 0.6])
+def test_the_part_of_the_relation_in_the_variance_is_the_planted_one(own_slopes):
+    told = fitted(lambda section: section, own_slopes=own_slopes, states=0.0)
+    assert told.share.mean() == pytest.approx(own_slopes**2 / (own_slopes**2 + 0.16), abs=0.12)
 
 
 def test_the_mean_of_a_smooth_field_varies_as_is_said():

@@ -13,12 +13,14 @@ geometric mean of the two, with the weight s that predicts left-out training spo
 over the section's spots, gives the relative rates a level.
 
 Draws add what the model of spots leaves open as noise that varies smoothly in space, so that a draw is a plausible tissue:
-factors, which genes share, over about a spot's width, and the spread of single genes over a third of it. Its variance is such
-that means over footprints have the variance that was found at spots. The two widths are assumptions; spots tell nothing of them.
+factors, which genes share, over about a spot's width (100 um at most: how fast tissue varies is no matter of the spots), and the spread of
+single genes over a third of it. Its variance is such that means over footprints have the variance that was found at spots. The two widths
+are assumptions; spots tell nothing of them.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING
@@ -30,9 +32,12 @@ from hisdiff._cores import one_core
 from hisdiff._device import resolve_device
 from hisdiff._log import part_of_a_step
 from hisdiff._prediction._field import SmoothNoise, StdPart
+from hisdiff._prediction._following import Following
+from hisdiff._prediction._section_effects import MAX_REFERENCES
 from hisdiff._prediction._superpixels import Footprints, bin_parts, dense_rasters
 from hisdiff._section import Locations, needed
 from hisdiff._stats._counting import count_mean, count_rate, latent, rate_moments
+from hisdiff._training._smooth import mixed
 from hisdiff.methods.hisdiff.factor._nodes import Nodes, NodeValues, all_nodes, around, nodes_around
 
 if TYPE_CHECKING:
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
 
     from scipy import sparse
 
+    from hisdiff._prediction._agreement import Certainty
     from hisdiff._prediction._section_effects import Open, Places
     from hisdiff._section import Section
     from hisdiff._training._calibration import Dispersion
@@ -55,6 +61,7 @@ _MAX_SPOTS = 10_000
 _MAX_RATIO = 5.0
 # A count that is treated as zero.
 _MIN = 1e-3
+_TINY = 1e-9
 # Bins whose rates are computed at a time, so that the dozen arrays of it stay small.
 _CHUNK = 8192
 # Octaves, sd.
@@ -71,8 +78,8 @@ class _Bins:
     ----------
     center, ratio
         ``(n, G)``, the cohort's mean log2(1 + count) of a footprint, and log2 of the local ratio.
-    open
-        What the section adds, at nodes of a lattice around the bins.
+    open, moved
+        What the section adds, at nodes of a lattice around the bins, and by how much its mean is that of draws moved.
     places, blend
         The nodes, and csr ``(n, nodes)`` weights of each.
     """
@@ -81,6 +88,7 @@ class _Bins:
     center: np.ndarray
     ratio: np.ndarray
     open: Open
+    moved: np.ndarray
     places: Places
     blend: sparse.csr_matrix
 
@@ -112,7 +120,6 @@ class TwoScaleField:
     """
 
     fitted_to_section = False
-    std_follows_counts = True
 
     def __init__(
         self,
@@ -131,7 +138,7 @@ class TwoScaleField:
     ) -> None:
         self.genes, self.dispersion, self.n_draws = genes, dispersion, n_draws
         self.footprint_um2 = float(np.pi * radius_um**2)
-        self._model, self._local, self._section, self._radius_um = model, local, section, radius_um
+        self._model, self._local, self._section = model, local, section
         self._n_steps, self._seed, self._device = n_steps, seed, device
         self._seen = local.sees(needed(section.dense))
         self._shift = log2_size - model.gauge.log2_size
@@ -139,21 +146,24 @@ class TwoScaleField:
         self._align, self._level = 0.0, None  # without spots, how much a section has of each gene is not known
         needed(section.dense).mean.sum()  # what several threads would compute, each for itself
         with one_core():
-            self._effects = model.effects(section)
+            self._effects = self._drawn = model.effects(section)
             if spots is not None and len(spots):
                 means = model.means(section, spots.take(slice(None, None, -(-len(spots) // _MAX_SPOTS))))
                 self._align = model.gauge.shift(means)
                 self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _MIN)
         self._node_radius_um = min(radius_um, _MAX_NODE_RADIUS_UM)
-        self._spacing_um = 2 * radius_um
+        self._spacing_um = 2 * self._node_radius_um
         # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
-        self._inflation = SmoothNoise.variance_of_mean(radius_um, self._spacing_um) ** -0.5
+        spread, lost = model.spread, SmoothNoise.variance_of_mean
+        narrow = (1 - spread.smooth) / lost(radius_um, self._spacing_um)
+        wide = spread.smooth / lost(radius_um, spread.smooth_um)
+        self._inflation, self._smooth = np.sqrt(narrow + wide), wide / (narrow + wide)
         # Single genes scatter over a third of a spot's width: so finely that draws scatter around the truth as measured.
         self._speckle_um = 2 * local.bin_um
-        self._narrow = SmoothNoise.variance_of_mean(radius_um, self._speckle_um)
-        self._speckle = np.minimum(model.spread.factors.specific / np.sqrt(self._narrow), _MAX_SPECKLE)
+        self._speckle = spread.factors.specific / np.sqrt(lost(radius_um, self._speckle_um))
+        self._speckle = np.minimum(self._speckle, _MAX_SPECKLE)
         # Scores of single bins vary more than those of footprints; the scatter of single genes is a factor of its own.
-        self._shared = np.square(model.spread.factors.loadings).sum(axis=0) * self._inflation**2
+        self._shared = np.square(spread.factors.loadings).sum(axis=0) * self._inflation**2
         self._lift = np.log(2) / 2 * np.square(self._speckle)  # log2 of the mean of exp2(speckle)
         self.nodes = Nodes()
         self._last: dict[int, _Bins] = {}  # by thread
@@ -168,12 +178,24 @@ class TwoScaleField:
         on_cpu = resolve_device(self._device).type == "cpu"
         return on_cpu and all(getattr(source, "reentrant", False) for source in sources)
 
+    def given_counts(self, rows: np.ndarray) -> TwoScaleField:
+        """Return the field whose draws know the level of the section and its relation to the image from counts of spots ``rows``.
+
+        What is expected stays: there the counts act by the factors of spots.
+        """
+        other = copy(self)
+        with one_core():
+            some = rows[:: -(-len(rows) // MAX_REFERENCES)]
+            other._drawn = self._model.adapted(self._section, some, self.genes).effects(self._section)
+        other._last = {}
+        return other
+
     def nodes_around(self, bins: Locations, *, draws: bool) -> np.ndarray:
         """Return the nodes that predictions of bins are interpolated from, ``(n, 2)``; ``draws`` need some more."""
         nodes = nodes_around(bins.xy_um, _NODE_UM)
         if not draws:
             return nodes
-        points = nodes_around(bins.xy_um, self._radius_um)[:, ::-1] * self._radius_um
+        points = nodes_around(bins.xy_um, self._node_radius_um)[:, ::-1] * self._node_radius_um
         return all_nodes([nodes, nodes_around(points, _NODE_UM)])
 
     def compute(self, nodes: np.ndarray) -> NodeValues:
@@ -187,53 +209,61 @@ class TwoScaleField:
 
     def mean(self, bins: Locations) -> np.ndarray:
         """Return the expectation, residuals taken as normal; see ``Field``."""
-        return self._moments(bins, self._model.spread.factors.variance)[0]
+        of = self._prepare(bins)
+        return self._moments(bins, of.blend @ of.open.variance + self._model.spread.factors.variance)[0]
 
-    def std(self, bins: Locations, followed: np.ndarray | float = 0.0, left: np.ndarray | float = 0.0) -> np.ndarray:
-        """Return the standard deviation of infinitely many draws.
-
-        ``followed`` and ``left``, ``(n, G)``, are what counts of spots say of the bins (``Certainty``): what all of a footprint
-        shares is less uncertain by the first, and everything a little more by the second.
-        """
-        shared, mean_square, scatter = self._variances(bins, followed, left)
-        return np.sqrt(shared + mean_square * (left + (1 + left) * scatter))
+    def std(self, bins: Locations) -> np.ndarray:
+        """Return the standard deviation of infinitely many draws that follow no counts."""
+        return np.sqrt(sum(np.square(part.std) for part in self.std_parts(bins)))
 
     def std_parts(
-        self, bins: Locations, followed: np.ndarray | float = 0.0, left: np.ndarray | float = 0.0
+        self, bins: Locations, known: Certainty | None = None, weights: sparse.csr_matrix | None = None
     ) -> list[StdPart]:
-        """Return parts of the standard deviation, for sums over shapes; see ``std``."""
-        shared, mean_square, scatter = self._variances(bins, followed, left)
+        """Return parts of the standard deviation of infinitely many draws.
+
+        ``known`` is what counts of spots say of the bins, and ``weights``, csr ``(m, n)`` with sums of 1, of what shapes parts are asked for.
+        """
         of = self._prepare(bins)
-        known = of.blend @ of.open.variance
-        part = known / (known + self._shared)
-        # Counts decide the mean of a footprint, the scatter of single genes in it as well.
-        decided = 1 - np.square(1 - followed)
+        mean, variance = self._moments(bins, of.blend @ of.open.variance + self._shared)
+        at = Following(bins.xy_um, known)
+        views = [at] if weights is None else [at, Following(bins.xy_um, known, weights)]
+        chance, speckle, left = zip(*((self._chance(view), self._scatter(view), view.left) for view in views))
+        own = (of.blend @ of.open.variance) * np.square(1 - at.reach * at.followed)
+        if known is not None:  # what is undone is undone in logarithms
+            after = self._moments(bins, own + chance[0])
+            variance = after[1] * np.square(mean / np.maximum(after[0], _TINY))
+        part, mean_square = own / (own + chance[0]), variance + np.square(mean)
         return [
-            StdPart(np.sqrt(shared * part), None),
-            StdPart(np.sqrt(shared * (1 - part)), self._spacing_um),
-            StdPart(np.sqrt(mean_square * left), self._spacing_um),
-            StdPart(np.sqrt(mean_square * (1 + left) * scatter), self._speckle_um, decided, self._narrow),
+            StdPart(np.sqrt(variance * part)),
+            StdPart(np.sqrt(variance * (1 - part)), views[-1].kept(chance[-1], chance[0])),
+            StdPart(np.sqrt(mean_square * left[0]), views[-1].kept(left[-1], left[0])),
+            StdPart(
+                np.sqrt(mean_square * (1 + left[0]) * np.expm1(speckle[0])), views[-1].kept(speckle[-1], speckle[0])
+            ),
         ]
 
-    def _variances(
-        self, bins: Locations, followed: np.ndarray | float, left: np.ndarray | float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the variance of what genes share, the section's own in it, mean squares, and the scatter of single genes relative to these."""
-        mean, variance = self._moments(bins, self._shared)
-        variance *= np.square(1 - followed)
-        return variance, variance + np.square(mean), np.exp(np.square(np.log(2) * self._speckle)) - 1
+    def _chance(self, view: Following) -> np.ndarray:
+        """Return the variance of scores times loadings that is left, ``(m, G)``."""
+        factors, wide_um = self._model.spread.factors, self._model.spread.smooth_um
+        noise = view.noise(self._spacing_um).mixed(view.noise(wide_um), self._smooth)
+        pooled = np.zeros(len(self.genes)) if view.known is None else view.known.pooled
+        return noise.variance_of(self._inflation * factors.loadings, view.followed, pooled)
+
+    def _scatter(self, view: Following) -> np.ndarray:
+        """Return the variance of the logarithm of the factors of single genes that is left, ``(m, G)``."""
+        return view.noise(self._speckle_um).variance(view.followed) * np.square(np.log(2) * self._speckle)
 
     def uncertainty(self, bins: Locations) -> np.ndarray:
         """Return what is not known of the relation to the image, float32 ``(n,)``; see ``Field``."""
         of = self._prepare(bins)
         return (of.blend @ of.open.uncertainty).astype(np.float32)
 
-    def _moments(self, bins: Locations, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and variance of the expected counts of bins, with this variance ``(G,)`` of what is left to chance."""
+    def _moments(self, bins: Locations, of_level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of the expected counts of bins, whose levels have this variance ``(n, G)``."""
         of = self._prepare(bins)
         mean, variance = np.empty((2, *of.center.shape), dtype=np.float32)
         for rows in _chunks(len(bins)):
-            found = rate_moments(of.level(rows), of.sd(rows, chance), self._shift)
+            found = rate_moments(of.level(rows), np.sqrt(of_level[rows]), self._shift)
             ratio = np.exp2(of.ratio[rows])
             mean[rows], variance[rows] = found.mean * ratio, found.variance * np.square(ratio)
         return mean, variance
@@ -243,21 +273,24 @@ class TwoScaleField:
         of, spread = self._prepare(bins), self._model.spread
         noise = SmoothNoise(self._seed, bins.xy_um, self._speckle_um)
         # Smooth noise and a smooth condition give smooth scores: they are made at points half a spot's width apart.
-        places, blend = around(bins.xy_um, self._radius_um)
-        points = places[:, ::-1] * self._radius_um
+        places, blend = around(bins.xy_um, self._node_radius_um)
+        points = places[:, ::-1] * self._node_radius_um
         center, _ = self._spots_model(points)
         at_points = SmoothNoise(self._seed, points, self._spacing_um)
         wide = SmoothNoise(self._seed, points, spread.smooth_um)
         # Blending takes variance away, more of it midway between points than at them.
-        inflation = (self._inflation / at_points.deviation(blend))[:, None]
+        kept = (1 - self._smooth) * at_points.deviation(blend) ** 2 + self._smooth * wide.deviation(blend) ** 2
+        inflation = (self._inflation / np.sqrt(kept))[:, None]
         k, n_genes = spread.factors.loadings.shape
         lift = [latent(of.level(part), of.sd(part, self._shared)) - of.level(part) for part in _chunks(len(bins))]
         for draw in range(self.n_draws):
             rows = np.arange(len(points))
-            start = spread.mixed(at_points.normal(draw, _SCORES, rows, k), wide.normal(draw, _SMOOTH_SCORES, rows, k))
+            start = mixed(
+                at_points.normal(draw, _SCORES, rows, k), wide.normal(draw, _SMOOTH_SCORES, rows, k), self._smooth
+            )
             scores = blend @ self._model.scores(center, start, draw, n_steps=self._n_steps, device=self._device)
             scores *= inflation
-            effect = self._effects.draw(of.places, self._seed, draw)
+            effect = self._drawn.draw(of.places, self._seed, draw) + of.moved
             speckle = noise.normal(draw, _SPECIFIC, np.arange(len(bins)), n_genes) * self._speckle
             out = np.empty((len(bins), n_genes), dtype=np.float32)
             for part, up in zip(_chunks(len(bins)), lift):
@@ -277,8 +310,12 @@ class TwoScaleField:
         ratio = np.clip(ratio, -_MAX_RATIO, _MAX_RATIO)
         nodes, blend = around(bins.xy_um, _NODE_UM)
         features = self._at_nodes(nodes).features.astype(np.float64)
-        places = self._effects.places(nodes[:, ::-1] * _NODE_UM, features)
-        made = self._last[get_ident()] = _Bins(bins, center, ratio, self._effects.at(features), places, blend)
+        places = self._drawn.places(nodes[:, ::-1] * _NODE_UM, features)
+        expected, drawn = (effects.at(features) for effects in (self._effects, self._drawn))
+        made = _Bins(
+            bins, center, ratio, expected._replace(variance=drawn.variance), expected.mean - drawn.mean, places, blend
+        )
+        self._last[get_ident()] = made
         return made
 
     def _correction(self, center: np.ndarray, footprint: np.ndarray) -> np.ndarray | float:

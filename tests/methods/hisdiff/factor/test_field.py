@@ -124,10 +124,10 @@ def test_spread_finer_than_spots_is_that_of_many_draws_and_no_seed_changes_it():
         ask = {**how, "inplace": False}
         many = hd.tl.predict(test, model, n_draws=24, keep_draws=24, rng=1, **ask)
         other = hd.tl.predict(test, model, rng=2, **ask)
-        np.testing.assert_allclose(many.layers["std"], other.layers["std"], rtol=1e-5)
+        np.testing.assert_allclose(many.layers["std"], other.layers["std"], rtol=1e-4)
         drawn = np.stack([many.layers[f"draw{i}"] for i in range(24)])
         ratio = np.asarray(many.layers["std"]).mean(axis=0) / drawn.std(axis=0, ddof=1).mean(axis=0)
-        assert np.median(ratio) == pytest.approx(1, abs=0.35), how  # draws of counts have wide tails
+        assert np.median(ratio) == pytest.approx(1, abs=0.25), how  # draws of counts have wide tails
         assert ("hisdiff_uncertainty" in many.obs) == ("at" not in how)
         assert many.uns["hisdiff"]["predictions"]["hisdiff"]["std_error"] == 0
 

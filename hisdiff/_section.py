@@ -193,6 +193,8 @@ class Section:
         Dense embedding, or None where the encoder has none.
     patient
         Whom it is of, or None where that is not known.
+    source
+        Name of the tissue, whichever locations of it are asked for: as ``name``, or that of the image where it was not measured.
     """
 
     name: str
@@ -205,6 +207,11 @@ class Section:
     library_size: float | None = None
     dense: DenseSource | None = None
     patient: str | None = None
+    source: str | None = None
+
+    def seed(self, seed: int) -> int:
+        """Return the seed of the noise in this section: with one for all, what is open would be the same in each section of a draw."""
+        return int(np.random.SeedSequence([seed, *(self.source or self.name).encode()]).generate_state(1)[0])
 
     @property
     def log2_size(self) -> float:

@@ -81,7 +81,9 @@ def read_section(place: Place, *, needs: Collection[str] = (), encoder: Encoder 
     if spots is not None and image is not None:
         _check_on_image(place, spots, image)
     genes = np.array([], dtype=str) if table is None else gene_names(table)
-    section = _embedded(Section(place.name, genes, None, spots, image, tissue=outline_on(place, image)), place, encoder)
+    source = place.name if place.is_measured else place.image_key  # a lattice may come and go
+    bare = Section(place.name, genes, None, spots, image, tissue=outline_on(place, image), source=source)
+    section = _embedded(bare, place, encoder)
     if "features" in needs and section.features is None:
         raise ValueError(f"Section {place.name!r} has no embedding; make it with hd.pp.embed(sdata).")
     return section

@@ -262,7 +262,7 @@ def predicted_by(model: Model, task: Task, terms: Terms, runtime: Runtime) -> Pr
         keep_draws=terms.n_draws,
         units=task.units,
         library_size=library_size,
-        seed=runtime.seed,
+        seed=section.seed(runtime.seed),
         device=runtime.device,
         progress=runtime.progress,
     )

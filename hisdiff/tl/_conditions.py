@@ -114,9 +114,9 @@ def field_of(
     if with_counts:
         bounds = counted(bounds, model, selection.layer)
     (bound,) = bounds
-    return model.fitted.field(
-        bound.section, n_draws=n_draws, seed=runtime.seed, device=runtime.device, progress=runtime.progress
-    )
+    section = bound.section
+    seed = section.seed(runtime.seed)
+    return model.fitted.field(section, n_draws=n_draws, seed=seed, device=runtime.device, progress=runtime.progress)
 
 
 def embedded(bounds: list[Bound], model: Model, runtime: Runtime, encoder: Encoder | None) -> list[Bound]:

@@ -101,7 +101,7 @@ def _field(section: Section, model: Model, options: PredictOptions, runtime: Run
         n_draws=options.n_draws,
         n_steps=options.n_steps,
         library_size=options.library_size,
-        seed=runtime.seed,
+        seed=section.seed(runtime.seed),
         device=runtime.device,
         progress=runtime.progress,
     )
@@ -117,7 +117,7 @@ def _predictor(
         calibrate=options.calibrate,
         units=options.units,
         keep_draws=min(options.keep_draws, field.n_draws),  # an ensemble has as many draws as members
-        seed=runtime.seed,
+        seed=section.seed(runtime.seed),
         of_shapes=of_shapes,
     )
 

@@ -147,7 +147,7 @@ class PredictJob:
             n_steps=options.n_steps,
             units=options.units,
             library_size=options.library_size,
-            seed=runtime.seed,
+            seed=section.seed(runtime.seed),
             device=runtime.device,
             progress=runtime.progress,
         )

@@ -140,7 +140,8 @@ def drawn_by(fitted: Any, test: list[Made]) -> list[np.ndarray]:
     draws = []
     for m in test:
         section = replace(m.section, counts=None)  # its library size stays
-        made = fitted.predict(section, m.section.spots, n_draws=N_DRAWS, keep_draws=N_DRAWS, seed=1, progress=False)
+        seed = section.seed(1)  # as hd.tl.predict does, sections have noise of their own
+        made = fitted.predict(section, m.section.spots, n_draws=N_DRAWS, keep_draws=N_DRAWS, seed=seed, progress=False)
         draws.append(np.stack([np.asarray(draw) for draw in made.draws]))
     return draws
 

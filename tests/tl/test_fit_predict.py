@@ -214,6 +214,26 @@ def test_one_table_with_two_regions_is_two_sections(sections, model, color_encod
     assert len(both.tables["table"].uns["hisdiff"]["predictions"]["ridge"]["library_size"]) == 2
 
 
+def test_sections_have_noise_of_their_own_whether_predicted_together_or_alone(sections, model, color_encoder) -> None:
+    both = merged(sections[0], sections[2])
+    hd.pp.embed(both, color_encoder)
+    hd.tl.predict(both, model, keep_draws=1)
+    table = both.tables["table"]
+    genes = table.var["ridge_modelled"].to_numpy()
+    away = (table.layers["ridge_draw0"] - table.layers["ridge"])[:, genes]
+    first, other = (away[table.obs["region"] == name] for name in ("s0", "s2"))
+    where = [sections[i].tables["table"].obsm["spatial"].tolist() for i in (0, 2)]
+    rows = [(i, where[1].index(place)) for i, place in enumerate(where[0]) if place in where[1]]
+    assert len(rows) > 20
+    here, there = map(list, zip(*rows))
+    assert abs(np.corrcoef(first[here].ravel(), other[there].ravel())[0, 1]) < 0.3
+    hd.tl.predict(sections[2], model, keep_draws=1)
+    alone = sections[2].tables["table"]
+    np.testing.assert_allclose(
+        alone.layers["ridge_draw0"], table.layers["ridge_draw0"][table.obs["region"] == "s2"], atol=1e-4
+    )
+
+
 def merged(a, b):
     import anndata as ad
     from spatialdata.models import TableModel

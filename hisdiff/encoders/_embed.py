@@ -15,9 +15,10 @@ from hisdiff._geometry import lattice_points
 from hisdiff._geometry._patches import patch_centers
 from hisdiff._log import progress as progress_bar
 from hisdiff._workers import active_client, spread
+from hisdiff.encoders._base import is_reentrant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from shapely import MultiPolygon, Polygon
 
@@ -77,7 +78,8 @@ def embed_locations(
 ) -> np.ndarray:
     """Embed the patch of image around each location.
 
-    Patches are read by threads while the encoder works on those before them.
+    Patches are read by threads while the encoder works on those before them. An encoder that several threads may call at once is
+    called by as many as there are cores instead, each with patches that it has read.
 
     Parameters
     ----------
@@ -117,16 +119,18 @@ def embed_locations(
     embedded = np.empty((len(xy_um), spec.dim), dtype=np.float32)
     desc = f"embedding with {spec.name!r}" if desc is None else desc
     # Whole batches, so that a patch is in the same one wherever it is embedded.
-    part = max(len(xy_um), 1) if active_client() is None else size * -(-_PART // size)
+    reentrant = is_reentrant(encoder)
+    at_once = _PART if active_client() is not None else 1 if reentrant else len(xy_um)
+    part = size * max(1, -(-at_once // size))
     parts = [slice(start, start + part) for start in range(0, len(xy_um), part)]
     with progress_bar(None, desc=desc, total=len(xy_um), enabled=progress, unit="patches") as bar:
-        if len(parts) <= 1:
+        if len(parts) == 1 and not reentrant:
             for rows, vectors in _encoded(encoder, image, xy_um, side, size):
                 embedded[rows] = vectors
                 bar.update(len(vectors))
             return embedded
         work = partial(_encoded_part, encoder, image, side, size)
-        for number, vectors in spread(work, [xy_um[rows] for rows in parts], desc):
+        for number, vectors in spread(work, [xy_um[rows] for rows in parts], desc, threads=reentrant):
             embedded[parts[number]] = vectors
             bar.update(len(vectors))
     return embedded
@@ -137,7 +141,9 @@ def _encoded(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield rows and their embeddings, batch by batch."""
     spec = encoder.spec
-    for rows, patches in _batches(image, xy_um, side, spec.input_px, size):
+    # Beside a thread for each core, more of them would only wait.
+    batches = _batches if is_reentrant(encoder) else _batches_ahead
+    for rows, patches in batches(partial(_patch, image, side, spec.input_px), xy_um, size):
         vectors = encoder.encode(patches)
         if vectors.shape != (len(patches), spec.dim):
             raise ValueError(
@@ -196,15 +202,23 @@ def tissue_lattice(tissue: Polygon | MultiPolygon) -> np.ndarray:
     return points
 
 
+def _patch(image: ImageSource, side: float, pixels: int, x: float, y: float) -> np.ndarray:
+    return image.read((x - side / 2, y - side / 2, x + side / 2, y + side / 2), side / pixels)
+
+
 def _batches(
-    image: ImageSource, xy_um: np.ndarray, side: float, pixels: int, size: int
+    read: Callable[[float, float], np.ndarray], xy_um: np.ndarray, size: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield rows and their patches in order."""
+    for start in range(0, len(xy_um), size):
+        rows = slice(start, min(start + size, len(xy_um)))
+        yield rows, np.stack([read(x, y) for x, y in xy_um[rows]])
+
+
+def _batches_ahead(
+    read: Callable[[float, float], np.ndarray], xy_um: np.ndarray, size: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield rows and their patches in order; those of the next batches are read meanwhile."""
-    mpp = side / pixels
-
-    def read(x: float, y: float) -> np.ndarray:
-        return image.read((x - side / 2, y - side / 2, x + side / 2, y + side / 2), mpp)
-
     with ThreadPoolExecutor(_READERS) as pool:
         waiting: deque = deque()
         try:

@@ -20,8 +20,8 @@ all its counts; `cohort`: that of the cohort, where nothing is known; `alone`: t
 `planted`: cohorts of a known law (levels and relations of sections drawn anew), two to eight sections in training, the same figures on
 others of the cohort; `ridge` whatever the methods, since features are the law's own. standard error: of the ratio, over cohorts.
 
-`regions`: synthetic sections, four in training; the part of quarters of new sections whose mean lies in the interval of 90 % of the means
-of draws, with the same of single spots. standard error: over sections, whose quarters share a level.
+`regions`: synthetic cohorts, four sections in training and three new ones in each: how much lies in the interval of 90 % of draws, of the
+means of quarters of a section, of whole sections, of what quarters differ by from these, and of single spots. se: over cohorts, whose sections share a model.
 
 `suggest`: mean squared error over all other spots with suggested and with random spots, and how much of the relation to the image they leave open.
 """
@@ -308,27 +308,35 @@ def ratio_error(cohorts: np.ndarray) -> float:
 
 
 def regions(source: Source, entry: Entry, n_choices: int) -> list[dict[str, Any]]:
-    size_um = 1200 if source.folder is not None or n_choices > 2 else 600
-    train = hd.datasets.toy(seed=30, n_sections=4, size_um=size_um)
-    new = hd.datasets.toy(seed=77, n_sections=max(2, n_choices), size_um=size_um)
-    model, inside, alone = fitted(source, (), entry, train), [], []
-    for seed, sdata in enumerate(new):
-        hd.tl.predict(sdata, model, n_draws=N_REGION_DRAWS, keep_draws=N_REGION_DRAWS, key_added=KEY, rng=seed)
-        table = sdata.tables["table"][:, model.genes]
-        draws = np.stack([np.asarray(table.layers[f"{KEY}_draw{i}"]) for i in range(N_REGION_DRAWS)])
-        measured, xy = np.log2(1 + table.X.toarray()), np.asarray(table.obsm["spatial"])
-        quarter = (xy > np.median(xy, axis=0)) @ [2, 1]
-        quarters = [quarter == q for q in range(4)]
-        inside.append(np.mean([within(draws[:, q].mean(axis=1), measured[q].mean(axis=0)) for q in quarters]))
-        alone.append(within(draws, measured))
-    error = float(np.std(inside, ddof=1) / np.sqrt(len(inside)))
-    row = {"sections": len(new), "regions": float(np.mean(inside)), "standard error": error}
-    return [show(row | {"spots": float(np.mean(alone))})]
+    size_um = 1000 if source.folder is not None or n_choices > 2 else 600
+    cohorts = []
+    for seed in range(n_choices):
+        sections = hd.datasets.toy(seed=500 + seed, n_sections=7, size_um=size_um)
+        model, found = fitted(source, (), entry, sections[:4]), []
+        for number, sdata in enumerate(sections[4:]):
+            hd.tl.predict(sdata, model, n_draws=N_REGION_DRAWS, keep_draws=N_REGION_DRAWS, key_added=KEY, rng=number)
+            table = sdata.tables["table"][:, model.genes]
+            draws = np.stack([np.asarray(table.layers[f"{KEY}_draw{i}"]) for i in range(N_REGION_DRAWS)])
+            measured, xy = np.log2(1 + table.X.toarray()), np.asarray(table.obsm["spatial"])
+            quarter = (xy > np.median(xy, axis=0)) @ [2, 1]
+            means = [
+                np.stack([of[..., quarter == q, :].mean(axis=-2) for q in range(4)], -2) for of in (draws, measured)
+            ]
+            level = [of.mean(axis=-2, keepdims=True) for of in means]
+            apart = [of - mean for of, mean in zip(means, level)]
+            found.append([within(*of) for of in (means, level, apart, (draws, measured))])
+        cohorts.append(np.mean(found, axis=0))
+    names = "quarters", "whole sections", "quarters apart", "spots"
+    error = np.std(cohorts, axis=0, ddof=1) / np.sqrt(len(cohorts)) if len(cohorts) > 1 else np.full(4, np.nan)
+    row: dict[str, Any] = {"cohorts": len(cohorts)}
+    for name, value, of in zip(names, np.mean(cohorts, axis=0), error):
+        row |= {name: float(value), f"{name}, se": float(of)}
+    return [show(row)]
 
 
 def within(draws: np.ndarray, measured: np.ndarray) -> float:
-    """Return the part of values that lie between the quantiles of their draws."""
-    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+    """Return the part of values that lie in the interval in which nine tenths of a further draw would."""
+    low, high = np.quantile(draws, [0.05, 0.95], axis=0, method="weibull")
     return float(((measured >= low - 1e-6) & (measured <= high + 1e-6)).mean())
 
 
@@ -340,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--methods", nargs="+", default=['hisdiff=hisdiff:{"fine": false}'], help="as in sections.py")
     parser.add_argument(
-        "--choices", type=int, default=10, help="random choices of spots, planted cohorts, new sections of `regions`"
+        "--choices", type=int, default=10, help="random choices of spots, cohorts of `planted` and of `regions`"
     )
     parser.add_argument("--json", type=Path, help="where to write all rows")
     args = parser.parse_args(arguments)

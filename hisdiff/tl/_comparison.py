@@ -23,6 +23,7 @@ from hisdiff.methods._registry import names as method_names
 from hisdiff.models._cohort import shares_spots
 from hisdiff.pp._embed import embed_on, ensure_embedding
 from hisdiff.pp._genes import chosen_on
+from hisdiff.tl._conditions import check_embeddings
 from hisdiff.tl._fit_job import FitJob
 from hisdiff.tl._options import PredictOptions
 from hisdiff.tl._predict_fine import predict_inside
@@ -225,8 +226,13 @@ def refuse_known(known: Sequence[Task], tasks: Sequence[Task]) -> None:
 def embedded(
     bounds: Sequence[Bound], encoder: str | Encoder | None, known: FeatureSpec | None, runtime: Runtime
 ) -> list[Bound]:
-    """Embed sections of stand-ins: with ``encoder``, or where it is None those that lack an embedding, like the ``known`` one."""
-    return ensure_embedding(bounds, known, runtime) if encoder is None else embed_on(bounds, encoder, runtime)
+    """Embed sections of stand-ins: with ``encoder``, or where it is None those that lack an embedding, like the ``known`` one.
+
+    An embedding that cannot be used is an error before any method is fitted.
+    """
+    made = ensure_embedding(bounds, known, runtime) if encoder is None else embed_on(bounds, encoder, runtime)
+    check_embeddings(made)
+    return made
 
 
 def _in_order(panel: Sequence[str], bound: Bound) -> list[str]:

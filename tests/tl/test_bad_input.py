@@ -73,6 +73,19 @@ def test_fit_refuses_sections_that_cannot_be_fitted(sdata, spoil, message) -> No
     assert snapshot(sdata) == before
 
 
+@pytest.mark.parametrize("spoil", [spoil_embedding, narrow_embedding])
+def test_comparisons_refuse_a_test_section_that_cannot_be_predicted(make_section, color_encoder, sdata, spoil) -> None:
+    other = make_section("s2", seed=1)
+    hd.pp.embed(other, color_encoder)
+    spoil(sdata)
+    for compare in (
+        lambda: hd.tl.compare(other, sdata, ["ridge"]),
+        lambda: hd.tl.cross_validate([sdata, other], ["ridge"]),
+    ):
+        with pytest.raises(ValueError, match="embedding of 's1' has"):
+            compare()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -15,19 +15,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _EPS = 1e-6
+# Of biases, sd.
+_OFFSET = 0.25
 
 
 class StackedLinear(nn.Module):
     """One linear layer for each of ``M`` members; maps ``(M, n, i)`` to ``(M, n, o)``.
 
     Small networks leave most of a step to overhead, so that members computed together cost little more than one.
+
+    Parameters
+    ----------
+    n_members, n_in, n_out
+        M, i and o.
+    zero, offset
+        Whether weights start as zero, and whether biases start as something else.
     """
 
-    def __init__(self, n_members: int, n_in: int, n_out: int, *, zero: bool = False) -> None:
+    def __init__(self, n_members: int, n_in: int, n_out: int, *, zero: bool = False, offset: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(n_members, n_in, n_out))
         self.bias = nn.Parameter(torch.zeros(n_members, 1, n_out))
-        self.zero = zero
+        self.zero, self.offset = zero, offset
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer."""
@@ -38,6 +47,8 @@ class StackedLinear(nn.Module):
         if not self.zero:
             bound = math.sqrt(6 / sum(self.weight.shape[1:]))
             nn.init.uniform_(self.weight, -bound, bound, generator=generator)
+        if self.offset:
+            nn.init.normal_(self.bias, std=_OFFSET, generator=generator)
 
 
 class Block(nn.Module):
@@ -92,7 +103,8 @@ class StackedMLP(nn.Module):
         # them others.
         with torch.random.fork_rng(devices=[]):
             self.time = TimestepEmbedder(width, 64)
-        self.enter = StackedLinear(n_members, n_values, width)
+        # The norm that follows takes the size of values away, unless they are told from an offset.
+        self.enter = StackedLinear(n_members, n_values, width, offset=True)
         self.fuse_in = StackedLinear(n_members, n_condition, width)
         self.fuse_out = StackedLinear(n_members, width, width)
         self.blocks = nn.ModuleList(Block(n_members, width) for _ in range(depth))

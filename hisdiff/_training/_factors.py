@@ -62,7 +62,7 @@ class Factors:
         return cls(arrays["loadings"], arrays["specific"])
 
 
-def fit_factors(within: np.ndarray, held_out: np.ndarray, n_factors: int) -> tuple[Factors, np.ndarray]:
+def fit_factors(within: np.ndarray, held_out: np.ndarray, n_factors: int) -> tuple[Factors, np.ndarray, int]:
     """Split out-of-fold residuals into factors and noise.
 
     Parameters
@@ -76,7 +76,8 @@ def fit_factors(within: np.ndarray, held_out: np.ndarray, n_factors: int) -> tup
 
     Returns
     -------
-    The factors, and the scores of the training spots, ``(n, K)`` with variance 1.
+    The factors; the scores of the training spots, ``(n, K)`` with variance 1; and how many factors, the leading ones, vary by more than
+    unrelated genes do together by chance (Marchenko & Pastur, 1967). Scores of the others are mostly noise.
     """
     spread = within.std(axis=0)
     spread = np.where(spread > 0, spread, 1)
@@ -90,7 +91,8 @@ def fit_factors(within: np.ndarray, held_out: np.ndarray, n_factors: int) -> tup
     loadings = np.sqrt(np.maximum(squares[:, None] / n - noise, 0)) * axes * spread
     counting = _counting(held_out, scores, loadings)
     rest = within.var(axis=0) - np.square(loadings).sum(axis=0) - counting
-    return Factors(loadings, np.sqrt(np.maximum(rest, 0))), scores
+    told = int((squares / n > np.square(1 + np.sqrt(within.shape[1] / n))).sum())
+    return Factors(loadings, np.sqrt(np.maximum(rest, 0))), scores, max(1, told)
 
 
 def matched(factors: Factors, held_out: np.ndarray, other: np.ndarray, wanted: np.ndarray) -> Factors:

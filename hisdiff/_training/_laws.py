@@ -34,7 +34,7 @@ class Laws:
     spread, transfer
         The laws.
     rows, scores
-        Spots that factors were learned from, and their scores ``(k, K)``.
+        Spots that factors were learned from, and their scores ``(k, <= K)``: those of the leading factors, which are more than noise.
     values
         ``(n, p)`` features of the relation.
     variance

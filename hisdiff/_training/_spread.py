@@ -214,7 +214,8 @@ def fit_spread(
 
     Returns
     -------
-    The parts; rows of the spots that the factors were learned from; and the scores of those, ``(k, n_factors)``, as a flow is to draw them.
+    The parts; rows of the spots that the factors were learned from; and the scores of those, as a flow is to draw them, for the leading factors
+    that are more than noise.
     """
     deep = np.flatnonzero(spots.weight >= _DEEP * spots.weight.max())
     section = np.unique(spots.section[deep], return_inverse=True)[1]
@@ -242,7 +243,7 @@ def fit_spread(
     whole = np.concatenate([within[:, genes].var(axis=0) for genes in gene_blocks(*within.shape)])
     related = (fitted.share * noise[0]) @ np.square(directions)
     within -= (inside * (1 - np.sqrt(1 - fitted.share))) @ directions
-    factors, scores = fit_factors(within, held_out[rows], n_factors)
+    factors, scores, told = fit_factors(within, held_out[rows], n_factors)
     smooth, smooth_um = smoothness(spots, deep, scores, np.square(factors.loadings).sum(axis=1))
     of_means = None
     if fitted.beside_smooth:  # nor is what the scores of a section have in common
@@ -265,7 +266,7 @@ def fit_spread(
         smooth,
         smooth_um,
     )
-    return spread, deep, scores
+    return spread, deep, scores[:, :told]
 
 
 def _means(section: np.ndarray, values: np.ndarray) -> np.ndarray:

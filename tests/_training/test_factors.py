@@ -12,7 +12,7 @@ def test_planted_factors_are_found():
     held_out = np.full((n, genes), 6.0)
     level = held_out + rng.normal(size=(n, k)) @ loadings + 0.2 * rng.normal(size=(n, genes))
     targets = np.log2(1 + rng.poisson(count_rate(level)))
-    factors, scores = fit_factors(targets - targets.mean(axis=0), held_out, k)
+    factors, scores, _ = fit_factors(targets - targets.mean(axis=0), held_out, k)
     np.testing.assert_allclose(scores.std(axis=0), 1, atol=1e-2)
     planted, found = loadings.T @ loadings, factors.loadings.T @ factors.loadings
     assert np.corrcoef(planted.ravel(), found.ravel())[0, 1] > 0.98
@@ -23,10 +23,19 @@ def test_constant_genes_have_no_spread():
     within = np.random.default_rng(0).normal(size=(30, 5))
     within[:, 2] = 0
     within -= within.mean(axis=0)
-    factors, scores = fit_factors(within, np.full((30, 5), 3.0), 3)
+    factors, scores, _ = fit_factors(within, np.full((30, 5), 3.0), 3)
     np.testing.assert_allclose(factors.loadings[:, 2], 0, atol=1e-9)
     assert factors.specific[2] == 0
     assert np.isfinite(scores).all()
+
+
+def test_factors_that_are_more_than_chance_are_counted():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(400, 2)) @ rng.normal(size=(2, 60))
+    *_, told = fit_factors(shared + rng.normal(size=(400, 60)), np.full((400, 60), 6.0), 8)
+    assert told == 2
+    *_, least = fit_factors(rng.normal(size=(400, 60)), np.full((400, 60), 6.0), 8)
+    assert least == 1
 
 
 def test_genes_that_are_on_in_some_spots_only_vary_as_measured():
@@ -34,7 +43,7 @@ def test_genes_that_are_on_in_some_spots_only_vary_as_measured():
     level = 2.5 * (rng.random((600, 4)) < 0.35) + 0.3
     within = np.log2(1 + rng.poisson(count_rate(level)))
     held_out = np.broadcast_to(within.mean(axis=0), within.shape)
-    factors, _ = fit_factors(within - held_out, held_out, 2)
+    factors, _, _ = fit_factors(within - held_out, held_out, 2)
     before, after = (
         count_moments(held_out[:1], np.sqrt(of.variance)).variance[0]
         for of in (factors, matched(factors, held_out, np.zeros(4), within.var(axis=0)))
@@ -52,7 +61,7 @@ def test_genes_vary_together_as_measured_by_scores_of_a_state_that_few_spots_can
     within = count(np.maximum(held_out + state[:, None], 0), rng.standard_normal((n, genes))) - held_out
     within -= within.mean(axis=0)
     other = np.zeros(genes)
-    found, scores = fit_factors(within, held_out, 1)
+    found, scores, _ = fit_factors(within, held_out, 1)
     factors = matched(found, held_out, other, within.var(axis=0))
 
     def drawn(scores: np.ndarray) -> float:

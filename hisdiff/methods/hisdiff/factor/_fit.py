@@ -17,7 +17,7 @@ from hisdiff._training._loop import generator_for, train
 from hisdiff._training._once import is_shared, once
 from hisdiff.methods.hisdiff._fitted import FittedHisDiff
 from hisdiff.methods.hisdiff.factor._closed import ClosedForm
-from hisdiff.methods.hisdiff.factor._flow import FactorFlow
+from hisdiff.methods.hisdiff.factor._flow import FactorFlow, LeftOut
 from hisdiff.methods.hisdiff.factor._local import LocalRates, fit_local
 from hisdiff.methods.hisdiff.factor._model import FactorModel, new_flow
 from hisdiff.methods.hisdiff.factor._watched import Watched, of_network
@@ -53,7 +53,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
     left_out = folds if len(folds) > 1 else np.empty(0, dtype=np.int64)
     member_folds = torch.from_numpy(np.concatenate([left_out, np.full(config.n_members, -1)]).astype(np.int64))
     flow = initialize(
-        new_flow(config, len(spread.factors.loadings), summary.axes.shape[1], member_folds), generator_for(run.seed, -1)
+        new_flow(config, laws.scores.shape[1], summary.axes.shape[1], member_folds), generator_for(run.seed, -1)
     )
     local = _local_rates(spots, held_out, config, run) if config.fine else None
     model = FactorModel(config=config, mean=closed.mean, summary=summary, flow=flow, local=local, **closed.parts)
@@ -72,7 +72,7 @@ def fit_factor_model(sections: Sequence[Section], config: FactorConfig, run: Fit
                 data,
                 config,
                 seed=run.seed,
-                validate=watched.score,
+                validate=watched.score if run.validation or not len(left_out) else LeftOut(**data, seed=run.seed),
                 device=run.device,
                 checkpoint=run.checkpoint,
                 resume=run.resume,

@@ -113,8 +113,8 @@ class FactorModel(CohortModel):
         check_shapes(arrays, _SHAPES | SHAPES)
         parts = cls.parts_of(arrays, settings)
         summary = Summary(arrays["summary/center"], arrays["summary/axes"])
-        n_factors = len(parts["spread"].factors.loadings)
         member_folds = torch.from_numpy(arrays["flow/member_folds"])
+        n_factors = arrays["flow/network.enter.weight"].shape[1]
         flow = new_flow(config, n_factors, summary.axes.shape[1], member_folds)
         load_weights(flow, arrays, "flow/")
         mean = ConditionalMean.from_state(arrays, settings["mean"])

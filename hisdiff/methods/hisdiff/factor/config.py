@@ -66,11 +66,12 @@ class FactorConfig(TrainingConfig):
     n_blocks: int = 5
     sampler: str = "heun"
     n_steps: int = 6
-    max_steps: int | None = 1000
+    max_steps: int | None = 1500
+    batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: int = 20
-    ema: float = 0.98
+    ema: float = 0.995
     validate_every: int = 50
     patience: int | None = 3
 

@@ -52,7 +52,7 @@ class AroundNetwork(nn.Module):
     parts
         Conditioner and denoiser.
     loadings
-        ``(K, G)`` of the factors.
+        ``(K, G)`` of the factors whose scores it draws.
     config
         Width of the condition, and what is part of it.
     n_summary
@@ -96,14 +96,16 @@ class AroundNetwork(nn.Module):
 
     @torch.no_grad()
     def sample(self, condition: Tensor, start: Tensor, *, n_steps: int, sampler: str, products: Products) -> Tensor:
-        """Carry standard normal ``(B, K)`` to scores."""
+        """Carry standard normal ``(B, >= K)`` to scores; those beyond K stay what they are."""
 
         def velocity(x: Tensor, time: float) -> Tensor:
             embedded = self.parts.denoiser.embed_time(torch.full((1,), time, device=x.device))
             with products.autocast():
                 return self.velocity(x, time / FLOW_SCALE, condition + embedded).to(x.dtype)
 
-        return SAMPLERS[sampler](velocity, start, Schedule.straight(n_steps, FLOW_SCALE), prediction_type="velocity")
+        k, path = len(self.view), Schedule.straight(n_steps, FLOW_SCALE)
+        carried = SAMPLERS[sampler](velocity, start[:, :k], path, prediction_type="velocity")
+        return torch.cat([carried, start[:, k:]], dim=1)
 
 
 class AroundLoss(nn.Module):
@@ -178,12 +180,12 @@ class AroundModel(CohortModel):
     kept: bool = True
 
     @classmethod
-    def of(cls, gene: GeneModel, summary: Summary, mean: ConditionalMean, parts: Parts) -> AroundModel:
-        """Put a new network around a mean; ``parts`` are the others of a ``CohortModel``."""
-        n_summary = summary.axes.shape[1]
+    def of(cls, gene: GeneModel, summary: Summary, mean: ConditionalMean, parts: Parts, n_scores: int) -> AroundModel:
+        """Put a new network around a mean, which draws the first scores; ``parts`` are the others of a ``CohortModel``."""
+        n_summary, loadings = summary.axes.shape[1], parts["spread"].factors.loadings[:n_scores]
         # Of parameters the global generator makes the first values, which are replaced, and the generator put back.
         with torch.random.fork_rng(devices=[]):
-            network = AroundNetwork(gene.network, parts["spread"].factors.loadings, gene.config, n_summary)
+            network = AroundNetwork(gene.network, loadings, gene.config, n_summary)
         return cls(gene=gene, summary=summary, network=network, mean=mean, **parts)
 
     @property
@@ -230,7 +232,7 @@ class AroundModel(CohortModel):
         if self.network.mean is not None:
             arrays |= weights_of(self.network.mean, "around/")
         own, plain["gene"] = self.gene.state()
-        plain["kept"] = self.kept
+        plain |= {"kept": self.kept, "n_scores": len(self.network.view)}
         return arrays | {f"gene/{name}": array for name, array in own.items()}, plain
 
     @classmethod
@@ -242,7 +244,7 @@ class AroundModel(CohortModel):
         gene = GeneModel.from_state(config, own, settings["gene"])
         mean = ConditionalMean.from_state(arrays, settings["mean"])
         summary = Summary(arrays["summary/center"], arrays["summary/axes"])
-        model = cls.of(gene, summary, mean, cls.parts_of(arrays, settings))
+        model = cls.of(gene, summary, mean, cls.parts_of(arrays, settings), int(settings["n_scores"]))
         if model.network.mean is not None:
             load_weights(model.network.mean, arrays, "around/")
         model.network.eval()

@@ -90,7 +90,7 @@ def fit_around_mean(sections: Sequence[Section], config: GeneConfig, run: FitRun
     logger.info(
         "fitted %d genes on %d spots; the image explains %.0f %% of the variance of left-out spots, %d factors describe the "
         "rest; %s",
-        len(sections[0].genes), len(spots.section), 100 * closed.explained, scores.shape[1], of_network(result),
+        len(sections[0].genes), len(spots.section), 100 * closed.explained, len(closed.laws.spread.factors.loadings), of_network(result),
     )  # fmt: skip
     model.network.cpu().eval()
     calibration = watched.calibration()
@@ -115,7 +115,7 @@ def _new_model(closed: ClosedForm, config: GeneConfig, seed: int) -> AroundModel
         groups.arrange(torch.from_numpy(np.ascontiguousarray(order)))
     parts = closed.parts
     gene = GeneModel(config, sizes, network, scale, log2_size=parts["log2_size"], pitch_um=spots.pitch_um)
-    model = AroundModel.of(gene, closed.summary, closed.mean, parts)
+    model = AroundModel.of(gene, closed.summary, closed.mean, parts, closed.laws.scores.shape[1])
     initialize(model.network, generator_for(seed, -1))
     return model
 

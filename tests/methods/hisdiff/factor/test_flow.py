@@ -7,7 +7,7 @@ from hisdiff._nn._initialize import initialize
 from hisdiff._nn._mlp import StackedMLP, seeded_dropout
 from hisdiff._training._config import TrainingConfig
 from hisdiff._training._loop import generator_for, train
-from hisdiff.methods.hisdiff.factor._flow import FactorFlow, gaussian_velocity
+from hisdiff.methods.hisdiff.factor._flow import FactorFlow, LeftOut, gaussian_velocity
 
 K, C = 3, 2
 
@@ -72,6 +72,30 @@ def test_result_of_a_location_does_not_depend_on_the_others():
     whole = made.sample(condition, start, n_steps=2, sampler=SAMPLERS["heun"])
     part = made.sample(condition[4:6], start[:, 4:6], n_steps=2, sampler=SAMPLERS["heun"])
     np.testing.assert_allclose(part, whole[:, 4:6], atol=1e-5)
+
+
+def test_scores_beyond_those_of_the_flow_stay_what_they_are():
+    start = noise(2, 5, K + 2)
+    drawn = disturbed().sample(noise(5, C), start, n_steps=3, sampler=SAMPLERS["heun"])
+    torch.testing.assert_close(drawn[..., K:], start[..., K:])
+    assert (drawn[..., :K] - start[..., :K]).abs().max() > 0.1
+
+
+def test_members_are_judged_on_what_they_have_not_seen_and_the_standard_normal_scores_one():
+    fold, condition = torch.arange(900) % 2, torch.sign(noise(900, C))
+    scores = condition[:, :1] * torch.ones(K) + 0.1 * torch.randn(900, K, generator=generator_for(3, 0))
+    left_out = LeftOut(scores, condition, fold, seed=0)
+    made = flow((0, 1, -1), width=32)
+    assert left_out(made).score == 1
+    data = {"scores": scores, "condition": condition, "fold": fold}
+    settings = TrainingConfig(max_steps=100, batch_size=128, learning_rate=8e-3, ema=0.9, validate_every=50)
+    result = train(made, data, settings, seed=0, device="cpu", validate=left_out)
+    learned = left_out(made).score
+    assert learned == pytest.approx(min(row["val_score"] for row in result.history), rel=1e-5)
+    assert learned < 0.7
+    with torch.no_grad():
+        made.network.head.bias[2] += 1  # of the one that has seen all
+    assert left_out(made).score == learned
 
 
 def test_learns_a_distribution_that_depends_on_the_condition():

@@ -146,7 +146,7 @@ def predict(
     def step(sdata: SpatialData) -> Plain | None:
         stem = key_added or found.method
         asked = {"model": found.id, "seed": seed, "n_draws": n_draws}
-        if not force and _is_done(sdata, stem, at if resolution_um is None else resolution_um, asked):
+        if not force and _is_done(sdata, stem, at if resolution_um is None else resolution_um, asked, library_size):
             logger.info("%s holds this prediction; --force repeats it", sdata.path)
             return None
         tl.predict(
@@ -309,7 +309,9 @@ def _refuse(folder: Path, what: str, different: Sequence[str]) -> None:
         )
 
 
-def _is_done(sdata: SpatialData, stem: str, where: float | str | None, asked: Plain) -> bool:
+def _is_done(
+    sdata: SpatialData, stem: str, where: float | str | None, asked: Plain, library_size: float | None
+) -> bool:
     """Whether a store holds the prediction that is asked for, by its record: at spots, or of ``where`` as ``fine_table`` takes it."""
     from hisdiff import _keys
     from hisdiff._sdata._provenance import records
@@ -320,6 +322,16 @@ def _is_done(sdata: SpatialData, stem: str, where: float | str | None, asked: Pl
         if is_fine if fine is None else key != fine and not key.startswith(f"{fine}_"):
             continue
         record = records(table, _keys.PREDICTIONS).get(stem)
-        if record is not None and all(value is None or record.get(name) == value for name, value in asked.items()):
+        if record is None or not _is_at_size(record, library_size):
+            continue
+        if all(value is None or record.get(name) == value for name, value in asked.items()):
             return True
     return False
+
+
+def _is_at_size(record: Plain, library_size: float | None) -> bool:
+    """Whether a prediction was made at the library size that is asked for: a given one, or None for that of the section or the model."""
+    given = "given" in list(record["library_size_from"])
+    if library_size is None or not given:
+        return given == (library_size is not None)
+    return bool(np.allclose(record["library_size"], library_size))

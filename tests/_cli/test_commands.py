@@ -35,6 +35,10 @@ def test_the_commands_do_on_stores_what_the_functions_do_on_objects(stores, tmp_
     assert "ridge" in sd.read_zarr(test).tables["table"].layers
     assert main(["predict", test, "--model", model, "--json"]) == 0
     assert report(capsys)["results"][0]["status"] == "unchanged"  # a call that is repeated goes on where it was
+    for size, status in (("900", "done"), ("900", "unchanged"), ("800", "done"), (None, "done")):
+        asked = [] if size is None else ["--library-size", size]
+        assert main(["predict", test, "--model", model, "--json", *asked]) == 0
+        assert report(capsys)["results"][0]["status"] == status  # another library size is another prediction
     assert main(["predict", test, "--model", model, "--resolution-um", "50", "--json"]) == 0
     assert report(capsys)["results"][0]["status"] == "done"
     assert main(["evaluate", test, "--layer", "ridge", "--csv", str(tmp_path / "csv"), "--json"]) == 0

@@ -54,14 +54,15 @@ class NoiseLeft(NamedTuple):
     def variance(self, followed: np.ndarray) -> np.ndarray:
         """Return what is left where each gene follows its count by a part ``(n, G)``."""
         left: np.ndarray = self.own - 2 * followed * self.common + np.square(followed) * self.undone
-        return left
+        return np.maximum(left, 0)  # below by rounding where all is undone
 
     def variance_of(self, loadings: np.ndarray, followed: np.ndarray, pooled: np.ndarray) -> np.ndarray:
         """Return what is left of factors with loadings ``(K, G)``, of which spots undo the mean over genes with weights ``pooled``."""
         mean, apart = loadings @ pooled, 1 - followed
         squares, along = np.square(loadings).sum(axis=0), mean @ loadings
         shared = np.square(apart) * (mean @ mean) * self.undone
-        return squares * self.variance(followed) + 2 * apart * along * (followed * self.undone - self.common) + shared
+        left = squares * self.variance(followed) + 2 * apart * along * (followed * self.undone - self.common) + shared
+        return np.maximum(left, 0)
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ class TwoScaleField:
         if known is not None:  # what is undone is undone in logarithms
             after = self._moments(bins, own + chance[0])
             variance = after[1] * np.square(mean / np.maximum(after[0], _TINY))
-        part, mean_square = own / (own + chance[0]), variance + np.square(mean)
+        part, mean_square = own / np.maximum(own + chance[0], _TINY), variance + np.square(mean)
         return [
             StdPart(np.sqrt(variance * part)),
             StdPart(np.sqrt(variance * (1 - part)), views[-1].kept(chance[-1], chance[0])),

@@ -143,6 +143,16 @@ def test_a_spread_that_comes_from_draws_says_how_uncertain_it_is():
         assert record["std_error"] == pytest.approx(expected)
 
 
+def test_bins_larger_than_the_spots_inside_them_follow_counts_exactly_and_have_a_spread(fitted, target) -> None:
+    small = replace(target, spots=target.spots.scaled(0.05))
+    for size_um in (10.0, 250.0):
+        bins = Locations.bins(bins_within(target.tissue, size_um), size_um)
+        predictor = _fine.fine_predictor(
+            small, field(fitted, small), size_um, calibrate="exact", units="counts", keep_draws=1, seed=0
+        )
+        assert np.isfinite(predictor.bins(bins.array_ij).std).all()
+
+
 class Thorough(Plane):
     """A plane whose features several threads may ask for; it counts the places that were."""
 

@@ -58,7 +58,7 @@ class PyramidImage:
         if channels not in (3, 4):
             raise ValueError(f"Image {name!r} has {channels} channel(s); H&E has 3 (RGB), or 4 with alpha.")
         kind = levels[0].dtype
-        if kind not in (np.dtype("uint8"), np.dtype("uint16")) and kind.kind != "f":
+        if kind.newbyteorder("=") not in (np.dtype("uint8"), np.dtype("uint16")) and kind.kind != "f":
             raise ValueError(f"Image {name!r} has dtype {kind}; uint8, uint16 and float in 0 to 1 are understood.")
         self.name = name
         self.mpp = float(mpp)

@@ -90,11 +90,8 @@ class Model:
             lines.append(f"    adapted to a new section by {self.n_adapted} spot(s)")
         if self.calibration is not None:
             flat = self.calibration.cv_pcc_norm
-            also = (
-                ""
-                if flat is None or np.isnan(flat).all()
-                else f" ({np.nanmedian(flat):.2f} with library size taken out)"
-            )
+            known = flat is not None and np.isfinite(flat).any()  # one gene has none
+            also = f" ({np.nanmedian(flat):.2f} with library size taken out)" if known else ""
             lines.append(
                 f"    on left-out training tissue: median PCC {np.nanmedian(self.calibration.cv_pcc):.2f}{also}; for sections "
                 f"that predict records as {ALIKE!r}"

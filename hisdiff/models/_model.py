@@ -90,8 +90,8 @@ class Model:
             lines.append(f"    adapted to a new section by {self.n_adapted} spot(s)")
         if self.calibration is not None:
             flat = self.calibration.cv_pcc_norm
-            known = flat is not None and np.isfinite(flat).any()  # one gene has none
-            also = f" ({np.nanmedian(flat):.2f} with library size taken out)" if known else ""
+            flat = np.empty(0) if flat is None else flat[np.isfinite(flat)]  # a single gene has none
+            also = f" ({np.median(flat):.2f} with library size taken out)" if len(flat) else ""
             lines.append(
                 f"    on left-out training tissue: median PCC {np.nanmedian(self.calibration.cv_pcc):.2f}{also}; for sections "
                 f"that predict records as {ALIKE!r}"

@@ -51,6 +51,7 @@ METAGENES = "hisdiff_metagenes"
 # uns["hisdiff"][...]
 EMBEDDING_RECORD = "embedding"
 PREDICTIONS = "predictions"
+DIGEST = "digest"  # in the record of a prediction: of all that decides its values
 REGIONS = "regions"
 EDGE_CORE = "edge_core"
 COEXPRESSION = "coexpression"

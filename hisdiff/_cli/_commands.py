@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -14,12 +14,14 @@ from hisdiff._cli._inputs import FAILURES, attempt, finish, message_of, open_inp
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from spatialdata import SpatialData
 
     from hisdiff._json import Plain
     from hisdiff.models import Model
+
+_Made = TypeVar("_Made")
 
 app = typer.Typer(
     help="Spatial gene expression from H&E.", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
@@ -74,8 +76,10 @@ def fit(
     """Fit a model on sections with counts. Selects genes and embeds where that is missing, and saves it in the stores."""
     from hisdiff import io, tl
 
+    settings = _understood(partial(_mapping, config)) if config.lstrip().startswith("{") else config
+    _understood(partial(_settings_of, method, settings))
+
     def fitted() -> Plain:
-        settings = _mapping(config) if config.lstrip().startswith("{") else config
         known = _kept_model(save, method, settings, seed) if resume else None
         sections = [open_input(path) for path in stores]
         if known is not None:
@@ -131,7 +135,14 @@ def predict(
     library_size: Annotated[float | None, typer.Option(help="Median total count of a spot over the panel.")] = None,
     layer: Layer = None,
     key_added: Annotated[str | None, typer.Option(help="Stem of the names of the results.")] = None,
-    force: Annotated[bool, typer.Option(help="Predict again where this model's prediction is there.")] = False,
+    table: Annotated[
+        str | None, typer.Option(help="At spots: layers of their table, or a table of the panel's genes (panel).")
+    ] = None,
+    keep_draws: Annotated[int | None, typer.Option(help="Single draws to store.")] = None,
+    n_steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    units: Annotated[str | None, typer.Option(help="log2 or counts.")] = None,
+    calibrate: Annotated[str | None, typer.Option(help="Finer than spots: shrink, exact or none.")] = None,
+    force: Annotated[bool, typer.Option(help="Predict again where the store holds the same prediction.")] = False,
     out: Out = None,
     mpp: Mpp = None,
     seed: Seed = 0,
@@ -139,21 +150,27 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict expression at spots, on a lattice where a section has none, or finer. A stopped call continues."""
-    from hisdiff import models, tl
+    from hisdiff import models
+    from hisdiff._sdata._selection import Selection
+    from hisdiff.tl._predict_call import PredictCall
 
+    selection = Selection(layer=layer)
+    call = _understood(
+        partial(
+            PredictCall, resolution_um=resolution_um, at=at, n_draws=n_draws, n_steps=n_steps, keep_draws=keep_draws, units=units,
+            calibrate=calibrate, library_size=library_size, table=table, selection=selection, key_added=key_added, rng=seed, device=device,
+        )
+    )  # fmt: skip
     found = _loaded(models.load, model)
+    (job,) = _understood(partial(call.jobs, [found]))
 
     def step(sdata: SpatialData) -> Plain | None:
-        stem = key_added or found.method
-        asked = {"model": found.id, "seed": seed, "n_draws": n_draws}
-        if not force and _is_done(sdata, stem, at if resolution_um is None else resolution_um, asked, library_size):
+        bounds = job.opened(sdata, selection)
+        if not force and job.is_done(bounds):
             logger.info("%s holds this prediction; --force repeats it", sdata.path)
             return None
-        tl.predict(
-            sdata, found, resolution_um=resolution_um, at=at, n_draws=n_draws, library_size=library_size, layer=layer,
-            key_added=key_added, rng=seed, device=device,
-        )  # fmt: skip
-        return {"model": found.id, "key": stem}
+        job.run(bounds, inplace=True)
+        return {"model": found.id, "key": job.stem}
 
     run_on_each("predict", inputs, step, out=out, mpp=mpp, as_json=as_json)
 
@@ -262,6 +279,14 @@ def _mapping(config: str) -> Plain:
     return found
 
 
+def _understood(make: Callable[[], _Made]) -> _Made:
+    """Return what is made of options, or end with status 2 where these are wrong, whatever the inputs are."""
+    try:
+        return make()
+    except FAILURES as error:
+        raise typer.BadParameter(message_of(error)) from error
+
+
 def _loaded(load: Any, folder: Path) -> Model:
     """Load a model, or end with what is wrong with it: without one nothing can be done for any input."""
     try:
@@ -271,16 +296,22 @@ def _loaded(load: Any, folder: Path) -> Model:
         raise typer.Exit(1) from error
 
 
+def _settings_of(method: str, config: str | Plain) -> Plain:
+    """Return all settings of a method that a preset or a mapping of some comes to."""
+    from hisdiff._training._config import config_from
+    from hisdiff.methods._registry import get as method_named
+
+    return config_from(method_named(method).config_type, config).to_dict()
+
+
 def _kept_model(folder: Path, method: str, config: str | Plain, seed: int) -> Model | None:
     """Return the model of a folder that a fit would make; one of another configuration is a ``ValueError``."""
     from hisdiff import models
-    from hisdiff._training._config import config_from
-    from hisdiff.methods._registry import get as method_named
 
     if not folder.exists():
         return None
     known = models.load(folder)
-    asked = {"method": method, "seed": seed, **config_from(method_named(method).config_type, config).to_dict()}
+    asked = {"method": method, "seed": seed, **_settings_of(method, config)}
     there = {"method": known.method, "seed": known.seed, **known.config}
     different = [
         f"{name} {there.get(name)!r}, asked for is {value!r}"
@@ -307,31 +338,3 @@ def _refuse(folder: Path, what: str, different: Sequence[str]) -> None:
             f"--resume: {folder} holds a model of {what} ({'; '.join(different[:3])}). Leave --resume out to replace it, or "
             "name another folder with --save."
         )
-
-
-def _is_done(
-    sdata: SpatialData, stem: str, where: float | str | None, asked: Plain, library_size: float | None
-) -> bool:
-    """Whether a store holds the prediction that is asked for, by its record: at spots, or of ``where`` as ``fine_table`` takes it."""
-    from hisdiff import _keys
-    from hisdiff._sdata._provenance import records
-
-    fine = None if where is None else _keys.fine_table(stem, where)
-    for key, table in sdata.tables.items():
-        is_fine = key.startswith(f"{stem}_")
-        if is_fine if fine is None else key != fine and not key.startswith(f"{fine}_"):
-            continue
-        record = records(table, _keys.PREDICTIONS).get(stem)
-        if record is None or not _is_at_size(record, library_size):
-            continue
-        if all(value is None or record.get(name) == value for name, value in asked.items()):
-            return True
-    return False
-
-
-def _is_at_size(record: Plain, library_size: float | None) -> bool:
-    """Whether a prediction was made at the library size that is asked for: a given one, or None for that of the section or the model."""
-    given = "given" in list(record["library_size_from"])
-    if library_size is None or not given:
-        return given == (library_size is not None)
-    return bool(np.allclose(record["library_size"], library_size))

@@ -3,7 +3,7 @@
 All that is not yet, or no more, part of the store lies in one hidden folder inside it. What is to be done is written
 there in one rename, after everything that it takes; from then on it will be done. The root's metadata, which has the
 notes on what hisdiff wrote, changes first and without its consolidated part, so that readers find what is there at
-every moment; then elements change places; then the metadata is consolidated again.
+every moment; then elements change places, and what they supersede is taken away; then the metadata is consolidated again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from hisdiff._files import locked, put_in_place, token, write_text
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hisdiff._json import Plain
 
@@ -47,12 +47,16 @@ class Change:
         What else hisdiff keeps in the attributes of the root.
     consolidated
         Whether the store has consolidated metadata.
+    removals
+        Tables, or what is in one, ``"tables/name/layers/layer"``, that are taken away once all else stands in its place, and the
+        inodes of their folders.
     """
 
     moves: Mapping[str, int]
     notes: Mapping[str, Mapping[str, Any]]
     record: Mapping[str, Any]
     consolidated: bool
+    removals: Mapping[str, int] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -89,17 +93,26 @@ def _settle(store: Path) -> None:
 
 
 def commit(
-    store: Path, folder: Path, paths: list[str], notes: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]
+    store: Path,
+    folder: Path,
+    paths: list[str],
+    notes: Mapping[str, Mapping[str, Any]],
+    record: Mapping[str, Any],
+    removed: Sequence[str] = (),
 ) -> None:
-    """Put elements that were written to ``folder / NEW`` in place, with the notes on them; see :class:`Change`."""
+    """Put elements that were written to ``folder / NEW`` in place, with the notes on them, and take others away; see :class:`Change`."""
     moves = {path: (folder / NEW / path).stat().st_ino for path in paths}
+    removals = {path: (store / path).stat().st_ino for path in removed if (store / path).exists()}
     before = read_root(store)
-    change = Change(moves, notes, record, "consolidated_metadata" in before)
+    change = Change(moves, notes, record, "consolidated_metadata" in before, removals)
     write_text(folder / _JOURNAL, json.dumps(asdict(change)))
     try:
         _apply(store, folder, change)
     except OSError:
-        if not any(_stands(store / path, inode) for path, inode in moves.items()):  # it is not to be done later
+        begun = any(_stands(store / path, inode) for path, inode in moves.items())
+        if not begun and all(
+            _stands(store / path, inode) for path, inode in removals.items()
+        ):  # it is not to be done later
             _write_root(store, before, folder)
             (folder / _JOURNAL).unlink()
         raise
@@ -113,6 +126,9 @@ def _apply(store: Path, folder: Path, change: Change) -> None:
     ours = root.setdefault("attributes", {}).setdefault(_keys.STEM, {})
     ours.update(change.record)
     ours.setdefault(_keys.WRITTEN, {}).update(change.notes)
+    for path in change.removals:
+        if path.count("/") == 1:
+            ours[_keys.WRITTEN].pop(path.partition("/")[2], None)
     _write_root(store, root, folder)
     for path, inode in change.moves.items():
         target = store / path
@@ -121,6 +137,10 @@ def _apply(store: Path, folder: Path, change: Change) -> None:
             put_in_place(folder / NEW / path, target, folder / _REPLACED / path)
         if target.parent.name == "labels":  # the format wants them listed
             _list_label(target, folder)
+    for path, inode in change.removals.items():
+        if _stands(store / path, inode):
+            (folder / _REPLACED / path).parent.mkdir(parents=True, exist_ok=True)
+            (store / path).rename(folder / _REPLACED / path)
     if change.consolidated:
         _write_root(store, {**root, "consolidated_metadata": consolidated(store)}, folder)
 

@@ -54,6 +54,24 @@ def result_table(
     return usual if not found else _keys.STEM if _keys.STEM in found else found[0]
 
 
+def prediction_table(sdata: SpatialData, table_key: str | None, layer: str | None) -> str | None:
+    """Return the name of the table with a prediction; None for the default one, as within one table.
+
+    Raises
+    ------
+    KeyError
+        If none is named and there are several, none of which is that of the default method.
+    """
+    usual = resolve_table(sdata, table_key)
+    if table_key is None and layer is None and usual is not None:
+        homes = [table for key, table in sdata.tables.items() if usual in (key, panel_of(table))]
+        made = {stem for table in homes for stem in records(table, _keys.PREDICTIONS)}
+        if len(made) > 1 and _keys.STEM not in made:
+            raise KeyError(f"There are several predictions, {listing(sorted(made))}; choose one with layer=.")
+        layer = _keys.STEM if _keys.STEM in made else None
+    return result_table(sdata, table_key, layer)
+
+
 def _with(layers: Sequence[str | None]) -> Callable[[AnnData], bool]:
     """Return what tells whether a table has all layers, or, where none is named, a prediction."""
     if layers:

@@ -76,7 +76,12 @@ def check_room(sdata: SpatialData, nbytes: int, what: str) -> None:
         )
 
 
-def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]) -> None:
+def put(
+    sdata: SpatialData,
+    elements: Mapping[str, Any],
+    notes: Mapping[str, Mapping[str, Any]],
+    removed: Sequence[str] = (),
+) -> None:
     """Put elements into an object, in place of those that hisdiff made under the same names before.
 
     Parameters
@@ -86,6 +91,8 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
         read lazily from there.
     notes
         What :func:`~hisdiff._sdata._provenance.mark_written` keeps of them; of others that hisdiff made them.
+    removed
+        What goes from the store in the same change: tables, or what is in one, as paths.
 
     Raises
     ------
@@ -94,14 +101,16 @@ def put(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Map
     """
     notes = {key: plain_note(notes.get(key, {})) for key in elements}
     if sdata.path is not None:
-        elements = _put_into_store(sdata, elements, notes)
+        elements = _put_into_store(sdata, elements, notes, removed)
     for key, element in elements.items():
         _set(sdata, key, element)
         mark_written(sdata, key, notes[key])
 
 
-def put_back(sdata: SpatialData, keys: Sequence[str]) -> None:
+def put_back(sdata: SpatialData, keys: Sequence[str], removed: Sequence[str] = ()) -> None:
     """Put elements and tables of an object, whoever made them, into its store, in place of those of the same names.
+
+    ``removed`` as for :func:`put`.
 
     Raises
     ------
@@ -109,12 +118,17 @@ def put_back(sdata: SpatialData, keys: Sequence[str]) -> None:
         As for :func:`put`.
     """
     notes = {key: note for key in keys if (note := written(sdata, key)) is not None}
-    for key, element in _put_into_store(sdata, {key: sdata[key] for key in keys}, notes).items():
+    for key, element in _put_into_store(sdata, {key: sdata[key] for key in keys}, notes, removed).items():
         if element is not sdata[key]:
             _set(sdata, key, element)
 
 
-def _put_into_store(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapping[str, Mapping[str, Any]]) -> Plain:
+def _put_into_store(
+    sdata: SpatialData,
+    elements: Mapping[str, Any],
+    notes: Mapping[str, Mapping[str, Any]],
+    removed: Sequence[str],
+) -> Plain:
     """Write elements into an object's store, and return them as they are read from there."""
     store = Path(sdata.path).resolve()
     record = {name: value for name, value in sdata.attrs.get(_keys.STEM, {}).items() if name != _keys.WRITTEN}
@@ -128,7 +142,7 @@ def _put_into_store(sdata: SpatialData, elements: Mapping[str, Any], notes: Mapp
             paths = [
                 path for key in elements for path in made.elements_paths_in_memory() if path.partition("/")[2] == key
             ]
-            _journal.commit(store, folder, paths, notes, record)
+            _journal.commit(store, folder, paths, notes, record, removed)
         except OSError as err:
             free = shutil.disk_usage(store).free
             raise OSError(

@@ -81,7 +81,6 @@ def drop_prediction(table: AnnData, stem: str) -> None:
         there = getattr(table, slot)
         for name in set(names).intersection(ours.get(slot, ())).intersection(there):
             del there[name]
-    logger.info("layers %r of an earlier prediction were removed from the table of the spots", stem)
 
 
 def write_layers(

@@ -17,6 +17,7 @@ from hisdiff._log import announce, logger
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import check_sdata
 from hisdiff._sdata._store import put_back
+from hisdiff._sdata._superseded import superseded_tables
 from hisdiff.io._build import without_noise
 
 if TYPE_CHECKING:
@@ -76,15 +77,18 @@ def save(sdata: SpatialData) -> None:
     there = {path.partition("/")[2] for path in sdata.elements_paths_on_disk()}
     keys = [key for _, key, _ in sdata.gen_spatial_elements() if key not in there]
     keys += [key for key, table in sdata.tables.items() if key not in stored or not _same(table, stored[key])]
-    if not keys:
+    gone = superseded_tables(sdata, stored)
+    if not keys and not gone:
         logger.info("nothing was changed since it was stored in %s", store)
         return
     announce(
         f"writing {listing(keys)} to {store}",
         sum(_nbytes(sdata.tables[key]) for key in keys if key in sdata.tables) / _BYTES_PER_S,
     )
-    put_back(sdata, keys)
+    put_back(sdata, keys, [f"tables/{key}" for key in gone])
     logger.info("wrote %s to %s", ", ".join(map(repr, keys)), store)
+    if gone:
+        logger.info("removed table %s, of an earlier prediction, from %s", ", ".join(map(repr, gone)), store)
 
 
 def _nbytes(table: AnnData) -> int:

@@ -14,7 +14,7 @@ from hisdiff._docs import documented
 from hisdiff._sdata._counts import truth_counts
 from hisdiff._sdata._expression import judged_prediction
 from hisdiff._sdata._provenance import in_sample_of
-from hisdiff._sdata._results import result_table
+from hisdiff._sdata._results import prediction_table
 from hisdiff._stats._accuracy import pearson
 from hisdiff._stats._structure import normalize_library_size
 from hisdiff.pl import _canvas
@@ -110,7 +110,7 @@ class _Pair:
 def pair_of(data: SpatialData | AnnData, layer: str | None, truth: str | None, table_key: str | None) -> _Pair:
     table = data
     if hasattr(data, "tables"):
-        table_key = result_table(data, table_key, layer)
+        table_key = prediction_table(data, table_key, layer)
         if table_key is None:
             raise KeyError("The object has no table with a prediction; make one with hd.tl.predict(sdata).")
         table = data.tables[table_key]

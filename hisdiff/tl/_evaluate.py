@@ -19,7 +19,7 @@ from hisdiff._sdata._genes import gene_names, rows_of
 from hisdiff._sdata._graph import layout_of
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._provenance import in_sample_of, panel_of
-from hisdiff._sdata._results import X, result_table
+from hisdiff._sdata._results import X, prediction_table
 from hisdiff._stats._accuracy import known_mean, mae, mse, spearman
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._proper import coverage
@@ -210,7 +210,7 @@ def _warn(facts: Mapping[str, Any]) -> None:
 def _table(data: SpatialData | AnnData, table_key: str | None, layer: str | None = None) -> AnnData:
     if not hasattr(data, "tables"):
         return data
-    key = result_table(data, table_key, layer)
+    key = prediction_table(data, table_key, layer)
     if key is None:
         raise KeyError("The object has no table with a prediction; make one with hd.tl.predict(sdata).")
     return data.tables[key]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from hisdiff import encoders
 from hisdiff._arguments import checked
 from hisdiff._docs import documented
-from hisdiff._runtime import Runtime
 from hisdiff._sdata._bound import as_list
-from hisdiff._sdata._provenance import checked_name
 from hisdiff._sdata._selection import Selection
 from hisdiff._workers import active_client, check_stores
 from hisdiff.tl._conditions import model_for
-from hisdiff.tl._options import PredictOptions
-from hisdiff.tl._predict_job import PredictJob, run_at_once
-from hisdiff.tl._target import target_of
+from hisdiff.tl._predict_call import PredictCall
+from hisdiff.tl._predict_job import run_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,8 +115,9 @@ def predict(
     - ``uns["hisdiff"]["predictions"]["hisdiff"]``: the record of the prediction.
 
     With ``table="panel"`` the same goes to the table ``hisdiff`` with the genes of the panel: ``X`` holds the measured counts,
-    ``obs``, ``obsm``, ``obsp`` and ``uns`` are those of the section's table. It replaces layers of an earlier prediction of that
-    name. In an object backed by a zarr store it is written there.
+    ``obs``, ``obsm``, ``obsp`` and ``uns`` are those of the section's table. In an object backed by a zarr store it is written there.
+
+    A prediction replaces an earlier one of the same name at the same spots, in layers or in a table of the panel, and says so.
 
     A section that has only an image gets the table ``lattice`` with the genes of the panel. With ``resolution_um=16``: the
     table ``hisdiff_16um`` (bins x panel; ``X`` the mean, layer ``"std"``, ``"draw0"``, ...; ``obs["spot"]`` and
@@ -157,33 +153,19 @@ def predict(
     >>> all(name in sdata.tables["table"].layers for name in ("ridge", "ridge_std", "ridge_draw0"))
     True
     """
-    target = target_of(resolution_um, at)
-    options_for = partial(
-        PredictOptions.of,
-        finer=target is not None,
-        n_steps=n_steps,
-        keep_draws=keep_draws,
-        units=units,
-        library_size=library_size,
-        calibrate=calibrate,
-        table=table,
-    )
-    options_for(n_draws=n_draws)  # checked before a model is read
     selection = Selection(table_key, image_key, shapes_key, layer, mpp)
-    runtime = Runtime.of(device=device, progress=progress, rng=rng)
-    offered = None if encoder is None else encoders.get(encoder)
-    items, jobs = as_list(data), []
-    for sdata in items:
-        used = model_for(sdata, model)
-        usual = getattr(used.fitted, "usual_draws", None)
-        options = options_for(n_draws=usual if n_draws is None else n_draws)
-        job = PredictJob(used, checked_name(key_added, used.method), options, selection.layer, runtime, offered, target)
-        jobs.append((job, job.opened(sdata, selection)))
+    call = PredictCall(
+        resolution_um, at, n_draws, n_steps, keep_draws, units, calibrate, library_size, table, encoder, selection, key_added, rng,
+        device, progress,
+    )  # fmt: skip
+    items = as_list(data)
+    jobs = call.jobs([model_for(sdata, model) for sdata in items])
+    groups = [job.opened(sdata, selection) for job, sdata in zip(jobs, items)]
     check_stores("hd.tl.predict", {sdata.path for sdata in items})
-    if target is None and active_client() is not None and len(jobs) > 1:
-        results = run_at_once(*zip(*jobs), inplace=inplace)
+    if call.target is None and active_client() is not None and len(jobs) > 1:
+        results = run_at_once(jobs, groups, inplace=inplace)
     else:
-        results = [job.run(bounds, inplace=inplace) for job, bounds in jobs]
+        results = [job.run(bounds, inplace=inplace) for job, bounds in zip(jobs, groups)]
     if inplace:
         return None
     return results if isinstance(data, (list, tuple)) else results[0]

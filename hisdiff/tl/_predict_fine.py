@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import shapely
 
 from hisdiff import _keys
 from hisdiff._log import logger
 from hisdiff._sdata._fine import fine_table, write_fine
 from hisdiff._sdata._genes import add_symbols
-from hisdiff._sdata._image import fingerprint
 from hisdiff._sdata._store import check_room, working_folder
 from hisdiff._section import needed
 from hisdiff.pp._tissue import outline_of
 from hisdiff.tl._fine import fine_predictor, outputs_of, predict_bins, predict_locations, resolution_for
+from hisdiff.tl._inputs import digest_of, inputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,7 +142,7 @@ def _predicted(
 ) -> Prediction:
     if not fine.is_grid:
         return predict_locations(predictor, fine.where, show=runtime.progress)
-    plan = {**record, "units": predictor.units, "bins": _digest(needed(fine.where.array_ij)), **_inputs_of(section)}
+    plan = {**record, "units": predictor.units, "bins": digest_of(needed(fine.where.array_ij)), **inputs_of(section)}
     return predict_bins(predictor, fine.where, folder, plan, show=runtime.progress)
 
 
@@ -159,25 +157,3 @@ def _table(
         if model.calibration.cv_pcc_norm is not None:
             table.var[_keys.cv_pcc_norm(stem)] = np.asarray(model.calibration.cv_pcc_norm, dtype=float)
     return table
-
-
-def _inputs_of(section: Section) -> dict[str, str]:
-    """Return what identifies the image, outline, counts and spots of an unfinished run."""
-    inputs = {"image": fingerprint(needed(section.image)), "tissue": shapely.to_wkb(section.tissue, hex=True)}
-    if section.counts is not None:
-        counts = section.counts.tocsr()
-        inputs["counts"] = _digest(counts.indptr, counts.indices, counts.data, np.asarray(section.genes, dtype="S"))
-    if section.spots is not None:
-        inputs["spots"] = _digest(section.spots.xy_um, section.spots.radius_um)
-        if section.features is not None:
-            inputs["embedding"] = _digest(
-                section.features.at(section.spots), section.features.mean, section.features.std
-            )
-    return inputs
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._genes import check_panel_present, gene_names
 from hisdiff._sdata._out_of_date import out_of_date
 from hisdiff._sdata._panel import check_panel_free
-from hisdiff._sdata._provenance import UNKNOWN
+from hisdiff._sdata._provenance import UNKNOWN, panel_of, records
 from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._shallow_copy import on_copies
 from hisdiff._sdata._write import MAX_LAYER_BYTES, check_fits, check_writable, fits_layers
@@ -23,6 +25,7 @@ from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_lattice
 from hisdiff.tl._conditions import check_conditions, check_embeddings, check_encoder, counted, embedded, lattice_of
 from hisdiff.tl._gaps import warn_gaps
+from hisdiff.tl._inputs import inputs_of
 from hisdiff.tl._options import LAYERS, PANEL
 from hisdiff.tl._predict_fine import predict_finer
 from hisdiff.tl._predict_write import Origin, as_anndata, as_panel_table, put_panel_table, write_into_table
@@ -105,6 +108,40 @@ class PredictJob:
         if self.options.table is None:
             logger.info("layers of %d x %d values would be above %d GB: the prediction goes to table %r, of the panel's genes only",
                         *table.shape, MAX_LAYER_BYTES // 1024**3, self.stem)  # fmt: skip
+
+    def is_done(self, bounds: list[Bound]) -> bool:
+        """Whether the object holds this prediction of opened sections, made of the same inputs."""
+        homes = [self._home(bound, several=len(bounds) > 1) for bound in bounds]
+        made = [{} if home is None else records(home, _keys.PREDICTIONS).get(self.stem, {}) for home in homes]
+        if not all(_keys.DIGEST in record for record in made):
+            return False
+        if "features" in self.needs and any(out_of_date(bound) is not None for bound in bounds):
+            return False
+        groups = [counted(bounds, self.model, self.layer)]
+        if self.target is not None:
+            groups = [[bound] for bound in groups[0]]
+        return all(record[_keys.DIGEST] == self._digest(group) for record, group in zip(made, groups))
+
+    def _home(self, bound: Bound, *, several: bool) -> AnnData | None:
+        """Return the table that the prediction of a section goes to, if it is there."""
+        place, tables = bound.place, bound.place.sdata.tables
+        if self.target is not None:
+            return tables.get(self.target.table_key(bound, self.stem, several=several))
+        if place.table is None or not self._into_panel(place):
+            return place.table
+        panel = tables.get(self.stem)
+        return panel if panel is not None and panel_of(panel) == (panel_of(place.table) or place.table_key) else None
+
+    def _digest(self, bounds: Sequence[Bound]) -> str:
+        """Return a digest of all that decides the values: options, model, seed and inputs, not where they go."""
+        asked = {name: value for name, value in asdict(self.options).items() if name != "table"}
+        asked |= {"model": self.model.id, "seed": int(self.runtime.seed), "layer": self.layer}
+        asked["n_steps"] = int(self.options.n_steps or self.model.fitted.n_steps)
+        where = ["spots" if self.target is None else self.target.identity(bound) for bound in bounds]
+        image = "image" in self.needs  # at spots, an embedding stands for it
+        inputs = [inputs_of(bound.section, image=image) | {"where": part} for part, bound in zip(where, bounds)]
+        whole = json.dumps([asked, inputs], sort_keys=True, default=lambda value: value.item())
+        return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
     def ready(self, bounds: list[Bound], *, inplace: bool) -> list[Bound]:
         """Return sections with all that the model needs of them, and warn about what is unusual."""
@@ -211,6 +248,7 @@ class PredictJob:
             "uses_section_counts": "counts" in method_named(model.method).needs_to_predict or given,
             **transfer_of(bounds, model),
             "adapted": model.n_adapted,
+            _keys.DIGEST: self._digest(bounds),
             "version": VERSION,
         }
 

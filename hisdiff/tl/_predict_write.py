@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 
 from hisdiff import _keys
+from hisdiff._check import listing
 from hisdiff._log import logger
 from hisdiff._prediction._cohort_model import UNCERTAINTY
 from hisdiff._sdata._genes import add_symbols, gene_names, rows_of, var_of
 from hisdiff._sdata._panel import panel_table
-from hisdiff._sdata._provenance import set_record
+from hisdiff._sdata._provenance import panel_of, records, set_record
 from hisdiff._sdata._store import put, unsaved
+from hisdiff._sdata._superseded import supersede, superseded_parts
 from hisdiff._sdata._write import (
-    drop_prediction,
     lattice_table_for,
     put_lattice_table,
     write_layers,
@@ -64,14 +65,18 @@ def as_panel_table(
 
 
 def put_panel_table(place: Place, table: AnnData, origin: Origin) -> None:
-    """Put a table of the panel into the object, and its store, in place of what there was of the same name."""
-    drop_prediction(needed(place.table), origin.stem)
-    put(place.sdata, {origin.stem: table}, {})
-    logger.info("wrote table %r: %d spots x %d genes", origin.stem, *table.shape)
+    """Put a table of the panel into the object, and its store, in place of any earlier prediction of that name for its spots."""
+    sdata, stem = place.sdata, origin.stem
+    others = sorted(set(records(sdata.tables[stem], _keys.PREDICTIONS)) - {stem}) if stem in sdata.tables else []
+    put(sdata, {stem: table}, {}, superseded_parts(sdata, stem, stem, needed(panel_of(table))))
+    logger.info("wrote table %r: %d spots x %d genes", stem, *table.shape)
+    if others:
+        logger.warning("table %r held predictions %s as well, which were replaced with it", stem, listing(others))
+    supersede(sdata, stem, stem)
 
 
 def write_into_table(bounds: Sequence[Bound], predictions: Sequence[Prediction], origin: Origin) -> None:
-    """Write predictions into the table of the spots; that of a lattice has the panel's genes."""
+    """Write predictions into the table of the spots, in place of any earlier one of that name; that of a lattice has the panel's genes."""
     place, table = bounds[0].place, bounds[0].table
     on_lattice = place.table_key == _keys.LATTICE_TABLE
     if on_lattice:
@@ -81,6 +86,7 @@ def write_into_table(bounds: Sequence[Bound], predictions: Sequence[Prediction],
             table = bounds[0].table
     columns = rows_of(origin.model.genes, gene_names(table, like=origin.model.genes))
     _write(table, bounds, predictions, columns, origin, unsaved(place.sdata))
+    supersede(place.sdata, needed(place.table_key), origin.stem)
     if on_lattice:
         add_symbols(table, origin.model.genes, origin.model.cohort.symbols)
     if on_lattice and table.uns[_keys.STEM].setdefault(_keys.IN_X, origin.stem) == origin.stem:

@@ -17,6 +17,7 @@ from hisdiff._sdata._grid import Window, labels_element
 from hisdiff._sdata._provenance import check_free
 from hisdiff._section import Locations, needed
 from hisdiff.tl._fine import resolution_for
+from hisdiff.tl._inputs import digest_of
 
 if TYPE_CHECKING:
     from hisdiff._sdata._bound import Bound
@@ -65,6 +66,12 @@ class Target(Protocol):
 
     def locations(self, bound: Bound, stem: str, *, several: bool) -> FineLocations:
         """Return the locations of a section, whose outline is known."""
+
+    def table_key(self, bound: Bound, stem: str, *, several: bool) -> str:
+        """Return the name of the table of a section."""
+
+    def identity(self, bound: Bound) -> str:
+        """Return what tells the locations of a section from others."""
 
 
 def target_of(resolution_um: float | None, at: str | None) -> Target | None:
@@ -122,6 +129,14 @@ class GridTarget:
             is_grid=True,
         )
 
+    def table_key(self, bound: Bound, stem: str, *, several: bool) -> str:
+        """Return the name of the table; see ``Target``."""
+        return self._names(bound, stem, several=several)[0]
+
+    def identity(self, bound: Bound) -> str:
+        """Return the size of a bin; see ``Target``."""
+        return f"bins of {float(self.resolution_um)!r} um"
+
     def _names(self, bound: Bound, stem: str, *, several: bool) -> tuple[str, str]:
         suffix = f"_{bound.place.name}" if several else ""
         table = _keys.fine_table(stem, self.resolution_um)
@@ -136,7 +151,7 @@ class ElementTarget:
 
     def check(self, bound: Bound, stem: str, *, several: bool) -> None:
         """Raise for what cannot be done; see ``Target``."""
-        check_free(bound.place.sdata, self._table_key(bound, stem, several=several))
+        check_free(bound.place.sdata, self.table_key(bound, stem, several=several))
         names = pd.Index(read_locations(bound.place, self.at)[1])
         if not names.is_unique or not (names.dtype.kind in "iu" or pd.api.types.is_string_dtype(names)):
             raise ValueError(
@@ -148,10 +163,16 @@ class ElementTarget:
         where, instances = read_locations(bound.place, self.at)
         resolution = resolution_for(where, needed(bound.section.image).mpp)
         return FineLocations(
-            where, instances, resolution, self._table_key(bound, stem, several=several), self.at, is_grid=False
+            where, instances, resolution, self.table_key(bound, stem, several=several), self.at, is_grid=False
         )
 
-    def _table_key(self, bound: Bound, stem: str, *, several: bool) -> str:
+    def identity(self, bound: Bound) -> str:
+        """Return the element, and where its shapes are; see ``Target``."""
+        where, instances = read_locations(bound.place, self.at)
+        return f"{self.at}, {digest_of(where.xy_um, where.radius_um, np.asarray(instances).astype(str))}"
+
+    def table_key(self, bound: Bound, stem: str, *, several: bool) -> str:
+        """Return the name of the table; see ``Target``."""
         return _keys.fine_table(stem, self.at) + (f"_{bound.place.name}" if several else "")
 
 

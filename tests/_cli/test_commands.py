@@ -35,15 +35,52 @@ def test_the_commands_do_on_stores_what_the_functions_do_on_objects(stores, tmp_
     assert "ridge" in sd.read_zarr(test).tables["table"].layers
     assert main(["predict", test, "--model", model, "--json"]) == 0
     assert report(capsys)["results"][0]["status"] == "unchanged"  # a call that is repeated goes on where it was
-    for size, status in (("900", "done"), ("900", "unchanged"), ("800", "done"), (None, "done")):
-        asked = [] if size is None else ["--library-size", size]
-        assert main(["predict", test, "--model", model, "--json", *asked]) == 0
-        assert report(capsys)["results"][0]["status"] == status  # another library size is another prediction
-    assert main(["predict", test, "--model", model, "--resolution-um", "50", "--json"]) == 0
-    assert report(capsys)["results"][0]["status"] == "done"
     assert main(["evaluate", test, "--layer", "ridge", "--csv", str(tmp_path / "csv"), "--json"]) == 0
     assert -1 <= report(capsys)["results"][0]["summary"]["mean"]["pcc_all"] <= 1
     assert (tmp_path / "csv/s1.csv").exists()
+
+
+def test_a_prediction_is_repeated_where_anything_that_decides_its_values_or_its_place_is_another(
+    stores, tmp_path, capsys
+) -> None:
+    hd.pp.embed(section := sd.read_zarr(stores / "s0.zarr"))
+    model = hd.tl.fit(section, method="ridge", save=tmp_path / "model")
+    section = sd.read_zarr(stores / "s1.zarr")
+    table = section.tables["table"]
+    table.layers["half"] = table.X.copy()
+    table.layers["half"].data //= 2
+    section.write(tmp_path / "new.zarr")
+    line = ["predict", str(tmp_path / "new.zarr"), "--model", str(tmp_path / "model"), "--json"]
+
+    def status(*asked: str) -> str:
+        assert main([*line, *asked]) == 0
+        return report(capsys)["results"][0]["status"]
+
+    for asked in (
+        ["--force"],
+        ["--library-size", "900"],
+        ["--n-draws", "8"],
+        ["--n-draws", "8", "--layer", "half"],
+        ["--keep-draws", "2"],
+        ["--units", "counts"],
+        ["--seed", "1"],
+        ["--table", "panel"],
+        ["--resolution-um", "50"],
+        ["--resolution-um", "50", "--calibrate", "none"],
+        ["--key-added", "other"],
+    ):
+        assert (status(*asked), status(*(word for word in asked if word != "--force"))) == ("done", "unchanged"), asked
+    stored = sd.read_zarr(tmp_path / "new.zarr")
+    assert "ridge" in stored.tables["ridge"].layers
+    assert (status(), status(), status("--table", "layers")) == ("done", "unchanged", "unchanged")
+    assert "ridge" not in sd.read_zarr(tmp_path / "new.zarr").tables
+    stored = sd.read_zarr(tmp_path / "new.zarr")
+    stored.tables["table"].X = stored.tables["table"].X * 2  # measured anew
+    hd.io.save(stored)
+    assert (status(), status("--force")) == ("done", "done")
+    assert (
+        sd.read_zarr(tmp_path / "new.zarr").tables["table"].uns["hisdiff"]["predictions"]["ridge"]["model"] == model.id
+    )
 
 
 def test_a_slide_becomes_a_store_with_a_lattice(stores, tmp_path, capsys) -> None:
@@ -76,6 +113,9 @@ def test_one_input_that_fails_is_reported_and_the_others_are_done(stores, tmp_pa
         (["dmeo"], 2, "demo"),
         (["fit"], 2, "hisdiff fit --help"),
         (["predict", "x.zarr", "--model", "no-such-model"], 1, "no-such-model"),
+        (["predict", "x.zarr", "--model", "none", "--table", "pannel"], 2, "'pannel'"),
+        (["predict", "x.zarr", "--model", "none", "--at", "nuclei", "--table", "panel"], 2, "table='panel'"),
+        (["fit", "x.zarr", "--save", "none", "--config", "fats"], 2, "fast"),
     ],
 )
 def test_what_cannot_be_done_ends_with_a_message_and_a_status(line, status, told, capsys) -> None:

@@ -132,9 +132,40 @@ def test_a_second_call_replaces_it_and_earlier_layers(fresh) -> None:
     first = sdata.tables["ridge"].layers["ridge_draw0"].copy()
     hd.tl.predict(sdata, model, table="panel", rng=2)
     assert np.abs(sdata.tables["ridge"].layers["ridge_draw0"] - first).max() > 0
-    with pytest.raises(ValueError, match="Several tables hold the result"):
+    with pytest.raises(KeyError, match="several predictions, .*other.*ridge.*; choose one with layer="):
         hd.tl.evaluate(sdata)
     assert hd.tl.evaluate(sdata, layer="other").attrs["method"] == "ridge"
+
+
+def test_layers_replace_an_earlier_table_and_nothing_reads_the_old_one(fresh, caplog) -> None:
+    sdata, model = fresh
+    hd.tl.predict(sdata, model, table="panel", rng=1)
+    hd.tl.predict(sdata, model, table="panel", key_added="other")
+    hd.tl.predict(sdata, model, table_key="other", key_added="ridge")  # beside another one, in a panel table
+    assert "ridge" not in sdata.tables
+    hd.tl.predict(sdata, model, rng=2)
+    assert "layers 'ridge' of an earlier prediction were removed from table 'other'" in caplog.text
+    assert [key for key, table in sdata.tables.items() if "ridge" in table.layers] == ["table"]
+    assert "other" in sdata.tables["other"].layers
+    hd.tl.predict(sdata, model, key_added="other")
+    assert "table 'other', of an earlier prediction, was removed" in caplog.text
+    assert "other" not in sdata.tables
+    record = sdata.tables["table"].uns["hisdiff"]["predictions"]["ridge"]
+    assert record["seed"] == 2
+    kept = sdata.tables["table"].layers["ridge"].copy()
+    hd.tl.predict(sdata, model, table="panel", inplace=False)  # what is returned replaces nothing
+    np.testing.assert_array_equal(sdata.tables["table"].layers["ridge"], kept)
+
+
+def test_a_default_prediction_in_either_place_comes_before_those_of_other_names(fresh) -> None:
+    sdata, model = fresh
+    hd.tl.predict(sdata, model, key_added="other")
+    hd.tl.predict(sdata, model, table="panel", key_added="hisdiff", rng=3)
+    panel = sdata.tables["hisdiff"]
+    judged = hd.tl.evaluate(sdata)
+    expected = hd.tl.evaluate(panel, layer="hisdiff")
+    np.testing.assert_allclose(judged["mse"].to_numpy(), expected["mse"].to_numpy())
+    assert judged.attrs["summary"]["mean"] == expected.attrs["summary"]["mean"]
 
 
 def test_what_it_would_overwrite_is_refused_before_work_starts(fresh) -> None:
@@ -176,6 +207,38 @@ def test_a_backed_object_has_it_in_its_store_at_once(fresh, tmp_path) -> None:
     assert hd.tl.evaluate(again).attrs["model"] == model.id
 
 
+def test_a_store_holds_one_of_them_at_every_moment(fresh, tmp_path, monkeypatch) -> None:
+    sdata, model = fresh
+    hd.tl.predict(sdata, model)
+    sdata.write(tmp_path / "toy.zarr")
+    read = lambda: sd.read_zarr(tmp_path / "toy.zarr")  # noqa: E731
+    homes = lambda of: [key for key, table in of.tables.items() if "ridge" in table.layers]  # noqa: E731
+    stored = read()
+    stored.tables["table"].obs["mine"] = 1.0  # not saved, and not written with the prediction
+    with monkeypatch.context() as patched:
+        patched.setattr("hisdiff._sdata._journal.write_text", _full_disk)
+        with pytest.raises(OSError, match="No space"):
+            hd.tl.predict(stored, model, table="panel", rng=1)
+    assert homes(stored) == homes(read()) == ["table"]
+    hd.tl.predict(stored, model, table="panel", rng=1)
+    again = read()
+    assert homes(stored) == homes(again) == ["ridge"]
+    assert "mine" not in again.tables["table"].obs
+    assert "ridge" not in again.tables["table"].uns["hisdiff"]["predictions"]
+    hd.tl.predict(again, model, rng=2)
+    assert (homes(again), homes(read())) == (["table"], ["ridge"])  # layers are in memory until they are saved
+    hd.io.save(again)
+    assert homes(read()) == ["table"]
+    assert not (tmp_path / "toy.zarr" / "tables" / "ridge").exists()
+    assert read().has_consolidated_metadata()
+    assert "ridge" not in read().attrs["hisdiff"]["written"]
+    hd.io.save(read())
+
+
+def _full_disk(*args, **kwargs) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_without_inplace_it_is_returned(fresh, both) -> None:
     sdata, model = fresh
     table = hd.tl.predict(sdata, model, table="panel", inplace=False)
@@ -197,3 +260,13 @@ def test_sections_of_a_list_several_regions_and_lattices_each_get_theirs(fresh) 
     panel = joined.tables["ridge"]
     assert np.isfinite(panel.layers["ridge"]).all()
     assert panel.obs["region"].nunique() == 2
+    hd.tl.predict([sdata, joined], model, rng=5)  # one call for sections of which some have a panel table
+    assert "ridge" not in sdata.tables
+    assert "ridge" not in joined.tables
+
+
+def test_sections_with_layers_and_with_a_panel_table_are_shown_and_judged_together(both) -> None:
+    wide, narrow, model = both
+    figure = hd.pl.gene_map([wide, narrow], str(model.genes[0]), layers=["ridge"])
+    assert sum("predicted by ridge" in ax.get_title(loc="left") for ax in figure.axes) == 2
+    assert hd.tl.evaluate(wide).attrs["summary"] == hd.tl.evaluate(narrow).attrs["summary"]

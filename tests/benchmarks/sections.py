@@ -109,17 +109,20 @@ def timed(function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, float]:
     return function(*args, **kwargs), time.perf_counter() - start
 
 
-def read(data: Path, name: str) -> SpatialData:
-    """Read a section and embed it as its image allows."""
+def open_section(data: Path, name: str) -> SpatialData:
+    """Read a section."""
     if name not in MOB:
-        sdata = hd.io.her2st(data / "her2st", name)
-        hd.pp.embed(sdata, "texture")
-        return sdata
+        return hd.io.her2st(data / "her2st", name)
     import anndata as ad
 
     table = ad.read_h5ad(data / "mob" / f"{name}.h5ad")
-    sdata = hd.io.from_anndata(table, data / "mob" / f"{name}.jpg", mpp=MOB_MPP, spot_diameter_um=MOB_DIAMETER_UM)
-    hd.pp.embed(sdata, "texture-4um")
+    return hd.io.from_anndata(table, data / "mob" / f"{name}.jpg", mpp=MOB_MPP, spot_diameter_um=MOB_DIAMETER_UM)
+
+
+def read(data: Path, name: str) -> SpatialData:
+    """Read a section and embed it as its image allows."""
+    sdata = open_section(data, name)
+    hd.pp.embed(sdata, "texture-4um" if name in MOB else "texture")
     return sdata
 
 

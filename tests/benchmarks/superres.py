@@ -1,7 +1,10 @@
 """Expression finer than the spots, where it is known: prints a table for each test and writes JSON.
 
-    python tests/benchmarks/superres.py --data her2st --seeds 3 --json superres.json
+    python tests/benchmarks/superres.py --data DATA --seeds 3 --json superres.json
+    python tests/benchmarks/superres.py --data DATA --tests 2x2 3x3 split unknown --sections MOB1 MOB2 MOB3
     python tests/benchmarks/superres.py --tests toy --seeds 1
+
+``DATA`` holds ``her2st`` and ``mob``.
 
 `toy`: the toy tissue; models see the spots of three sections, and predict bins of 10 um of the first, whose expected
 counts are known. `2x2`, `3x3`: neighbouring spots of the real sections are merged; models see the pseudo-spots of all
@@ -246,7 +249,7 @@ def show(test: str, rows: pd.DataFrame, apart: list[dict]) -> None:
 def main() -> None:
     root = os.environ.get("HISDIFF_TEST_DATA")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(root) / "her2st" if root else None, help="folder of her2st")
+    parser.add_argument("--data", type=Path, default=Path(root) if root else None, help="folder of her2st and mob")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=list(TESTS))
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS))
     parser.add_argument("--seeds", type=int, default=3)
@@ -263,7 +266,7 @@ def main() -> None:
     results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {"rows": [], "differences": []}
     real = [test for test in args.tests if test != "toy"]
     if real and args.data is None:
-        parser.error("--data names the folder of her2st (ST-cnts, ST-imgs, ST-spotfiles); or set HISDIFF_TEST_DATA")
+        parser.error("--data names a folder with her2st and mob; or set HISDIFF_TEST_DATA")
     sizes = sorted({3 if test == "3x3" else 2 for test in real})
     merged = merged_jobs(args.data, args.sections, sizes) if real else {}
     for test in args.tests:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
+from sections import open_section
 
 import hisdiff as hd
 from hisdiff._geometry._grid import overlap
@@ -154,7 +155,7 @@ def toy_jobs(seed: int, *, size_um: float) -> list[Job]:
 
 def merged_jobs(data: Path, names: list[str], sizes: list[int]) -> dict[int, list[Job]]:
     """Return for each size the real sections with n x n spots merged; spots of whole pseudo-spots are to be predicted."""
-    sections = [hd.io.her2st(data, name) for name in names]
+    sections = [open_section(data, name) for name in names]
     hd.pp.select_genes(sections)
     table = sections[0].tables["table"]
     panel = [str(gene) for gene in table.var_names[table.var["hisdiff_selected"]]]

@@ -39,7 +39,7 @@ def adapt(
     model: Model | str | Path,
     data: SpatialData,
     *,
-    spots: str | Sequence[bool] | np.ndarray | pd.Series | None = None,
+    spots: str | Sequence[bool | str] | np.ndarray | pd.Series | None = None,
     table_key: str | None = None,
     image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
@@ -63,8 +63,8 @@ def adapt(
     data
         The section.
     spots
-        The measured spots: a boolean mask over the rows of the table, the name of a boolean column of ``obs``, or
-        None for all spots with counts.
+        The measured spots: a boolean mask over the rows of the table, the name of a boolean column of ``obs``, a list
+        of names in ``obs_names`` (such as those that :func:`suggest_spots` returns), or None for all spots with counts.
     %(place)s
     %(counts_layer)s
     %(mpp)s
@@ -77,6 +77,8 @@ def adapt(
 
     Raises
     ------
+    KeyError
+        If there is no such column of ``obs``, or no spot of a name.
     ValueError
         If the method cannot be adapted, no spot with counts is given, all of them lie at one place, fewer than half of the
         model's genes are in the table, or the embedding is of another encoder or not finite.
@@ -226,6 +228,10 @@ def _given(bound: Bound, spots: Any) -> np.ndarray:
         mask = _mask(values.to_numpy(), table.n_obs, f"obs[{spots!r}]")
     elif spots is None:
         mask = np.ones(table.n_obs, dtype=bool)
+    elif isinstance(next(iter(spots), None), str):
+        for spot in spots:
+            present(spot, table.obs_names, f"spot of {name!r} called")
+        mask = table.obs_names.isin(list(spots))
     else:
         mask = _mask(np.asarray(spots), table.n_obs, "spots")
     counts = bound.section.counts

@@ -108,11 +108,18 @@ def test_counts_of_other_spots_are_not_looked_at(model, new):
         (lambda table: np.ones(3, dtype=bool), "one value for each"),
         (lambda table: np.linspace(0, 1, table.n_obs), "boolean|True or False"),
         (lambda table: "nothing", "nothing"),
+        (lambda table: [table.obs_names[0], "nowhere"], "no spot of .* called 'nowhere'"),
     ],
 )
 def test_spots_that_cannot_be_given_are_named(model, new, spots, message):
     with pytest.raises((ValueError, TypeError, KeyError), match=message):
         hd.tl.adapt(model, new, spots=spots(new.tables["table"]))
+
+
+def test_names_of_spots_are_the_mask_of_these_spots(model, new):
+    names = hd.tl.suggest_spots(new, model, 4, inplace=False)
+    mask = new.tables["table"].obs_names.isin(names)
+    assert hd.tl.adapt(model, new, spots=names).id == hd.tl.adapt(model, new, spots=mask).id
 
 
 def test_one_spot_is_enough_and_half_of_the_genes_too(model, new):

@@ -52,14 +52,23 @@ class Nearest:
     def __init__(self, points: np.ndarray) -> None:
         self._row = np.lexsort(np.transpose(points))
         self._tree = cKDTree(points[self._row]) if len(points) else None
+        self._last: tuple[np.ndarray | None, int, np.ndarray] = None, 0, np.empty(0)
 
     def __call__(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Return the rows of the ``k`` nearest points of each query, nearest first.
+        """Return the rows of the ``k`` nearest points of each query, nearest first; the same array of queries is looked up once.
 
         Returns
         -------
-        int64 ``(n, k)``, filled with -1 where there are fewer than ``k`` points.
+        int64 ``(n, k)``, read-only, filled with -1 where there are fewer than ``k`` points.
         """
+        of, width, known = self._last
+        if of is not queries or width != k:
+            known = self._found(queries, k)
+            known.flags.writeable = False
+            self._last = queries, k, known
+        return known
+
+    def _found(self, queries: np.ndarray, k: int) -> np.ndarray:
         found = np.full((len(queries), k), -1, dtype=np.int64)
         use = min(k, len(self._row))
         if self._tree is None or len(queries) == 0:

@@ -139,5 +139,6 @@ def seeded_dropout(x: Tensor, rate: float, generator: torch.Generator | None) ->
     """
     if generator is None or rate == 0:
         return x
-    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
-    return x * kept / (1 - rate)
+    # In place: a mask of truth values would be turned into numbers here and again for the gradient.
+    mask = torch.rand(x.shape, generator=generator, device=x.device).ge_(rate).mul_(1 / (1 - rate))
+    return x * mask

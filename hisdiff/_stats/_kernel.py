@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky
 
 from hisdiff._stats import _dense as dense
 
@@ -27,14 +27,16 @@ class Kernel:
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the kernel of ``(n, p)`` and ``(m, p)``, float64 ``(n, m)``."""
-        values: np.ndarray = dense.product(a, b.T)
+        return self.of_products(dense.product(a, b.T), np.square(a).sum(axis=1), np.square(b).sum(axis=1))
+
+    def of_products(self, products: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Return the kernel, in place of inner products ``(n, m)`` of vectors with squared lengths ``(n,)`` and ``(m,)``."""
         if self.gamma is None:
-            values *= self.linear
-            return values
-        own, other = np.square(a).sum(axis=1), np.square(b).sum(axis=1)
-        height = max(1, _BLOCK_VALUES // max(len(b), 1))
-        for start in range(0, len(a), height):
-            inner = values[start : start + height]
+            products *= self.linear
+            return products
+        height = max(1, _BLOCK_VALUES // max(len(other), 1))
+        for start in range(0, len(own), height):
+            inner = products[start : start + height]
             near = own[start : start + height, None] + other
             near -= 2 * inner
             np.maximum(near, 0, out=near)
@@ -42,7 +44,7 @@ class Kernel:
             np.exp(near, out=near)
             inner *= self.linear
             inner += near
-        return values
+        return products
 
     def diagonal(self, a: np.ndarray) -> np.ndarray:
         """Return the kernel of every row of ``(n, p)`` with itself, ``(n,)``."""
@@ -51,7 +53,7 @@ class Kernel:
     def whitening(self, landmarks: np.ndarray) -> np.ndarray:
         """Return ``(m, q)``: values at landmarks times this are features whose inner products are the kernel (Nystroem).
 
-        With all training spots as landmarks that is exact.
+        With all training spots as landmarks that is exact. Upper triangular where the kernel has a Gaussian part.
         """
         if self.gamma is None:  # of no higher rank than there are features
             values, axes = dense.eigh(self.linear * (landmarks.T @ landmarks))
@@ -59,4 +61,8 @@ class Kernel:
             return np.sqrt(self.linear) * landmarks @ (axes[:, keep] / values[keep])
         values = self(landmarks, landmarks)
         values.flat[:: len(values) + 1] += _FLAT * values.sum(axis=1).max()
-        return solve_triangular(cholesky(values, check_finite=False), np.eye(len(values)), check_finite=False)
+        return dense.upper_inverse(cholesky(values, check_finite=False))
+
+    def whitened(self, values: np.ndarray, whitening: np.ndarray) -> np.ndarray:
+        """Return features of places from the kernel ``(n, m)`` between them and the landmarks, whose place they may take."""
+        return values @ whitening if self.gamma is None else dense.times_upper(values, whitening)

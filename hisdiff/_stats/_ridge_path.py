@@ -62,13 +62,13 @@ class Moments:
 
     def centered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return sums of products of deviations from the mean: ``(p, p)``, ``(p, G)``, ``(G,)``; zero for flat targets."""
+        return self.xx - np.outer(self.x, self.x) / max(self.n, _FLAT), *self.centered_targets()
+
+    def centered_targets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of :meth:`centered` with targets in them: ``(p, G)``, ``(G,)``."""
         n = max(self.n, _FLAT)
         yy = self.yy - self.y**2 / n
-        return (
-            self.xx - np.outer(self.x, self.x) / n,
-            self.xy - np.outer(self.x, self.y) / n,
-            np.where(yy > _FLAT * np.maximum(self.yy, n), yy, 0),
-        )
+        return self.xy - np.outer(self.x, self.y) / n, np.where(yy > _FLAT * np.maximum(self.yy, n), yy, 0)
 
 
 def solve(moments: Moments, alpha: float) -> tuple[np.ndarray, np.ndarray]:

@@ -244,7 +244,8 @@ class _Run:
         # Every process draws noise of its own, from another seed than the rows.
         seed = _seed_of(self.seed ^ 0x5DEECE66D, step, accelerator.process_index)
         self.optimizer.learning_rate = config.learning_rate * _rate(config, step, self.n_steps)
-        self.state.module.train()
+        if not self.state.module.training:
+            self.state.module.train()
         self.whole = False
         try:
             if self.replayed is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MAX_SHIFT = 3.0
 # Genes that are enough to tell the level of a spot.
 _ENOUGH = 256
-_TURNS, _STEP = 5, 0.25
+_TURNS, _STEP, _NEAR = 5, 0.25, 1e-6
 _LOWEST, _HIGHEST = -8.0, 8.0
 
 
@@ -49,6 +49,8 @@ def at_level(profile: np.ndarray, whole: np.ndarray) -> np.ndarray:
     shift = np.zeros(len(profile))
     for _ in range(_TURNS):  # Newton steps: the mean rises steadily with the shift
         here = mean_at(shift)
+        if np.abs(wanted - here).max(initial=0) < _NEAR:
+            break
         slope = np.maximum((mean_at(shift + _STEP) - here) / _STEP, 0.05)
         shift = np.clip(shift + np.clip((wanted - here) / slope, -2, 2), _LOWEST, _HIGHEST)
     return mean_of_rate(rate * np.exp2(shift)[:, None])

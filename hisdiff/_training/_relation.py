@@ -162,7 +162,7 @@ def fit_relation(
     for gamma in _GAMMAS:
         kernel = Kernel(_LINEAR, gamma)
         whitening = kernel.whitening(features[rows])
-        values = kernel(features, features[rows]) @ whitening
+        values = kernel.whitened(kernel(features, features[rows]), whitening)
         others = _products_of_others(values, fold)
         evidence = np.zeros((len(_SMOOTH) if many else 1, len(_KAPPAS), len(_SCALES), len(unit)))
         for left in judged:
@@ -179,7 +179,7 @@ def fit_relation(
     assert best is not None
     _, kernel, kappa, relative = best
     whitening = kernel.whitening(features[rows])
-    values = kernel(features, features[rows]) @ whitening
+    values = kernel.whitened(kernel(features, features[rows]), whitening)
     others = _products_of_others(values, fold)
     eigenvalues, turn = np.linalg.eigh(values.T @ values)
     sizes = [len(own) for _, own in groups]

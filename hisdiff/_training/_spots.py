@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from hisdiff._geometry import Nearest, pitch_of
 from hisdiff._section import library_size_of, needed
 from hisdiff._stats._pca import column_scale, principal_axes
-from hisdiff._training._context import N_GLOBAL, N_NEIGHBORS, Context, Scaling, anchors_of, context_of, scaled
+from hisdiff._training._context import N_GLOBAL, N_NEIGHBORS, Context, Scaling, anchors_of, scaled
 from hisdiff._training._folds import folds_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,22 @@ _MIN_SPOTS = 4
 _MAX_ROWS = 10_000
 _CHUNK = 4096
 # Anchors with their components by section and projection, for as long as both live.
-_ANCHORS: WeakKeyDictionary[FeatureSource, WeakKeyDictionary[Projection, Any]] = WeakKeyDictionary()
+_ANCHORS: WeakKeyDictionary[FeatureSource, WeakKeyDictionary[Projection, _Anchors]] = WeakKeyDictionary()
+
+
+class _Anchors(NamedTuple):
+    """Anchors of the spots and tissue of a section at a pitch, what finds those nearest to a place, and their components ``(m, k)``."""
+
+    spots: Locations | None
+    tissue: Any
+    pitch_um: float | None
+    anchors: Locations
+    near: Nearest
+    around: np.ndarray
+
+    def are_of(self, section: Section, pitch_um: float | None) -> bool:
+        """Whether they are those of a section at a pitch."""
+        return self.spots is section.spots and self.tissue is section.tissue and self.pitch_um == pitch_um
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +65,7 @@ class Projection:
     @classmethod
     def fit(cls, sections: Sequence[Section], scaling: Scaling, pitch_um: float | None, k: int) -> Projection:
         """Find the principal axes of the embeddings at the spots of training sections."""
-        own = np.concatenate(
-            [
-                _some(context_of(s, needed(s.spots), scaling=scaling, pitch_um=pitch_um).own, len(sections))
-                for s in sections
-            ]
-        )
+        own = np.concatenate([_some_embedded(section, scaling, len(sections)) for section in sections])
         center, scale = column_scale(own)
         axes, _ = principal_axes((own - center) / scale, k)
         return cls(scaling, pitch_um, center, scale, axes)
@@ -80,12 +90,14 @@ class Projection:
     def _anchors(self, section: Section) -> tuple[Locations, Nearest, np.ndarray]:
         """Return the anchors of a section and their components ``(m, k)``; a slide has many, and every tile asks for them."""
         known = _ANCHORS.setdefault(needed(section.features), WeakKeyDictionary())
-        of = (section.spots, section.tissue)
-        if self not in known or any(a is not b for a, b in zip(known[self][0], of)):
-            anchors = anchors_of(section, self.pitch_um)
+        if self not in known or not known[self].are_of(section, self.pitch_um):
+            # Other projections have the same anchors.
+            same = next((other for other in list(known.values()) if other.are_of(section, self.pitch_um)), None)
+            anchors = anchors_of(section, self.pitch_um) if same is None else same.anchors
+            near = Nearest(anchors.xy_um) if same is None else same.near
             around = self._project(needed(section.features).at(anchors), needed(section.features))
-            known[self] = of, anchors, Nearest(anchors.xy_um), around
-        return known[self][1:]
+            known[self] = _Anchors(section.spots, section.tissue, self.pitch_um, anchors, near, around)
+        return known[self][3:]
 
     def _project(self, embeddings: np.ndarray, source: FeatureSource) -> np.ndarray:
         out = np.empty((len(embeddings), self.axes.shape[1]))
@@ -95,9 +107,11 @@ class Projection:
         return out
 
 
-def _some(values: np.ndarray, n_sections: int) -> np.ndarray:
-    """Return evenly spaced rows, as many as the section's share of those that principal axes are found from."""
-    return values[:: max(1, len(values) * n_sections // _MAX_ROWS)]
+def _some_embedded(section: Section, scaling: Scaling, n_sections: int) -> np.ndarray:
+    """Return scaled embeddings of evenly spaced spots, as many as the section's share of those that principal axes are found from."""
+    source = needed(section.features)
+    values = source.at(needed(section.spots))
+    return scaled(values[:: max(1, len(values) * n_sections // _MAX_ROWS)], source, scaling)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class TrainingState:
         self.decay = decay
         # Without an average there is no second copy, which large networks take long to keep up to date.
         self.averaged = copy.deepcopy(module).requires_grad_(requires_grad=False) if decay else module
+        self._average, self._now = ([p.detach() for p in of.parameters()] for of in (self.averaged, module))
+        self._buffers = list(zip(self.averaged.buffers(), module.buffers()))
         self.step, self.best_step, self.best_score, self.stale = 0, 0, math.inf, 0
         self.best: dict[str, Tensor] | None = None
         self.history: list[dict[str, float]] = []
@@ -58,9 +60,8 @@ class TrainingState:
         if self.averaged is not self.module:
             # Without the ramp the starting weights would weigh in for 1 / (1 - decay) steps; the first step replaces them.
             weight = 1 - min(self.decay, (1 + self.step) / (10 + self.step)) if self.step else 1.0
-            now = [p.detach() for p in self.module.parameters()]
-            torch._foreach_lerp_(list(self.averaged.parameters()), now, weight)
-            for mine, other in zip(self.averaged.buffers(), self.module.buffers()):
+            torch._foreach_lerp_(self._average, self._now, weight)
+            for mine, other in self._buffers:
                 mine.copy_(other)
         self.step += 1
 

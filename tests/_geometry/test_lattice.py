@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from hisdiff._geometry import lattice_points, nearest, pitch_of
+from hisdiff._geometry import Nearest, lattice_points, nearest, pitch_of
 from hisdiff._geometry._lattice import inside
 
 
@@ -59,3 +59,11 @@ def test_fewer_points_than_asked_are_filled_with_minus_one() -> None:
     found = nearest(np.zeros((2, 2)), np.array([[0.0, 0.0], [1.0, 0.0]]), 5)
     np.testing.assert_array_equal(found, [[0, 1, -1, -1, -1]] * 2)
     assert (nearest(np.zeros((2, 2)), np.empty((0, 2)), 3) == -1).all()
+
+
+def test_the_same_places_are_looked_up_once_and_others_are_not_taken_for_them() -> None:
+    points = np.random.default_rng(0).uniform(0, 100, (50, 2))
+    near, queries = Nearest(points), points[:5] + 0.1
+    assert near(queries, 3) is near(queries, 3)
+    np.testing.assert_array_equal(near(queries[:2], 3), near(queries, 3)[:2])
+    assert near(queries, 4).shape == (5, 4)

@@ -49,3 +49,12 @@ def test_small_matrices_and_methods_on_the_cpu_stay_with_numpy(monkeypatch):
     with dense.dense_on("cpu"):
         assert dense._place(1e12) is None
     assert dense._place(1e12) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_triangular_matrices_take_less_work_and_give_the_same(dtype):
+    upper = np.triu(SYMMETRIC).astype(dtype)
+    near = 1e-4 if dtype == np.float32 else 1e-11
+    for laid_out in (np.ascontiguousarray(upper), np.asfortranarray(upper)):
+        np.testing.assert_allclose(dense.times_upper(A.astype(dtype), laid_out), A.astype(dtype) @ upper, atol=near)
+        np.testing.assert_allclose(dense.upper_inverse(laid_out), np.linalg.inv(upper), atol=near)

@@ -72,7 +72,9 @@ def fit_components(
         parts = [Moments.of(expanded[own], targets[own].astype(expanded.dtype), weight[own]) for own in rows]
         everything = sum(parts[1:], parts[0])
         paths = [_path(everything - part, penalties) for part in parts]
-        errors = np.sum([_held_out_errors(path, part) for path, part in zip(paths, parts)], axis=0)
+        errors = np.sum(
+            [_held_out_errors(path, part, expanded, own, weight) for path, part, own in zip(paths, parts, rows)], axis=0
+        )
         choice, error = errors.argmin(axis=0), errors.min(axis=0)
         better = np.flatnonzero(error < least)
         for earlier in weights:
@@ -99,10 +101,21 @@ def _path(training: Moments, penalties: Sequence[float]) -> np.ndarray:
     return np.stack([_slopes(training.xx, training.xy, penalty) for penalty in penalties])
 
 
-def _held_out_errors(path: np.ndarray, held_out: Moments) -> np.ndarray:
+def _held_out_errors(
+    path: np.ndarray, held_out: Moments, expanded: np.ndarray, rows: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
     """Return squared errors of each component on left-out spots for every penalty, ``(len(penalties), r)``.
 
-    The mean error is not counted: what a section has more or less of as a whole is no skill of the image.
+    The mean error is not counted: what a section has more or less of as a whole is no skill of the image. Errors come from moments, or,
+    of fewer spots than there are features, from predictions, which is less work.
     """
-    xx, xy, yy = held_out.centered()
-    return np.stack([yy - 2 * (slopes * xy).sum(axis=0) + (slopes * (xx @ slopes)).sum(axis=0) for slopes in path])
+    if len(rows) >= expanded.shape[1]:
+        xx, xy, yy = held_out.centered()
+        spreads = [(slopes * (xx @ slopes)).sum(axis=0) for slopes in path]
+    else:
+        xy, yy = held_out.centered_targets()
+        root = np.sqrt(weight[rows], dtype=expanded.dtype)
+        features = root[:, None] * expanded[rows]
+        of_spots = [features @ slopes for slopes in path]
+        spreads = [np.square(own).sum(axis=0) - np.square(root @ own) / held_out.n for own in of_spots]
+    return np.stack([yy - 2 * (slopes * xy).sum(axis=0) + spread for slopes, spread in zip(path, spreads)])

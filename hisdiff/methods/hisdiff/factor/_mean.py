@@ -246,9 +246,10 @@ def cross_fit(
         if view.share and not view.linear:
             features[view.features.projection.scaling] = view.features
         kinds = {gaussian: view.share} | ({(Kernel(1.0, None),): _LINEAR} if view.linear else {})
+        products = _products(view.values, marks)
         for kernels, share in kinds.items():
             whitenings = [kernel.whitening(marks) for kernel in kernels]
-            expansions = (_expanded(kernel, view.values, marks, own) for kernel, own in zip(kernels, whitenings))
+            expansions = _expanded(kernels, products, whitenings)
             fitted = fit_components(expansions, targets, spots.fold, spots.weight, penalties)
             weights = np.stack([w @ own for w, own in zip(whitenings, fitted.weights)])
             member = KernelMean(view.features, marks, kernels, weights)
@@ -292,14 +293,29 @@ def _members(used: Sequence[tuple[_Family, float]]) -> tuple[KernelMean, ...]:
     return tuple(members)
 
 
-def _expanded(kernel: Kernel, values: np.ndarray, marks: np.ndarray, whitening: np.ndarray) -> np.ndarray:
-    """Return features whose inner products are the kernel, float32 ``(n, q)``."""
-    marks, whitening = marks.astype(np.float32), whitening.astype(np.float32)
-    out = np.empty((len(values), whitening.shape[1]), dtype=np.float32)
+def _products(values: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what kernels of all widths are made of, float32: inner products ``(n, m)`` and squared lengths ``(n,)`` and ``(m,)``."""
+    marks = marks.astype(np.float32)
+    inner, own = np.empty((len(values), len(marks)), dtype=np.float32), np.empty(len(values), dtype=np.float32)
     for start in range(0, len(values), _ROWS):
         rows = slice(start, start + _ROWS)
-        out[rows] = kernel(values[rows].astype(np.float32), marks) @ whitening
-    return out
+        some = values[rows].astype(np.float32)
+        inner[rows], own[rows] = some @ marks.T, np.square(some).sum(axis=1)
+    return inner, own, np.square(marks).sum(axis=1)
+
+
+def _expanded(
+    kernels: Sequence[Kernel], products: tuple[np.ndarray, ...], whitenings: Sequence[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Yield features whose inner products are each kernel, float32 ``(n, q)``, from what :func:`_products` gives; all in one array."""
+    inner, own, other = products
+    out = np.empty((len(inner), whitenings[0].shape[1]), dtype=np.float32)
+    for kernel, whitening in zip(kernels, whitenings):
+        as_rows = whitening.astype(np.float32)
+        for start in range(0, len(inner), _ROWS):
+            rows = slice(start, start + _ROWS)
+            out[rows] = kernel.whitened(kernel.of_products(inner[rows].copy(), own[rows], other), as_rows)
+        yield out
 
 
 class _View(NamedTuple):

@@ -74,6 +74,7 @@ class FactorConfig(TrainingConfig):
     ema: float = 0.995
     validate_every: int = 50
     patience: int | None = 3
+    fused: bool = True
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)

@@ -82,6 +82,11 @@ def settle(store: Path) -> None:
         _settle(store)
 
 
+def has_unfinished(store: Path) -> bool:
+    """Whether a process that ended, or one at work, has left something of a change in a store."""
+    return any((store / FOLDER).glob(f"{_CHANGE}*"))
+
+
 def _settle(store: Path) -> None:
     for folder in sorted((store / FOLDER).glob(f"{_CHANGE}*")):
         if not folder.is_dir() or not {path.name for path in folder.iterdir() if path.name[0] != "."} <= _OURS:

@@ -30,15 +30,14 @@ def supersede(sdata: SpatialData, into: str, stem: str) -> None:
     """
     source = _source(into, sdata.tables[into])
     for key, table in list(sdata.tables.items()):
-        if key == into or _source(key, table) != source or stem not in records(table, _keys.PREDICTIONS):
+        if key == into or _source(key, table) != source:
             continue
-        if key != source and len(records(table, _keys.PREDICTIONS)) == 1:
+        if key != source and set(records(table, _keys.PREDICTIONS)) == {stem}:
             del sdata.tables[key]
             notes(sdata).pop(key, None)
             later = "" if sdata.path is None else "; hd.io.save(sdata) removes it from the store as well"
             logger.info("table %r, of an earlier prediction, was removed%s", key, later)
-        else:
-            drop_prediction(table, stem)
+        elif drop_prediction(table, stem):
             logger.info("layers %r of an earlier prediction were removed from table %r", stem, key)
 
 

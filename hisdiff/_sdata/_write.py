@@ -70,10 +70,12 @@ def check_fits(n_obs: int, n_vars: int, remedy: str) -> None:
         )
 
 
-def drop_prediction(table: AnnData, stem: str) -> None:
-    """Remove an earlier prediction from a table, as far as hisdiff wrote it."""
-    if records(table, _keys.PREDICTIONS).pop(stem, None) is None:
-        return
+def drop_prediction(table: AnnData, stem: str) -> bool:
+    """Remove an earlier prediction from a table, as far as hisdiff wrote it; whether there was anything of it.
+
+    Without a record as well: a process that was killed may have taken away the record and the layers, and left the rest.
+    """
+    dropped = records(table, _keys.PREDICTIONS).pop(stem, None) is not None
     kept = re.compile(rf"{re.escape(stem)}(_std|_draw\d+)?")
     layers = [name for name in layer_names(table) if kept.fullmatch(name)]
     ours = records(table, _keys.WRITTEN)
@@ -81,6 +83,8 @@ def drop_prediction(table: AnnData, stem: str) -> None:
         there = getattr(table, slot)
         for name in set(names).intersection(ours.get(slot, ())).intersection(there):
             del there[name]
+            dropped = True
+    return dropped
 
 
 def write_layers(

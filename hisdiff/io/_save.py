@@ -14,6 +14,7 @@ from scipy import sparse
 from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._log import announce, logger
+from hisdiff._sdata import _journal
 from hisdiff._sdata._layers import layer_names
 from hisdiff._sdata._locate import check_sdata
 from hisdiff._sdata._store import put_back
@@ -72,6 +73,8 @@ def save(sdata: SpatialData) -> None:
         raise ValueError(
             f"The store {store} that the object was read from is gone; write it anew with sdata.write('NAME.zarr')."
         )
+    if _journal.has_unfinished(store):
+        _journal.settle(store)
     with without_noise():  # the elements that tables annotate are not read
         stored = sd.read_zarr(store, selection=("tables",)).tables
     there = {path.partition("/")[2] for path in sdata.elements_paths_on_disk()}

@@ -64,6 +64,11 @@ def calls(home: Path) -> list[Call]:
     def at(folder: Path, rng: int = 0) -> None:
         hd.tl.predict(read(folder), home / "model", at="spots", n_draws=2, rng=rng)
 
+    def spots(folder: Path, table: str) -> None:
+        sdata = read(folder)
+        hd.tl.predict(sdata, home / "model", table=table, n_draws=2)
+        hd.io.save(sdata)
+
     def fit(folder: Path, rng: int = 0) -> None:
         with hd.settings.override(cache_dir=folder / "cache"):
             hd.tl.fit(read(folder), method="ridge", save=folder / "model", rng=rng)
@@ -81,6 +86,8 @@ def calls(home: Path) -> list[Call]:
         Call("predict, fine, replaced", lambda f: fine(f, 1), fine),
         Call("predict, shapes", nothing, at),
         Call("predict, shapes, replaced", lambda f: at(f, 1), at),
+        Call("predict, layers in place of a panel table", lambda f: spots(f, "panel"), lambda f: spots(f, "layers")),
+        Call("predict, a panel table in place of layers", lambda f: spots(f, "layers"), lambda f: spots(f, "panel")),
         Call("fit", nothing, fit),
         Call("fit, replaced", lambda f: fit(f, 1), fit),
         Call("save", nothing, save),

@@ -55,3 +55,10 @@ def test_an_interrupted_save_leaves_the_old_table(backed, monkeypatch) -> None:
 def test_an_object_without_a_store_is_refused(make_section) -> None:
     with pytest.raises(ValueError, match=r"sdata\.write"):
         hd.io.save(make_section())
+
+
+def test_what_an_ended_process_left_is_cleared_where_nothing_else_changed(backed) -> None:
+    left = Path(backed.path) / ".hisdiff" / "change-0123456789ab"
+    (left / "replaced").mkdir(parents=True)
+    hd.io.save(backed)
+    assert not left.exists()

@@ -235,6 +235,19 @@ def test_a_store_holds_one_of_them_at_every_moment(fresh, tmp_path, monkeypatch)
     hd.io.save(read())
 
 
+def test_what_a_killed_process_left_of_an_earlier_prediction_goes(fresh, tmp_path) -> None:
+    sdata, model = fresh
+    hd.tl.predict(sdata, model)
+    sdata.write(tmp_path / "toy.zarr")
+    killed = sd.read_zarr(tmp_path / "toy.zarr")
+    hd.tl.predict(killed, model, table="panel", rng=1)  # the table is stored, and obs of the other one not yet
+    again = sd.read_zarr(tmp_path / "toy.zarr")
+    assert "ridge_uncertainty" in again.tables["table"].obs
+    hd.tl.predict(again, model, table="panel", rng=1)
+    assert "ridge_uncertainty" not in again.tables["table"].obs
+    assert "ridge_uncertainty" in again.tables["ridge"].obs
+
+
 def _full_disk(*args, **kwargs) -> None:
     raise OSError(28, "No space left on device")
 

@@ -82,9 +82,9 @@ def settle(store: Path) -> None:
         _settle(store)
 
 
-def has_unfinished(store: Path) -> bool:
-    """Whether a process that ended, or one at work, has left something of a change in a store."""
-    return any((store / FOLDER).glob(f"{_CHANGE}*"))
+def has_remains(store: Path) -> bool:
+    """Whether processes that have ended, or are at work, have a folder in a store."""
+    return (store / FOLDER).is_dir()
 
 
 def _settle(store: Path) -> None:

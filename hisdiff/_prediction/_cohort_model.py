@@ -110,7 +110,8 @@ class CohortModel:
         area = np.square(some.radius_um)
         counts = _counts_of(section, genes)[rows] / (area / np.median(area))[:, None]
         features = self.spread.features.at(section, some)
-        given = Given(some.xy_um, features, self.aligned(section, some), counts)
+        center, along = self.aligned(section, some)
+        given = Given(some.xy_um, features, center, counts, along)
         return replace(self, given=given.once() if self.given is None else self.given.joined(given))
 
     def given_in(self, section: Section, genes: np.ndarray) -> np.ndarray:
@@ -156,12 +157,19 @@ class CohortModel:
         """Return blocks of locations, smaller ones where there are many genes."""
         return _chunks(n, min(_CHUNK, max(_LEAST, _VALUES // max(len(self.spread.scale), 1))))
 
-    def aligned(self, section: Section, locations: Locations, bar: Progress | None = None) -> np.ndarray:
-        """Return means ``(n, G)``, brought to the cohort's library size by what those at the section's spots amount to."""
+    def aligned(
+        self, section: Section, locations: Locations, bar: Progress | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return means ``(n, G)``, brought to the cohort's library size by what those at the section's spots amount to.
+
+        And their leading component less that of the spots, ``(n,)``.
+        """
         means = self.means(section, locations, bar)
         spots = section.spots
         whole = means if spots is None or spots is locations or not len(spots) else self.means(section, spots)
-        return self.gauge.align(means, whole)
+        aligned = self.gauge.align(means, whole)
+        of_section = aligned if whole is means else self.gauge.align(whole, whole)
+        return aligned, self.spread.along(aligned) - self.spread.along(of_section).mean()
 
     def effects(self, section: Section) -> SectionEffects:
         """Return what a section adds to the mean."""
@@ -202,14 +210,14 @@ class CohortModel:
         total = (2 + keep_draws) * len(blocks)
         with progress(desc=f"predicting {len(locations):,} locations", total=total, enabled=show, unit="blocks") as bar:
             bar.announced |= show is False  # the step that this is a part of is announced itself
-            base = self.aligned(section, locations, bar)
+            base, along = self.aligned(section, locations, bar)
             features = np.concatenate([self.spread.features.at(section, part) for part in _parts(locations)])
             shift = self.log2_size_of(section, library_size) - self.gauge.log2_size
             mean, std = np.empty((2, *base.shape), dtype=np.float32)
             uncertainty = np.empty(len(base), dtype=np.float32)
             center = np.empty(base.shape, dtype=np.float32)
             for rows in blocks:
-                opened = effects.at(features[rows])
+                opened = effects.at(features[rows], along[rows])
                 center[rows] = base[rows] + opened.mean
                 variance = opened.variance + self.spread.factors.variance
                 mean[rows], std[rows] = moments(center[rows], variance, shift, units)
@@ -219,7 +227,7 @@ class CohortModel:
                 bar.update()
             kept = DrawAccumulator(units, keep_draws)
             condition = self.score_condition(section, locations, center, device) if keep_draws else None
-            places = effects.places(locations.xy_um, features) if keep_draws else None
+            places = effects.places(locations.xy_um, features, along) if keep_draws else None
             for draw in range(keep_draws):
                 kept.add(
                     self._draw(effects, locations, needed(places), base, condition, shift, draw, seed, n_steps, device)

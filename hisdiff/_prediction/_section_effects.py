@@ -50,17 +50,20 @@ class Places:
         ``(n, q)`` features in which the prior is diagonal, from the section's mean.
     uncovered
         ``(n,)`` prior variance that the basis does not have.
+    along
+        ``(n,)`` leading component of the mean, less that of the section; 0 where that is not known.
     """
 
     xy_um: np.ndarray
     features: np.ndarray
     basis: np.ndarray
     uncovered: np.ndarray
+    along: np.ndarray
     _noise: dict[tuple[int, float], SmoothNoise] = field(default_factory=dict, repr=False)
 
     def take(self, rows: slice) -> Places:
         """Return some of the locations."""
-        return Places(self.xy_um[rows], self.features[rows], self.basis[rows], self.uncovered[rows])
+        return Places(self.xy_um[rows], self.features[rows], self.basis[rows], self.uncovered[rows], self.along[rows])
 
     def noise(self, seed: int, spacing_um: float) -> SmoothNoise:
         """Return noise over the locations, which is laid out once."""
@@ -102,8 +105,8 @@ class SectionEffects:
             return self.posterior.relation.directions
         return np.sqrt(self.spread.relation.scale)[:, None] * self.spread.directions
 
-    def at(self, features: np.ndarray) -> Open:
-        """Return moments at features ``(n, p)``."""
+    def at(self, features: np.ndarray, along: np.ndarray | None = None) -> Open:
+        """Return moments at features ``(n, p)``, where the leading component differs from its mean over the section by ``along`` ``(n,)``."""
         relation, spread = self.spread.relation, self.spread
         between = relation.covariance(features, self._reference)
         diagonal = (1 + relation.kappa) * relation.kernel.diagonal(features)
@@ -117,18 +120,22 @@ class SectionEffects:
         posterior = self.posterior
         centered = between - between.mean(axis=1, keepdims=True) - self._rows + self._whole
         left = np.maximum(variance[:, None] - posterior.relation.reduction(centered), 0)
+        steeper = np.zeros(len(features)) if along is None else along, spread.directions[0]
         mean = posterior.level.mean + posterior.relation.mean(centered) @ posterior.relation.directions
+        mean += posterior.slope.level(*steeper)
         weight = squares / np.square(spread.scale)
         weight = weight.sum(axis=1) / weight.sum()
         known = (left @ weight) / np.maximum(variance, 1e-12)
-        return Open(mean, posterior.level.variance + left @ squares, uncertainty * known)
+        of_section = posterior.level.variance + posterior.slope.level_variance(*steeper)
+        return Open(mean, of_section + left @ squares, uncertainty * known)
 
-    def places(self, xy_um: np.ndarray, features: np.ndarray) -> Places:
-        """Prepare locations ``(n, 2)`` with features ``(n, p)`` for draws."""
+    def places(self, xy_um: np.ndarray, features: np.ndarray, along: np.ndarray | None = None) -> Places:
+        """Prepare locations ``(n, 2)`` with features ``(n, p)`` for draws; ``along`` as in ``at``."""
         relation = self.spread.relation
         basis = relation.basis(features)
         uncovered = (1 + relation.kappa) * (relation.kernel.diagonal(features) - np.square(basis).sum(axis=1))
-        return Places(xy_um, features, basis - self._center, np.maximum(uncovered, 0))
+        along = np.zeros(len(features)) if along is None else along
+        return Places(xy_um, features, basis - self._center, np.maximum(uncovered, 0), along)
 
     def draw(self, places: Places, seed: int, draw: int) -> np.ndarray:
         """Return what level and relation add in one draw, ``(n, G)``: the same function of place whatever is asked for."""
@@ -147,7 +154,9 @@ class SectionEffects:
         between = relation.covariance(places.features, self._reference)
         centered = between - between.mean(axis=1, keepdims=True) - self._rows + self._whole
         moved = drawn + posterior.relation.mean(centered, posterior.relation.observed - simulated)
-        return posterior.level.draw(rng) + moved @ self.directions
+        of_section = posterior.level.draw(rng)
+        steeper = posterior.slope.draw(rng).level(places.along, self.spread.directions[0])
+        return of_section + steeper + moved @ self.directions
 
     def _prior(self, places: Places, weights: np.ndarray, seed: int, draw: int) -> np.ndarray:
         noise = places.noise(seed, self.spread.smooth_um)

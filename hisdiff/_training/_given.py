@@ -3,19 +3,22 @@ r"""Library size, levels and relation to the image of a section, given the count
 All of it is Gaussian around the prediction of the cohort, on the scale of log2(1 + count) at the library size of the section,
 where a difference :math:`\delta` on the cohort's scale shows as :math:`J \delta`: counts of a shallow section hide much of what
 is different. First the levels, from the mean residual, whose noise is what genes share at single spots; then the relation, from
-what is left of each spot, along directions in which prior and noise are diagonal at once.
+what is left of each spot, along directions in which prior and noise are diagonal at once. What of it is a steeper or flatter leading
+component is estimated first: a single number, which few spots tell. One factor says how far the section is from those of the cohort, in
+levels and in this slope.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from hisdiff._stats._counting import count_mean, count_rate, counting_variance
+from hisdiff._training._slope import Slope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +30,7 @@ _SECTION_FREEDOM, _SPOT_FREEDOM = 3.0, 4.0
 _LIBRARY_NODES = 4001
 # By how much levels vary, over what they do in the cohort: octaves that are tried.
 _FACTORS = np.exp2(np.arange(-4, 9.1, 0.5))
-_LEVEL_TURNS, _RELATION_TURNS = 6, 3
+_LEVEL_TURNS, _RELATION_TURNS, _SLOPE_TURNS = 6, 3, 2
 _LONGEST_STEP = 2.0
 # Below this mean the logarithm of a count hardly moves with its rate.
 _LOWEST = 0.05
@@ -54,12 +57,15 @@ class Given:
         ``(m, G)``, the cohort's mean log2(1 + count), aligned.
     counts
         ``(m, G)``, brought to the median footprint; NaN for genes that were not measured.
+    along
+        ``(m,)``, the leading component of ``center`` less its mean over the section.
     """
 
     xy_um: np.ndarray
     features: np.ndarray
     center: np.ndarray
     counts: np.ndarray
+    along: np.ndarray
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -93,7 +99,7 @@ class Given:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return arrays."""
-        return {"xy_um": self.xy_um, "features": self.features, "center": self.center, "counts": self.counts}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray]) -> Given:
@@ -225,7 +231,7 @@ class Posterior:
     ----------
     shift
         log2 of its library size over the cohort's scale.
-    level, relation
+    level, slope, relation
         See their classes.
     xy_um
         ``(m, 2)`` places of the spots.
@@ -233,6 +239,7 @@ class Posterior:
 
     shift: float
     level: LevelPosterior
+    slope: Slope
     relation: RelationPosterior
     xy_um: np.ndarray
 
@@ -244,12 +251,15 @@ def posterior_of(spread: Spread, given: Given) -> Posterior:
     totals = np.log2(np.maximum(given.counts[:, there].sum(axis=1), 1)) - np.log2(1e-9 + expected)
     shift = library_shift(spread.library, totals)
     measured = np.where(there, np.log2(1 + np.where(there, given.counts, 0)), np.nan)
-    covariance = _centered(spread.relation.covariance(given.features, given.features))
-    m = len(given)
-    amount = max(float(np.trace(covariance)), 0.0) / (m - 1) if m > 1 else spread.usual + spread.relation.kappa
-    level = _level_of(spread, measured, given.center, shift, amount)
-    relation = _relation_of(spread, given, measured, level.mean, shift, covariance)
-    return Posterior(shift, level, relation, given.xy_um)
+    prior = _Prior.of(spread, given.features)
+    slope = Slope(0.0, spread.slope)
+    for turn in range(_SLOPE_TURNS + 1):
+        center = given.center + slope.level(given.along, spread.directions[0])
+        level = _level_of(spread, measured, center, shift, prior.amount, slope, float(given.along.mean()))
+        relation, toward = _relation_of(spread, given.features, measured, center + level.mean, shift, prior)
+        if turn < _SLOPE_TURNS:
+            slope = _slope_of(spread, given.along, relation, toward, slope, level.factor)
+    return Posterior(shift, level, slope, relation, given.xy_um)
 
 
 def library_shift(library: Library, totals: np.ndarray) -> float:
@@ -270,12 +280,46 @@ def library_shift(library: Library, totals: np.ndarray) -> float:
     return float(grid[np.argmin(of_section + of_spots)])
 
 
-def _level_of(spread: Spread, measured: np.ndarray, center: np.ndarray, shift: float, amount: float) -> LevelPosterior:
-    """Return the levels, and by which factor this section's vary more than the cohort's do."""
+class _Prior(NamedTuple):
+    """What is expected of the relation at given spots, about its mean over them.
+
+    Attributes
+    ----------
+    covariance, axes, values
+        ``(m, m)`` and its eigenvectors and eigenvalues.
+    amount
+        Variance at a spot.
+    """
+
+    covariance: np.ndarray
+    axes: np.ndarray
+    values: np.ndarray
+    amount: float
+
+    @classmethod
+    def of(cls, spread: Spread, features: np.ndarray) -> _Prior:
+        covariance, m = _centered(spread.relation.covariance(features, features)), len(features)
+        values, axes = np.linalg.eigh(covariance)
+        values = np.maximum(values, 0)
+        usual = spread.usual + spread.relation.kappa
+        return cls(covariance, axes, values, float(values.sum()) / (m - 1) if m > 1 else usual)
+
+
+def _level_of(
+    spread: Spread,
+    measured: np.ndarray,
+    center: np.ndarray,
+    shift: float,
+    amount: float,
+    slope_of_section: Slope,
+    along: float,
+) -> LevelPosterior:
+    """Return the levels, and by which factor this section's vary more than the cohort's do; ``along`` is of the mean spot."""
     levels, factors, m = spread.levels, spread.factors, len(measured)
     shared = np.sqrt(levels.shared)[:, None] * levels.components
     relation = np.sqrt(spread.relation.scale * amount)[:, None] * spread.directions
-    noise = np.concatenate([factors.loadings, relation]) / np.sqrt(m)
+    steeper = np.sqrt(slope_of_section.variance) * along * spread.directions[:1]
+    noise = np.concatenate([np.concatenate([factors.loadings, relation]) / np.sqrt(m), steeper])
     freedom = levels.freedom
     mean = np.zeros(measured.shape[1])
     for _ in range(_LEVEL_TURNS):
@@ -296,16 +340,14 @@ def _level_of(spread: Spread, measured: np.ndarray, center: np.ndarray, shift: f
 
 
 def _relation_of(
-    spread: Spread, given: Given, measured: np.ndarray, level: np.ndarray, shift: float, covariance: np.ndarray
-) -> RelationPosterior:
-    """Return the relation, by Gauss-Newton steps on the scale that is measured."""
+    spread: Spread, features: np.ndarray, measured: np.ndarray, center: np.ndarray, shift: float, prior: _Prior
+) -> tuple[RelationPosterior, np.ndarray]:
+    """Return the relation, by Gauss-Newton steps on the scale that is measured, and what brings expression to its directions, ``(G, r)``."""
     factors, root = spread.factors, np.sqrt(spread.relation.scale)
-    values, axes = np.linalg.eigh(covariance)
-    values = np.maximum(values, 0)
     scaled = root[:, None] * spread.directions
     relation = np.zeros_like(measured)
     for _ in range(_RELATION_TURNS):
-        expected = np.maximum(given.center + level + relation, _LOWEST)
+        expected = np.maximum(center + relation, _LOWEST)
         found = count_mean(expected, shift)
         slope = np.sqrt(np.square(slope_of(expected, shift)).mean(axis=0))
         residual, rest = _without(
@@ -320,10 +362,23 @@ def _relation_of(
         weighed = weighed - (weighed @ shared.T) @ np.linalg.solve(inner, shared / rest)
         precision, turn = np.linalg.eigh(weighed @ shown.T)
         precision = np.maximum(precision, 1e-9)
-        observed = residual @ weighed.T @ turn / precision
-        posterior = RelationPosterior(turn.T @ scaled, given.features, axes, values, 1 / precision, observed)
-        relation = posterior.mean(covariance) @ posterior.directions
-    return posterior
+        toward = weighed.T @ turn / precision
+        posterior = RelationPosterior(
+            turn.T @ scaled, features, prior.axes, prior.values, 1 / precision, residual @ toward
+        )
+        relation = posterior.mean(prior.covariance) @ posterior.directions
+    return posterior, slope[:, None] * toward
+
+
+def _slope_of(
+    spread: Spread, along: np.ndarray, relation: RelationPosterior, toward: np.ndarray, before: Slope, factor: float
+) -> Slope:
+    """Return the slope, from the differences between spots that the relation, as noise, and the slope of ``before`` leave."""
+    weight = 1 / (relation.values[:, None] + relation.noise)
+    shown = np.multiply.outer(relation.axes.T @ (along - along.mean()), spread.directions[0] @ toward)
+    left = relation.axes.T @ relation.observed + before.mean * shown
+    variance = 1 / (float((weight * np.square(shown)).sum()) + 1 / (factor * spread.slope))
+    return Slope(variance * float((weight * shown * left).sum()), variance)
 
 
 def _without(residual: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@ r"""What the expression of a section may differ by from the mean of the cohort, 
 .. math:: x_n = m(f_n) + b_s + r_s(f_n) + e_n
 
 The level b of a section (:mod:`._level`), what is open about the relation to the image (:mod:`._relation`), and factors,
-gene-specific spread and counting (:mod:`._factors`). A draw shares the first two over the whole section.
+gene-specific spread and counting (:mod:`._factors`). A draw shares the first two over the whole section. A part of the relation that a few
+spots tell is how steep the leading component of expression is (:mod:`._slope`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hisdiff._training._factors import Factors, fit_factors, matched, sized
 from hisdiff._training._features import Features
 from hisdiff._training._level import Levels, fit_levels
 from hisdiff._training._relation import Relation, fit_relation
+from hisdiff._training._slope import fit_slope
 from hisdiff._training._smooth import share_of_means, smoothness
 
 if TYPE_CHECKING:
@@ -128,6 +130,8 @@ class Spread:
         What is open of the relation on left-out training tissue, on average.
     smooth, smooth_um
         Part of the variance of scores that varies smoothly in space, and over which distance.
+    slope
+        Variance over sections of how much steeper the leading component is than predicted.
     """
 
     features: Features
@@ -140,6 +144,11 @@ class Spread:
     usual: float
     smooth: float
     smooth_um: float
+    slope: float
+
+    def along(self, center: np.ndarray) -> np.ndarray:
+        """Return the leading component, ``(n,)``, of expression ``(n, G)``."""
+        return center @ (self.directions[0] / np.square(self.scale))
 
     def relation_variance(
         self, features: np.ndarray, more: np.ndarray | float = 0.0, own_factor: float = 1.0
@@ -161,7 +170,7 @@ class Spread:
         library = {"mean": self.library.mean, "sd": self.library.sd, "spot_sd": self.library.spot_sd}
         plain: Plain = {part: settings for part, (_, settings) in parts.items()}
         plain |= {"library": library, "freedom": self.levels.freedom}
-        plain |= {"usual": self.usual, "smooth": self.smooth, "smooth_um": self.smooth_um}
+        plain |= {"usual": self.usual, "smooth": self.smooth, "smooth_um": self.smooth_um, "slope": self.slope}
         return arrays | {"directions": self.directions, "scale": self.scale}, plain
 
     @classmethod
@@ -182,6 +191,7 @@ class Spread:
             settings["usual"],
             settings["smooth"],
             settings["smooth_um"],
+            settings["slope"],
         )
 
 
@@ -223,7 +233,9 @@ def fit_spread(
     rows = slice(None) if len(deep) == len(held_out) else deep  # what is whole need not be copied
     residuals = spots.targets[rows] - held_out[rows]
     components = axes.components(residuals)
-    signal = axes.components(held_out).var(axis=0)
+    predicted = axes.components(held_out)
+    signal = predicted.var(axis=0)
+    slope = fit_slope(predicted[deep, 0], components[:, 0], section)
     places = spots.xy_um[deep] / (spots.pitch_um or 4 * spots.radius_um)
     fitted = fit_relation(values[deep], components, signal, fold, section, places, seed)
     n_spots = np.bincount(section)
@@ -265,6 +277,7 @@ def fit_spread(
         fitted.usual,
         smooth,
         smooth_um,
+        slope,
     )
     return spread, deep, scores[:, :told]
 

@@ -63,8 +63,9 @@ def adapt(
     data
         The section.
     spots
-        The measured spots: a boolean mask over the rows of the table, the name of a boolean column of ``obs``, a list
-        of names in ``obs_names`` (such as those that :func:`suggest_spots` returns), or None for all spots with counts.
+        The measured spots: a boolean mask over the rows of the table, the name of a boolean column of ``obs``, or a list
+        of names in ``obs_names`` (such as those that :func:`suggest_spots` returns); a spot without counts that is named there was
+        measured and found empty. None for all spots with counts.
     %(place)s
     %(counts_layer)s
     %(mpp)s
@@ -236,9 +237,10 @@ def _given(bound: Bound, spots: Any) -> np.ndarray:
         mask = _mask(np.asarray(spots), table.n_obs, "spots")
     counts = bound.section.counts
     rows = np.flatnonzero(mask[bound.place.rows])
-    if counts is not None:
-        rows = rows[np.asarray(counts[rows].sum(axis=1)).ravel() > 0]
-    if not len(rows):
+    counted = np.ones(len(rows), dtype=bool) if counts is None else np.asarray(counts[rows].sum(axis=1)).ravel() > 0
+    if spots is None:
+        rows = rows[counted]
+    if not counted.any():
         asked = int(mask.sum())
         raise ValueError(
             f"No spot of {name!r} is given: {asked} of {table.n_obs} are named, none of them with counts of the model's genes."

@@ -1,5 +1,6 @@
 """Planted cohorts: what is said of sections that were not seen, against many of them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hisdiff._stats._counting import count_rate
 from hisdiff._stats._proper import coverage
 from hisdiff._training._given import Given, library_shift, posterior_of
 from hisdiff._training._level import fit_levels, moderated
+from hisdiff._training._slope import fit_slope
 from hisdiff._training._smooth import smoothness
 from hisdiff._training._spread import Library
 from hisdiff.methods.ridge import Ridge, RidgeConfig
@@ -134,6 +136,35 @@ def test_the_posterior_of_levels_covers_what_was_planted(fitted):
         chance += spread.factors.specific * rng.normal(size=(n, n_genes))
         counts = rng.poisson(count_rate(np.maximum(center + level + chance, 0)))
         features = np.zeros((n, spread.relation.landmarks.shape[1]))
-        found = posterior_of(spread, Given(rng.normal(size=(n, 2)), features, center, counts)).level
+        found = posterior_of(spread, Given(rng.normal(size=(n, 2)), features, center, counts, np.zeros(n))).level
         scores.append((found.mean - level) / np.sqrt(found.variance))
     assert 0.6 < np.std(scores) < 1.5
+
+
+@pytest.mark.parametrize("steeper", [0.5, 1.6])
+def test_a_few_spots_tell_that_another_patient_follows_its_image_more_or_less(steeper):
+    errors = {"as predicted": [], "as measured": []}
+    for seed in range(4):
+        *cohort, patient = planted_cohort(1000 + seed, 5, steeper=steeper, away=4)
+        model = Ridge().fit(cohort, RidgeConfig(scalings=("standardized",), n_components=(6,))).cohort_model
+        rows = np.random.default_rng(seed).permutation(SIDE**2)[:6]
+        rest = np.setdiff1d(np.arange(SIDE**2), rows)
+        for name, slope in (("as predicted", 1e-9), ("as measured", model.spread.slope)):
+            given = replace(model, spread=replace(model.spread, slope=slope)).adapted(patient, rows, GENES)
+            options = {"genes": GENES, "library_size": None, "n_draws": 300, "units": "log2", "seed": 0}
+            made = given.predict(patient, patient.spots, keep_draws=300 if seed == 0 else 0, **options)
+            errors[name].append(np.square(log2(patient) - made.mean)[rest].mean())
+        assert np.sign(given.posterior.slope.mean) == np.sign(steeper - 1)
+        if seed == 0:  # draws have the spread that is said, that of the slope included
+            np.testing.assert_allclose(made.draws.std(axis=0).mean(axis=0), made.std.mean(axis=0), rtol=0.1)
+    assert np.mean(errors["as measured"]) < 0.96 * np.mean(errors["as predicted"])
+
+
+def test_slopes_vary_between_sections_as_planted_and_a_single_section_tells_nothing_of_it():
+    rng = np.random.default_rng(0)
+    section = np.repeat(np.arange(60), 80)
+    predicted = rng.normal(size=section.size)
+    for sd in (0.0, 0.3):
+        left = (sd * rng.normal(size=60))[section] * predicted + 2 * rng.normal(size=section.size)
+        assert fit_slope(predicted, left, section) == pytest.approx(max(sd**2, 1e-3), rel=0.4, abs=0.01)
+    assert fit_slope(predicted[:80], left[:80], section[:80]) == fit_slope(predicted[:80], 9 * left[:80], section[:80])

@@ -101,6 +101,25 @@ def test_counts_of_other_spots_are_not_looked_at(model, new):
     np.testing.assert_array_equal(table.layers["one"], table.layers["two"])
 
 
+def test_a_named_spot_without_counts_was_measured_and_unnamed_ones_were_not(model, new):
+    table = new.tables["table"]
+    counts = table.X.toarray()
+    counts[:3] = 0
+    table.X = type(table.X)(counts)
+    named = np.arange(table.n_obs) < 8
+    adapted = hd.tl.adapt(model, new, spots=named)
+    assert adapted.n_adapted == 8
+    fewer = hd.tl.adapt(model, new, spots=named & (counts.sum(axis=1) > 0))
+    assert np.log2(adapted.fitted.cohort_model.given_library_size) < np.log2(
+        fewer.fitted.cohort_model.given_library_size
+    )
+    hd.tl.predict(new, adapted)
+    np.testing.assert_array_equal(table.obs["ridge_given"], named)
+    assert hd.tl.adapt(model, new).n_adapted == table.n_obs - 3
+    with pytest.raises(ValueError, match="none of them with counts"):
+        hd.tl.adapt(model, new, spots=np.arange(table.n_obs) < 3)
+
+
 @pytest.mark.parametrize(
     ("spots", "message"),
     [

@@ -143,14 +143,17 @@ class TwoScaleField:
         self._seen = local.sees(needed(section.dense))
         self._shift = log2_size - model.gauge.log2_size
         spots = section.spots
-        self._align, self._level = 0.0, None  # without spots, how much a section has of each gene is not known
+        # Without spots, how much a section has of each gene is not known.
+        self._align, self._level, self._leading = 0.0, None, None
         needed(section.dense).mean.sum()  # what several threads would compute, each for itself
         with one_core():
             self._effects = self._drawn = model.effects(section)
             if spots is not None and len(spots):
                 means = model.means(section, spots.take(slice(None, None, -(-len(spots) // _MAX_SPOTS))))
                 self._align = model.gauge.shift(means)
-                self._level = np.maximum(count_rate(count_mean(means, self._align)).mean(axis=0), _MIN)
+                means = count_mean(means, self._align)
+                self._level = np.maximum(count_rate(means).mean(axis=0), _MIN)
+                self._leading = float(model.spread.along(means).mean())
         self._node_radius_um = min(radius_um, _MAX_NODE_RADIUS_UM)
         self._spacing_um = 2 * self._node_radius_um
         # Smooth noise loses variance in the mean over a footprint; spread as it was found at spots has lost it already.
@@ -309,9 +312,12 @@ class TwoScaleField:
             ratio[rows] = np.log2(rates) - footprint[rows] + self._correction(center[rows], footprint[rows])
         ratio = np.clip(ratio, -_MAX_RATIO, _MAX_RATIO)
         nodes, blend = around(bins.xy_um, _NODE_UM)
-        features = self._at_nodes(nodes).features.astype(np.float64)
-        places = self._drawn.places(nodes[:, ::-1] * _NODE_UM, features)
-        expected, drawn = (effects.at(features) for effects in (self._effects, self._drawn))
+        known = self._at_nodes(nodes)
+        features, along = known.features.astype(np.float64), None
+        if self._leading is not None:
+            along = self._model.spread.along(count_mean(known.center, self._align)) - self._leading
+        places = self._drawn.places(nodes[:, ::-1] * _NODE_UM, features, along)
+        expected, drawn = (effects.at(features, along) for effects in (self._effects, self._drawn))
         made = _Bins(
             bins, center, ratio, expected._replace(variance=drawn.variance), expected.mean - drawn.mean, places, blend
         )

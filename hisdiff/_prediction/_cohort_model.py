@@ -111,7 +111,7 @@ class CohortModel:
         counts = _counts_of(section, genes)[rows] / (area / np.median(area))[:, None]
         features = self.spread.features.at(section, some)
         center, along = self.aligned(section, some)
-        given = Given(some.xy_um, features, center, counts, along)
+        given = Given(some.xy_um, features, center, counts, along, self._reference(section))
         return replace(self, given=given.once() if self.given is None else self.given.joined(given))
 
     def given_in(self, section: Section, genes: np.ndarray) -> np.ndarray:
@@ -173,11 +173,15 @@ class CohortModel:
 
     def effects(self, section: Section) -> SectionEffects:
         """Return what a section adds to the mean."""
+        return SectionEffects(self.spread, self._reference(section), self.posterior)
+
+    def _reference(self, section: Section) -> np.ndarray:
+        """Return features of places from whose mean the relation of a section is measured, ``(m, p)``."""
         spots = section.spots
-        if self.posterior is not None or spots is None or not len(spots):
-            return SectionEffects(self.spread, self.spread.relation.landmarks, self.posterior)
+        if spots is None or not len(spots):
+            return self.spread.relation.landmarks
         some = spots.take(slice(None, None, max(1, -(-len(spots) // MAX_REFERENCES))))
-        return SectionEffects(self.spread, self.spread.features.at(section, some))
+        return self.spread.features.at(section, some)
 
     def log2_size_of(self, section: Section, library_size: float | None) -> float:
         """Return log2 of the library size to predict at: as asked, as the given spots say, the section's own, the usual."""

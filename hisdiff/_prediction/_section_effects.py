@@ -81,7 +81,7 @@ class SectionEffects:
     spread
         The laws.
     reference
-        ``(m, p)`` features of places of the section, from whose mean its relation is measured; not used with spots given.
+        ``(m, p)`` features of places of the section, from whose mean its relation is measured; with spots given, those places of theirs.
     posterior
         Of given spots, or None.
     """
@@ -89,14 +89,14 @@ class SectionEffects:
     def __init__(self, spread: Spread, reference: np.ndarray, posterior: Posterior | None = None) -> None:
         self.spread, self.posterior = spread, posterior
         if posterior is not None:
-            reference = posterior.relation.features
-        else:
-            reference = reference[:: max(1, -(-len(reference) // MAX_REFERENCES))]
+            reference = posterior.reference
+        reference = reference[:: max(1, -(-len(reference) // MAX_REFERENCES))]
         relation = spread.relation
         self._reference = reference
         self._center = relation.basis(reference).mean(axis=0)
-        within = relation.covariance(reference, reference)
-        self._rows, self._whole = within.mean(axis=0), within.mean()
+        self._whole = relation.covariance(reference, reference).mean()
+        if posterior is not None:
+            self._around = relation.covariance(reference, posterior.relation.features).mean(axis=0)
 
     @property
     def directions(self) -> np.ndarray:
@@ -108,20 +108,20 @@ class SectionEffects:
     def at(self, features: np.ndarray, along: np.ndarray | None = None) -> Open:
         """Return moments at features ``(n, p)``, where the leading component differs from its mean over the section by ``along`` ``(n,)``."""
         relation, spread = self.spread.relation, self.spread
-        between = relation.covariance(features, self._reference)
         diagonal = (1 + relation.kappa) * relation.kernel.diagonal(features)
         diagonal -= np.square(relation.basis(features)) @ (1 - relation.open)
-        variance = np.maximum(diagonal - 2 * between.mean(axis=1) + self._whole, 0)
+        around = relation.covariance(features, self._reference).mean(axis=1)
+        variance = np.maximum(diagonal - 2 * around + self._whole, 0)
         uncertainty = relation.uncertainty(features) / spread.usual
         squares = np.square(self.directions)
         if self.posterior is None:
             level = spread.levels.variance
             return Open(np.zeros((1, 1)), level + variance[:, None] * squares.sum(axis=0), uncertainty)
         posterior = self.posterior
-        centered = between - between.mean(axis=1, keepdims=True) - self._rows + self._whole
-        left = np.maximum(variance[:, None] - posterior.relation.reduction(centered), 0)
+        with_given = self._with_given(features, posterior)
+        left = np.maximum(variance[:, None] - posterior.relation.reduction(with_given), 0)
         steeper = np.zeros(len(features)) if along is None else along, spread.directions[0]
-        mean = posterior.level.mean + posterior.relation.mean(centered) @ posterior.relation.directions
+        mean = posterior.level.mean + posterior.relation.mean(with_given) @ posterior.relation.directions
         mean += posterior.slope.level(*steeper)
         weight = squares / np.square(spread.scale)
         weight = weight.sum(axis=1) / weight.sum()
@@ -151,12 +151,16 @@ class SectionEffects:
         noise = rng.standard_normal((len(given.xy_um), len(relation.scale))) * np.sqrt(posterior.relation.noise)
         simulated = self._prior(given, weights, seed, draw) + noise
         simulated -= simulated.mean(axis=0)
-        between = relation.covariance(places.features, self._reference)
-        centered = between - between.mean(axis=1, keepdims=True) - self._rows + self._whole
-        moved = drawn + posterior.relation.mean(centered, posterior.relation.observed - simulated)
+        with_given = self._with_given(places.features, posterior)
+        moved = drawn + posterior.relation.mean(with_given, posterior.relation.observed - simulated)
         of_section = posterior.level.draw(rng)
         steeper = posterior.slope.draw(rng).level(places.along, self.spread.directions[0])
         return of_section + steeper + moved @ self.directions
+
+    def _with_given(self, features: np.ndarray, posterior: Posterior) -> np.ndarray:
+        """Return the prior covariance of the relation at features ``(n, p)`` with the differences between given spots, ``(n, m)``."""
+        between = self.spread.relation.covariance(features, posterior.relation.features) - self._around
+        return between - between.mean(axis=1, keepdims=True)
 
     def _prior(self, places: Places, weights: np.ndarray, seed: int, draw: int) -> np.ndarray:
         noise = places.noise(seed, self.spread.smooth_um)

@@ -2,22 +2,23 @@ r"""Library size, levels and relation to the image of a section, given the count
 
 All of it is Gaussian around the prediction of the cohort, on the scale of log2(1 + count) at the library size of the section,
 where a difference :math:`\delta` on the cohort's scale shows as :math:`J \delta`: counts of a shallow section hide much of what
-is different. First the levels, from the mean residual, whose noise is what genes share at single spots; then the relation, from
-what is left of each spot, along directions in which prior and noise are diagonal at once. What of it is a steeper or flatter leading
-component is estimated first: a single number, which few spots tell. One factor says how far the section is from those of the cohort, in
-levels and in this slope.
+is different. Levels come from the mean residual, whose noise is what genes share at single spots; the relation from
+what is left of each spot, along directions in which prior and noise are diagonal at once; and of the relation first how steep the leading
+component is, a single number, which few spots tell. One factor says how far levels and this slope are from those of the cohort. As levels
+are those of the whole section, the relation is what differs from its mean over the section: what it adds to the mean of the given spots,
+which may be unlike the others, is taken from their mean residual, as far as it is known. Hence a few turns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from hisdiff._stats._counting import count_mean, count_rate, counting_variance
+from hisdiff._training._level_given import LevelPosterior, level_given, response_of, without
 from hisdiff._training._slope import Slope
 
 if TYPE_CHECKING:
@@ -28,15 +29,10 @@ if TYPE_CHECKING:
 # Degrees of freedom of the law of library sizes over sections, and of the totals of single spots around it.
 _SECTION_FREEDOM, _SPOT_FREEDOM = 3.0, 4.0
 _LIBRARY_NODES = 4001
-# By how much levels vary, over what they do in the cohort: octaves that are tried.
-_FACTORS = np.exp2(np.arange(-4, 9.1, 0.5))
-_LEVEL_TURNS, _RELATION_TURNS, _SLOPE_TURNS = 6, 3, 2
-_LONGEST_STEP = 2.0
+_RELATION_TURNS, _SLOPE_TURNS = 3, 2
 # Below this mean the logarithm of a count hardly moves with its rate.
 _LOWEST = 0.05
 _MIN_NOISE = 1e-2
-# Noise of a gene that was not measured.
-_UNMEASURED = 1e9
 # Given spots that are enough: their covariance is decomposed.
 _MAX_SPOTS = 1500
 # Spots that differ by less are the same.
@@ -59,6 +55,8 @@ class Given:
         ``(m, G)``, brought to the median footprint; NaN for genes that were not measured.
     along
         ``(m,)``, the leading component of ``center`` less its mean over the section.
+    reference
+        ``(q, p)`` features of places of the section, from whose mean its relation to the image is measured.
     """
 
     xy_um: np.ndarray
@@ -66,6 +64,7 @@ class Given:
     center: np.ndarray
     counts: np.ndarray
     along: np.ndarray
+    reference: np.ndarray
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -74,14 +73,15 @@ class Given:
         """Return the spots of both; one that is in both weighs once."""
         pairs = zip(self.state().items(), other.state().values())
         both = Given(**{name: np.concatenate([a, b]) for (name, a), b in pairs})
-        return both.once()
+        return replace(both, reference=np.unique(both.reference, axis=0)).once()
 
     def once(self) -> Given:
         """Return the spots in the order of their places, each once, evenly thinned to what is enough."""
         key = np.column_stack([self.xy_um, np.nansum(self.counts, axis=1)])
         rows = np.unique(np.round(key, 3), axis=0, return_index=True)[1]
         rows = rows[:: max(1, -(-len(rows) // _MAX_SPOTS))]
-        return Given(**{name: array[rows] for name, array in self.state().items()})
+        of_spots = {name: array[rows] for name, array in self.state().items() if name != "reference"}
+        return replace(self, **of_spots)
 
     def has(self, xy_um: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
         """Return which spots are among these, ``(n,)``: by place, and by composition where there are counts ``(n, G)``.
@@ -108,87 +108,6 @@ class Given:
 
 
 @dataclass(frozen=True)
-class LevelPosterior:
-    """Levels given spots.
-
-    Attributes
-    ----------
-    mean, variance
-        ``(G,)``.
-    factor
-        On the variances of levels: how far this section is from those of the cohort.
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    factor: float
-    _solve: _Solver
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Return one draw of the levels, ``(G,)``: a draw of the prior, moved by the posterior mean that its own residual gives."""
-        prior, noise = self._solve.draw(rng)
-        return self.mean + prior - self._solve.level(self._solve.slope * prior + noise)
-
-
-@dataclass(frozen=True)
-class _Solver:
-    """The mean residual of given spots as slope times level plus noise, both low rank plus diagonal."""
-
-    slope: np.ndarray  # (G,)
-    shared: np.ndarray  # (r, G) levels that genes share, variance 1
-    own: np.ndarray  # (G,) variance of the others
-    noise: np.ndarray  # (k, G) noise that genes share, variance 1
-    rest: np.ndarray  # (G,) variance of the others
-
-    @cached_property
-    def _rows(self) -> np.ndarray:
-        return np.concatenate([self.noise, self.shared * self.slope])
-
-    @cached_property
-    def _diagonal(self) -> np.ndarray:
-        return self.own * np.square(self.slope) + self.rest
-
-    @cached_property
-    def _inner(self) -> np.ndarray:
-        return np.eye(len(self._rows)) + (self._rows / self._diagonal) @ self._rows.T
-
-    def inverse(self, residual: np.ndarray) -> np.ndarray:
-        scaled = residual / self._diagonal
-        return scaled - np.linalg.solve(self._inner, self._rows @ scaled) @ self._rows / self._diagonal
-
-    def level(self, residual: np.ndarray) -> np.ndarray:
-        """Return the posterior mean of the level, ``(G,)``, for a mean residual."""
-        of = self.slope * self.inverse(residual)
-        return self.own * of + (self.shared @ of) @ self.shared
-
-    def evidence(self, residual: np.ndarray) -> float:
-        log_size = np.log(self._diagonal).sum() + np.linalg.slogdet(self._inner)[1]
-        return float(-0.5 * (log_size + residual @ self.inverse(residual)))
-
-    def variance(self) -> np.ndarray:
-        """Return the posterior variance of the level, ``(G,)``."""
-        # Columns of the covariance of level and residual, gene by gene: own part on the diagonal, shared part low rank.
-        low = self._rows / self._diagonal
-        kernel = np.linalg.solve(self._inner, low)  # (k, G)
-        inverse_diagonal = 1 / self._diagonal - np.einsum("kg,kg->g", low, kernel)
-        scaled = self.shared * self.slope  # (r, G)
-        applied = scaled / self._diagonal - (scaled @ low.T) @ kernel  # (r, G): shared part times the inverse
-        inner = applied @ scaled.T  # (r, r)
-        prior = self.own + np.square(self.shared).sum(axis=0)
-        own = np.square(self.own * self.slope) * inverse_diagonal
-        cross = 2 * self.own * self.slope * np.einsum("rg,rg->g", self.shared, applied)
-        both = np.einsum("rg,rs,sg->g", self.shared, inner, self.shared)
-        return np.maximum(prior - own - cross - both, 0)
-
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return a level of the prior, and noise of the mean residual."""
-        n_genes = len(self.own)
-        level = rng.standard_normal(len(self.shared)) @ self.shared + np.sqrt(self.own) * rng.standard_normal(n_genes)
-        noise = rng.standard_normal(len(self.noise)) @ self.noise + np.sqrt(self.rest) * rng.standard_normal(n_genes)
-        return level, noise
-
-
-@dataclass(frozen=True)
 class RelationPosterior:
     """The relation given spots, along directions in which it has unit prior scale and noise of its own.
 
@@ -197,7 +116,7 @@ class RelationPosterior:
     directions
         ``(r, G)`` to expression.
     features
-        ``(m, p)`` of the given spots, from whose mean the relation is measured.
+        ``(m, p)`` of the given spots, between which the relation was observed.
     axes, values
         ``(m, m)``, ``(m,)`` eigenvectors of its prior covariance between them.
     noise
@@ -235,6 +154,8 @@ class Posterior:
         See their classes.
     xy_um
         ``(m, 2)`` places of the spots.
+    reference
+        As in ``Given``.
     """
 
     shift: float
@@ -242,6 +163,7 @@ class Posterior:
     slope: Slope
     relation: RelationPosterior
     xy_um: np.ndarray
+    reference: np.ndarray
 
 
 def posterior_of(spread: Spread, given: Given) -> Posterior:
@@ -251,15 +173,22 @@ def posterior_of(spread: Spread, given: Given) -> Posterior:
     totals = np.log2(np.maximum(given.counts[:, there].sum(axis=1), 1)) - np.log2(1e-9 + expected)
     shift = library_shift(spread.library, totals)
     measured = np.where(there, np.log2(1 + np.where(there, given.counts, 0)), np.nan)
-    prior = _Prior.of(spread, given.features)
-    slope = Slope(0.0, spread.slope)
+    prior, slope = _Prior.of(spread, given), Slope(0.0, spread.slope)
+    # What the relation and the slope add to the mean of the given spots, beyond that of the section.
+    steeper = float(given.along.mean()) * spread.directions[:1]
+    moved = np.zeros(len(spread.scale))
+    open_ = np.sqrt(prior.of_mean * spread.relation.scale)[:, None] * spread.directions
     for turn in range(_SLOPE_TURNS + 1):
-        center = given.center + slope.level(given.along, spread.directions[0])
-        level = _level_of(spread, measured, center, shift, prior.amount, slope, float(given.along.mean()))
+        center = given.center + slope.level(given.along, spread.directions[0]) + moved
+        beside = np.concatenate([open_, np.sqrt(slope.variance) * steeper])
+        level = level_given(spread, measured, center, shift, beside)
         relation, toward = _relation_of(spread, given.features, measured, center + level.mean, shift, prior)
         if turn < _SLOPE_TURNS:
             slope = _slope_of(spread, given.along, relation, toward, slope, level.factor)
-    return Posterior(shift, level, slope, relation, given.xy_um)
+            moved = (relation.mean(prior.with_mean) @ relation.directions)[0]
+            left = np.maximum(prior.of_mean - relation.reduction(prior.with_mean)[0], 0)
+            open_ = np.sqrt(left)[:, None] * relation.directions
+    return Posterior(shift, level, slope, relation, given.xy_um, given.reference)
 
 
 def library_shift(library: Library, totals: np.ndarray) -> float:
@@ -287,56 +216,26 @@ class _Prior(NamedTuple):
     ----------
     covariance, axes, values
         ``(m, m)`` and its eigenvectors and eigenvalues.
-    amount
-        Variance at a spot.
+    with_mean, of_mean
+        ``(1, m)`` covariance with, and variance of, that mean less the mean over the section.
     """
 
     covariance: np.ndarray
     axes: np.ndarray
     values: np.ndarray
-    amount: float
+    with_mean: np.ndarray
+    of_mean: float
 
     @classmethod
-    def of(cls, spread: Spread, features: np.ndarray) -> _Prior:
-        covariance, m = _centered(spread.relation.covariance(features, features)), len(features)
+    def of(cls, spread: Spread, given: Given) -> _Prior:
+        between = spread.relation.covariance(given.features, given.features)
+        around = spread.relation.covariance(given.reference, given.features).mean(axis=0)
+        whole = spread.relation.covariance(given.reference, given.reference).mean()
+        with_mean = between.mean(axis=0) - around
+        of_mean = max(float(between.mean() - 2 * around.mean() + whole), 0.0)
+        covariance = _centered(between)
         values, axes = np.linalg.eigh(covariance)
-        values = np.maximum(values, 0)
-        usual = spread.usual + spread.relation.kappa
-        return cls(covariance, axes, values, float(values.sum()) / (m - 1) if m > 1 else usual)
-
-
-def _level_of(
-    spread: Spread,
-    measured: np.ndarray,
-    center: np.ndarray,
-    shift: float,
-    amount: float,
-    slope_of_section: Slope,
-    along: float,
-) -> LevelPosterior:
-    """Return the levels, and by which factor this section's vary more than the cohort's do; ``along`` is of the mean spot."""
-    levels, factors, m = spread.levels, spread.factors, len(measured)
-    shared = np.sqrt(levels.shared)[:, None] * levels.components
-    relation = np.sqrt(spread.relation.scale * amount)[:, None] * spread.directions
-    steeper = np.sqrt(slope_of_section.variance) * along * spread.directions[:1]
-    noise = np.concatenate([np.concatenate([factors.loadings, relation]) / np.sqrt(m), steeper])
-    freedom = levels.freedom
-    mean = np.zeros(measured.shape[1])
-    for _ in range(_LEVEL_TURNS):
-        expected = np.maximum(center + mean, 0)
-        found = count_mean(expected, shift)
-        slope = np.maximum(slope_of(expected, shift).mean(axis=0), 1e-3)
-        rest = (np.square(factors.specific * slope) + counting_variance(found).mean(axis=0) + _MIN_NOISE / 10) / m
-        residual, rest = _without((measured - found).mean(axis=0) + slope * mean, rest)
-        best = -np.inf
-        for factor in _FACTORS:
-            solver = _Solver(slope, np.sqrt(factor) * shared, factor * levels.own, noise * slope, rest)
-            # The law of the factor beforehand: inverse gamma, of mean 1.
-            prior = -freedom / 2 * np.log(factor) - (freedom - 2) / (2 * factor)
-            if (evidence := solver.evidence(residual) + prior) > best:
-                best, chosen, chosen_factor = evidence, solver, float(factor)
-        mean = mean + np.clip(chosen.level(residual) - mean, -_LONGEST_STEP, _LONGEST_STEP)
-    return LevelPosterior(mean, chosen.variance(), chosen_factor, chosen)
+        return cls(covariance, axes, np.maximum(values, 0), (with_mean - with_mean.mean())[None], of_mean)
 
 
 def _relation_of(
@@ -349,14 +248,14 @@ def _relation_of(
     for _ in range(_RELATION_TURNS):
         expected = np.maximum(center + relation, _LOWEST)
         found = count_mean(expected, shift)
-        slope = np.sqrt(np.square(slope_of(expected, shift)).mean(axis=0))
-        residual, rest = _without(
-            measured - found + relation * slope,
-            np.square(factors.specific * slope) + counting_variance(found).mean(axis=0) + _MIN_NOISE,
+        response = np.sqrt(np.square(response_of(expected, shift)).mean(axis=0))
+        residual, rest = without(
+            measured - found + relation * response,
+            np.square(factors.specific * response) + counting_variance(found).mean(axis=0) + _MIN_NOISE,
         )
         residual = residual - residual.mean(axis=0)
-        shared = factors.loadings * slope
-        shown = scaled * slope
+        shared = factors.loadings * response
+        shown = scaled * response
         weighed = shown / rest
         inner = np.eye(len(shared)) + (shared / rest) @ shared.T
         weighed = weighed - (weighed @ shared.T) @ np.linalg.solve(inner, shared / rest)
@@ -367,7 +266,7 @@ def _relation_of(
             turn.T @ scaled, features, prior.axes, prior.values, 1 / precision, residual @ toward
         )
         relation = posterior.mean(prior.covariance) @ posterior.directions
-    return posterior, slope[:, None] * toward
+    return posterior, response[:, None] * toward
 
 
 def _slope_of(
@@ -379,18 +278,6 @@ def _slope_of(
     left = relation.axes.T @ relation.observed + before.mean * shown
     variance = 1 / (float((weight * np.square(shown)).sum()) + 1 / (factor * spread.slope))
     return Slope(variance * float((weight * shown * left).sum()), variance)
-
-
-def _without(residual: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return residuals and noise in which genes that were not measured, NaN, carry no information."""
-    there = np.isfinite(residual if residual.ndim == 1 else residual[0])
-    return np.where(there, residual, 0), np.where(there, noise, _UNMEASURED)
-
-
-def slope_of(mean: np.ndarray, shift: float, step: float = 0.05) -> np.ndarray:
-    """Return by how much the mean of log2(1 + count) at another library size moves with that at the cohort's."""
-    mean = np.maximum(mean, step)
-    return (count_mean(mean + step, shift) - count_mean(mean - step, shift)) / (2 * step)
 
 
 def _centered(matrix: np.ndarray) -> np.ndarray:

@@ -136,7 +136,9 @@ def test_the_posterior_of_levels_covers_what_was_planted(fitted):
         chance += spread.factors.specific * rng.normal(size=(n, n_genes))
         counts = rng.poisson(count_rate(np.maximum(center + level + chance, 0)))
         features = np.zeros((n, spread.relation.landmarks.shape[1]))
-        found = posterior_of(spread, Given(rng.normal(size=(n, 2)), features, center, counts, np.zeros(n))).level
+        found = posterior_of(
+            spread, Given(rng.normal(size=(n, 2)), features, center, counts, np.zeros(n), features)
+        ).level
         scores.append((found.mean - level) / np.sqrt(found.variance))
     assert 0.6 < np.std(scores) < 1.5
 

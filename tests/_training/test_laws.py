@@ -170,3 +170,17 @@ def test_slopes_vary_between_sections_as_planted_and_a_single_section_tells_noth
         left = (sd * rng.normal(size=60))[section] * predicted + 2 * rng.normal(size=section.size)
         assert fit_slope(predicted, left, section) == pytest.approx(max(sd**2, 1e-3), rel=0.4, abs=0.01)
     assert fit_slope(predicted[:80], left[:80], section[:80]) == fit_slope(predicted[:80], 9 * left[:80], section[:80])
+
+
+def test_given_spots_that_are_unlike_the_rest_of_their_section_do_not_set_its_level(sections, fitted):
+    model, rows, errors = fitted.cohort_model, np.arange(6), []
+    for section in sections[4:]:
+        given = model.adapted(section, rows, GENES)
+        beside = replace(
+            given, given=replace(given.given, reference=given.given.features)
+        )  # as if they were the section
+        options = {"genes": GENES, "library_size": None, "n_draws": 1, "keep_draws": 0, "units": "log2", "seed": 0}
+        made = [of.predict(section, section.spots, **options).mean for of in (given, beside)]
+        errors.append([np.square(log2(section) - mean)[len(rows) :].mean() for mean in made])
+    of_section, of_spots = np.mean(errors, axis=0)
+    assert of_section < 0.995 * of_spots

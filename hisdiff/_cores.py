@@ -61,13 +61,21 @@ def free_memory() -> int:
     import psutil
 
     free = [psutil.virtual_memory().available]
-    for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for most, used, files in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     ):
         with contextlib.suppress(OSError, ValueError):  # "max" is no number
-            free.append(int(_text(f"/sys/fs/cgroup/{most}")) - int(_text(f"/sys/fs/cgroup/{used}")))
+            free.append(int(_text(f"/sys/fs/cgroup/{most}")) - int(_text(f"/sys/fs/cgroup/{used}")) + _of_files(files))
     return max(0, min(free))
+
+
+def _of_files(file: str) -> int:
+    """Return the memory that counts as used because files were read, such as those of a slide, and that is given up when needed."""
+    with contextlib.suppress(OSError, ValueError):
+        amounts = dict(line.split() for line in _text(f"/sys/fs/cgroup/{file}").splitlines())
+        return int(amounts.get("total_inactive_file", amounts.get("inactive_file", 0)))
+    return 0
 
 
 def _text(file: str) -> str:

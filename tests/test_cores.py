@@ -12,6 +12,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import hisdiff as hd
 from hisdiff import _cores, _log
+from hisdiff._sdata._read import open_sections
+from hisdiff.tl._fit_job import check_memory
 
 
 def test_the_share_of_cores_is_what_the_process_may_use(monkeypatch) -> None:
@@ -36,17 +38,23 @@ def test_the_share_of_cores_is_what_the_process_may_use(monkeypatch) -> None:
 
 
 def test_a_panel_that_does_not_fit_the_memory_of_the_container_is_refused_with_the_figures(
-    make_section, color_encoder, monkeypatch
+    make_section, monkeypatch, caplog
 ) -> None:
     section = make_section(side=5)
     hd.pp.select_genes(section)
-    hd.pp.embed(section, color_encoder)
     files = {"/sys/fs/cgroup/memory.max": "10000", "/sys/fs/cgroup/memory.current": "8000"}
     monkeypatch.setattr(_cores, "_text", lambda file: files.get(file, "max"))
     with pytest.raises(
-        ValueError, match=r"Fitting 12 genes on 25 spots takes at least 3.6e-06 GB .* 2e-06 GB are free.*about 6 fit"
+        ValueError, match=r"Fitting 12 genes on 25 spots takes at least 3.6e-06 GB .* 2e-06 GB are free.*about 1 fit"
     ):
         hd.tl.fit(section, method="ridge")
+    assert "hisdiff_embedding" not in section.tables["table"].obsm  # said before any work
+    files["/sys/fs/cgroup/memory.stat"] = (
+        "anon 7000\ninactive_file 1000\n"  # files that were read make room when it is needed
+    )
+    files["/sys/fs/cgroup/memory.max"] = "12000"
+    check_memory(open_sections(section, needs={"counts"}), 12)
+    assert "Fitting 12 genes on 25 spots takes about 1.5e-05 GB of memory, and 5e-06 GB are free" in caplog.text
 
 
 def blas_threads() -> list[int]:

@@ -24,7 +24,7 @@ from hisdiff.models._cohort import shares_spots
 from hisdiff.pp._embed import embed_on, ensure_embedding
 from hisdiff.pp._genes import chosen_on
 from hisdiff.tl._conditions import check_embeddings
-from hisdiff.tl._fit_job import FitJob
+from hisdiff.tl._fit_job import FitJob, check_memory
 from hisdiff.tl._options import PredictOptions
 from hisdiff.tl._predict_fine import predict_inside
 from hisdiff.tl._tasks import Task, counts_of, merged, unseen
@@ -191,6 +191,8 @@ class Comparison:
         job = FitJob(method_named(entry.name), entry.config, sorted(self.panel), runtime)
 
         def fitted(bounds: Sequence[Bound]) -> tuple[Model, Watch]:
+            if "features" in job.method.needs:
+                check_memory(bounds, len(job.panel))
             with Watch() as watch:
                 model = job.run(job.prepared(bounds))
             return model, watch

@@ -27,7 +27,7 @@ from hisdiff._training._config import config_from
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_embedding, published_patch_um
-from hisdiff.tl._fit_job import FitJob, selected_panel
+from hisdiff.tl._fit_job import FitJob, check_memory, selected_panel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -141,6 +141,7 @@ def fit(
     as_published = getattr(config, "as_published", False)
     panel = selected_panel(by_object(opened[:n_training]), as_published=as_published)
     if "features" in fitter.needs:
+        check_memory(opened, len(panel))
         opened = _embedded(opened, encoder if isinstance(encoder, str) else offered, runtime, as_published)
     job = FitJob(fitter, config, panel, runtime)
     bounds = job.prepared(opened)

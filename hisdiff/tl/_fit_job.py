@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from hisdiff._section import FeatureSpec, Names, Section
     from hisdiff.methods._protocols import Method
 
-_LEAST_BYTES = 12
-"""For each spot and gene: counts, targets and residuals in float32."""
+_LEAST_BYTES, _USUAL_BYTES = 12, 50
+"""For each spot and gene: counts, targets and residuals in float32; and what fits of thousands of spots and genes took at their peak."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,6 @@ class FitJob:
     def prepared(self, bounds: Sequence[Bound]) -> list[Bound]:
         """Return sections with their counts of the panel and all that the method needs of them, checked."""
         ready = [_on_panel(bound, self.panel, self.method.needs) for bound in bounds]
-        if "features" in self.method.needs:
-            _check_memory(ready, len(self.panel))
         _check_embeddings(ready)
         warn_gaps(ready, None)
         return ready
@@ -183,15 +181,19 @@ def _on_tissue(bound: Bound) -> Section:
     return bound.section.take(kept)
 
 
-def _check_memory(bounds: Sequence[Bound], n_genes: int) -> None:
-    """Raise where the expression of all spots, in the forms that a fit holds, is larger than the memory that is free."""
-    n_spots = sum(needed(bound.section.counts).shape[0] for bound in bounds)
-    needs, free = _LEAST_BYTES * n_spots * n_genes, free_memory()
-    if needs > free:
-        raise ValueError(
-            f"Fitting {n_genes} genes on {n_spots} spots takes at least {needs / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free. "
-            f"Select fewer genes (hd.pp.select_genes; about {int(free / (_LEAST_BYTES * n_spots))} fit), or fit on fewer sections."
-        )
+def check_memory(bounds: Sequence[Bound], n_genes: int) -> None:
+    """Raise where the expression of all spots, in the forms that a fit holds, is larger than the memory that is free; warn where it may be."""
+    n_spots, free = sum(int(on_tissue(bound.table)[bound.place.rows].sum()) for bound in bounds), free_memory()
+    least, usual = (each * n_spots * n_genes for each in (_LEAST_BYTES, _USUAL_BYTES))
+    what = f"Fitting {n_genes:,} genes on {n_spots:,} spots takes"
+    remedy = (
+        f"and {free / 1e9:.3g} GB are free. Select fewer genes (hd.pp.select_genes; about {int(free / (_USUAL_BYTES * max(n_spots, 1))):,} fit), "
+        f"or fit on fewer sections."
+    )
+    if least > free:
+        raise ValueError(f"{what} at least {least / 1e9:.3g} GB of memory, {remedy}")
+    if usual > free:
+        logger.warning("%s about %.3g GB of memory, %s", what, usual / 1e9, remedy)
 
 
 def _check_embeddings(bounds: Sequence[Bound]) -> None:

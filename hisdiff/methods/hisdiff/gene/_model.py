@@ -180,7 +180,7 @@ class GeneModel:
         parts = []
         for first in range(0, max(len(context.own), 1), _CONTEXT_ROWS):
             own, near, wide = (
-                torch.from_numpy(values[first : first + _CONTEXT_ROWS]).to(device)
+                torch.tensor(values[first : first + _CONTEXT_ROWS], device=device)
                 for values in (context.own, context.near, context.wide)
             )
             size = None

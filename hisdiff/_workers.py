@@ -7,19 +7,19 @@ come back. Only results travel back: whoever called writes them, alone.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
 import sys
 import threading
 import time
+import uuid
 import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hisdiff._cores import on_threads, on_worker, one_core
+from hisdiff._cores import keep_freed_memory, on_threads, on_worker, one_core
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
 from hisdiff._settings import settings
@@ -37,10 +37,10 @@ BASE_BYTES = 600 * 2**20
 _LARGEST_SENT = 2**30
 _AHEAD = 2
 """Pieces that are under way for each thread of a worker: one is done while the next one is sent."""
-_ANSWER_S = 15.0
+_ANSWER_S, _SENT_S = 15.0, 60.0
+_PREPARED: dict[int, tuple[str, Any]] = {}  # by thread of a worker
 # Pause between two looks for parts, and for workers; how long none may be there (they may be waiting in a queue).
 _PAUSE_S, _LOOK_S, _LOST_S = 0.01, 5.0, 300.0
-_THREAD = threading.local()
 
 
 class LazyItems(Sequence[R]):
@@ -63,6 +63,7 @@ def spread(
     *,
     needs_bytes: int = 0,
     threads: bool = False,
+    workers: bool = True,
 ) -> Iterator[tuple[int, R]]:
     """Yield the number of each item and what ``work`` makes of it, as they are done.
 
@@ -78,6 +79,8 @@ def spread(
         Memory that a worker or a thread needs for one item, beside its libraries.
     threads
         Whether several threads may call ``work`` at once. Here it is then done on as many as there are cores, each item on one core.
+    workers
+        Whether it is worth to be sent to workers, where there are any.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def spread(
     ValueError
         Before any work, if there is no worker, or one has another version or may not use enough memory.
     """
-    client = active_client() if len(items) > 1 else None
+    client = active_client() if workers and len(items) > 1 else None
     if client is not None:
         yield from _on_workers(client, work, items, what, needs_bytes)
     elif threads:
@@ -160,24 +163,22 @@ def _on_workers(
     from distributed.protocol.pickle import dumps
 
     n_threads = _check_workers(client, what, [], needs_bytes)
-    payload = dumps((work, _Client(_process(), settings.precision, settings.device)))
-    if len(payload) > _LARGEST_SENT:
+    sent = _Sent(f"hisdiff-{uuid.uuid4().hex}", dumps((work, _Client(_process(), settings.precision, settings.device))))
+    if sys.getsizeof(sent) > _LARGEST_SENT:
         raise ValueError(
-            f"For {what} {len(payload) / 1e9:.1f} GB would be sent to each worker; write the object to a zarr store that the workers "
+            f"For {what} {sys.getsizeof(sent) / 1e9:.1f} GB would be sent to each worker; write the object to a zarr store that the workers "
             "see (sdata.write, then spatialdata.read_zarr), or close the client."
         )
-    digest = hashlib.sha256(payload).hexdigest()
     logger.info("%s: %d parts on %d threads of the workers of %s", what, len(items), n_threads, _address(client))
+    held = _held(client, sent)
     waiting = list(range(len(items)))[::-1]
     number_of: dict[str, int] = {}
-    # The argument of a task, not scattered: what was scattered is lost with the worker that holds it.
-    held = _submit(client, _same, payload, key=f"hisdiff-{digest}")
 
     def one_more() -> list[Any]:
         if not waiting:
             return []
         number = waiting.pop()
-        future = _submit(client, _do, held, digest, items[number], pure=False, retries=1)
+        future = _submit(client, _do, held, items[number], pure=False, retries=1)
         number_of[future.key] = number
         return [future]
 
@@ -196,6 +197,19 @@ def _on_workers(
     finally:  # after an error or an interruption, running parts are not waited for
         with contextlib.suppress(Exception):
             client.cancel(list(done.futures), force=True)
+        with contextlib.suppress(Exception):
+            client.sync(client._run, _forget, sent.name, wait=False, on_error="ignore", callback_timeout=_ANSWER_S)
+
+
+def _held(client: Any, sent: _Sent) -> Any:
+    """Give every worker what all parts need, before the first part is dealt out: the scheduler deals them to the one that has it.
+
+    It is the result of a task: what is scattered is lost with the worker that holds it. Workers that come later fetch it by themselves.
+    """
+    held = _submit(client, _same, sent, key=sent.name)
+    with contextlib.suppress(Exception):  # what is wrong here is said of the first part
+        client.sync(client._replicate, [held], callback_timeout=_SENT_S)
+    return held
 
 
 def _wait_for_one(client: Any, done: Any, what: str) -> None:
@@ -251,24 +265,43 @@ def _result_of(client: Any, future: Any, what: str) -> Any:
         raise
 
 
-def _same(payload: bytes) -> bytes:
-    return payload
+@dataclass(frozen=True)
+class _Sent:
+    """Work as it travels: pickled, with a name by which a worker knows it again."""
+
+    name: str
+    payload: bytes
+
+    def __sizeof__(self) -> int:
+        return len(self.payload)
 
 
-def _do(payload: bytes, digest: str, item: Any) -> Any:
-    """Do one piece of work on a worker. Each thread has its own copy of what the work holds, unpickled once."""
-    import dask
+def _same(sent: _Sent) -> _Sent:
+    return sent
+
+
+def _do(sent: _Sent, item: Any) -> Any:
+    """Do one piece of work on a worker, where each thread unpickles it once for all parts.
+
+    What it remembers from part to part, such as pixels or an encoder, is therefore computed once. The scheduler may take ``sent`` away between
+    two parts.
+    """
     from distributed.protocol.pickle import loads
 
-    if getattr(_THREAD, "digest", None) != digest:
-        (_THREAD.work, client), _THREAD.digest = loads(payload), digest
-        if (
-            client.process != _process()
-        ):  # workers may also be threads of the client's process, whose settings hold already
-            settings.precision, settings.device, settings.progress = client.precision, client.device, False
-            dask.config.set(scheduler="synchronous")
+    name, work = _PREPARED.get(threading.get_ident(), ("", None))
+    if name != sent.name:
+        work, client = loads(sent.payload)
+        client.followed()
+        _PREPARED[threading.get_ident()] = sent.name, work
     with one_core():
-        return _THREAD.work(item)
+        return work(item)
+
+
+async def _forget(name: str) -> None:
+    """Let go of what the threads of a worker have prepared; run on each when all parts are done."""
+    for thread, (known, _) in list(_PREPARED.items()):
+        if known == name:
+            del _PREPARED[thread]
 
 
 @dataclass(frozen=True)
@@ -278,6 +311,15 @@ class _Client:
     process: str
     precision: str
     device: str
+
+    def followed(self) -> None:
+        """Take its settings over; not on workers that are threads of its process, where they hold already."""
+        import dask
+
+        if self.process != _process():
+            settings.precision, settings.device, settings.progress = self.precision, self.device, False
+            dask.config.set(scheduler="synchronous")
+            keep_freed_memory()
 
 
 def _process() -> str:
@@ -355,4 +397,7 @@ def _check_answer(address: str, answer: _Worker | BaseException) -> None:
 
 
 def _address(client: Any) -> str:
-    return str(getattr(getattr(client, "scheduler", None), "addr", None) or "of the client")
+    """Return the address of a client's scheduler, also where the client lost it before anybody asked."""
+    asked = getattr(client, "_start_arg", None)  # an address, or a cluster
+    known = getattr(getattr(client, "scheduler", None), "addr", None)
+    return str(known or getattr(asked, "scheduler_address", None) or asked or "at an unknown address")

@@ -65,6 +65,34 @@ def test_a_worker_that_dies_is_made_up_for(client, tmp_path) -> None:
     assert (tmp_path / "mark").exists()
 
 
+class Noted:
+    """Notes each time that it is unpickled; says where it runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__dict__.update(state)
+        (self.folder / f"{os.getpid()}_{time.monotonic_ns()}").touch()
+
+    def __call__(self, number: int) -> int:
+        time.sleep(0.05)
+        return os.getpid()
+
+
+@slow
+def test_a_worker_prepares_once_for_all_parts_and_forgets_it_afterwards(client, tmp_path) -> None:
+    client.wait_for_workers(2)
+    done_by = [pid for _, pid in _workers.spread(Noted(tmp_path), range(12), "parts")]
+    prepared = [int(path.name.split("_")[0]) for path in tmp_path.iterdir()]
+    assert sorted(prepared) == sorted(set(done_by))
+    kept = lambda: sys.modules["hisdiff._workers"]._PREPARED  # noqa: E731
+    end = time.monotonic() + 10
+    while any(client.run(kept).values()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(client.run(kept).values())
+
+
 @pytest.fixture
 def stores(make_section, color_encoder, tmp_path) -> list[Path]:
     made = [make_section(f"s{i}", seed=i, side=4) for i in range(2)]

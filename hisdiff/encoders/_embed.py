@@ -29,8 +29,8 @@ LATTICE_UM = 200.0
 _FEWEST_POINTS = 16
 _READERS = 2
 _BATCHES_AHEAD = 2
-_PART = 128
-"""Patches that a worker embeds at a time, at least."""
+_PART = 64
+"""Patches that a worker embeds at a time, at least; fewer than twice as many are not sent to workers."""
 
 
 def embed_footprints(
@@ -120,8 +120,10 @@ def embed_locations(
     desc = f"embedding with {spec.name!r}" if desc is None else desc
     # Whole batches, so that a patch is in the same one wherever it is embedded.
     reentrant = is_reentrant(encoder)
-    at_once = _PART if active_client() is not None else 1 if reentrant else len(xy_um)
-    part = size * max(1, -(-at_once // size))
+    on_workers = len(xy_um) >= 2 * _PART and active_client() is not None
+    at_once = _PART if on_workers else 1 if reentrant else len(xy_um)
+    n_parts = max(1, len(xy_um) // max(size, at_once))
+    part = size * max(1, -(-len(xy_um) // (size * n_parts)))  # all of one size
     parts = [slice(start, start + part) for start in range(0, len(xy_um), part)]
     with progress_bar(None, desc=desc, total=len(xy_um), enabled=progress, unit="patches") as bar:
         if len(parts) == 1 and not reentrant:
@@ -130,7 +132,8 @@ def embed_locations(
                 bar.update(len(vectors))
             return embedded
         work = partial(_encoded_part, encoder, image, side, size)
-        for number, vectors in spread(work, [xy_um[rows] for rows in parts], desc, threads=reentrant):
+        items = [xy_um[rows] for rows in parts]
+        for number, vectors in spread(work, items, desc, threads=reentrant, workers=on_workers):
             embedded[parts[number]] = vectors
             bar.update(len(vectors))
     return embedded

@@ -59,6 +59,16 @@ def do(job: str, store: Path, model: Any, resolution_um: float) -> np.ndarray:
     return hd.tl.predict(sdata, model, resolution_um=resolution_um, inplace=False).X
 
 
+def warm(path: list[str], job: str, store: Path, model: Path, resolution_um: float) -> None:
+    """Do a job on a copy of a small slide; run on each worker."""
+    sys.path[:] = path
+    import hisdiff as hd
+
+    hd.settings.verbosity = "error"
+    with tempfile.TemporaryDirectory(dir=store.parent) as place:
+        do(job, shutil.copytree(store, Path(place) / store.name), hd.models.load(model), resolution_um)
+
+
 def one(job: str, folder: Path, workers: int, resolution_um: float) -> dict[str, float | str]:
     """Do a job in this process, on workers where there are some, and time it."""
     from distributed import Client, LocalCluster
@@ -72,7 +82,7 @@ def one(job: str, folder: Path, workers: int, resolution_um: float) -> dict[str,
         if workers:
             cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
             client = stack.enter_context(Client(cluster))
-            client.run(lambda path: __import__("hisdiff").models.load(path) and None, folder / "model")
+            client.run(warm, sys.path + [str(Path(__file__).parent)], job, small, folder / "model", resolution_um)
         do(job, small, model, resolution_um)
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
         values = do(job, slide, model, resolution_um)

@@ -122,8 +122,8 @@ def embed_locations(
     reentrant = is_reentrant(encoder)
     on_workers = len(xy_um) >= 2 * _PART and active_client() is not None
     at_once = _PART if on_workers else 1 if reentrant else len(xy_um)
-    n_parts = max(1, len(xy_um) // max(size, at_once))
-    part = size * max(1, -(-len(xy_um) // (size * n_parts)))  # all of one size
+    n_parts = -(-len(xy_um) // max(size, at_once))
+    part = size * max(1, -(-len(xy_um) // (size * max(1, n_parts))))  # all of about one size
     parts = [slice(start, start + part) for start in range(0, len(xy_um), part)]
     with progress_bar(None, desc=desc, total=len(xy_um), enabled=progress, unit="patches") as bar:
         if len(parts) == 1 and not reentrant:

@@ -266,7 +266,8 @@ def _regions(window: Window, ij: np.ndarray, output: _stream.Output) -> list[dic
     chunk = output.chunks[1]
     side = chunk * int(np.clip(np.ceil(_REGION_UM / (chunk * window.resolution_um)), 1, _MAX_CHUNKS))
     rows, columns = window.shape
-    taken = np.unique((ij - [window.row, window.column]) // side, axis=0)
+    across = -(-columns // side)
+    taken = np.unique((ij - [window.row, window.column]) // side @ [across, 1])
     return [
         {
             "embedding": (
@@ -275,5 +276,5 @@ def _regions(window: Window, ij: np.ndarray, output: _stream.Output) -> list[dic
                 slice(j * side, min((j + 1) * side, columns)),
             )
         }
-        for i, j in taken.tolist()
+        for i, j in (divmod(square, across) for square in taken.tolist())
     ]

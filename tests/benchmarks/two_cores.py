@@ -3,8 +3,8 @@
     python tests/benchmarks/two_cores.py [--side-um 2400] [--resolution-um 8] [--rounds 3] [--json FILE]
 
 Each job runs on one core, on two cores of one process, and on two workers of a local Dask cluster, in processes of their own that
-take turns, so that other work on the machine falls on all of them. Each does the job on a small slide first: imports, the start of the
-workers, loading of compiled code and the fit are not counted. The digests say whether the results are the same bytes.
+take turns, so that other work on the machine falls on all of them. Each process, also each worker, does the job on a small slide first: imports,
+the start of the workers, loading of compiled code and the fit are not counted. The digests say whether the results are the same bytes.
 """
 
 from __future__ import annotations

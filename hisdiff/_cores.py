@@ -73,6 +73,13 @@ def free_memory() -> int:
     return max(0, min(free))
 
 
+def give_back_memory() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it between what is in use (glibc)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def _of_files(file: str) -> int:
     """Return the memory that counts as used because files were read, such as those of a slide, and that is given up when needed."""
     with contextlib.suppress(OSError, ValueError):

@@ -6,7 +6,7 @@ a picture, but the logarithm of the energy of a plain area follows it.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +35,8 @@ class AnchoredImage:
 
     def __init__(self, image: ImageSource, mpp: float) -> None:
         self.source, self.mpp, self.bounds_um = image, mpp, image.bounds_um
-        self._square = lru_cache(_KEPT)(self._read_square)
+        # Not a method: an object that holds itself would keep its squares until garbage is looked for.
+        self._square = lru_cache(_KEPT)(partial(_read_square, image, mpp))
 
     def __reduce__(self) -> tuple[type[AnchoredImage], tuple[ImageSource, float]]:
         """Travel to a worker without the squares that are in memory."""
@@ -55,11 +56,12 @@ class AnchoredImage:
                 out[y0 - top : y1 - top, x0 - left : x1 - left] = part
         return out
 
-    def _read_square(self, i: int, j: int) -> np.ndarray:
-        first, last = -_MARGIN, _SIDE + _MARGIN
-        x, y = j * _SIDE, i * _SIDE
-        box = (x + first) * self.mpp, (y + first) * self.mpp, (x + last) * self.mpp, (y + last) * self.mpp
-        return self.source.read(box, self.mpp)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+
+def _read_square(image: ImageSource, mpp: float, i: int, j: int) -> np.ndarray:
+    first, last = -_MARGIN, _SIDE + _MARGIN
+    x, y = j * _SIDE, i * _SIDE
+    box = (x + first) * mpp, (y + first) * mpp, (x + last) * mpp, (y + last) * mpp
+    return image.read(box, mpp)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
 
 
 def anchored(image: ImageSource, mpp: float) -> AnchoredImage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hisdiff._cores import give_back_memory
 from hisdiff._log import progress
 from hisdiff._workers import spread
 
@@ -79,5 +80,6 @@ def each_tile(
             for number, values in spread(field.compute, new, "the tissue between the spots", **how):
                 nodes.learn(new[number], values)
                 bar.update(len(new[number]))
+        give_back_memory()  # small values that stay lie between large ones that do not
         for number, made in spread(work, [todo[position] for position in own], what, needs_bytes=needs_bytes, **how):
             yield own[number], made

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 from functools import partial
 
 import numpy as np
@@ -123,3 +125,15 @@ def test_coarse_sizes_have_a_dense_form(name):
     part = texture.encode_dense(image, (60, 40, 140, 180), 20.0)
     assert whole.shape == (10, 10, texture.dense_spec.dim)
     np.testing.assert_allclose(part, whole[2:9, 3:7], rtol=0, atol=1e-5)
+
+
+def test_an_image_that_is_not_needed_any_more_takes_its_squares_with_it() -> None:
+    image = anchored(ArrayImage(np.zeros((64, 64, 3), dtype=np.uint8), 1.0), 1.0)
+    image.read((0, 0, 64, 64), 1.0)
+    gc.disable()
+    try:
+        gone = weakref.ref(image)
+        del image
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -7,10 +7,7 @@ come back. Only results travel back: whoever called writes them, alone.
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import sys
-import threading
 import time
 import uuid
 import warnings
@@ -19,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hisdiff._cores import keep_freed_memory, on_threads, on_worker, one_core
+from hisdiff._cores import on_threads, on_worker
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
-from hisdiff._settings import settings
+from hisdiff._sent_work import Sent, do, forget, same
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +35,6 @@ _LARGEST_SENT = 2**30
 _AHEAD = 2
 """Pieces that are under way for each thread of a worker: one is done while the next one is sent."""
 _ANSWER_S, _SENT_S = 15.0, 60.0
-_PREPARED: dict[int, tuple[str, Any]] = {}  # by thread of a worker
 # Pause between two looks for parts, and for workers; how long none may be there (they may be waiting in a queue).
 _PAUSE_S, _LOOK_S, _LOST_S = 0.01, 5.0, 300.0
 
@@ -160,10 +156,9 @@ def _on_workers(
     client: Any, work: Callable[[T], R], items: Sequence[T], what: str, needs_bytes: int
 ) -> Iterator[tuple[int, R]]:
     from distributed import as_completed
-    from distributed.protocol.pickle import dumps
 
     n_threads = _check_workers(client, what, [], needs_bytes)
-    sent = _Sent(f"hisdiff-{uuid.uuid4().hex}", dumps((work, _Client(_process(), settings.precision, settings.device))))
+    sent = Sent.of(f"hisdiff-{uuid.uuid4().hex}", work)
     if sys.getsizeof(sent) > _LARGEST_SENT:
         raise ValueError(
             f"For {what} {sys.getsizeof(sent) / 1e9:.1f} GB would be sent to each worker; write the object to a zarr store that the workers "
@@ -178,7 +173,7 @@ def _on_workers(
         if not waiting:
             return []
         number = waiting.pop()
-        future = _submit(client, _do, held, items[number], pure=False, retries=1)
+        future = _submit(client, do, held, items[number], pure=False, retries=1)
         number_of[future.key] = number
         return [future]
 
@@ -198,15 +193,15 @@ def _on_workers(
         with contextlib.suppress(Exception):
             client.cancel(list(done.futures), force=True)
         with contextlib.suppress(Exception):
-            client.sync(client._run, _forget, sent.name, wait=False, on_error="ignore", callback_timeout=_ANSWER_S)
+            client.sync(client._run, forget, sent.name, wait=False, on_error="ignore", callback_timeout=_ANSWER_S)
 
 
-def _held(client: Any, sent: _Sent) -> Any:
+def _held(client: Any, sent: Sent) -> Any:
     """Give every worker what all parts need, before the first part is dealt out: the scheduler deals them to the one that has it.
 
     It is the result of a task: what is scattered is lost with the worker that holds it. Workers that come later fetch it by themselves.
     """
-    held = _submit(client, _same, sent, key=sent.name)
+    held = _submit(client, same, sent, key=sent.name)
     with contextlib.suppress(Exception):  # what is wrong here is said of the first part
         client.sync(client._replicate, [held], callback_timeout=_SENT_S)
     return held
@@ -265,67 +260,6 @@ def _result_of(client: Any, future: Any, what: str) -> Any:
         raise
 
 
-@dataclass(frozen=True)
-class _Sent:
-    """Work as it travels: pickled, with a name by which a worker knows it again."""
-
-    name: str
-    payload: bytes
-
-    def __sizeof__(self) -> int:
-        return len(self.payload)
-
-
-def _same(sent: _Sent) -> _Sent:
-    return sent
-
-
-def _do(sent: _Sent, item: Any) -> Any:
-    """Do one piece of work on a worker, where each thread unpickles it once for all parts.
-
-    What it remembers from part to part, such as pixels or an encoder, is therefore computed once. The scheduler may take ``sent`` away between
-    two parts.
-    """
-    from distributed.protocol.pickle import loads
-
-    name, work = _PREPARED.get(threading.get_ident(), ("", None))
-    if name != sent.name:
-        work, client = loads(sent.payload)
-        client.followed()
-        _PREPARED[threading.get_ident()] = sent.name, work
-    with one_core():
-        return work(item)
-
-
-async def _forget(name: str) -> None:
-    """Let go of what the threads of a worker have prepared; run on each when all parts are done."""
-    for thread, (known, _) in list(_PREPARED.items()):
-        if known == name:
-            del _PREPARED[thread]
-
-
-@dataclass(frozen=True)
-class _Client:
-    """The process of the client, and its settings that decide results."""
-
-    process: str
-    precision: str
-    device: str
-
-    def followed(self) -> None:
-        """Take its settings over; not on workers that are threads of its process, where they hold already."""
-        import dask
-
-        if self.process != _process():
-            settings.precision, settings.device, settings.progress = self.precision, self.device, False
-            dask.config.set(scheduler="synchronous")
-            keep_freed_memory()
-
-
-def _process() -> str:
-    return f"{platform.node()}/{os.getpid()}"
-
-
 # What can be wrong with workers
 
 
@@ -339,7 +273,7 @@ def _check_workers(client: Any, what: str, stores: Sequence[Path], needs_bytes: 
             "new client, or leave the `with` block of this one to compute it here."
         )
     try:
-        answers = client.sync(client._run, _about, stores, on_error="return", callback_timeout=_ANSWER_S)
+        answers = _answers(client, stores)
     except (OSError, TimeoutError, CommClosedError, AttributeError, RuntimeError) as error:
         raise ConnectionError(
             f"The scheduler {_address(client)} does not answer ({str(error) or type(error).__name__}), on whose workers {what} was to be computed; close the client "
@@ -349,15 +283,31 @@ def _check_workers(client: Any, what: str, stores: Sequence[Path], needs_bytes: 
         raise ValueError(
             f"The scheduler {_address(client)} has no workers, on which {what} was to be computed; add some, or close the client."
         )
-    for address, answer in answers.items():
-        _check_answer(address, answer)
+    n_threads = 0
+    for address, told in answers.items():
+        answer = _checked(address, told)
+        n_threads += answer.threads
         limit, needed = answer.memory, BASE_BYTES + answer.threads * needs_bytes
         if 0 < limit < needed:
             raise ValueError(
                 f"Worker {address} may use {limit / 1e9:.2f} GB of memory, and {what} takes about {needed / 1e9:.2f} GB on its "
                 f"{answer.threads} thread(s); give workers more (memory_limit=), or fewer threads (threads_per_worker=)."
             )
-    return sum(answer.threads for answer in answers.values())
+    return n_threads
+
+
+def _answers(client: Any, stores: Sequence[Path]) -> dict[str, _Worker | BaseException]:
+    """Return what each worker tells of itself; one that ends meanwhile is none, and where all do others are waited for."""
+    from distributed.comm import CommClosedError
+
+    until = time.monotonic() + _ANSWER_S
+    while True:
+        told = client.sync(client._run, _about, stores, on_error="return", callback_timeout=_ANSWER_S)
+        gone = (CommClosedError, ConnectionError, TimeoutError)
+        there = {address: answer for address, answer in told.items() if not isinstance(answer, gone)}
+        if there or not told or time.monotonic() > until:
+            return there
+        time.sleep(_PAUSE_S)
 
 
 @dataclass(frozen=True)
@@ -378,7 +328,7 @@ def _about(stores: Sequence[Path], dask_worker: Any) -> _Worker:
     return _Worker(VERSION, _PYTHON, lacks, dask_worker.state.nthreads, memory)
 
 
-def _check_answer(address: str, answer: _Worker | BaseException) -> None:
+def _checked(address: str, answer: _Worker | BaseException) -> _Worker:
     if isinstance(answer, BaseException):
         raise ValueError(
             f"Worker {address} cannot do the work of hisdiff {VERSION}: {type(answer).__name__}: {answer}. Is the same version installed there?"
@@ -394,6 +344,7 @@ def _check_answer(address: str, answer: _Worker | BaseException) -> None:
             else f"workers run in other folders: open it by its whole path, {store.absolute()}."
         )
         raise ValueError(f"Worker {address} does not see the store {store}; {remedy}")
+    return answer
 
 
 def _address(client: Any) -> str:

@@ -86,7 +86,7 @@ def test_a_worker_prepares_once_for_all_parts_and_forgets_it_afterwards(client, 
     done_by = [pid for _, pid in _workers.spread(Noted(tmp_path), range(12), "parts")]
     prepared = [int(path.name.split("_")[0]) for path in tmp_path.iterdir()]
     assert sorted(prepared) == sorted(set(done_by))
-    kept = lambda: sys.modules["hisdiff._workers"]._PREPARED  # noqa: E731
+    kept = lambda: sys.modules["hisdiff._sent_work"]._PREPARED  # noqa: E731
     end = time.monotonic() + 10
     while any(client.run(kept).values()) and time.monotonic() < end:
         time.sleep(0.05)
@@ -166,6 +166,23 @@ def test_workers_that_cannot_do_it_are_refused_before_the_work(client, stores, m
     monkeypatch.setattr(_workers, "VERSION", "99.0")
     with pytest.raises(ValueError, match=r"has hisdiff .*, this process 99.0; install the same on all"):
         list(_workers.spread(Slow(tmp_path), range(3), "squares"))
+
+
+def test_a_worker_that_ends_while_it_is_asked_is_none(client, monkeypatch) -> None:
+    from distributed.comm import CommClosedError
+
+    told = []
+
+    def with_a_dead_one(self, *args, **kwargs):
+        answers = asked(self, *args, **kwargs)
+        told.append(answers)
+        return {**(answers if len(told) > 1 else {}), "tcp://127.0.0.1:1": CommClosedError("reset by peer")}
+
+    asked = distributed.Client.sync
+    with monkeypatch.context() as patched:
+        patched.setattr(distributed.Client, "sync", with_a_dead_one)
+        assert _workers._check_workers(client, "this", [], 0) == len(told[-1])
+    assert len(told) == 2  # asked again where none was left
 
 
 def test_a_scheduler_that_has_gone_is_named(tmp_path) -> None:

@@ -94,7 +94,7 @@ def test_the_only_prediction_is_meant_where_none_is_named(predicted) -> None:
     model = hd.tl.fit(train, method="ridge")
     hd.tl.predict(test, model, key_added="other")
     for compare in (hd.tl.evaluate, hd.pl.evaluation):
-        with pytest.raises(KeyError, match=r"several predictions, \['ridge', 'other'\].*layer="):
+        with pytest.raises(KeyError, match=r"several predictions, \['other', 'ridge'\].*layer="):
             compare(test)
     hd.tl.predict(test, model, resolution_um=50)
     for compare in (hd.tl.evaluate, hd.pl.evaluation):

@@ -7,7 +7,6 @@ number. Here each piece of work keeps to one core, so that its bytes do not depe
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import os
 import sys
@@ -16,6 +15,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+from hisdiff._libc import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,9 +76,7 @@ def free_memory() -> int:
 
 def give_back_memory() -> None:
     """Give memory that was freed back to the system, where the C library keeps it between what is in use (glibc)."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    call("malloc_trim", 0)
 
 
 def _of_files(file: str) -> int:
@@ -99,10 +98,8 @@ def keep_freed_memory() -> None:
     With ``MALLOC_TRIM_THRESHOLD_`` in its environment, as Dask starts its workers, the C library of Linux gives every array above 128 KB back
     at once, which makes work on images take twice the time. Here are the values that it comes to by itself without that.
     """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        library = ctypes.CDLL(None)
-        for parameter, value in _KEPT_WHEN_FREED:
-            library.mallopt(parameter, value)
+    for parameter, value in _KEPT_WHEN_FREED:
+        call("mallopt", parameter, value)
 
 
 def on_worker() -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import shutil
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hisdiff._libc import call
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
@@ -70,15 +70,13 @@ def put_in_place(fresh: Path, target: Path, old: Path) -> None:
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two paths in one step; False where the system or its disk cannot."""
     a, b = os.fsencode(one), os.fsencode(other)
-    libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform in ("linux", "darwin") else None
-    if sys.platform == "linux" and hasattr(libc, "renameat2"):
-        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-        failed = libc.renameat2(here, a, here, b, exchange)
-    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
-        failed = libc.renamex_np(a, b, 2)  # RENAME_SWAP
+    if sys.platform == "darwin":
+        done = call("renamex_np", a, b, 2)  # RENAME_SWAP
     else:
-        return False
-    if failed and (code := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        done = call("renameat2", here, a, here, b, exchange)
+    failed, code = done or (-1, errno.ENOSYS)
+    if failed and code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         raise OSError(code, os.strerror(code), str(one), None, str(other))
     return not failed
 

@@ -19,7 +19,7 @@ from hisdiff import _docs
 ROOT = Path(hisdiff.__file__).parent
 # Level of each part of the package; inside a level the order of the second number holds.
 LEVELS = {
-    "_keys": (0, 0), "_runtime": (0, 1), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_arguments": (0, 1), "_device": (0, 0), "_docs": (0, 0), "_files": (0, 0), "_cores": (0, 0), "_sent_work": (0, 1), "_workers": (0, 1), "_json": (0, 0), "_kept": (0, 0),
+    "_keys": (0, 0), "_runtime": (0, 1), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_arguments": (0, 1), "_device": (0, 0), "_docs": (0, 0), "_files": (0, 0), "_cores": (0, 0), "_sent_work": (0, 1), "_workers": (0, 1), "_json": (0, 0), "_libc": (0, 0), "_kept": (0, 0),
     "_section": (1, 0), "_geometry": (1, 0), "_stats": (1, 0),
     "encoders": (2, 0), "_sdata": (2, 1), "_stream": (2, 1),
     "_nn": (3, 0), "_diffusion": (3, 0), "_training": (3, 1), "_prediction": (3, 2),
@@ -128,6 +128,7 @@ def test_one_module_each_knows_transformations_annotations_and_what_hisdiff_wrot
             "methods/xfuse/",
         ),
         r"spatialdata_attrs|ATTRS_KEY|\"instance_id\"": ("_sdata/_annotation.py", "_keys.py", "io/"),
+        r"\bctypes\b": ("_libc.py",),
         r"that hisdiff did not write, \{": ("_sdata/_provenance.py",),
         r"\.uns\.get\(_keys\.STEM, \{\}\)\.get\(_keys\.MADE_BY": ("_sdata/_provenance.py",),
     }
@@ -150,7 +151,7 @@ def test_nothing_is_pickled() -> None:
 # Modules that read or write JSON, records in ``uns`` or notes of stores, by folder: there names lead to plain values.
 JSON_BORDER = {
     "": ["_section.py", "_stream.py"],
-    "_cli": ["_commands.py", "_inputs.py", "_reproduce.py"],
+    "_cli": ["_commands.py", "_inputs.py", "_reproduce.py", "_resume.py"],
     "_sdata": ["_annotation.py", "_features.py", "_grid.py", "_journal.py", "_panel.py", "_provenance.py", "_store.py"],
     "_training": ["_config.py", "_loop.py", "_spread.py"],
     "encoders": ["_conch.py", "_timm.py"],

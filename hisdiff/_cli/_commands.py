@@ -14,7 +14,7 @@ from hisdiff._cli._inputs import FAILURES, attempt, finish, message_of, open_inp
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from spatialdata import SpatialData
 
@@ -30,7 +30,10 @@ app = typer.Typer(
 Inputs = Annotated[list[Path], typer.Argument(help="Zarr stores of SpatialData, or slides.", show_default=False)]
 Stores = Annotated[list[Path], typer.Argument(help="Zarr stores of SpatialData.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="Folder in which stores of slides are made.")]
-Mpp = Annotated[float | None, typer.Option(help="Micrometres per pixel of slides, if the file does not say.")]
+Mpp = Annotated[float | None, typer.Option(help="Micrometres per pixel, if neither slide nor store says.")]
+TableKey = Annotated[str | None, typer.Option(help="Table of the spots, if there are several.")]
+ImageKey = Annotated[str | None, typer.Option(help="Image, if there are several.")]
+ShapesKey = Annotated[str | None, typer.Option(help="Shapes or labels of the spots, if there are several.")]
 ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of a model.")]
 Layer = Annotated[str | None, typer.Option(help="Layer of raw counts, if not X.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
@@ -46,14 +49,31 @@ def embed(
     batch_size: Annotated[int | None, typer.Option(help="Patches per call of the encoder.")] = None,
     out: Out = None,
     mpp: Mpp = None,
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    shapes_key: ShapesKey = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Embed the patch of image around every spot. What is embedded already is not computed again."""
-    from hisdiff import pp
+    from hisdiff._check import positive
+    from hisdiff._runtime import Runtime
+    from hisdiff._sdata._read import open_sections
+    from hisdiff._sdata._selection import Selection
+    from hisdiff.pp._embed import embed_on, is_embedded
 
-    def step(sdata: SpatialData) -> Plain:
-        pp.embed(sdata, encoder, patch_um=patch_um, batch_size=batch_size, device=device)
+    if patch_um is not None:
+        _understood(partial(positive, patch_um, "--patch-um"))
+
+    selection = _understood(partial(Selection, table_key, image_key, shapes_key, mpp=mpp))
+    runtime = _understood(partial(Runtime.of, device=device, batch_size=batch_size))
+
+    def step(sdata: SpatialData) -> Plain | None:
+        bounds = open_sections(sdata, selection, needs=("image",))
+        if is_embedded(bounds, encoder, patch_um):
+            logger.info("%s has this embedding", sdata.path)
+            return None
+        embed_on(bounds, encoder, runtime, patch_um)
         return {"encoder": encoder}
 
     run_on_each("embed", inputs, step, out=out, mpp=mpp, as_json=as_json)
@@ -65,7 +85,17 @@ def fit(
     save: Annotated[Path, typer.Option(help="Folder to save the model in.")],
     method: Annotated[str, typer.Option(help="Name of a method.")] = "hisdiff",
     config: Annotated[str, typer.Option(help="Name of a preset, or a JSON mapping of settings.")] = "fast",
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder where nothing is embedded yet; otherwise that of the other stores.")
+    ] = None,
+    patient_key: Annotated[
+        str | None, typer.Option(help="Column of obs that names the patient; patients are then left out, not sections.")
+    ] = None,
     layer: Layer = None,
+    mpp: Mpp = None,
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    shapes_key: ShapesKey = None,
     resume: Annotated[
         bool, typer.Option(help="Continue an interrupted call; a model that is there is not fitted again.")
     ] = False,
@@ -75,20 +105,22 @@ def fit(
 ) -> None:
     """Fit a model on sections with counts. Selects genes and embeds where that is missing, and saves it in the stores."""
     from hisdiff import io, tl
+    from hisdiff._cli._resume import check_data, kept_model, settings_of
 
     settings = _understood(partial(_mapping, config)) if config.lstrip().startswith("{") else config
-    _understood(partial(_settings_of, method, settings))
+    _understood(partial(settings_of, method, settings))
+    where = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "layer": layer, "mpp": mpp}
 
     def fitted() -> Plain:
-        known = _kept_model(save, method, settings, seed) if resume else None
+        known = kept_model(save, method, settings, seed) if resume else None
         sections = [open_input(path) for path in stores]
         if known is not None:
-            _check_data(known, save, sections, layer)
+            check_data(known, save, sections, patient_key, **where)
             logger.info("%s holds this model; without --resume it is fitted again", save)
             return {"status": "unchanged", "model": known.id, "path": str(save)}
         model = tl.fit(
-            sections, method=method, config=settings, layer=layer, resume=resume, rng=seed, device=device, save=save
-        )
+            sections, method=method, config=settings, encoder=encoder, patient_key=patient_key, resume=resume, rng=seed, device=device, save=save, **where
+        )  # fmt: skip
         for sdata in sections:
             io.save(sdata)
         return {"model": model.id, "path": str(save), "n_genes": len(model.genes)}
@@ -107,6 +139,10 @@ def adapt(
         str | None, typer.Option(help="Column of obs that marks the spots to learn from; otherwise all with counts.")
     ] = None,
     layer: Layer = None,
+    mpp: Mpp = None,
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    shapes_key: ShapesKey = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -117,7 +153,9 @@ def adapt(
 
     def adapted() -> Plain:
         sdata = open_input(store)
-        model = tl.adapt(found, sdata, spots=spots, layer=layer, device=device)
+        model = tl.adapt(
+            found, sdata, spots=spots, layer=layer, mpp=mpp, table_key=table_key, image_key=image_key, shapes_key=shapes_key, device=device
+        )  # fmt: skip
         model.save(save)
         io.save(sdata)
         return {"model": model.id, "path": str(save), "n_spots": model.n_adapted}
@@ -145,6 +183,9 @@ def predict(
     force: Annotated[bool, typer.Option(help="Predict again where the store holds the same prediction.")] = False,
     out: Out = None,
     mpp: Mpp = None,
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    shapes_key: ShapesKey = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -154,7 +195,7 @@ def predict(
     from hisdiff._sdata._selection import Selection
     from hisdiff.tl._predict_call import PredictCall
 
-    selection = Selection(layer=layer)
+    selection = _understood(partial(Selection, table_key, image_key, shapes_key, layer, mpp))
     call = _understood(
         partial(
             PredictCall, resolution_um=resolution_um, at=at, n_draws=n_draws, n_steps=n_steps, keep_draws=keep_draws, units=units,
@@ -180,6 +221,7 @@ def evaluate(
     stores: Stores,
     layer: Annotated[str | None, typer.Option(help="Stem of the prediction, if there are several.")] = None,
     truth: Annotated[str | None, typer.Option(help="Layer or table of measured counts, if not X.")] = None,
+    table_key: TableKey = None,
     csv: Annotated[Path | None, typer.Option(help="Folder for a table per store, one row per gene.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +229,7 @@ def evaluate(
     from hisdiff import tl
 
     def judged(path: Path) -> Plain:
-        table = tl.evaluate(open_input(path), layer=layer, truth=truth)
+        table = tl.evaluate(open_input(path), layer=layer, truth=truth, table_key=table_key)
         # JSON has no NaN; a metric that could not be computed is null.
         summary = {
             view: {name: float(value) if np.isfinite(value) else None for name, value in of.items()}
@@ -208,6 +250,9 @@ def evaluate(
 def report(
     stores: Stores,
     genes: Annotated[str | None, typer.Option(help="Genes to map, separated by commas; otherwise the best.")] = None,
+    table_key: TableKey = None,
+    image_key: ImageKey = None,
+    mpp: Mpp = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the pages; otherwise beside each store.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -219,7 +264,9 @@ def report(
 
     def reported(path: Path) -> Plain:
         named = None if genes is None else [gene.strip() for gene in genes.split(",")]
-        page = pl.report(open_input(path), genes=named, title=path.stem)
+        page = pl.report(
+            open_input(path), genes=named, table_key=table_key, image_key=image_key, mpp=mpp, title=path.stem
+        )
         written = page.save((out or path.parent) / f"{path.stem}.html")
         logger.info("wrote %s", written)
         return {"page": str(written)}
@@ -294,47 +341,3 @@ def _loaded(load: Any, folder: Path) -> Model:
     except FAILURES as error:
         typer.echo(f"hisdiff: {message_of(error)}", err=True)
         raise typer.Exit(1) from error
-
-
-def _settings_of(method: str, config: str | Plain) -> Plain:
-    """Return all settings of a method that a preset or a mapping of some comes to."""
-    from hisdiff._training._config import config_from
-    from hisdiff.methods._registry import get as method_named
-
-    return config_from(method_named(method).config_type, config).to_dict()
-
-
-def _kept_model(folder: Path, method: str, config: str | Plain, seed: int) -> Model | None:
-    """Return the model of a folder that a fit would make; one of another configuration is a ``ValueError``."""
-    from hisdiff import models
-
-    if not folder.exists():
-        return None
-    known = models.load(folder)
-    asked = {"method": method, "seed": seed, **_settings_of(method, config)}
-    there = {"method": known.method, "seed": known.seed, **known.config}
-    different = [
-        f"{name} {there.get(name)!r}, asked for is {value!r}"
-        for name, value in asked.items()
-        if there.get(name) != value
-    ]
-    _refuse(folder, "another configuration", different)
-    return known
-
-
-def _check_data(known: Model, folder: Path, sections: Sequence[SpatialData], layer: str | None) -> None:
-    """Raise where the model of a folder was not fitted on sections as they are."""
-    from hisdiff._sdata._read import open_sections
-    from hisdiff._sdata._selection import Selection
-    from hisdiff.tl._fit_job import other_data
-
-    bounds = open_sections(sections, Selection(layer=layer), needs=("counts",))
-    _refuse(folder, "other data", other_data(known, bounds))
-
-
-def _refuse(folder: Path, what: str, different: Sequence[str]) -> None:
-    if different:
-        raise ValueError(
-            f"--resume: {folder} holds a model of {what} ({'; '.join(different[:3])}). Leave --resume out to replace it, or "
-            "name another folder with --save."
-        )

@@ -77,14 +77,10 @@ def changing(store: Path) -> Iterator[Path]:
 
 
 def settle(store: Path) -> None:
-    """Finish or remove what dead processes left in a store, and raise where it cannot be written."""
-    with locked(store / FOLDER / _LOCK, f"The store {store}"):
-        _settle(store)
-
-
-def has_remains(store: Path) -> bool:
-    """Whether processes that have ended, or are at work, have a folder in a store."""
-    return (store / FOLDER).is_dir()
+    """Finish or remove what dead processes left in a store; where there is nothing of hisdiff it is not touched."""
+    if (store / FOLDER).is_dir():
+        with locked(store / FOLDER / _LOCK, f"The store {store}"):
+            _settle(store)
 
 
 def _settle(store: Path) -> None:

@@ -73,8 +73,7 @@ def save(sdata: SpatialData) -> None:
         raise ValueError(
             f"The store {store} that the object was read from is gone; write it anew with sdata.write('NAME.zarr')."
         )
-    if _journal.has_remains(store):
-        _journal.settle(store)
+    _journal.settle(store)
     with without_noise():  # the elements that tables annotate are not read
         stored = sd.read_zarr(store, selection=("tables",)).tables
     there = {path.partition("/")[2] for path in sdata.elements_paths_on_disk()}

@@ -42,6 +42,9 @@ class Cohort:
         uint64, one hash for each spot, by which sections are recognised, whole or cropped.
     symbols
         ``(G,)`` what readers call the genes of a panel of Ensembl ids; None where the panel is of symbols, or they are unknown.
+    patients
+        Number of the patient of each section, from 0 in order of appearance, without names, since models are shared; None where
+        sections were left out and not patients.
     """
 
     sections: tuple[str, ...]
@@ -55,6 +58,7 @@ class Cohort:
     spots: np.ndarray = field(repr=False)
     expression: np.ndarray | None = field(default=None, repr=False)
     symbols: tuple[str, ...] | None = field(default=None, repr=False)
+    patients: tuple[int, ...] | None = None
 
     def missing_factor(self, there: np.ndarray) -> float:
         """Return how many times larger the library size of the panel is than that of its genes that are ``there``, ``(G,)`` bool."""

@@ -259,8 +259,9 @@ class Model:
             values = cohort.pop(name)
             if values is not None:
                 arrays[f"cohort.{name}"] = values
-        if self.cohort.symbols is None:
-            cohort.pop("symbols")
+        for name in ("symbols", "patients"):
+            if cohort[name] is None:
+                cohort.pop(name)
         metadata = {
             "format": _FORMAT,
             "id": getattr(self, "id", ""),

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from shapely import Polygon
     from spatialdata import SpatialData
 
-    from hisdiff._sdata._features import StoredFeatures
     from hisdiff.encoders import Encoder
 
 DEFAULT_ENCODER = "texture"
@@ -149,6 +148,15 @@ def embed_on(
     ]
 
 
+def is_embedded(
+    bounds: Sequence[Bound], encoder: str | Encoder | Sequence[str | Encoder], patch_um: float | None = None
+) -> bool:
+    """Whether opened sections have all that :func:`embed_on` would write."""
+    used = _encoder_for(encoder, bounds)
+    spec = _spec_of(used, patch_um)
+    return all(bound.section.tissue is not None and _kept(bound, spec, used) is not None for bound in bounds)
+
+
 def _encoder_for(encoder: str | Encoder | Sequence[str | Encoder], bounds: Sequence[Bound]) -> Encoder:
     """Return an encoder that all sections can be embedded with."""
     places = [bound.place for bound in bounds if bound.place.image_key is not None]
@@ -253,10 +261,14 @@ def _computed(
     lattice: tuple[float, float] = (LATTICE_SPACING_UM, LATTICE_RADIUS_UM),
 ) -> list[Embedded]:
     """Embed the sections of one object; nothing is written."""
+    spec = _spec_of(encoder, patch_um)
+    return [_embed_section(bound, encoder, spec, runtime, lattice) for bound in bounds]
+
+
+def _spec_of(encoder: Encoder, patch_um: float | None) -> FeatureSpec:
     own = encoder.spec
     side = own.patch_um if patch_um is None else patch_um
-    spec = FeatureSpec(own.name, own.revision, own.dim, side / own.input_px, side)
-    return [_embed_section(bound, encoder, spec, runtime, lattice) for bound in bounds]
+    return FeatureSpec(own.name, own.revision, own.dim, side / own.input_px, side)
 
 
 def _embed_section(
@@ -267,17 +279,13 @@ def _embed_section(
     locations = section.spots
     if locations is None:
         locations = Locations(_points(tissue, lattice[0], place.name), lattice[1])
-    stored = bound.embedding
-    if stored is not None and _suits(stored, spec, encoder) and out_of_date(bound) is None:
-        values = stored.at(locations)
-        if np.isfinite(values).all():  # rows added since are NaN
-            logger.info(
-                "%s: embedding of encoder %r, precision %s, already exists",
-                place.name,
-                spec.encoder,
-                stored.precision,
-            )
-            return Embedded(bound, spec, tissue, locations, values, stored.mean, stored.std, stored.precision)
+    kept = _kept(bound, spec, encoder)
+    if kept is not None:
+        stored = needed(bound.embedding)
+        logger.info(
+            "%s: embedding of encoder %r, precision %s, already exists", place.name, spec.encoder, stored.precision
+        )
+        return Embedded(bound, spec, tissue, locations, kept, stored.mean, stored.std, stored.precision)
     run: Any = {"batch_size": runtime.batch_size, "device": runtime.device, "progress": runtime.progress}
     step = f"embedding {place.name!r} with {spec.encoder!r}"
     values = embed_footprints(encoder, image, locations, patch_um=spec.patch_um, desc=f"{step}, locations", **run)
@@ -287,9 +295,15 @@ def _embed_section(
     return Embedded(bound, spec, tissue, locations, values, mean, std, precision_of(encoder))
 
 
-def _suits(stored: StoredFeatures, spec: FeatureSpec, encoder: Encoder) -> bool:
-    """Whether a stored embedding is what would be computed, in any precision unless one is asked for."""
-    return stored.spec == spec and (settings.precision == "auto" or stored.precision == precision_of(encoder))
+def _kept(bound: Bound, spec: FeatureSpec, encoder: Encoder) -> np.ndarray | None:
+    """Return the stored embedding if it is what would be computed, in any precision unless one is asked for; else None."""
+    stored, spots = bound.embedding, bound.section.spots
+    if stored is None or spots is None or stored.spec != spec or out_of_date(bound) is not None:
+        return None
+    if settings.precision != "auto" and stored.precision != precision_of(encoder):
+        return None
+    values = stored.at(spots)
+    return values if np.isfinite(values).all() else None  # rows added since are NaN
 
 
 def _tissue(bound: Bound) -> MultiPolygon:

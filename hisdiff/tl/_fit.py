@@ -11,7 +11,7 @@ import numpy as np
 
 from hisdiff import _keys, encoders
 from hisdiff._arguments import checked
-from hisdiff._check import listing, path_of, present
+from hisdiff._check import listing, path_of
 from hisdiff._device import is_writer, wait_for_writer
 from hisdiff._docs import documented
 from hisdiff._files import check_writable, locked
@@ -27,7 +27,7 @@ from hisdiff._training._config import config_from
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_embedding, published_patch_um
-from hisdiff.tl._fit_job import FitJob, check_memory, selected_panel
+from hisdiff.tl._fit_job import FitJob, check_memory, patients_of, selected_panel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -136,7 +136,7 @@ def fit(
     opened = open_sections([*items, *held_out], selection, needs=fitter.needs - {"features"}, encoder=offered)
     n_training = sum(any(bound.place.sdata is sdata for sdata in items) for bound in opened)
 
-    patients = None if patient_key is None else _patients(opened[:n_training], patient_key)
+    patients = None if patient_key is None else patients_of(opened[:n_training], patient_key)
     _warn_few_spots(opened[:n_training])
     as_published = getattr(config, "as_published", False)
     panel = selected_panel(by_object(opened[:n_training]), as_published=as_published)
@@ -145,9 +145,9 @@ def fit(
         opened = _embedded(opened, encoder if isinstance(encoder, str) else offered, runtime, as_published)
     job = FitJob(fitter, config, panel, runtime)
     bounds = job.prepared(opened)
+    for i, name in enumerate(patients or ()):
+        bounds[i] = bounds[i].with_section(replace(bounds[i].section, patient=name))
     training, watched = bounds[:n_training], bounds[n_training:]
-    if patients is not None:
-        training = [b.with_section(replace(b.section, patient=name)) for b, name in zip(training, patients)]
     logger.info(
         "fitting %r on %d spots of %d section(s), %d genes",
         fitter.name, sum(needed(bound.section.counts).shape[0] for bound in training), len(training), len(panel),
@@ -201,26 +201,6 @@ def _saved(model: Model, folder: Path | None, checkpoint: Path | None) -> Path:
             shutil.rmtree(checkpoint, ignore_errors=True)
     wait_for_writer()
     return path
-
-
-def _patients(bounds: Sequence[Bound], key: str) -> list[str]:
-    """Return the patient of each section, after checking that there are several."""
-    names = []
-    for bound in bounds:
-        values = bound.table.obs[present(key, list(bound.table.obs), "column of obs")].iloc[bound.place.rows]
-        found = values.dropna().astype(str).unique()
-        if len(found) != 1 or values.isna().any():
-            raise ValueError(
-                f"obs[{key!r}] of section {bound.place.name!r} has to name one patient, and has {listing(found, 4)}"
-                f"{' and missing values' if values.isna().any() else ''}."
-            )
-        names.append(str(found[0]))
-    if len(set(names)) < 2:
-        raise ValueError(
-            f"patient_key={key!r} names one patient, {names[0]!r}, for all {len(names)} section(s): no patient can be left out. "
-            f"Leave patient_key out; sections are left out then."
-        )
-    return names
 
 
 def _warn_few_spots(bounds: Sequence[Bound]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff import _keys
-from hisdiff._check import listing
+from hisdiff._check import listing, present
 from hisdiff._cores import free_memory
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
@@ -66,6 +66,7 @@ class FitJob:
                 digest.update(section.features.at(spots).tobytes())
             if section.image is not None:
                 digest.update(bound.fingerprint.encode())
+            digest.update((section.patient or "").encode())
         return digest.hexdigest()[:12]
 
     def run(
@@ -98,7 +99,41 @@ class FitJob:
         )
 
 
-def other_data(model: Model, bounds: Sequence[Bound]) -> list[str]:
+def patients_of(bounds: Sequence[Bound], key: str) -> list[str]:
+    """Return the patient of each section, after checking that there are several."""
+    names = []
+    for bound in bounds:
+        values = bound.table.obs[present(key, list(bound.table.obs), "column of obs")].iloc[bound.place.rows]
+        found = values.dropna().astype(str).unique()
+        if len(found) != 1 or values.isna().any():
+            raise ValueError(
+                f"obs[{key!r}] of section {bound.place.name!r} has to name one patient, and has {listing(found, 4)}"
+                f"{' and missing values' if values.isna().any() else ''}."
+            )
+        names.append(str(found[0]))
+    if len(set(names)) < 2:
+        raise ValueError(
+            f"patient_key={key!r} names one patient, {names[0]!r}, for all {len(names)} section(s): no patient can be left out. "
+            f"Leave patient_key out; sections are left out then."
+        )
+    return names
+
+
+def _numbered(patients: Sequence[str | int | None]) -> tuple[int, ...] | None:
+    """Return the number of each patient, in order of appearance; None where nobody said who they are."""
+    known = list(dict.fromkeys(patients))
+    return None if None in known else tuple(known.index(patient) for patient in patients)
+
+
+def _in_order(sections: Sequence[str], patients: Sequence[str | int] | None) -> tuple[int, ...] | None:
+    """Return the number of the patient of each section, in the order of their names."""
+    if patients is None:
+        return None
+    order = sorted(range(len(sections)), key=lambda i: sections[i])
+    return _numbered([patients[i] for i in order])
+
+
+def other_data(model: Model, bounds: Sequence[Bound], patients: Sequence[str] | None = None) -> list[str]:
     """Return in what the sections that a model was fitted on differ from opened ones, in words; nothing is computed."""
     panel, known, different = model.genes.tolist(), model.cohort, []
     for bound in bounds:
@@ -111,6 +146,10 @@ def other_data(model: Model, bounds: Sequence[Bound]) -> list[str]:
     if len(known.spots) and not np.array_equal(spots, known.spots):
         again = np.isin(spots, known.spots).sum()
         different.append(f"{len(known.spots)} spots with counts, of which {again} are among the {len(spots)} given")
+    before, now = _in_order(known.sections, known.patients), _in_order([of.name for of in sections], patients)
+    if not different and before != now:
+        told = ["sections" if some is None else f"{len(set(some))} patients" for some in (before, now)]
+        different.append(f"{told[0]} were left out in turn, now {told[1]}")
     for found in {of.features.spec for of in sections if of.features is not None} - {known.features}:
         if known.features is not None:
             different.append(f"embedding {_named(known.features)}, the sections have {_named(found)}")
@@ -222,6 +261,7 @@ def _cohort(training: Sequence[Bound]) -> Cohort:
         library_size=2.0 ** _median([section.log2_size for section in sections]),
         expression=np.mean([_shares(some) for some in counts if some.sum() > 0], axis=0),
         symbols=symbols_for(training[0].table, sections[0].genes),
+        patients=_numbered([section.patient for section in sections]),
         spots=np.unique(np.concatenate([spot_hashes(some, sections[0].genes) for some in counts])),
     )
 

@@ -26,8 +26,15 @@ def report(capsys) -> dict:
 def test_the_commands_do_on_stores_what_the_functions_do_on_objects(stores, tmp_path, capsys) -> None:
     train, test = str(stores / "s0.zarr"), str(stores / "s1.zarr")
     model = str(tmp_path / "model")
-    assert main(["embed", train, test, "--json"]) == 0
-    assert [r["status"] for r in report(capsys)["results"]] == ["done", "done"]
+    for line, told in (
+        ([train, test], ["done", "done"]),
+        ([train], ["unchanged"]),
+        ([test, "--patch-um", "200"], ["done"]),
+    ):
+        assert main(["embed", *line, "--json"]) == 0
+        assert [r["status"] for r in report(capsys)["results"]] == told
+    assert main(["embed", test, "--json"]) == 0
+    capsys.readouterr()
     assert main(["fit", train, "--save", model, "--method", "ridge", "--json"]) == 0
     fitted = report(capsys)["results"][0]
     assert main(["predict", test, "--model", model, "--json"]) == 0
@@ -83,6 +90,30 @@ def test_a_prediction_is_repeated_where_anything_that_decides_its_values_or_its_
     )
 
 
+def test_the_table_of_the_spots_is_named_where_a_store_has_several(tmp_path, capsys) -> None:
+    section = hd.datasets.toy(seed=3, size_um=400)
+    patient = section.tables["table"].obs
+    patient["patient"] = "p1"
+    section.tables["again"] = section.tables["table"].copy()
+    store, model = str(tmp_path / "s.zarr"), str(tmp_path / "model")
+    section.write(store)
+    fit = ["fit", store, "--save", model, "--method", "ridge"]
+    predict, named = ["predict", store, "--model", model], ["--table-key", "again"]
+    assert main([*fit, "--json"]) == 1
+    assert "['again', 'table']; choose one with" in report(capsys)["results"][0]["error"]
+    assert main([*fit, *named, "--patient-key", "patient", "--json"]) == 1
+    assert "names one patient, 'p1'" in report(capsys)["results"][0]["error"]
+    lines = [fit, predict, ["evaluate", store], ["adapt", store, "--model", model, "--save", str(tmp_path / "adapted")]]
+    lines += [["report", store]]
+    for line in lines:
+        assert main([*line, *named, "--json"]) == 0, capsys.readouterr()
+    capsys.readouterr()
+    assert main([*predict, *named, "--image-key", "none", "--json"]) == 1
+    assert "no image 'none'" in report(capsys)["results"][0]["error"]
+    tables = sd.read_zarr(store).tables
+    assert ("ridge" in tables["again"].layers, "ridge" in tables["table"].layers) == (True, False)
+
+
 def test_a_slide_becomes_a_store_with_a_lattice(stores, tmp_path, capsys) -> None:
     (pyramid,) = sd.read_zarr(stores / "s0.zarr").images.values()
     image = sd.get_pyramid_levels(pyramid, n=0)
@@ -104,7 +135,7 @@ def test_one_input_that_fails_is_reported_and_the_others_are_done(stores, tmp_pa
     assert missing["status"] == broken["status"] == "failed"
     assert "none.zarr" in missing["error"]
     assert f"{chunk} is damaged" in broken["error"]
-    assert done["status"] == "done"
+    assert done["status"] != "failed"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +147,7 @@ def test_one_input_that_fails_is_reported_and_the_others_are_done(stores, tmp_pa
         (["predict", "x.zarr", "--model", "none", "--table", "pannel"], 2, "'pannel'"),
         (["predict", "x.zarr", "--model", "none", "--at", "nuclei", "--table", "panel"], 2, "table='panel'"),
         (["fit", "x.zarr", "--save", "none", "--config", "fats"], 2, "fast"),
+        (["embed", "x.zarr", "--patch-um", "0"], 2, "--patch-um"),
     ],
 )
 def test_what_cannot_be_done_ends_with_a_message_and_a_status(line, status, told, capsys) -> None:

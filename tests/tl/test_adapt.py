@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import hisdiff as hd
+from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._shallow_copy import shallow_copy
 from hisdiff._stats._accuracy import mse
+from hisdiff.tl._fit_job import other_data
 
 
 @pytest.fixture(scope="module")
@@ -184,11 +186,16 @@ def test_suggested_spots_are_in_order_and_leave_less_open_than_the_first_ones(mo
         hd.tl.suggest_spots(new, model, table.n_obs + 1)
 
 
-def test_patients_are_left_out_together_and_a_column_of_one_is_refused(cohort):
+def test_patients_are_left_out_together_and_a_column_of_one_is_refused(cohort, tmp_path):
     for sdata, name in zip(cohort, ("p1", "p2")):
         sdata.tables["table"].obs["patient"] = name
-    fitted = hd.tl.fit(cohort, method="ridge", patient_key="patient")
+    fitted = hd.tl.fit(cohort, method="ridge", patient_key="patient", save=tmp_path / "model")
     assert fitted.calibration.cv_pcc_norm.shape == fitted.genes.shape
+    known, opened = hd.models.load(tmp_path / "model"), open_sections(cohort, needs=("counts",))
+    assert known.id == fitted.id
+    assert known.cohort.patients == (0, 1)
+    assert not other_data(known, opened, ["one", "two"])
+    assert other_data(known, opened) == ["2 patients were left out in turn, now sections"]
     for sdata in cohort:
         sdata.tables["table"].obs["patient"] = "p1"
     with pytest.raises(ValueError, match="names one patient, 'p1'"):

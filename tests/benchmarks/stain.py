@@ -51,11 +51,11 @@ def main() -> None:
     folds = SPLITS[asked.split]
     found: dict[str, dict[str, list[float]]] = {}
     for variant in asked.variants:
-        sections = {name: read(asked.data, name) for name in folds}
+        sections = {name: read(asked.data, name) for name, _ in folds}
         if variant != "as it is":
-            normalized(sections, variant, next(iter(folds)))
+            normalized(sections, variant, folds[0][0])
         hd.pp.embed(list(sections.values()))
-        for left_out, names in folds.items():
+        for left_out, names in folds:
             train, test = [sections[name] for name in names], sections[left_out]
             hd.pp.select_genes(train)
             for method in asked.methods:

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
-from sections import KEY, MOB, N_DRAWS, SPLITS, C, Entry, read
+from sections import KEY, MOB, N_DRAWS, REPORTED, SPLITS, C, Entry, read
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
 
@@ -165,9 +165,9 @@ def show(row: dict[str, Any]) -> dict[str, Any]:
 
 def spread(source: Source, entry: Entry) -> list[dict[str, Any]]:
     rows = []
-    for group, folds in SPLITS.items():
+    for group in REPORTED:
         own = []
-        for target, names in folds.items():
+        for target, names in SPLITS[group]:
             model = fitted(source, names, entry)
             told, other = Told.of(source[target], model), Told.of(source[target], model, seed=1)
             plain = Told.of(source[target], fitted(source, names, BASELINE))
@@ -191,8 +191,8 @@ def transfer(source: Source, entry: Entry) -> list[dict[str, Any]]:
         distance = float(record.get("transfer_distance", np.nan))
         rows.append(show({"cohort": cohort, "section": name, "distance": distance, "": record.get("transfer", "unknown")}))  # fmt: skip
 
-    for folds in SPLITS.values():
-        for target, names in folds.items():
+    for group in REPORTED:
+        for target, names in SPLITS[group]:
             model = fitted(source, names, entry)
             add(model, " ".join(names), target, source[target])
             if target == C[-1]:

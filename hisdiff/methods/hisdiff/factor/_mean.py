@@ -1,4 +1,4 @@
-"""Conditional mean of expression given morphology: kernel ridge regression, chosen and cross-fitted over left-out tissue."""
+"""Conditional mean of expression given morphology: kernel ridge regression, cross-fitted over left-out tissue."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def cross_fit(
 ) -> CrossFitted:
     """Fit the mean.
 
-    Expression is taken apart into principal components, and each gets the kernel width and the penalty that predict it
-    best on left-out tissue, or zero where none does: common variation (library size, density) is easily predicted from
+    Expression is taken apart into principal components, and each is an average over kernel widths and penalties, by how well they predict
+    it on left-out tissue, or zero where none does: common variation (library size, density) is easily predicted from
     the image, differences between cell types less so, and one penalty for both would blur the one or fit noise with the
     other. This is done for several views of the embedding, with Gaussian kernels and once with a linear one, and for expression as it is
     and as a profile with library size taken out, and the results are averaged: they err differently, the most so in tissue
@@ -216,7 +216,7 @@ def cross_fit(
     linear
         Weight of the linear kernel beside a Gaussian one.
     gammas, penalties
-        What there is to choose from.
+        What is averaged over.
     n_landmarks
         Spots that carry the kernels at most; those are drawn with ``seed``.
     profile

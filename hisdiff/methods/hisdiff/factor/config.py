@@ -22,7 +22,7 @@ class FactorConfig(TrainingConfig):
     n_components
         Principal components of the embedding that the mean depends on.
     linear, gammas, penalties, n_landmarks
-        Weight of the linear kernel beside the Gaussian one; widths and penalties to choose from, by correlation on
+        Weight of the linear kernel beside the Gaussian one; widths and penalties that are averaged over, by their error on
         left-out tissue; spots that carry the kernel at most.
     profile
         Weight, from 0 to 1, of the mean fitted to expression with library size taken out, beside that of expression as it is.

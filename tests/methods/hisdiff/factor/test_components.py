@@ -37,3 +37,27 @@ def test_each_component_takes_the_expansion_that_shows_it_though_all_share_one_a
     np.testing.assert_allclose(fit.held_out, targets, atol=0.2)
     assert not fit.weights[0][:, 1].any()
     assert not fit.weights[1][:, 0].any()
+
+
+def test_few_spots_average_penalties_that_predict_about_as_well_and_many_take_the_best():
+    def shares(n: int) -> np.ndarray:
+        penalties = 0.03 * n, 0.1 * n, 0.3 * n
+        features = np.random.default_rng(1).standard_normal((n, 20))
+        targets = features @ np.full((20, 1), 0.1) + np.random.default_rng(2).standard_normal((n, 1))
+        fold = np.arange(n) % 4
+        fit = fit_components([features], targets, fold, np.ones(n), penalties)
+        alone = [np.linalg.solve(features.T @ features + p * np.eye(20), features.T @ targets) for p in penalties]
+        return np.linalg.lstsq(np.hstack(alone), fit.weights[0], rcond=None)[0].ravel()
+
+    few, many = shares(200), shares(20_000)
+    assert few.max() < 0.5
+    assert 0.8 < few.sum() <= 1
+    assert many.max() > 0.9
+
+
+def test_what_nothing_predicts_stays_near_zero():
+    fold, weight = np.arange(400) % 4, np.ones(400)
+    features, targets = RNG.standard_normal((400, 50)), RNG.standard_normal((400, 2))
+    fit = fit_components([features], targets, fold, weight, (1.0, 10.0))
+    assert np.square(fit.held_out).mean() < 0.02
+    assert fit.explained < 0.01

@@ -51,7 +51,7 @@ class FactorConfig(TrainingConfig):
     n_components: int = 64
     linear: float = 0.3
     gammas: tuple[float, ...] = (0.3, 0.6, 1.5)
-    penalties: tuple[float, ...] = (0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 50.0)
+    penalties: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0)
     n_landmarks: int = 1000
     profile: float = 0.5
     flow: bool = True

@@ -19,7 +19,7 @@ from hisdiff import _docs
 ROOT = Path(hisdiff.__file__).parent
 # Level of each part of the package; inside a level the order of the second number holds.
 LEVELS = {
-    "_keys": (0, 0), "_runtime": (0, 1), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_arguments": (0, 1), "_device": (0, 0), "_docs": (0, 0), "_files": (0, 0), "_cores": (0, 0), "_sent_work": (0, 1), "_workers": (0, 1), "_json": (0, 0), "_libc": (0, 0), "_kept": (0, 0),
+    "_keys": (0, 0), "_runtime": (0, 1), "_log": (0, 0), "_settings": (0, 0), "_check": (0, 0), "_arguments": (0, 1), "_device": (0, 0), "_docs": (0, 0), "_files": (0, 0), "_cores": (0, 0), "_sent_work": (0, 1), "_workers": (0, 1), "_json": (0, 0), "_libc": (0, 0), "_compiled": (0, 0), "_kept": (0, 0),
     "_section": (1, 0), "_geometry": (1, 0), "_stats": (1, 0),
     "encoders": (2, 0), "_sdata": (2, 1), "_stream": (2, 1),
     "_nn": (3, 0), "_diffusion": (3, 0), "_training": (3, 1), "_prediction": (3, 2),

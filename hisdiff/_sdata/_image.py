@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from hisdiff._sdata._pixels import Pixels
 
@@ -83,14 +82,19 @@ class PyramidImage:
         px, py = int(np.floor(left + 1e-6)), int(np.floor(top + 1e-6))
         qx, qy = max(px + 1, int(np.ceil(right - 1e-6))), max(py + 1, int(np.ceil(bottom - 1e-6)))
         pixels = self._levels[level].box(py, px, qy, qx)
-        height, width = pixels.shape[:2]
-        # Rounding may put the border slightly outside the image, which Pillow refuses.
+        height, width = pixels.shape[1:]
+        # Rounding may put the border slightly outside the image.
         box = max(left - px, 0.0), max(top - py, 0.0), min(right - px, width), min(bottom - py, height)
         # Rounding may also put the sides of whole pixels beside them, by less than any resampling shows.
         off = max(abs(side - whole) for side, whole in zip(box, (0, 0, width, height)))
         if off < _OFF and size == (width, height):
-            return pixels
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box=box))
+            out = np.empty((height, width, 3), dtype=np.uint8)
+            for color, values in enumerate(pixels):  # four times as fast as all at once
+                out[..., color] = values
+            return out
+        from hisdiff._sdata._resize import resized  # numba takes a quarter of a second to import
+
+        return resized(pixels, *map(np.float32, box), *size)
 
     def _level_for(self, mpp: float) -> int:
         fine_enough = [i for i, (fx, _) in enumerate(self._factors) if fx * self.mpp <= mpp * 1.001]

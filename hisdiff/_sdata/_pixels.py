@@ -19,7 +19,7 @@ _LARGEST_KEPT = _KEPT_BYTES // 8
 
 
 class Pixels:
-    """Read boxes of an array ``(c, y, x)`` as uint8 ``(y, x, 3)``.
+    """Read boxes of an array ``(c, y, x)`` as uint8 ``(3, y, x)``.
 
     Parameters
     ----------
@@ -45,13 +45,13 @@ class Pixels:
 
     def box(self, y0: int, x0: int, y1: int, x1: int) -> np.ndarray:
         """Return a box of pixels, white where the array has none."""
-        out = np.full((y1 - y0, x1 - x0, 3), WHITE, dtype=np.uint8)
         top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, self.height), min(x1, self.width)
+        out = np.empty((3, y1 - y0, x1 - x0), dtype=np.uint8)
+        if (top, left, bottom, right) != (y0, x0, y1, x1):
+            out[:] = WHITE
         if top < bottom and left < right:
             for (y, x), part in self._parts(top, left, bottom, right):
-                place = out[y - y0 : y - y0 + part.shape[1], x - x0 : x - x0 + part.shape[2]]
-                for channel, values in enumerate(self._rgb(part)):  # four times as fast as all at once
-                    place[..., channel] = values
+                out[:, y - y0 : y - y0 + part.shape[1], x - x0 : x - x0 + part.shape[2]] = self._rgb(part)
         return out
 
     def _parts(self, top: int, left: int, bottom: int, right: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:

@@ -1,8 +1,7 @@
 """The arithmetic of the texture encoder, compiled: stain densities, reduction by two, filters, and sums of what they respond.
 
 A row of an image goes through all filters and into the sums while it is in the cache. Nothing here holds the interpreter's lock, so that
-threads do not wait for each other. Compiled code is kept on disk, by numba; the first call after an installation takes some
-seconds.
+threads do not wait for each other. The first call after an installation takes some seconds.
 
 Loops run over slices from zero on: numba, which allows negative indices, makes vector instructions of no other ones.
 """
@@ -10,16 +9,11 @@ Loops run over slices from zero on: numba, which allows negative indices, makes 
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
+from hisdiff._compiled import compiled
 from hisdiff.encoders._texture_forms import SCALARS, STAINS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MOMENTS = 2 * SCALARS + 3 * STAINS
 _FIRST = 2 * STAINS
@@ -30,16 +24,8 @@ _SIDE = 4
 _CHUNK = 512
 """Columns that are summed into blocks at a time, so that all of their sums stay in the cache."""
 _f32 = np.float32
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function on its first call."""
-    # Sums may be taken in another order, as vector instructions do; each is short and is added to a float64 or a block.
-    compiled = partial(numba.njit, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-    try:
-        return compiled(cache=True)(function)
-    except RuntimeError:  # no folder that may be written, as in some containers
-        return compiled()(function)
+# Sums may be taken in another order, as vector instructions do; each is short and is added to a float64 or a block.
+_compiled = compiled(fastmath={"reassoc", "contract", "nsz"})
 
 
 @_compiled

@@ -17,8 +17,8 @@ BOXES = [(0, 0, 50, 70), (3, 5, 17, 33), (16, 16, 32, 32), (-4, -6, 9, 60), (40,
 
 def expected(box: tuple[int, int, int, int]) -> np.ndarray:
     y0, x0, y1, x1 = box
-    padded = np.pad(np.moveaxis(IMAGE, 0, -1), ((100, 100), (100, 100), (0, 0)), constant_values=255)
-    return padded[100 + y0 : 100 + y1, 100 + x0 : 100 + x1]
+    padded = np.pad(IMAGE, ((0, 0), (100, 100), (100, 100)), constant_values=255)
+    return padded[:, 100 + y0 : 100 + y1, 100 + x0 : 100 + x1]
 
 
 @pytest.mark.parametrize("chunks", [(3, 16, 16), (1, 50, 9), None])

@@ -139,10 +139,20 @@ class CohortModel:
         return self.transfer.distance(self.transfer.features.at(section, spots))
 
     def suggested(self, section: Section, n: int) -> np.ndarray:
-        """Return rows of the ``n`` spots of a section that leave the least open once measured, the first first."""
+        """Return rows of the ``n`` spots of a section that leave the least open once measured, the first first.
+
+        None of them is among the given ones; more than there are others is a ``ValueError``.
+        """
         spots = needed(section.spots)
         features = np.concatenate([self.spread.features.at(section, part) for part in _parts(spots)])
-        return greedy(self.spread, features, None if self.given is None else self.given.features, n)
+        if self.given is None:
+            return greedy(self.spread, features, n)
+        known = self.given.has(spots.xy_um, None) & self.given.is_like(features)
+        if n > len(spots) - known.sum():
+            raise ValueError(
+                f"n={n} spots are asked for, and {section.name!r} has {len(spots)}, of which the model was given {known.sum()}."
+            )
+        return greedy(self.spread, features, n, self.given.features, known)
 
     def means(self, section: Section, locations: Locations, bar: Progress | None = None) -> np.ndarray:
         """Return means, float32 ``(n, G)``, at the cohort's library size, not aligned; ``bar`` counts blocks."""

@@ -28,19 +28,19 @@ def result_table(
 ) -> str | None:
     """Return the name of the table in which a result is looked up; None where the object has no table.
 
-    That is the table of the spots, unless what is asked for is in a panel table alone.
+    That is the table of the spots, unless what is asked for is in a panel table of it alone.
 
     Parameters
     ----------
     table_key
-        Name, which is taken as it is; None for the table that has the result.
+        Name of the table of the spots, or of a panel table; None where there is one choice.
     layers
         Names of layers that are asked for; None for any prediction.
     holds
         Whether a table has what is asked for, instead of ``layers``.
     """
     usual = resolve_table(sdata, table_key)
-    if table_key is not None or usual is None:
+    if usual is None:
         return usual
     named = [layers] if layers is None or isinstance(layers, str) else list(layers)
     if holds is None and named and all(name == X for name in named):
@@ -63,7 +63,8 @@ def prediction_table(sdata: SpatialData, table_key: str | None, layer: str | Non
         If none is named and there are several, none of which is that of the default method.
     """
     usual = resolve_table(sdata, table_key)
-    if table_key is None and layer is None and usual is not None:
+    named = table_key is not None and usual is not None and bool(records(sdata.tables[usual], _keys.PREDICTIONS))
+    if layer is None and usual is not None and not named:
         homes = [table for key, table in sdata.tables.items() if usual in (key, panel_of(table))]
         made = {stem for table in homes for stem in records(table, _keys.PREDICTIONS)}
         if len(made) > 1 and _keys.STEM not in made:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def group_of(table: AnnData, column: str, name: str) -> str:
-    """Return the one value that a section's table has in a column of ``obs``, as text.
+def group_of(table: AnnData, column: str, name: str, remedy: str) -> str:
+    """Return the one value that a section's table has in a column of ``obs``, as text; ``remedy`` is what else can be done.
 
     Raises
     ------
@@ -24,8 +24,8 @@ def group_of(table: AnnData, column: str, name: str) -> str:
     """
     if column not in table.obs:
         raise KeyError(
-            f"Section {name!r} has no column obs[{column!r}] to leave groups of sections out by; it has {listing(table.obs)}. "
-            f"Set it, one value for each section, or use by='section'."
+            f"Section {name!r} has no column obs[{column!r}]; it has {listing(table.obs)}. Set it, one value for each section, or "
+            f"{remedy}."
         )
     values = table.obs[column]
     if values.isna().any():

@@ -36,7 +36,7 @@ _MIN_NOISE = 1e-2
 # Given spots that are enough: their covariance is decomposed.
 _MAX_SPOTS = 1500
 # Spots that differ by less are the same.
-_SAME_PLACE_UM, _SAME_COMPOSITION = 0.1, 1e-6
+_SAME_PLACE_UM, _SAME_COMPOSITION, _SAME_FEATURES = 0.1, 1e-6, 1e-5
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ class Given:
         own, other = (values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
                       for values in (self.counts[row][:, known], counts[:, known]))  # fmt: skip
         return same & (np.abs(own - other).max(axis=1, initial=0) < _SAME_COMPOSITION)
+
+    def is_like(self, features: np.ndarray) -> np.ndarray:
+        """Return which features ``(n, p)`` are those of one of these spots: sections on one kind of array share places, not images."""
+        apart = cKDTree(self.features).query(features)[0]
+        return apart < _SAME_FEATURES * np.maximum(np.linalg.norm(features, axis=1), 1e-12)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return arrays."""

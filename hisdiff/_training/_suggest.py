@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 _MAX_SPOTS = 3000
 
 
-def greedy(spread: Spread, features: np.ndarray, measured: np.ndarray | None, n: int) -> np.ndarray:
+def greedy(
+    spread: Spread, features: np.ndarray, n: int, measured: np.ndarray | None = None, known: np.ndarray | None = None
+) -> np.ndarray:
     """Return rows of ``features`` ``(m, p)``, one after the other the one that makes the mean predictive variance least.
 
     Directions of expression share the covariance of the relation, so that one variance stands for all; the noise of a spot
@@ -25,14 +27,17 @@ def greedy(spread: Spread, features: np.ndarray, measured: np.ndarray | None, n:
         Of the cohort.
     features
         Of the spots of a section.
-    measured
-        ``(k, p)`` of spots that are known already, or None.
     n
         How many.
+    measured
+        ``(k, p)`` of spots that are known already, of this section or another; None for none.
+    known
+        Which of ``features`` are among them, ``(m,)``, and are not chosen; None for none.
     """
+    open_rows = np.arange(len(features)) if known is None else np.flatnonzero(~known)
     step = max(1, -(-len(features) // max(_MAX_SPOTS, n)))
     rows = np.arange(len(features))[::step]
-    rows = np.union1d(rows, np.arange(len(features))[:n]) if len(rows) < n else rows
+    rows = np.union1d(rows, open_rows[:n]) if np.isin(rows, open_rows).sum() < n else rows
     noise = _noise(spread)
     covariance = spread.relation.covariance(features[rows], features[rows])
     if measured is not None:
@@ -40,11 +45,13 @@ def greedy(spread: Spread, features: np.ndarray, measured: np.ndarray | None, n:
         known = spread.relation.covariance(measured, measured) + noise * np.eye(len(measured))
         covariance -= between @ np.linalg.solve(known, between.T)
     chosen: list[int] = []
+    taken = ~np.isin(rows, open_rows)
     for _ in range(n):
         gain = np.square(covariance).sum(axis=0) / (np.diag(covariance) + noise)
-        gain[chosen] = -1
+        gain[taken] = -1
         best = int(np.argmax(gain))
         chosen.append(best)
+        taken[best] = True
         column = covariance[:, best]
         covariance = covariance - np.outer(column, column) / (column[best] + noise)
     return rows[chosen]

@@ -11,6 +11,9 @@ from hisdiff._sdata._provenance import records
 if TYPE_CHECKING:
     from anndata import AnnData
 
+UNKNOWN_ACCURACY = "\naccuracy unknown: unlike the training tissue"
+"""Line of a title, of sections that are unlike the cohort."""
+
 
 def is_unlike(table: AnnData, stem: str, section: str) -> bool:
     """Whether a section is unlike the cohort of the model, so that the accuracy on left-out training tissue does not hold for it.

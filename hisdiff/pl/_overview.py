@@ -20,7 +20,7 @@ from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
 from hisdiff.pl import _canvas
-from hisdiff.pl._accuracy import expected_accuracy, is_unlike
+from hisdiff.pl._accuracy import UNKNOWN_ACCURACY, expected_accuracy, is_unlike
 from hisdiff.pl._contents import INDENT, Line, contents
 from hisdiff.pl._marks import Footprints
 from hisdiff.pl._style import BLUE, styled
@@ -201,7 +201,8 @@ def _fine_panels(bound: Bound, mpp: float | None) -> list[Panel]:
             gene = best_genes(table, 1)[0]
         info = describe(table, None, key)
         values = values_of(view.place, {gene: int(table.var_names.get_loc(gene))}, info)[gene]
-        return [Panel(f"{gene}, {key}", view.marks, values, info.unit)]
+        unlike = is_unlike(table, needed(info.stem), view.place.name)
+        return [Panel(f"{gene}, {key}{UNKNOWN_ACCURACY if unlike else ''}", view.marks, values, info.unit)]
     return []
 
 
@@ -222,7 +223,7 @@ def _expected(table: AnnData, stem: str, column: int, section: str) -> str:
     model = records(table, _keys.PREDICTIONS)[stem].get("model")
     by = f"\nmodel {model}" if model else ""
     if is_unlike(table, stem, section):
-        return f"\naccuracy unknown: unlike the training tissue{by}"
+        return f"{UNKNOWN_ACCURACY}{by}"
     accuracy = expected_accuracy(table, stem, column)
     return (f"\nbest of all: expected r = {accuracy:.2f}" if np.isfinite(accuracy) else "") + by
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hisdiff import _keys
 from hisdiff._sdata._genes import find_gene
-from hisdiff.pl._accuracy import expected_accuracy, is_unlike
+from hisdiff.pl._accuracy import UNKNOWN_ACCURACY, expected_accuracy, is_unlike
 from hisdiff.pl._coloring import codes_of, gradient, is_categorical, palette_of
 from hisdiff.pl._maps import Panel, Row
 from hisdiff.pl._style import WARNING
@@ -163,7 +163,7 @@ def title_of(view: View, gene: str, column: int, info: LayerInfo, ringed: bool) 
     if not info.stem or info.is_spread:
         return {"label": title}
     if is_unlike(table, info.stem, view.place.name):
-        return {"label": f"{title}\naccuracy unknown: unlike the training tissue", "color": WARNING}
+        return {"label": f"{title}{UNKNOWN_ACCURACY}", "color": WARNING}
     accuracy = expected_accuracy(table, info.stem, column)
     if not np.isfinite(accuracy):
         return {"label": title}

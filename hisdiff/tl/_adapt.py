@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from hisdiff import _keys
 from hisdiff._arguments import checked
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import pandas as pd
     from spatialdata import SpatialData
 
     from hisdiff._prediction._cohort_model import CohortModel
@@ -63,7 +63,8 @@ def adapt(
     data
         The section.
     spots
-        The measured spots: a boolean mask over the rows of the table, the name of a boolean column of ``obs``, or a list
+        The measured spots: a boolean mask over the rows of the table (of a Series that names all spots in its index, in any order), the
+        name of a boolean column of ``obs``, or a list
         of names in ``obs_names`` (such as those that :func:`suggest_spots` returns); a spot without counts that is named there was
         measured and found empty. None for all spots with counts.
     %(place)s
@@ -226,15 +227,17 @@ def _given(bound: Bound, spots: Any) -> np.ndarray:
     table, name = bound.table, bound.place.name
     if isinstance(spots, str):
         values = table.obs[present(spots, list(table.obs), "column of obs")]
-        mask = _mask(values.to_numpy(), table.n_obs, f"obs[{spots!r}]")
+        mask = _mask(values, table.n_obs, f"obs[{spots!r}] of {name!r}")
     elif spots is None:
         mask = np.ones(table.n_obs, dtype=bool)
-    elif isinstance(next(iter(spots), None), str):
+    elif not len(spots):
+        mask = np.zeros(table.n_obs, dtype=bool)
+    elif isinstance(next(iter(spots)), str):
         for spot in spots:
             present(spot, table.obs_names, f"spot of {name!r} called")
         mask = table.obs_names.isin(list(spots))
     else:
-        mask = _mask(np.asarray(spots), table.n_obs, "spots")
+        mask = _mask(_in_order(spots, table.obs_names), table.n_obs, "spots")
     counts = bound.section.counts
     rows = np.flatnonzero(mask[bound.place.rows])
     counted = np.ones(len(rows), dtype=bool) if counts is None else np.asarray(counts[rows].sum(axis=1)).ravel() > 0
@@ -253,7 +256,15 @@ def _given(bound: Bound, spots: Any) -> np.ndarray:
     return rows
 
 
-def _mask(values: np.ndarray, n: int, what: str) -> np.ndarray:
+def _in_order(spots: Any, names: pd.Index) -> Any:
+    """Return a mask in the order of the table: the index of a Series says which spot each value is of, where it names them all."""
+    index = getattr(spots, "index", None)
+    named = not callable(index) and index is not None and index.is_unique and len(index) == len(names)
+    return spots.reindex(names) if named and names.isin(index).all() else spots
+
+
+def _mask(given: Any, n: int, what: str) -> np.ndarray:
+    values = np.asarray(given)
     if values.shape != (n,):
         raise ValueError(
             f"{what} has shape {values.shape}; a mask has one value for each of the {n} rows of the table."
@@ -264,4 +275,8 @@ def _mask(values: np.ndarray, n: int, what: str) -> np.ndarray:
         return values.astype(bool)
     if values.dtype == object and all(isinstance(value, (bool, np.bool_)) for value in values):
         return values.astype(bool)
-    raise TypeError(f"{what} has to be boolean, True where a spot is given, not {values.dtype}.")
+    missing = pd.isna(values)
+    lacks = f" and is missing at {int(missing.sum())} of {n} spots" if missing.any() else ""
+    raise TypeError(
+        f"{what} has to be boolean, True where a spot is given; it has values such as {listing(pd.unique(values[~missing]), 4)}{lacks}."
+    )

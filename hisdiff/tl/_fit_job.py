@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hisdiff import _keys
-from hisdiff._check import listing, present
+from hisdiff._check import listing
 from hisdiff._cores import free_memory
 from hisdiff._geometry import pitch_of
 from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record
 from hisdiff._sdata._genes import gene_names, rows_of, shared_genes, symbols_for
 from hisdiff._sdata._locate import on_tissue
+from hisdiff._sdata._split import group_of
 from hisdiff._section import needed
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._training._ood import EmbeddingDistribution
@@ -101,16 +102,9 @@ class FitJob:
 
 def patients_of(bounds: Sequence[Bound], key: str) -> list[str]:
     """Return the patient of each section, after checking that there are several."""
-    names = []
-    for bound in bounds:
-        values = bound.table.obs[present(key, list(bound.table.obs), "column of obs")].iloc[bound.place.rows]
-        found = values.dropna().astype(str).unique()
-        if len(found) != 1 or values.isna().any():
-            raise ValueError(
-                f"obs[{key!r}] of section {bound.place.name!r} has to name one patient, and has {listing(found, 4)}"
-                f"{' and missing values' if values.isna().any() else ''}."
-            )
-        names.append(str(found[0]))
+    names = [
+        group_of(bound.table[bound.place.rows], key, bound.place.name, "leave patient_key out") for bound in bounds
+    ]
     if len(set(names)) < 2:
         raise ValueError(
             f"patient_key={key!r} names one patient, {names[0]!r}, for all {len(names)} section(s): no patient can be left out. "

@@ -62,12 +62,12 @@ class GroupedSections:
         """Check that leaving sections out in turn makes sense; genes that were selected on all of them are forgotten."""
         names = _distinct([bound.place.name for bound in bounds])
 
-        def column(key: str) -> list[str]:
-            return [group_of(bound.table[bound.place.rows], key, name) for bound, name in zip(bounds, names)]
+        def column(key: str, remedy: str) -> list[str]:
+            return [group_of(bound.table[bound.place.rows], key, name, remedy) for bound, name in zip(bounds, names)]
 
-        groups = names if by == SECTION else column(by)
+        groups = names if by == SECTION else column(by, f"use by={SECTION!r}")
         patient_key = by if patient_key is None and by != SECTION else patient_key
-        patients = [None] * len(names) if patient_key is None else column(patient_key)
+        patients = [None] * len(names) if patient_key is None else column(patient_key, "leave patient_key out")
         if len(set(groups)) < 2:
             raise ValueError(_too_few(by, groups))
         for bound in bounds:

@@ -129,8 +129,8 @@ def predict(
     grow with the slide (only counts and factors of measured spots are held in memory). An interrupted call leaves no table,
     and the same call resumes it. Above 256 MB ``X`` and the layers are lazy (dask).
 
-    With ``inplace=False`` the predictions, an AnnData (locations x panel) per section with the same layers; ``X`` is the mean, or
-    with ``table="panel"`` the measured counts.
+    With ``inplace=False`` the predictions, an AnnData (locations x panel) per section with the same layers and record; ``X`` is the mean,
+    or with ``table="panel"`` the measured counts.
 
     Raises
     ------

@@ -198,7 +198,7 @@ class PredictJob:
                 return table
             put_panel_table(bounds[0].place, table, origin)
         elif not inplace:
-            return as_anndata(bounds, predictions, self.stem)
+            return as_anndata(bounds, predictions, origin)
         else:
             write_into_table(bounds, predictions, origin)
         return None

@@ -47,9 +47,11 @@ class Origin(NamedTuple):
     record: Plain
 
 
-def as_anndata(bounds: Sequence[Bound], predictions: Sequence[Prediction], stem: str) -> AnnData:
-    """Return the predictions of sections, locations x panel, ``X`` the mean."""
-    return ad.concat([_as_anndata(b, p, stem) for b, p in zip(bounds, predictions)], merge="same")
+def as_anndata(bounds: Sequence[Bound], predictions: Sequence[Prediction], origin: Origin) -> AnnData:
+    """Return the predictions of sections, locations x panel, ``X`` the mean, with their record."""
+    table = ad.concat([_as_anndata(b, p, origin.stem) for b, p in zip(bounds, predictions)], merge="same")
+    set_record(table, _keys.PREDICTIONS, origin.stem, origin.record)
+    return table
 
 
 def as_panel_table(

@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import hisdiff as hd
@@ -127,20 +128,39 @@ def test_a_named_spot_without_counts_was_measured_and_unnamed_ones_were_not(mode
     [
         (lambda table: np.zeros(table.n_obs, dtype=bool), "No spot"),
         (lambda table: np.ones(3, dtype=bool), "one value for each"),
+        (lambda table: [], "No spot of 'toy' is given"),
         (lambda table: np.linspace(0, 1, table.n_obs), "boolean|True or False"),
         (lambda table: "nothing", "nothing"),
+        (lambda table: "region", r"obs\['region'\] of 'toy' has to be boolean.*such as \['toy'\]"),
+        (lambda table: "in_part", r"missing at 1 of"),
         (lambda table: [table.obs_names[0], "nowhere"], "no spot of .* called 'nowhere'"),
     ],
 )
 def test_spots_that_cannot_be_given_are_named(model, new, spots, message):
+    table = new.tables["table"]
+    table.obs["in_part"] = np.array([None, *[True] * (table.n_obs - 1)], dtype=object)
     with pytest.raises((ValueError, TypeError, KeyError), match=message):
-        hd.tl.adapt(model, new, spots=spots(new.tables["table"]))
+        hd.tl.adapt(model, new, spots=spots(table))
 
 
-def test_names_of_spots_are_the_mask_of_these_spots(model, new):
+def test_names_of_spots_are_the_mask_of_these_spots_in_any_order(model, new):
     names = hd.tl.suggest_spots(new, model, 4, inplace=False)
-    mask = new.tables["table"].obs_names.isin(names)
-    assert hd.tl.adapt(model, new, spots=names).id == hd.tl.adapt(model, new, spots=mask).id
+    every = new.tables["table"].obs_names
+    mask = pd.Series(every.isin(names), index=every)
+    given = (names, mask.to_numpy(), mask, mask[::-1], mask.reset_index(drop=True))
+    assert len({hd.tl.adapt(model, new, spots=spots).id for spots in given}) == 1
+
+
+def test_suggested_spots_are_not_among_those_that_the_model_was_given(model, new):
+    table = new.tables["table"]
+    given = np.arange(table.n_obs) >= 10
+    adapted = hd.tl.adapt(model, new, spots=given)
+    names = hd.tl.suggest_spots(new, adapted, 10, inplace=False)
+    assert sorted(names) == sorted(table.obs_names[~given])
+    with pytest.raises(ValueError, match=f"n=11 .*{table.n_obs}, of which the model was given {table.n_obs - 10}"):
+        hd.tl.suggest_spots(new, adapted, 11)
+    neighbor = hd.datasets.toy(seed=10, size_um=800)  # spots at the same places, another image
+    assert len(hd.tl.suggest_spots(neighbor, adapted, 30, inplace=False)) == 30
 
 
 def test_one_spot_is_enough_and_half_of_the_genes_too(model, new):
@@ -200,8 +220,13 @@ def test_patients_are_left_out_together_and_a_column_of_one_is_refused(cohort, t
         sdata.tables["table"].obs["patient"] = "p1"
     with pytest.raises(ValueError, match="names one patient, 'p1'"):
         hd.tl.fit(cohort, method="ridge", patient_key="patient")
-    with pytest.raises(KeyError, match="nobody"):
-        hd.tl.fit(cohort, method="ridge", patient_key="nobody")
+    cohort[1].tables["table"].obs["patient"] = None
+    with pytest.raises(ValueError, match=r"obs\['patient'\] of section 'toy2' is missing at"):
+        hd.tl.fit(cohort, method="ridge", patient_key="patient")
+    del cohort[1].tables["table"].obs["patient"]
+    for call in (hd.tl.fit, hd.tl.cross_validate):
+        with pytest.raises(KeyError, match=r"Section 'toy2' has no column obs\['patient'\].*leave patient_key out"):
+            call(cohort, patient_key="patient")
 
 
 def test_a_section_with_few_spots_is_told_to_be_one_for_adapt(cohort, new, caplog):

@@ -61,6 +61,8 @@ def test_without_inplace_the_result_is_returned_and_the_object_untouched(section
     assert layers(sections[2]) == set()
     assert list(result.var_names) == list(model.genes)
     assert list(result.obs_names) == list(sections[2].tables["table"].obs_names)
+    hd.tl.predict(sections[2], model)
+    assert result.uns["hisdiff"]["predictions"] == sections[2].tables["table"].uns["hisdiff"]["predictions"]
 
 
 def test_without_inplace_a_missing_embedding_is_made_and_not_kept(sections, model, color_encoder, monkeypatch) -> None:

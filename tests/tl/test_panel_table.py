@@ -112,6 +112,13 @@ def test_scanpy_and_squidpy_take_it_as_it_is(both) -> None:
     assert len(table.uns["moranI"]) == 3
 
 
+def test_it_is_found_by_the_name_of_the_table_of_its_spots(both) -> None:
+    _, narrow, model = both
+    assert hd.tl.evaluate(narrow, table_key="table").equals(hd.tl.evaluate(narrow, table_key="ridge"))
+    axes = hd.pl.gene_map(narrow, model.genes[0], layers=["X", "ridge"], table_key="table").axes
+    assert any("predicted" in ax.get_title(loc="left") for ax in axes)
+
+
 def test_models_take_its_spots_as_those_of_the_whole_table(both) -> None:
     _, narrow, model = both
     some = np.arange(narrow.tables["table"].n_obs) < 8

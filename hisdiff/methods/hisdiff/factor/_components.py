@@ -50,8 +50,8 @@ def fit_components(
 
     With :math:`E` the squared error of one of them on left-out tissue, its part of the average is proportional to
     :math:`E^{-n / 18}`: the likelihood of normal errors of unknown variance, where a spot and its eight neighbours count
-    as one. On a few hundred spots several penalties predict about as well, and to take the best is to follow chance; on
-    many thousands one is left.
+    as one, and n is the sum of weights. On a few hundred spots several penalties predict about as well, and to take the
+    best is to follow chance; on many thousands one is left.
 
     Parameters
     ----------

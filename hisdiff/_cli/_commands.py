@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 import typer
 
 from hisdiff._cli._inputs import FAILURES, attempt, finish, message_of, open_input, run_on_each
+from hisdiff._keys import VERSION
 from hisdiff._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from spatialdata import SpatialData
 
@@ -23,13 +24,11 @@ if TYPE_CHECKING:
 
 _Made = TypeVar("_Made")
 
-app = typer.Typer(
-    help="Spatial gene expression from H&E.", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Inputs = Annotated[list[Path], typer.Argument(help="Zarr stores of SpatialData, or slides.", show_default=False)]
 Stores = Annotated[list[Path], typer.Argument(help="Zarr stores of SpatialData.", show_default=False)]
-Out = Annotated[Path | None, typer.Option(help="Folder in which stores of slides are made.")]
+Out = Annotated[Path | None, typer.Option(help="Folder in which stores of slides are made.", file_okay=False)]
 Mpp = Annotated[float | None, typer.Option(help="Micrometres per pixel, if neither slide nor store says.")]
 TableKey = Annotated[str | None, typer.Option(help="Table of the spots, if there are several.")]
 ImageKey = Annotated[str | None, typer.Option(help="Image, if there are several.")]
@@ -39,6 +38,21 @@ Layer = Annotated[str | None, typer.Option(help="Layer of raw counts, if not X."
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Seed = Annotated[int, typer.Option(help="Seed of all that is random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a report in JSON to standard output.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Spatial gene expression from H&E."""
 
 
 @app.command()
@@ -149,7 +163,7 @@ def adapt(
     """Adapt a model to a new section by its measured spots, however few."""
     from hisdiff import io, models, tl
 
-    found = _loaded(models.load, model)
+    found = _loaded(partial(models.load, model), "adapt", [store], as_json=as_json)
 
     def adapted() -> Plain:
         sdata = open_input(store)
@@ -202,7 +216,7 @@ def predict(
             calibrate=calibrate, library_size=library_size, table=table, selection=selection, key_added=key_added, rng=seed, device=device,
         )
     )  # fmt: skip
-    found = _loaded(models.load, model)
+    found = _loaded(partial(models.load, model), "predict", inputs, as_json=as_json)
     (job,) = _understood(partial(call.jobs, [found]))
 
     def step(sdata: SpatialData) -> Plain | None:
@@ -222,7 +236,9 @@ def evaluate(
     layer: Annotated[str | None, typer.Option(help="Stem of the prediction, if there are several.")] = None,
     truth: Annotated[str | None, typer.Option(help="Layer or table of measured counts, if not X.")] = None,
     table_key: TableKey = None,
-    csv: Annotated[Path | None, typer.Option(help="Folder for a table per store, one row per gene.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Folder for a table per store, one row per gene.", file_okay=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare predictions with measured counts: prints a summary for each store."""
@@ -253,7 +269,9 @@ def report(
     table_key: TableKey = None,
     image_key: ImageKey = None,
     mpp: Mpp = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the pages; otherwise beside each store.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pages; otherwise beside each store.", file_okay=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Report on each store as one HTML page: contents, accuracy, maps, transfer, provenance."""
@@ -278,7 +296,7 @@ def report(
 def reproduce(
     study: Annotated[str, typer.Argument(help="her2st, cscc, prad or dlpfc.", show_default=False)],
     hest: Annotated[Path, typer.Option(help="Folder of HEST-1k; what is missing is downloaded.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model and the metrics.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and the metrics.", file_okay=False)],
     encoder: Annotated[str, typer.Option(help="Name of an encoder, or local-dir:FOLDER.")] = "uni",
     epochs: Annotated[
         int, typer.Option(help="Epochs; the last checkpoint of the published code is after 1900.")
@@ -306,7 +324,9 @@ def reproduce(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the figures and the zarr store.")] = Path("hisdiff-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the figures and the zarr store.", file_okay=False)] = Path(
+        "hisdiff-demo"
+    ),
     seed: Seed = 0,
 ) -> None:
     """Fit, predict, evaluate and plot on the built-in toy tissue."""
@@ -334,10 +354,12 @@ def _understood(make: Callable[[], _Made]) -> _Made:
         raise typer.BadParameter(message_of(error)) from error
 
 
-def _loaded(load: Any, folder: Path) -> Model:
+def _loaded(load: Callable[[], Model], command: str, inputs: Sequence[Path], *, as_json: bool) -> Model:
     """Load a model, or end with what is wrong with it: without one nothing can be done for any input."""
     try:
-        return load(folder)
+        return load()
     except FAILURES as error:
-        typer.echo(f"hisdiff: {message_of(error)}", err=True)
-        raise typer.Exit(1) from error
+        text = f"--model: {message_of(error)}"
+        typer.echo(f"hisdiff: {text}", err=True)
+        finish(command, [{"input": str(path), "status": "failed", "error": text} for path in inputs], as_json=as_json)
+        raise  # `finish` has ended the command

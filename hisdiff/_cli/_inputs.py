@@ -49,7 +49,7 @@ def open_input(path: Path, *, out: Path | None = None, mpp: float | None = None)
     if path.suffix != ".zarr":
         if out is None:
             raise ValueError(
-                f"{path} is not a zarr store; --out names the folder in which the store of a slide is made."
+                f"{path} is not a zarr store (NAME.zarr); embed and predict make one of a slide, in the folder that --out names."
             )
         store = out / f"{path.name.partition('.')[0]}.zarr"
         if not store.exists():
@@ -61,6 +61,8 @@ def open_input(path: Path, *, out: Path | None = None, mpp: float | None = None)
                 fresh.rename(store)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
+    if not any((store / note).exists() for note in ("zarr.json", ".zgroup")):
+        raise ValueError(f"{store} is not a zarr store: it has no zarr.json.")
     with without_noise():
         try:
             return sd.read_zarr(store)

@@ -130,12 +130,24 @@ def test_one_input_that_fails_is_reported_and_the_others_are_done(stores, tmp_pa
     damaged = shutil.copytree(stores / "s0.zarr", tmp_path / "damaged.zarr")
     chunk = next((damaged / "tables" / "table" / "X" / "data" / "c").iterdir())
     chunk.write_bytes(b"no chunk")
-    assert main(["embed", str(tmp_path / "none.zarr"), str(damaged), str(stores / "s0.zarr"), "--json"]) == 1
-    missing, broken, done = report(capsys)["results"]
-    assert missing["status"] == broken["status"] == "failed"
+    (empty := tmp_path / "empty.zarr").mkdir()
+    assert (
+        main(["embed", str(tmp_path / "none.zarr"), str(damaged), str(empty), str(stores / "s0.zarr"), "--json"]) == 1
+    )
+    missing, broken, other, done = report(capsys)["results"]
+    assert missing["status"] == broken["status"] == other["status"] == "failed"
+    assert other["error"] == f"{empty} is not a zarr store: it has no zarr.json."
     assert "none.zarr" in missing["error"]
     assert f"{chunk} is damaged" in broken["error"]
     assert done["status"] != "failed"
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_for_every_input(stores, capsys) -> None:
+    assert main(["predict", str(stores / "s0.zarr"), str(stores / "s1.zarr"), "--model", "nowhere", "--json"]) == 1
+    results = report(capsys)["results"]
+    assert [(of["status"], "--model: " in of["error"]) for of in results] == [("failed", True)] * 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == hd.__version__
 
 
 @pytest.mark.parametrize(
@@ -148,6 +160,7 @@ def test_one_input_that_fails_is_reported_and_the_others_are_done(stores, tmp_pa
         (["predict", "x.zarr", "--model", "none", "--at", "nuclei", "--table", "panel"], 2, "table='panel'"),
         (["fit", "x.zarr", "--save", "none", "--config", "fats"], 2, "fast"),
         (["embed", "x.zarr", "--patch-um", "0"], 2, "--patch-um"),
+        (["evaluate", "x.zarr", "--csv", __file__], 2, "--csv"),
     ],
 )
 def test_what_cannot_be_done_ends_with_a_message_and_a_status(line, status, told, capsys) -> None:

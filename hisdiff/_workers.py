@@ -7,7 +7,6 @@ come back. Only results travel back: whoever called writes them, alone.
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 import uuid
@@ -35,7 +34,6 @@ BASE_BYTES = 600 * 2**20
 _LARGEST_SENT = 2**30
 _AHEAD = 2
 """Pieces that are under way for each thread of a worker: one is done while the next one is sent."""
-_WORTH_SENDING_S = 5.0
 _ANSWER_S, _SENT_S = 15.0, 60.0
 # Pause between two looks for parts, and for workers; how long none may be there (they may be waiting in a queue).
 _PAUSE_S, _LOOK_S, _LOST_S = 0.01, 5.0, 300.0
@@ -61,7 +59,7 @@ def spread(
     *,
     needs_bytes: int = 0,
     threads: bool = False,
-    seconds: float = math.inf,
+    workers: bool = True,
 ) -> Iterator[tuple[int, R]]:
     """Yield the number of each item and what ``work`` makes of it, as they are done.
 
@@ -77,8 +75,8 @@ def spread(
         Memory that a worker or a thread needs for one item, beside its libraries.
     threads
         Whether several threads may call ``work`` at once. Here it is then done on as many as there are cores, each item on one core.
-    seconds
-        About how long all items take on one core, for :func:`are_for_workers`.
+    workers
+        Whether it is worth to be sent to workers, where there are any.
 
     Raises
     ------
@@ -87,21 +85,14 @@ def spread(
     ValueError
         Before any work, if there is no worker, or one has another version or may not use enough memory.
     """
-    if len(items) > 1 and are_for_workers(seconds):
-        yield from _on_workers(active_client(), work, items, what, needs_bytes)
+    client = active_client() if workers and len(items) > 1 else None
+    if client is not None:
+        yield from _on_workers(client, work, items, what, needs_bytes)
     elif threads:
         yield from on_threads(work, items, needs_bytes=needs_bytes)
     else:
         for number, item in enumerate(items):
             yield number, work(item)
-
-
-def are_for_workers(seconds: float) -> bool:
-    """Whether parts go to the workers of an active client: not those that take a few seconds on one core in all.
-
-    Workers are asked first whether they can do it, then sent what all parts need, and their results travel back.
-    """
-    return active_client() is not None and seconds >= _WORTH_SENDING_S
 
 
 def active_client() -> Any | None:

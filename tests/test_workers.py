@@ -123,7 +123,6 @@ def test_the_same_bytes_as_alone_and_with_a_worker_killed_on_the_way(
     from hisdiff.pp import _grid
     from hisdiff.tl import _fine
 
-    monkeypatch.setattr(_workers, "_WORTH_SENDING_S", 0)
     monkeypatch.setattr(_embed, "_PART", 8)
     monkeypatch.setattr(_grid, "_MAX_CHUNKS", 1)
     monkeypatch.setattr(_grid, "_CHUNK_VALUES", 1)
@@ -219,14 +218,6 @@ def test_a_client_that_lost_its_scheduler_between_two_calls_is_named_once(by, ca
     ]
     assert len(told) == (by == "scheduler")
     assert all(address in message for message in told)
-
-
-def test_work_of_a_few_seconds_stays_here(client, monkeypatch) -> None:
-    where = lambda number: os.getpid()  # noqa: E731
-    here = {0: os.getpid(), 1: os.getpid()}
-    assert dict(_workers.spread(where, range(2), "parts", seconds=2, threads=True)) == here
-    monkeypatch.setattr(_workers, "_WORTH_SENDING_S", 1)
-    assert not set(dict(_workers.spread(where, range(2), "parts", seconds=2)).values()) & {os.getpid()}
 
 
 class Sleeps:

@@ -14,7 +14,7 @@ from hisdiff._docs import documented
 from hisdiff._geometry import lattice_points
 from hisdiff._geometry._patches import patch_centers
 from hisdiff._log import progress as progress_bar
-from hisdiff._workers import are_for_workers, spread
+from hisdiff._workers import active_client, spread
 from hisdiff.encoders._base import is_reentrant
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ _FEWEST_POINTS = 16
 _READERS = 2
 _BATCHES_AHEAD = 2
 _PART = 64
-"""Patches that a worker embeds at a time, at least."""
-_PATCH_S = {True: 0.004, False: 0.04}
-"""About how long a core takes for a patch, reading included: with ``texture``, which threads may share, and with a network."""
+"""Patches that a worker embeds at a time, at least; fewer than twice as many are not sent to workers."""
 
 
 def embed_footprints(
@@ -122,8 +120,8 @@ def embed_locations(
     desc = f"embedding with {spec.name!r}" if desc is None else desc
     # Whole batches, so that a patch is in the same one wherever it is embedded.
     reentrant = is_reentrant(encoder)
-    seconds = _PATCH_S[reentrant] * len(xy_um)
-    at_once = _PART if are_for_workers(seconds) else 1 if reentrant else len(xy_um)
+    on_workers = len(xy_um) >= 2 * _PART and active_client() is not None
+    at_once = _PART if on_workers else 1 if reentrant else len(xy_um)
     n_parts = -(-len(xy_um) // max(size, at_once))
     part = size * max(1, -(-len(xy_um) // (size * max(1, n_parts))))  # all of about one size
     parts = [slice(start, start + part) for start in range(0, len(xy_um), part)]
@@ -135,7 +133,7 @@ def embed_locations(
             return embedded
         work = partial(_encoded_part, encoder, image, side, size)
         items = [xy_um[rows] for rows in parts]
-        for number, vectors in spread(work, items, desc, threads=reentrant, seconds=seconds):
+        for number, vectors in spread(work, items, desc, threads=reentrant, workers=on_workers):
             embedded[parts[number]] = vectors
             bar.update(len(vectors))
     return embedded

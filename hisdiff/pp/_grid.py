@@ -46,8 +46,6 @@ _CHUNK_VALUES = 2**21
 _REGION_UM = 1000.0
 """Least side of what is embedded at once: what lies around it is read and filtered as well."""
 _MAX_CHUNKS = 4
-_MM2_S = 0.15
-"""About how long a core takes to embed a square millimetre with ``texture``; a network takes more."""
 _TILE_FACTOR = 3
 """Memory that a tile takes while it is embedded, in sizes of its result."""
 # Vectors longer than this are kept in half precision; networks that give such run in bfloat16 anyway.
@@ -232,7 +230,6 @@ def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
         "encoder": source.spec.to_dict(),
     }
     needs = _TILE_FACTOR * max(_nbytes(job.output, region["embedding"]) for region in regions)
-    seconds = _MM2_S * len(job.ij) * window.resolution_um**2 / 1e6 if source.reentrant else np.inf
     arrays = _stream.run(
         folder,
         plan,
@@ -241,7 +238,7 @@ def _run_in(folder: Path | None, job: _Job, runtime: Runtime) -> None:
         work,
         desc=f"embedding a grid with {source.spec.encoder!r}",
         progress=runtime.progress,
-        each=partial(spread, needs_bytes=needs, threads=source.reentrant, seconds=seconds),
+        each=partial(spread, needs_bytes=needs, threads=source.reentrant),
     )
     names = [f"{source.spec.encoder}_{i}" for i in range(source.spec.dim)]
     values = arrays["embedding"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hisdiff._cores import give_back_memory
@@ -19,8 +18,6 @@ R = TypeVar("R")
 
 # Tiles whose shared values are in memory at a time.
 _BAND = 32
-_TILE_S, _PLACE_S = 1.0, 0.004
-"""About how long a core takes for a tile, and for a place between the spots, in fields that threads may share; others take longer."""
 
 
 def each_tile(
@@ -62,11 +59,10 @@ def each_tile(
     show
         Whether to show a bar; None for the package's setting.
     """
-    threads = bool(getattr(field, "reentrant", False))
-    tile_s, place_s = (_TILE_S, _PLACE_S) if threads else (math.inf, math.inf)
+    how = {"threads": bool(getattr(field, "reentrant", False))}
     nodes = getattr(field, "nodes", None)
     if nodes is None:
-        yield from spread(work, todo, what, needs_bytes=needs_bytes, threads=threads, seconds=tile_s * len(todo))
+        yield from spread(work, todo, what, needs_bytes=needs_bytes, **how)
         return
     wanted = [field.nodes_around(bins_of(tile), draws=draws) for tile in tiles]
     groups = nodes.groups(wanted)
@@ -78,18 +74,12 @@ def each_tile(
         if forget:
             nodes.keep(wanted[start:])
         new = sorted(nodes.lacking_groups(groups, wanted[start : band.stop]), key=len, reverse=True)
-        n_places = sum(map(len, new))
         with progress(
-            desc="embedding the tissue between the spots", total=n_places, enabled=show, unit="places"
+            desc="embedding the tissue between the spots", total=sum(map(len, new)), enabled=show, unit="places"
         ) as bar:
-            for number, values in spread(
-                field.compute, new, "the tissue between the spots", threads=threads, seconds=place_s * n_places
-            ):
+            for number, values in spread(field.compute, new, "the tissue between the spots", **how):
                 nodes.learn(new[number], values)
                 bar.update(len(new[number]))
         give_back_memory()  # small values that stay lie between large ones that do not
-        items = [todo[position] for position in own]
-        for number, made in spread(
-            work, items, what, needs_bytes=needs_bytes, threads=threads, seconds=tile_s * len(items)
-        ):
+        for number, made in spread(work, [todo[position] for position in own], what, needs_bytes=needs_bytes, **how):
             yield own[number], made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -123,7 +123,13 @@ def fit(
 
     settings = _understood(partial(_mapping, config)) if config.lstrip().startswith("{") else config
     _understood(partial(settings_of, method, settings))
-    where = {"table_key": table_key, "image_key": image_key, "shapes_key": shapes_key, "layer": layer, "mpp": mpp}
+    where: dict[str, Any] = {
+        "table_key": table_key,
+        "image_key": image_key,
+        "shapes_key": shapes_key,
+        "layer": layer,
+        "mpp": mpp,
+    }
 
     def fitted() -> Plain:
         known = kept_model(save, method, settings, seed) if resume else None

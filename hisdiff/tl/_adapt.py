@@ -258,9 +258,9 @@ def _given(bound: Bound, spots: Any) -> np.ndarray:
 
 def _in_order(spots: Any, names: pd.Index) -> Any:
     """Return a mask in the order of the table: the index of a Series says which spot each value is of, where it names them all."""
-    index = getattr(spots, "index", None)
-    named = not callable(index) and index is not None and index.is_unique and len(index) == len(names)
-    return spots.reindex(names) if named and names.isin(index).all() else spots
+    if not isinstance(spots, pd.Series) or not spots.index.is_unique or len(spots) != len(names):
+        return spots
+    return spots.reindex(names) if names.isin(spots.index).all() else spots
 
 
 def _mask(given: Any, n: int, what: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whether a stored embedding still is that of its section."""
+"""Whether a stored embedding still is that of its section, and can be used."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hisdiff._sdata._features import section_record
 from hisdiff._section import needed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hisdiff._sdata._bound import Bound
 # Spots that are further from where they were embedded have been moved.
 _MOVED_UM = 0.1
@@ -42,3 +44,25 @@ def out_of_date(bound: Bound) -> str | None:
         moved = moved - np.nanmedian(moved, axis=0)
     same = (np.abs(moved) <= _MOVED_UM).all(axis=1) & np.isclose(spots.radius_um, at[:, 2], rtol=1e-3)
     return None if same.all() else f"{int((~same).sum())} of {len(spots)} spots have moved"
+
+
+def check_embeddings(bounds: Sequence[Bound]) -> None:
+    """Raise where an embedding is of another width than its record says, or has values that are not finite."""
+    for bound in bounds:
+        features, spots = bound.section.features, bound.section.spots
+        if features is None or spots is None:
+            continue
+        table = bound.place.table
+        stored = None if table is None else table.obsm.get(_keys.EMBEDDING)
+        width = len(features.mean) if stored is None else stored.shape[1]
+        if width != len(features.mean):
+            raise ValueError(
+                f"The embedding of {bound.place.name!r} has {width} values a spot, and its record is of {len(features.mean)}; "
+                f"run hd.pp.embed on it again."
+            )
+        bad = ~np.isfinite(features.at(spots)).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"The embedding of {bound.place.name!r} has NaN or infinite values at {int(bad.sum())} of {len(bad)} spots; "
+                f"run hd.pp.embed on it again."
+            )

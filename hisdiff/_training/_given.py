@@ -88,14 +88,16 @@ class Given:
 
         Sections on the same kind of array have spots at the same places.
         """
-        distance, row = cKDTree(self.xy_um).query(xy_um)
-        same = distance < _SAME_PLACE_UM
+        near = cKDTree(self.xy_um).query_ball_point(np.asarray(xy_um), _SAME_PLACE_UM)
+        same = np.array([bool(rows) for rows in near], dtype=bool)
         if counts is None:
             return same
         known = np.isfinite(counts).all(axis=0) & np.isfinite(self.counts).all(axis=0)
-        own, other = (values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
-                      for values in (self.counts[row][:, known], counts[:, known]))  # fmt: skip
-        return same & (np.abs(own - other).max(axis=1, initial=0) < _SAME_COMPOSITION)
+        own, other = (values[:, known] / np.maximum(values[:, known].sum(axis=1, keepdims=True), 1e-12)
+                      for values in (self.counts, counts))  # fmt: skip
+        for row in np.flatnonzero(same):
+            same[row] = np.abs(own[near[row]] - other[row]).max(axis=1, initial=0).min() < _SAME_COMPOSITION
+        return same
 
     def is_like(self, features: np.ndarray) -> np.ndarray:
         """Return which features ``(n, p)`` are those of one of these spots: sections on one kind of array share places, not images."""

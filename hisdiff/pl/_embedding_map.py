@@ -10,6 +10,7 @@ from matplotlib.colors import CenteredNorm, ListedColormap
 from hisdiff._arguments import checked
 from hisdiff._check import listing
 from hisdiff._docs import documented
+from hisdiff._sdata._out_of_date import check_embeddings
 from hisdiff._sdata._read import open_sections
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
@@ -81,7 +82,8 @@ def embedding_map(
     Raises
     ------
     ValueError
-        A section has no embedding, embeddings are of different encoders, or there are fewer components than asked for.
+        A section has no embedding, or one that is not finite, embeddings are of different encoders, or there are fewer components than
+        asked for.
 
     Notes
     -----
@@ -97,7 +99,9 @@ def embedding_map(
     >>> figure = hd.pl.embedding_map(sdata, components=[1, 2])
     """
     selection = Selection(table_key, image_key, shapes_key, mpp=mpp)
-    sections = [bound.section for bound in open_sections(data, selection, needs={"image", "features"})]
+    bounds = open_sections(data, selection, needs={"image", "features"})
+    check_embeddings(bounds)
+    sections = [bound.section for bound in bounds]
     wanted = None if components is None else [components] if isinstance(components, int) else list(components)
     if wanted == []:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
     from hisdiff._prediction._cohort_model import CohortModel
     from hisdiff._sdata._bound import Bound
+    from hisdiff._section import Section
     from hisdiff.models._model import Model
 
 _ONE_PLACE_UM = 1e-3
+_OTHER_DEPTH = 1.5
+"""Times the library size, from which on spots of two sections are better not taken as those of one."""
 RECORDS = "suggestions"
 """In ``uns["hisdiff"]``: which columns of suggested spots were written here."""
 
@@ -59,7 +63,8 @@ def adapt(
     ----------
     model
         A fitted model (methods ``hisdiff`` and ``ridge``), or the path of a saved one. An adapted model keeps its
-        earlier spots; a spot that is given twice counts once.
+        earlier spots; a spot that is given twice counts once. All spots count as one section, with one library size: for another
+        patient, adapt the model that was fitted.
     data
         The section.
     spots
@@ -102,6 +107,7 @@ def adapt(
     rows = _given(bound, spots)
     if model.cohort.contains(needed(section.counts)[rows], section.genes):
         logger.warning("%s: the given spots are the model's own training spots and add little", section.name)
+    _warn_of_another_depth(model, section, rows)
     fitted: Any = model.fitted  # of a method with a cohort model, see `_adaptable`
     conditional = fitted.adapted(section, rows)
     adapted, known = model.with_fitted(conditional), conditional.cohort_model
@@ -198,6 +204,21 @@ def _adaptable(model: Model) -> CohortModel:
             f"'hisdiff' with its preset 'fast' and 'ridge' can."
         )
     return found
+
+
+def _warn_of_another_depth(model: Model, section: Section, rows: np.ndarray) -> None:
+    """Warn where spots of one section are added to those of another that was sequenced to another depth: both are taken as one."""
+    known = _adaptable(model)
+    if known.given is None or model.given_in(section).any():
+        return
+    alone = replace(known, given=None).adapted(section, rows, model.genes).given_library_size
+    sizes = needed(known.given_library_size), needed(alone)
+    if max(sizes) > _OTHER_DEPTH * min(sizes):
+        logger.warning(
+            "the spots of %s say a library size of %.0f, those that the model was given before %.0f; an adapted model has one for all. "
+            "For another section of its own, adapt the model that was fitted.",
+            section.name, sizes[1], sizes[0],
+        )  # fmt: skip
 
 
 def _setting(model: Model) -> str:

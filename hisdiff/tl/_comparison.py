@@ -13,6 +13,7 @@ from hisdiff._check import listing
 from hisdiff._log import logger
 from hisdiff._sdata._bound import by_object
 from hisdiff._sdata._genes import gene_names, rows_of
+from hisdiff._sdata._out_of_date import check_embeddings
 from hisdiff._section import Prediction, library_size_of, needed
 from hisdiff._stats._gene_modules import GeneModules
 from hisdiff._stats._resample import random_spots
@@ -23,7 +24,6 @@ from hisdiff.methods._registry import names as method_names
 from hisdiff.models._cohort import shares_spots
 from hisdiff.pp._embed import embed_on, ensure_embedding
 from hisdiff.pp._genes import chosen_on
-from hisdiff.tl._conditions import check_embeddings
 from hisdiff.tl._fit_job import FitJob, check_memory
 from hisdiff.tl._options import PredictOptions
 from hisdiff.tl._predict_fine import predict_inside

@@ -13,6 +13,7 @@ from hisdiff._check import listing
 from hisdiff._log import logger
 from hisdiff._sdata._counts import read_counts
 from hisdiff._sdata._genes import check_panel_present, gene_names, rows_of
+from hisdiff._sdata._out_of_date import check_embeddings
 from hisdiff._sdata._read import open_sections
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
@@ -21,7 +22,7 @@ from hisdiff.models._model import Model
 from hisdiff.pp._embed import ensure_embedding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from spatialdata import SpatialData
 
@@ -77,28 +78,6 @@ def opened_for(
     bounds = embedded(bounds, model, runtime, None) if "features" in needs else bounds
     check_embeddings(bounds)
     return counted(bounds, model, selection.layer) if counts else bounds
-
-
-def check_embeddings(bounds: Sequence[Bound]) -> None:
-    """Raise where an embedding is of another width than its record says, or has values that are not finite."""
-    for bound in bounds:
-        features, spots = bound.section.features, bound.section.spots
-        if features is None or spots is None:
-            continue
-        table = bound.place.table
-        stored = None if table is None else table.obsm.get(_keys.EMBEDDING)
-        width = len(features.mean) if stored is None else stored.shape[1]
-        if width != len(features.mean):
-            raise ValueError(
-                f"The embedding of {bound.place.name!r} has {width} values a spot, and its record is of {len(features.mean)}; "
-                f"run hd.pp.embed on it again."
-            )
-        bad = ~np.isfinite(features.at(spots)).all(axis=1)
-        if bad.any():
-            raise ValueError(
-                f"The embedding of {bound.place.name!r} has NaN or infinite values at {int(bad.sum())} of {len(bad)} spots; "
-                f"run hd.pp.embed on it again."
-            )
 
 
 def field_of(

@@ -16,6 +16,7 @@ from hisdiff._log import logger
 from hisdiff._sdata._features import embedding_record
 from hisdiff._sdata._genes import gene_names, rows_of, shared_genes, symbols_for
 from hisdiff._sdata._locate import on_tissue
+from hisdiff._sdata._out_of_date import check_embeddings
 from hisdiff._sdata._split import group_of
 from hisdiff._section import needed
 from hisdiff._stats._gene_modules import GeneModules
@@ -23,7 +24,6 @@ from hisdiff._training._ood import EmbeddingDistribution
 from hisdiff.models._cohort import Cohort, spot_hashes
 from hisdiff.models._model import Model
 from hisdiff.pp._genes import select_on
-from hisdiff.tl._conditions import check_embeddings
 from hisdiff.tl._gaps import warn_gaps
 
 if TYPE_CHECKING:

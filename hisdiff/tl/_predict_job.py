@@ -12,7 +12,7 @@ from hisdiff import _keys
 from hisdiff._keys import VERSION
 from hisdiff._log import logger
 from hisdiff._sdata._genes import check_panel_present, gene_names
-from hisdiff._sdata._out_of_date import out_of_date
+from hisdiff._sdata._out_of_date import check_embeddings, out_of_date
 from hisdiff._sdata._panel import check_panel_free
 from hisdiff._sdata._provenance import UNKNOWN, panel_of, records
 from hisdiff._sdata._read import open_sections
@@ -23,7 +23,7 @@ from hisdiff._workers import spread
 from hisdiff.encoders._known import KnownEncoder
 from hisdiff.methods._registry import get as method_named
 from hisdiff.pp._embed import ensure_lattice
-from hisdiff.tl._conditions import check_conditions, check_embeddings, check_encoder, counted, embedded, lattice_of
+from hisdiff.tl._conditions import check_conditions, check_encoder, counted, embedded, lattice_of
 from hisdiff.tl._gaps import warn_gaps
 from hisdiff.tl._inputs import inputs_of
 from hisdiff.tl._options import LAYERS, PANEL

@@ -86,4 +86,7 @@ def test_what_is_missing_or_does_not_fit_is_said(embedded, make_section, color_e
     hd.pp.embed(other, type(color_encoder)("paint"))
     with pytest.raises(ValueError, match="different encoders"):
         hd.pl.embedding_map([embedded[0], other])
+    other.tables["table"].obsm["hisdiff_embedding"][3] = np.nan
+    with pytest.raises(ValueError, match="The embedding of 'other' has NaN or infinite values at 1 of 36 spots"):
+        hd.pl.embedding_map(other)
     assert not plt.get_fignums()

@@ -151,6 +151,22 @@ def test_names_of_spots_are_the_mask_of_these_spots_in_any_order(model, new):
     assert len({hd.tl.adapt(model, new, spots=spots).id for spots in given}) == 1
 
 
+def test_spots_of_two_sections_are_all_known_and_another_depth_is_told(model, new, caplog):
+    given = np.arange(new.tables["table"].n_obs) < 20
+    adapted = hd.tl.adapt(model, new, spots=given)
+    neighbor = shallow_copy(new)  # spots at the same places, other counts
+    table = neighbor.tables["table"] = new.tables["table"][:, ::-1].copy()
+    table.X = type(table.X)(np.random.default_rng(0).binomial(table.X.toarray().astype(int), 0.8).astype(float))
+    both = hd.tl.adapt(adapted, neighbor, spots=given)
+    assert "library size of" not in caplog.text
+    for sdata in (new, neighbor):
+        hd.tl.predict(sdata, both)
+        np.testing.assert_array_equal(sdata.tables["table"].obs["ridge_given"], given)
+    table.X = type(table.X)(np.random.default_rng(0).binomial(table.X.toarray().astype(int), 0.2).astype(float))
+    hd.tl.adapt(adapted, neighbor, spots=given)
+    assert "adapt the model that was fitted" in caplog.text
+
+
 def test_suggested_spots_are_not_among_those_that_the_model_was_given(model, new):
     table = new.tables["table"]
     given = np.arange(table.n_obs) >= 10

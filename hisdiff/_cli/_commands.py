@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 import typer
@@ -123,7 +123,7 @@ def fit(
 
     settings = _understood(partial(_mapping, config)) if config.lstrip().startswith("{") else config
     _understood(partial(settings_of, method, settings))
-    where: dict[str, Any] = {
+    where: Plain = {
         "table_key": table_key,
         "image_key": image_key,
         "shapes_key": shapes_key,

@@ -9,7 +9,8 @@ import numpy as np
 import shapely
 
 from hisdiff import _keys
-from hisdiff._check import listing, present
+from hisdiff._check import check_radii, listing, present
+from hisdiff._geometry._centers import centers_of
 from hisdiff._sdata._affine import apply, scale_of, scaling
 from hisdiff._sdata._labels import grid_bins, label_outlines
 from hisdiff._section import Locations
@@ -76,10 +77,11 @@ def _to_um(place: Place, key: str) -> np.ndarray:
 
 
 def _locations(geometry: np.ndarray, element: Any, to_um: np.ndarray, key: str) -> Locations:
-    xy = apply(to_um, shapely.get_coordinates(shapely.centroid(geometry)))
+    xy = apply(to_um, centers_of(geometry, repr(key)))
     height = _height(element, key)
     if "radius" in element.columns:
-        return Locations(xy, element["radius"].to_numpy(dtype=float) * scale_of(to_um), z_um=height)
+        radii = check_radii(element["radius"].to_numpy(dtype=float), repr(key))
+        return Locations(xy, radii * scale_of(to_um), z_um=height)
     moved = shapely.transform(geometry, lambda points: apply(to_um, points))
     outlines = np.asarray(shapely.make_valid(moved))
     empty = np.flatnonzero(~(shapely.area(outlines) > 0))

@@ -10,6 +10,7 @@ import shapely
 
 from hisdiff import _keys
 from hisdiff._check import check_radii, listing
+from hisdiff._geometry._centers import centers_of
 from hisdiff._sdata._affine import apply, scale_of, scaling
 from hisdiff._sdata._annotation import instances_of
 from hisdiff._sdata._bound import Bound, as_list
@@ -61,7 +62,9 @@ def _opened(sdata: SpatialData, selection: Selection, needs: frozenset[str], enc
     if "counts" in needs:  # of the table that all sections share
         for place in places:
             if not place.is_measured:
-                raise ValueError(f"Section {place.name!r} has no counts; it can be predicted, not fitted or evaluated.")
+                raise ValueError(
+                    f"Section {place.name!r} has no counts; it can be predicted, but not fitted on, adapted to or evaluated."
+                )
         table = needed(places[0].table)
         counts = read_counts(table, selection.layer, what=f"table {places[0].table_key!r}")
         check_unique(gene_names(table), places[0])
@@ -118,7 +121,7 @@ def read_spots(place: Place) -> Locations:
             f"such as {listing(keys[where < 0], 4)}."
         )
     geometry = np.asarray(element.geometry)[where]
-    xy = apply(to_um, shapely.get_coordinates(shapely.centroid(geometry)))
+    xy = apply(to_um, centers_of(geometry, repr(region)))
     footprint: np.ndarray | float
     if "radius" in element.columns:
         radii = check_radii(element["radius"].to_numpy(dtype=float)[where], repr(region)) * scale_of(to_um)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
-import shapely
 from spatialdata import SpatialData
 from spatialdata.transformations import (
     Affine,
@@ -20,6 +19,7 @@ from spatialdata.transformations import (
 from hisdiff._arguments import checked
 from hisdiff._check import check_radii, listing, positive, present
 from hisdiff._geometry import similarity_scale
+from hisdiff._geometry._centers import centers_of
 from hisdiff._keys import GLOBAL, INSTANCE_KEY, REGION_KEY, SPATIAL, UM
 from hisdiff._sdata._affine import apply, inverse, scaling
 from hisdiff._sdata._annotation import annotating, attrs_of, instances_of
@@ -185,7 +185,7 @@ def _centers(place: Place) -> np.ndarray:
             f"{int((rows < 0).sum())} of {len(rows)} rows of table {place.table_key!r} have no shape in {place.region!r}, "
             f"such as {listing(keys[rows < 0], 4)}."
         )
-    return apply(place.to_px, shapely.get_coordinates(shapely.centroid(np.asarray(shapes.geometry)[rows])))
+    return apply(place.to_px, centers_of(np.asarray(shapes.geometry)[rows], repr(place.region)))
 
 
 def _settle(copy: SpatialData, place: Place, mpp: float, orient: str | None, *, add_global: bool) -> None:

@@ -278,10 +278,16 @@ def _given(bound: Bound, spots: Any) -> np.ndarray:
 
 
 def _in_order(spots: Any, names: pd.Index) -> Any:
-    """Return a mask in the order of the table: the index of a Series says which spot each value is of, where it names them all."""
-    if not isinstance(spots, pd.Series) or not spots.index.is_unique or len(spots) != len(names):
+    """Return a mask in the order of the table: where the index of a Series names spots, it says which spot each value is of."""
+    if not isinstance(spots, pd.Series) or not spots.index.isin(names).any():
         return spots
-    return spots.reindex(names) if names.isin(spots.index).all() else spots
+    missing = names[~names.isin(spots.index)]
+    if len(missing) or not spots.index.is_unique or len(spots) > len(names):
+        raise ValueError(
+            f"The index of spots= names spots of the table, but not each of the {len(names)} once: it has {len(spots)} values, and none for "
+            f"{listing(missing, 4)}. Give the names of the measured spots instead, or one value for each spot."
+        )
+    return spots.loc[names]
 
 
 def _mask(given: Any, n: int, what: str) -> np.ndarray:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shapely
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, remove_transformation, set_transformation
 
+from hisdiff._sdata._at import read_locations
 from hisdiff._sdata._locate import locate
 from hisdiff._sdata._provenance import mark_made_here
-from hisdiff._sdata._read import open_sections
+from hisdiff._sdata._read import open_sections, read_spots
 from hisdiff._sdata._selection import Selection
 
 
@@ -75,6 +77,17 @@ def test_a_missing_scale_is_asked_for_and_a_contradicting_one_refused(make_secti
     with pytest.raises(ValueError, match="pass mpp="):
         locate(sdata)
     assert locate(sdata, Selection(mpp=0.25))[0].mpp == 0.25
+
+
+def test_spots_and_shapes_without_a_place_are_refused(make_section) -> None:
+    sdata = make_section()
+    shapes = sdata.shapes["s1"]
+    geometry = [shapely.Point(np.nan, 1.0), shapely.Point(), *shapes.geometry[2:]]
+    sdata.shapes["odd"] = sdata.shapes["s1"] = shapes.assign(geometry=geometry)
+    place = locate(sdata)[0]
+    for read in (lambda: read_spots(place), lambda: read_locations(place, "odd")):
+        with pytest.raises(ValueError, match=f"2 of {len(shapes)} shapes of '.*' have no place"):
+            read()
 
 
 def test_spots_outside_the_image_are_refused_with_both_extents(make_section) -> None:

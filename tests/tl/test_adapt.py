@@ -131,6 +131,7 @@ def test_a_named_spot_without_counts_was_measured_and_unnamed_ones_were_not(mode
         (lambda table: [], "No spot of 'toy' is given"),
         (lambda table: np.linspace(0, 1, table.n_obs), "boolean|True or False"),
         (lambda table: "nothing", "nothing"),
+        (lambda table: pd.Series(True, index=table.obs_names[1:]), r"index of spots= names .* none for \['toy_"),
         (lambda table: "region", r"obs\['region'\] of 'toy' has to be boolean.*such as \['toy'\]"),
         (lambda table: "in_part", r"missing at 1 of"),
         (lambda table: [table.obs_names[0], "nowhere"], "no spot of .* called 'nowhere'"),

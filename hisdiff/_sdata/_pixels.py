@@ -38,6 +38,7 @@ class Pixels:
         largest = data.shape[0] * max(chunks[1]) * max(chunks[2]) * data.dtype.itemsize
         self._n_kept = _KEPT_BYTES // largest if hasattr(data, "compute") and largest <= _LARGEST_KEPT else 0
         self._kept: dict[tuple[int, int], np.ndarray] = {}
+        self._decoding: dict[tuple[int, int], Lock] = {}
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -71,11 +72,16 @@ class Pixels:
             if chunk is not None:
                 self._kept[i, j] = chunk  # now the last to go
                 return chunk
-        chunk = _load(self._data.blocks[:, i, j], self._name)
-        with self._lock:
-            self._kept[i, j] = chunk
-            if len(self._kept) > self._n_kept:
-                del self._kept[next(iter(self._kept))]
+            decoding = self._decoding.setdefault((i, j), Lock())
+        with decoding:  # others that need it wait for the first
+            chunk = self._kept.get((i, j))
+            if chunk is None:
+                chunk = _load(self._data.blocks[:, i, j], self._name)
+                with self._lock:
+                    self._kept[i, j] = chunk
+                    self._decoding.pop((i, j), None)
+                    if len(self._kept) > self._n_kept:
+                        del self._kept[next(iter(self._kept))]
         return chunk
 
     def _rgb(self, part: np.ndarray) -> np.ndarray:

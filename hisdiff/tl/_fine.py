@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-# Values of one array of a tile: a hundred MB for the dozen arrays that are alive at a time, and enough tiles for all cores.
-_TILE_VALUES, _ALIVE = 2e6, 12
+# Values of one array of a tile: fifty MB for the dozen arrays that are alive at a time, and enough tiles for all cores.
+_TILE_VALUES, _ALIVE = 1e6, 12
 # Values of a chunk on disk: some 4 MB, so that one gene of a large table is read quickly.
 _CHUNK_VALUES = 2**20
 # Purpose of the noise of factors; those of a method's own draws are small numbers.

@@ -17,7 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # Tiles whose shared values are in memory at a time.
-_BAND = 32
+_BAND = 64
 
 
 def each_tile(

@@ -133,9 +133,14 @@ def read_spots(place: Place) -> Locations:
 
 
 def _array_ij(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
+    """Return the positions on the array, ``(n, 2)``; None where rows lack one, as those of another technology do."""
     if _keys.ARRAY_ROW not in table.obs or _keys.ARRAY_COL not in table.obs:
         return None
-    return table.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy()[rows].astype(np.int64)
+    try:
+        ij = table.obs[[_keys.ARRAY_ROW, _keys.ARRAY_COL]].to_numpy()[rows].astype(float)
+    except (TypeError, ValueError):  # words, or missing values
+        return None
+    return ij.astype(np.int64) if np.isfinite(ij).all() else None
 
 
 def to_um_of(place: Place) -> np.ndarray:

@@ -79,6 +79,15 @@ def test_a_missing_scale_is_asked_for_and_a_contradicting_one_refused(make_secti
     assert locate(sdata, Selection(mpp=0.25))[0].mpp == 0.25
 
 
+def test_array_positions_that_are_no_numbers_are_none(make_section) -> None:
+    sdata = make_section()
+    obs, place = sdata.tables["table"].obs, locate(sdata)[0]
+    obs["array_col"] = np.arange(len(obs))
+    for row, known in ((np.arange(float(len(obs))), True), (np.nan, False), ("a", False), (None, False)):
+        obs["array_row"] = row
+        assert (read_spots(place).array_ij is not None) == known
+
+
 def test_spots_and_shapes_without_a_place_are_refused(make_section) -> None:
     sdata = make_section()
     shapes = sdata.shapes["s1"]

@@ -17,7 +17,7 @@ from hisdiff._runtime import Runtime
 from hisdiff._sdata._provenance import set_record
 from hisdiff._sdata._selection import Selection
 from hisdiff._section import needed
-from hisdiff.tl._conditions import model_for, opened_for
+from hisdiff.tl._conditions import check_single, model_for, opened_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -234,9 +234,7 @@ def _only(
         raise TypeError("One section at a time is adapted to, not a list; adapt the result again for another.")
 
     def check(bounds: list[Bound]) -> None:
-        if len(bounds) > 1:
-            names = listing([bound.place.name for bound in bounds])
-            raise ValueError(f"The object has {len(bounds)} sections ({names}); give one section at a time.")
+        check_single(bounds)
         if counts:
             _given(bounds[0], spots)
 
@@ -266,9 +264,12 @@ def _given(bound: Bound, spots: Any) -> np.ndarray:
         rows = rows[counted]
     if not counted.any():
         asked = int(mask.sum())
-        raise ValueError(
-            f"No spot of {name!r} is given: {asked} of {table.n_obs} are named, none of them with counts of the model's genes."
+        why = (
+            ", all of them of other sections"
+            if asked and not len(rows)
+            else ", none of them with counts of the model's genes"
         )
+        raise ValueError(f"No spot of {name!r} is given: {asked} of {table.n_obs} are named{why if asked else ''}.")
     where = needed(bound.section.spots).xy_um[rows]
     if len(rows) > 1 and np.ptp(where, axis=0).max() < _ONE_PLACE_UM:
         raise ValueError(

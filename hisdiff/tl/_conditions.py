@@ -22,7 +22,7 @@ from hisdiff.models._model import Model
 from hisdiff.pp._embed import ensure_embedding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from spatialdata import SpatialData
 
@@ -80,14 +80,20 @@ def opened_for(
     return counted(bounds, model, selection.layer) if counts else bounds
 
 
+def check_single(bounds: Sequence[Bound]) -> None:
+    """Raise where an object has several sections, of which one is meant."""
+    if len(bounds) > 1:
+        names = listing([bound.place.name for bound in bounds])
+        raise ValueError(f"The object has {len(bounds)} sections, {names}; choose one with shapes_key=.")
+
+
 def field_of(
     sdata: SpatialData, model: Model, selection: Selection, runtime: Runtime, *, n_draws: int, with_counts: bool = True
 ) -> Field:
     """Return what a model expects anywhere in the only section of an object."""
     needs = method_named(model.method).needs_to_predict - {"counts"}
     bounds = open_sections(sdata, selection, needs=needs - {"features"})
-    if len(bounds) > 1:
-        raise ValueError(f"The object has {len(bounds)} sections; give one section at a time.")
+    check_single(bounds)
     if "features" in needs:
         bounds = embedded(bounds, model, runtime, None)
     if with_counts:

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+import spatialdata as sd
 
 import hisdiff as hd
 from hisdiff._sdata._read import open_sections
@@ -166,6 +167,20 @@ def test_spots_of_two_sections_are_all_known_and_another_depth_is_told(model, ne
     table.X = type(table.X)(np.random.default_rng(0).binomial(table.X.toarray().astype(int), 0.2).astype(float))
     hd.tl.adapt(adapted, neighbor, spots=given)
     assert "adapt the model that was fitted" in caplog.text
+
+
+def test_one_section_of_several_is_chosen_by_its_shapes(model):
+    parts = {key: hd.datasets.toy(seed=seed, size_um=500) for key, seed in (("a", 9), ("b", 10))}
+    for part in parts.values():
+        del part.tables["truth"], part.labels["toy_truth"]
+    joined = sd.concatenate(parts, concatenate_tables=True)
+    of_a = (joined.tables["table"].obs["region"] == "toy-a").to_numpy()
+    for call in (hd.tl.adapt, lambda model, sdata: hd.tl.suggest_spots(sdata, model, 2)):
+        with pytest.raises(ValueError, match=r"2 sections, \['toy-a', 'toy-b'\]; choose one with shapes_key="):
+            call(model, joined)
+    assert hd.tl.adapt(model, joined, spots=of_a, shapes_key="toy-a").n_adapted == of_a.sum()
+    with pytest.raises(ValueError, match=f"{of_a.sum()} of {len(of_a)} are named, all of them of other sections"):
+        hd.tl.adapt(model, joined, spots=of_a, shapes_key="toy-b")
 
 
 def test_suggested_spots_are_not_among_those_that_the_model_was_given(model, new):

@@ -81,7 +81,7 @@ def save(sdata: SpatialData) -> None:
     keys += [key for key, table in sdata.tables.items() if key not in stored or not _same(table, stored[key])]
     gone = superseded_tables(sdata, stored)
     if not keys and not gone:
-        logger.info("nothing was changed since it was stored in %s", store)
+        logger.info("%s is up to date", store)
         return
     announce(
         f"writing {listing(keys)} to {store}",

@@ -32,7 +32,7 @@ def test_what_was_added_to_a_table_is_stored(backed, color_encoder, caplog) -> N
     assert "tissue_s1_image" in sd.read_zarr(backed.path).shapes
     caplog.clear()
     hd.io.save(sd.read_zarr(backed.path))
-    assert "nothing was changed" in caplog.text
+    assert "is up to date" in caplog.text
 
 
 def test_a_table_of_the_users_stays_the_users(backed) -> None:

@@ -69,13 +69,11 @@ def _published_genes(hest) -> list[str]:
 
 def test_an_unknown_study_or_sample_is_told_before_anything_is_read(tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("")
-    for asked, out, text in (
-        (["her3st"], "out", "her2st"),
-        (["cscc", "--sample", "SPA119"], "out", "NCBI760"),
-        (["cscc"], "file", "file"),
-    ):
-        assert reproduce(tmp_path / "none", tmp_path / out, *asked) == 1
+    for asked, text in ((["her3st"], "her2st"), (["cscc", "--sample", "SPA119"], "NCBI760")):
+        assert reproduce(tmp_path / "none", tmp_path / "out", *asked) == 1
         assert text in json.loads(capsys.readouterr().out)["results"][0]["error"]
+    assert reproduce(tmp_path / "none", tmp_path / "file", "cscc") == 2
+    assert "--out" in capsys.readouterr().err
     assert main(["reproduce", "cscc", "--hest", "none", "--out", "out", "--config", "[3", "--json"]) == 1
     assert "--config '[3' is not JSON" in json.loads(capsys.readouterr().out)["results"][0]["error"]
 

@@ -187,11 +187,17 @@ class _OneCore(contextlib.ContextDecorator):
 
 
 _ONE_CORE = _OneCore()
+_FEW_ROWS = 4000
 
 
 def one_core() -> _OneCore:
     """Keep matrix products of this process to one core each, in a ``with`` block or a decorated function; blocks of threads may overlap."""
     return _ONE_CORE
+
+
+def cores_for(n_rows: int) -> contextlib.AbstractContextManager:
+    """Keep matrix products to one core where they go over few rows: several cores wait for each other longer than they compute."""
+    return one_core() if n_rows <= _FEW_ROWS else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

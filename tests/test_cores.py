@@ -125,3 +125,11 @@ def test_parts_of_a_step_show_no_bars_and_say_nothing(monkeypatch, caplog, capsy
     for _ in _log.progress(range(3), desc="outside", enabled=False):
         time.sleep(0.002)
     assert "outside: 3 steps" in caplog.text
+
+
+def test_products_over_few_rows_stay_on_one_core_and_those_over_many_do_not() -> None:
+    with threadpool_limits(limits=2, user_api="blas"):
+        with _cores.cores_for(700):
+            assert set(blas_threads()) == {1}
+        with _cores.cores_for(100_000):
+            assert set(blas_threads()) == {2}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hisdiff._cores import cores_for
 from hisdiff._training._laws import Laws, fit_laws
 from hisdiff._training._once import is_shared, once
 from hisdiff._training._size_gauge import SizeGauge
@@ -61,9 +62,10 @@ class ClosedForm:
     def fit(cls, sections: Sequence[Section], config: FactorConfig, run: FitRun) -> ClosedForm:
         """Fit on sections; of several processes the first one computes."""
         spots = TrainingSpots.of(sections, n_blocks=config.n_blocks)
-        if is_shared():
-            return cls.from_state(spots, *once(lambda: cls._computed(spots, config, run).state(), run.device))
-        return cls._computed(spots, config, run)
+        with cores_for(len(spots.section)):
+            if is_shared():
+                return cls.from_state(spots, *once(lambda: cls._computed(spots, config, run).state(), run.device))
+            return cls._computed(spots, config, run)
 
     @classmethod
     def _computed(cls, spots: TrainingSpots, config: FactorConfig, run: FitRun) -> ClosedForm:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hisdiff._cores import cores_for
 from hisdiff._device import one_thread, resolve_device
 from hisdiff._diffusion._samplers import SAMPLERS
 from hisdiff._log import logger
@@ -107,9 +108,10 @@ def _local_rates(spots: TrainingSpots, held_out: np.ndarray, config: FactorConfi
         local = fitted()
         return ({}, {}) if local is None else local.state()
 
-    if not is_shared():
-        return fitted()
-    arrays, plain = once(state, run.device)
+    with cores_for(len(spots.section)):
+        if not is_shared():
+            return fitted()
+        arrays, plain = once(state, run.device)
     return LocalRates.from_state(arrays, plain) if arrays else None
 
 

@@ -42,8 +42,8 @@ def greedy(
     covariance = spread.relation.covariance(features[rows], features[rows])
     if measured is not None:
         between = spread.relation.covariance(features[rows], measured)
-        known = spread.relation.covariance(measured, measured) + noise * np.eye(len(measured))
-        covariance -= between @ np.linalg.solve(known, between.T)
+        of_measured = spread.relation.covariance(measured, measured) + noise * np.eye(len(measured))
+        covariance -= between @ np.linalg.solve(of_measured, between.T)
     chosen: list[int] = []
     taken = ~np.isin(rows, open_rows)
     for _ in range(n):
